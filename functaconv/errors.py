@@ -1,0 +1,57 @@
+"""The errors a user can meet: each says what was found, and carries a hint and an exit code."""
+
+
+class FunctaconvError(Exception):
+    """What went wrong, in words for the user; `hint` says what to do next."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(FunctaconvError):
+    """The request makes no sense: an unknown name, options that contradict each other."""
+
+    exit_code = 2
+
+
+class TooManyFailuresError(FunctaconvError):
+    """The work is finished, but more items failed than were allowed."""
+
+    exit_code = 3
+
+
+class VerificationError(FunctaconvError):
+    """What is stored does not verify, or is worse than asked for."""
+
+    exit_code = 4
+
+
+class InputError(FunctaconvError):
+    """The input is missing, unreadable, truncated, changed, or not what was expected."""
+
+    exit_code = 65
+
+
+class MissingExtraError(FunctaconvError):
+    """An optional package or service is needed and not there."""
+
+    exit_code = 69
+
+
+class OutputExistsError(FunctaconvError):
+    """The output exists and is not ours, or was made with other settings."""
+
+    exit_code = 73
+
+
+class StoppedError(FunctaconvError):
+    """Stopped from outside with everything saved: run the same command again to go on."""
+
+    exit_code = 75
+
+
+class ItemError(Exception):
+    """One item cannot be converted; the message is the reason that its row in `failed.jsonl` gives."""

@@ -1,0 +1,41 @@
+"""What a source yields: records as they stand in the archive, and items decoded from them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+Kind = Literal["image", "array"]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The members of an archive that share a key, undecoded."""
+
+    shard: int
+    """index into the list of shards"""
+    record: int
+    """position within the shard, from 0"""
+    key: str
+    fields: Mapping[str, bytes]
+    """lower-case suffix without the leading dot -> content; suffixes of the allow-list only"""
+    problem: str | None = None
+    """why the record cannot be used although the archive is sound (a member over the size limit, say)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One raw array as it came."""
+
+    key: str
+    array: np.ndarray
+    """images: height x width x channel, uint8 or uint16 or float32; arrays: as stored, numeric"""
+    kind: Kind
+    peak: float | None = None
+    """images: the code that means full intensity (255, 65535, 1.0); None for arrays"""
+    label: int = -1
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    """the record's json (and txt, under "text"), to travel with the item"""
+    shard: int = 0
+    record: int = 0
