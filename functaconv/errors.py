@@ -1,5 +1,11 @@
 """The errors a user can meet: each says what was found, and carries a hint and an exit code."""
 
+import difflib
+from collections.abc import Mapping
+from typing import TypeVar
+
+Entry = TypeVar("Entry")
+
 
 class FunctaconvError(Exception):
     """What went wrong, in words for the user; `hint` says what to do next."""
@@ -55,3 +61,14 @@ class StoppedError(FunctaconvError):
 
 class ItemError(Exception):
     """One item cannot be converted; the message is the reason that its row in `failed.jsonl` gives."""
+
+
+def lookup(table: Mapping[str, Entry], name: str, *, what: str) -> Entry:
+    """The entry under a name; an unknown name is a `UsageError` that gives the nearest one."""
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(name, table, n=1, cutoff=0.4)
+    raise UsageError(
+        f"there is no {what} {name!r}",
+        hint=(f"did you mean {near[0]!r}? " if near else "") + "known: " + ", ".join(sorted(table)),
+    )

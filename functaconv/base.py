@@ -1,0 +1,147 @@
+"""The base: all that a dataset shares, with two verbs, encode and decode."""
+
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from functaconv.fitting import Fit, GradientDescent, Reconstruction, fit, reconstruction
+from functaconv.networks import ModulatedNetwork, Placement
+from functaconv.shapes import Coords, Features, Latents
+from functaconv.signals.batch import Axes, Batch
+from functaconv.signals.grid import Grid
+from functaconv.signals.normalizer import Normalizer
+
+MOST_GRIDS = 64
+"""grids whose placement is kept: one for each shape of a dataset of mixed sizes, within reason"""
+
+BYTES_PER_ACTIVATION = 4
+TAPE_PER_LAYER = 4
+"""tensors of activation size alive per layer while one gradient is computed (sine, cosine, angle, cotangent)"""
+
+
+class Base(nn.Module):
+    """Network, latent layout, solver and normaliser of a dataset.
+
+    `start` is where every fit begins; it is learned or stays zero.
+    """
+
+    start: Tensor
+
+    def __init__(
+        self,
+        field: ModulatedNetwork,
+        solver: GradientDescent,
+        normalizer: Normalizer,
+        axes: Axes,
+        *,
+        latent: int,
+        learned_start: bool = False,
+    ) -> None:
+        super().__init__()
+        self.field, self.solver, self.normalizer, self.axes, self.latent = (
+            field,
+            solver,
+            normalizer,
+            axes,
+            latent,
+        )
+        start = torch.zeros(1, field.sites.count, latent)
+        if learned_start:
+            self.start = nn.Parameter(start)
+        else:
+            self.register_buffer("start", start)
+        self._grids: dict[tuple[int, ...], Tensor] = {}
+        self._placements: dict[tuple[object, ...], Placement] = {}
+
+    @property
+    def device(self) -> torch.device:
+        return self.start.device
+
+    @property
+    def sites(self) -> tuple[int, ...]:
+        """Sites per axis of the grid; empty for a global latent."""
+        shape = self.field.sites.shape
+        return shape if self.field.sites.count > 1 else ()
+
+    @property
+    def is_coupled(self) -> bool:
+        """True when a point's features depend on several sites' latents."""
+        return self.field.sites.interpolation != "nearest" or self.field.latent_map.kernel > 1
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers an item becomes."""
+        return self.field.sites.count * self.latent
+
+    def problem(self, batch: Batch, *, chunk: int | None = None, points: Tensor | None = None) -> Reconstruction:
+        """The batch as a fitting problem on the base's device, `chunk` points of each item at a time.
+
+        With `points` (indices into the batch's grid, on the CPU) only those; whole cells of them where the latents
+        are spatial.
+        """
+        coords = self.coords(batch.shape)
+        place = partial(self._place, batch.shape)
+        if points is not None:
+            batch = batch.select(points)
+            coords = coords[points.to(self.device, non_blocking=True)]
+            place = self.field.sites.place
+        features = self.normalizer.features(batch, self.device)
+        valid = None if batch.valid is None else batch.valid.to(self.device, non_blocking=True).to(features.dtype)
+        problem = reconstruction(self.field, place, coords, features, valid, sites=self.field.sites.count, chunk=chunk)
+        if points is not None and not self.is_coupled:
+            return replace(problem, sites=len(problem.pieces[0].placement.index))
+        return problem
+
+    def fit(
+        self,
+        problem: Reconstruction,
+        *,
+        steps: int | None = None,
+        second_order: bool = True,
+        recompute: bool = False,
+    ) -> Fit:
+        """Fit latents to a problem, differentiably unless gradients are off."""
+        items = problem.pieces[0].targets.shape[0]
+        start = self.start.expand(items, -1, -1)
+        return fit(problem, start, self.solver, steps=steps, second_order=second_order, recompute=recompute)
+
+    @torch.no_grad()
+    def encode(self, batch: Batch, *, steps: int | None = None, memory: int = 1 << 30) -> Fit:
+        """Fit latents to a batch, with activations of about `memory` bytes at most."""
+        return self.fit(self.problem(batch, chunk=self.chunk(len(batch), memory)), steps=steps)
+
+    @torch.no_grad()
+    def decode(self, latents: Latents, coords: Coords, *, memory: int = 1 << 30) -> Features:
+        """Normalised features at any points of the unit cube, or beyond it."""
+        chunk = self.chunk(len(latents), memory)
+        parts = []
+        for start in range(0, len(coords), chunk):
+            part = coords[start : start + chunk]
+            placement = self.field.sites.place(part.to(self.device))
+            parts.append(placement.scatter(self.field(latents, placement), len(part)))
+        return torch.cat(parts, 1)
+
+    def chunk(self, items: int, memory: int) -> int:
+        """How many points of each item fit into `memory` bytes of activations."""
+        network = self.field.network
+        per_point = items * network.width * len(network.w0) * TAPE_PER_LAYER * BYTES_PER_ACTIVATION
+        return max(1024, memory // per_point)
+
+    def coords(self, shape: tuple[int, ...]) -> Tensor:
+        """Cell centres of a grid on the base's device; those of the last shapes are kept."""
+        if shape not in self._grids:
+            if len(self._grids) >= MOST_GRIDS:
+                self._grids.clear()
+                self._placements.clear()
+            self._grids[shape] = Grid(shape).coords()
+        self._grids[shape] = self._grids[shape].to(self.device)
+        return self._grids[shape]
+
+    def _place(self, shape: tuple[int, ...], coords: Coords) -> Placement:
+        """Placement of a slice of a grid's coordinates."""
+        key = (shape, coords.storage_offset(), len(coords), self.device)
+        if key not in self._placements:
+            self._placements[key] = self.field.sites.place(coords)
+        return self._placements[key]

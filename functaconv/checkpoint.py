@@ -1,0 +1,195 @@
+"""Bases and training states on disk: safetensors with a JSON description, written whole or not at all."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as load_bytes
+from safetensors.torch import save as save_bytes
+from torch import Tensor
+
+import functaconv
+from functaconv.base import Base
+from functaconv.errors import InputError, UsageError
+from functaconv.recipe import Recipe, build, validated
+from functaconv.signals.batch import Axes
+from functaconv.signals.normalizer import Normalizer
+
+FORMAT = "functaconv-base"
+VERSION = 1
+MOST_BYTES = 64 << 30
+
+Bounded = Annotated[tuple[float, ...], Field(min_length=1, max_length=4096)]
+
+
+class Description(BaseModel):
+    """What a base file says of itself; enough to build the base again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    format: str = FORMAT
+    version: int = VERSION
+    tool_version: str = ""
+    recipe: dict[str, Any]
+    axes: dict[str, Any]
+    offset: Bounded
+    scale: Bounded
+    training: dict[str, Any] = Field(default_factory=dict)
+    """updates, seconds, items, shapes seen, validation PSNR, fingerprint of the data"""
+
+
+@dataclass(frozen=True)
+class StoredBase:
+    """A base together with what its file says of it."""
+
+    base: Base
+    recipe: Recipe
+    description: Description
+    content: bytes = field(repr=False)
+    """the file itself: functasets carry it along"""
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
+
+def base_to_bytes(base: Base, recipe: Recipe, training: Mapping[str, Any]) -> bytes:
+    """A base as the content of a `.safetensors` file."""
+    description = Description(
+        tool_version=functaconv.__version__,
+        recipe=recipe.settings(),
+        axes=asdict(base.axes),
+        offset=base.normalizer.offset,
+        scale=base.normalizer.scale,
+        training=dict(training),
+    )
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in base.state_dict().items()}
+    return save_bytes(tensors, {"functaconv": description.model_dump_json()})
+
+
+def read_base(path: Path | str, device: torch.device | str = "cpu") -> StoredBase:
+    """The base in a file."""
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a directory, not a base", hint="a base is the .safetensors file fit-base wrote")
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise InputError(f"{path} is too large for a base ({path.stat().st_size} bytes)")
+        content = path.read_bytes()
+    except FileNotFoundError:
+        unfinished = Path(f"{path}.training")
+        raise InputError(
+            f"there is no base {path}",
+            hint=f"its training is unfinished ({unfinished}): run fit-base again to go on"
+            if unfinished.is_dir()
+            else "make one with `functaconv fit-base SHARDS BASE.safetensors`",
+        ) from None
+    except OSError as error:
+        raise InputError(f"cannot read the base {path}: {error.strerror}") from None
+    return base_from_bytes(content, str(path), device)
+
+
+def base_from_bytes(content: bytes, name: str, device: torch.device | str = "cpu") -> StoredBase:
+    """The base in the content of a file; anything that is not one is an `InputError`."""
+    description = _described(content, name)
+    try:
+        recipe = validated(description.recipe)
+        axes = Axes(**description.axes)
+        tensors = load_bytes(content)
+        _check_size(tensors, recipe, axes, name)
+        base = build(recipe, axes, Normalizer(description.offset, description.scale))
+        base.load_state_dict(tensors)
+    except (TypeError, SafetensorError, RuntimeError, UsageError) as error:
+        raise InputError(f"{name} does not hold the base it describes: {error}") from None
+    for key, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"{name}: {key} holds values that are not finite", hint="the file is damaged or untrained")
+    if axes.channels != len(description.offset) or min(description.scale) <= 0:
+        raise InputError(f"{name}: the normaliser does not fit {axes.channels} channels")
+    return StoredBase(base.to(device).requires_grad_(False), recipe, description, content)
+
+
+def _described(content: bytes, name: str) -> Description:
+    wrong = InputError(f"{name} is not a base", hint="a base is the .safetensors file that fit-base wrote")
+    length = int.from_bytes(content[:8], "little")
+    if len(content) < 8 or not 2 <= length <= min(len(content) - 8, 64 << 20):
+        raise wrong
+    try:
+        header = json.loads(content[8 : 8 + length])
+        text = header["__metadata__"]["functaconv"]
+        found = json.loads(text)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise wrong from None
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise wrong
+    if found.get("version") != VERSION:
+        raise InputError(f"{name} has base version {found.get('version')!r}; this functaconv reads {VERSION}")
+    try:
+        return Description.model_validate(found)
+    except ValidationError as error:
+        raise InputError(f"{name} has a damaged description: {error.errors()[0]['msg']}") from None
+
+
+def _check_size(tensors: Mapping[str, Tensor], recipe: Recipe, axes: Axes, name: str) -> None:
+    """Before memory is taken for it: the recipe must ask for what the file holds."""
+    width, depth = recipe.network.width, recipe.network.depth
+    hidden = [tensors.get(f"field.network.weights.{layer}") for layer in range(depth)]
+    if any(weight is None for weight in hidden) or not 1 <= axes.dims <= 3 or not 1 <= axes.channels <= 4096:
+        raise InputError(f"{name} does not hold the {depth} layers that its recipe asks for")
+    first = hidden[0]
+    if first is None or tuple(first.shape) != (width, axes.dims):
+        raise InputError(f"{name} does not hold the width {width} that its recipe asks for")
+    start = tensors.get("start")
+    sites = recipe.latent.sites or (1,) * axes.dims
+    count = 1
+    for size in sites:
+        count *= size
+    if start is None or tuple(start.shape) != (1, count, recipe.latent.numbers):
+        raise InputError(f"{name} does not hold the latent layout that its recipe asks for")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """The file appears complete, or stays as it was, whatever happens in between."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """All that a training run needs to go on: tensors by name, and plain values."""
+
+    tensors: Mapping[str, Tensor]
+    values: Mapping[str, Any]
+
+
+def write_state(path: Path, state: TrainingState) -> None:
+    """Replace the training state in a file, in one step."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
+    write_atomically(path, save_bytes(tensors, {"functaconv": json.dumps(dict(state.values))}))
+
+
+def read_state(path: Path) -> TrainingState:
+    """The training state in a file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            values = json.loads((file.metadata() or {})["functaconv"])
+            return TrainingState({name: file.get_tensor(name) for name in file.keys()}, values)  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise InputError(
+            f"cannot read the training state {path}: {error}", hint="--overwrite starts the training anew"
+        ) from None

@@ -1,0 +1,162 @@
+"""A block: rows and failures of a run of records, one file that is complete or absent."""
+
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from functaconv.errors import InputError
+from functaconv.functaset.files import replacing
+from functaconv.functaset.schema import Layout, columns
+
+_ARRAYS = ("modulation", "label", "shape", "mse", "psnr")
+# a damaged zip can look compressed, encrypted or of a later version
+_DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, TypeError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A record that could not be converted, and why."""
+
+    shard: str
+    record: int
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """What came of a run of records: a row for each item that could be converted."""
+
+    modulation: np.ndarray
+    """[item, *sites, latent], as stored"""
+    keys: list[str]
+    label: np.ndarray
+    """int64 [item], -1 for none"""
+    shape: np.ndarray
+    """int32 [item, axis]"""
+    mse: np.ndarray
+    """float32 [item]"""
+    psnr: np.ndarray
+    """float32 [item]"""
+    records: int
+    """records of the part consumed up to and including this block"""
+    last_key: str
+    meta: list[str] | None = None
+    tile: np.ndarray | None = None
+    """int32 [item, 2 * axis]: origin, then the shape of the whole image"""
+    failures: list[Failure] = field(default_factory=list)
+    ignored: int = 0
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def check(self, layout: Layout) -> None:
+        """ValueError unless the block is made for a functaset of this layout."""
+        if (self.tile is not None) != layout.tiled:
+            raise ValueError(f"tile is {self.tile!r}, but the layout says tiled={layout.tiled}")
+        if self.meta is not None and len(self.meta) != len(self):
+            raise ValueError(f"found {len(self.meta)} meta for {len(self)} keys")
+        for column in columns(layout, meta=False):
+            array = getattr(self, column.name, None)
+            if array is None:
+                continue
+            expected = (len(self), *column.tail)
+            if array.shape != expected or array.dtype != column.dtype:
+                raise ValueError(
+                    f"{column.name}: expected {column.dtype} {expected}, found {array.dtype} {array.shape}"
+                )
+        if not np.isfinite(self.modulation).all():
+            raise ValueError("modulation holds NaN or infinite numbers: such items are failures")
+
+
+@dataclass(frozen=True)
+class BlockFacts:
+    """What a block says besides its rows."""
+
+    rows: int
+    failures: list[Failure]
+    ignored: int
+    records: int
+    last_key: str
+    has_meta: bool
+
+
+def write_block(path: Path, block: Block) -> None:
+    facts = BlockFacts(
+        rows=len(block),
+        failures=[
+            Failure(_printable(one.shard), one.record, _printable(one.key), _printable(one.reason))
+            for one in block.failures
+        ],
+        ignored=block.ignored,
+        records=block.records,
+        # unchanged: on resuming it is compared with the key that the input has
+        last_key=block.last_key,
+        has_meta=block.meta is not None,
+    )
+    members = {name: getattr(block, name) for name in _ARRAYS}
+    members["facts"] = _pack(asdict(facts))
+    members["keys"] = _pack([_printable(key) for key in block.keys])
+    if block.meta is not None:
+        members["meta"] = _pack([_printable(meta) for meta in block.meta])
+    if block.tile is not None:
+        members["tile"] = block.tile
+    with replacing(path) as file:
+        np.savez(file, **members)
+
+
+def read_facts(path: Path) -> BlockFacts:
+    """What a block says besides its rows, without reading them."""
+    try:
+        with np.load(path, allow_pickle=False) as members:
+            return _facts(members)
+    except _DAMAGE as error:
+        raise _damaged(path, error) from error
+
+
+def read_block(path: Path) -> Block:
+    """The whole block; its checksums are checked."""
+    try:
+        with np.load(path, allow_pickle=False) as members:
+            facts = _facts(members)
+            return Block(
+                **{name: members[name] for name in _ARRAYS},
+                keys=_unpack(members["keys"]),
+                meta=_unpack(members["meta"]) if facts.has_meta else None,
+                tile=members.get("tile"),
+                failures=facts.failures,
+                ignored=facts.ignored,
+                records=facts.records,
+                last_key=facts.last_key,
+            )
+    except _DAMAGE as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path}: a saved block is damaged: {error}", hint=f"delete {path} and run again")
+
+
+def _facts(members: Mapping[str, np.ndarray]) -> BlockFacts:
+    found = _unpack(members["facts"])
+    failures = [Failure(**failure) for failure in found.pop("failures")]
+    return BlockFacts(**found, failures=failures)
+
+
+def _pack(value: Any) -> np.ndarray:
+    return np.frombuffer(json.dumps(value).encode("ascii"), np.uint8)
+
+
+def _unpack(stored: np.ndarray) -> Any:
+    return json.loads(stored.tobytes())
+
+
+def _printable(text: str) -> str:
+    """`text` as UTF-8 can hold it: bytes of a name that were no text appear as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,101 @@
+"""Reading everything in a functaset once, to find what is lost, damaged or contradictory."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import zarr
+
+from functaconv.errors import FunctaconvError
+from functaconv.functaset import arrays
+from functaconv.functaset.files import read_json
+from functaconv.functaset.reader import Functaset, read_attributes
+
+
+def verify(path: str | os.PathLike[str]) -> list[str]:
+    """Every problem of the functaset, with the rows it affects; InputError if it is no functaset."""
+    functaset = read_attributes(path)
+    problems = list(_metadata(functaset))
+    for column, count in functaset.expected():
+        array = functaset.array(column.name)
+        problems += arrays.problems(array, column, count, functaset.path)
+        if array is not None and arrays.difference(array, column, count) is None:
+            problems += _values(array, functaset)
+    return [*problems, *_companions(functaset)]
+
+
+def _metadata(functaset: Functaset) -> Iterator[str]:
+    """Each array describes itself a second time: other readers go by that."""
+    root = read_json(functaset.path / "zarr.json")
+    for name, expected in root["consolidated_metadata"]["metadata"].items():
+        file = functaset.path / name / "zarr.json"
+        try:
+            found = read_json(file)
+        except FunctaconvError as error:
+            yield str(error)
+            continue
+        if found != expected:
+            yield f"{name}/zarr.json differs from what the root's zarr.json says about it"
+
+
+def _values(array: zarr.Array[Any], functaset: Functaset) -> Iterator[str]:
+    """Read an array chunk by chunk: its checksums are checked, and the numbers that must be finite."""
+    name = array.path
+    lost = list(arrays.missing_shards(array, functaset.path))
+    must_be_finite = array.dtype.kind == "f" and name != "psnr"
+    bad: list[int] = []
+    for start in range(0, array.shape[0], array.chunks[0]):
+        stop = min(start + array.chunks[0], array.shape[0])
+        if any(first < stop and start < end for first, end, _ in lost):
+            continue
+        try:
+            rows = arrays.read(array, slice(start, stop))
+        except FunctaconvError as error:
+            yield str(error)
+            continue
+        if must_be_finite:
+            finite = np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)
+            bad += (start + np.flatnonzero(~finite)).tolist()
+        elif name == "psnr":
+            bad += (start + np.flatnonzero(np.isnan(rows))).tolist()
+    for first, end in _runs(bad):
+        yield f"{name}: NaN or infinite in {arrays.rows_in_words(first, end)}"
+
+
+def _companions(functaset: Functaset) -> Iterator[str]:
+    """The files beside the arrays: the base, the failures, the report."""
+    attributes = functaset.attributes
+    try:
+        functaset.base_bytes()
+    except FunctaconvError as error:
+        yield str(error)
+    try:
+        failed = len(functaset.failures)
+    except FunctaconvError as error:
+        yield str(error)
+    else:
+        if failed != attributes.failed:
+            yield f"failed.jsonl: found {failed} lines, the attributes say {attributes.failed} items failed"
+    try:
+        report = functaset.report
+    except FunctaconvError as error:
+        yield str(error)
+    else:
+        for name in ("count", "failed"):
+            found, expected = report.get(name), attributes.summary[name]
+            if found != expected:
+                yield f"report.json: {name} is {found!r}, the attributes say {expected}"
+
+
+def _runs(rows: list[int]) -> Iterator[tuple[int, int]]:
+    """Rows in ascending order as half-open runs."""
+    start = previous = -1
+    for row in rows:
+        if row != previous + 1 or previous < 0:
+            if previous >= 0:
+                yield start, previous + 1
+            start = row
+        previous = row
+    if previous >= 0:
+        yield start, previous + 1

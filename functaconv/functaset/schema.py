@@ -1,0 +1,209 @@
+"""What a functaset on disk says about itself: its layout, its attributes, its columns."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic_core import from_json, to_json
+
+from functaconv.errors import InputError
+
+FORMAT = "functaset"
+VERSION = 1
+
+BASE = "base.safetensors"
+REPORT = "report.json"
+FAILED = "failed.jsonl"
+
+Bits = Literal["float32", "float16", "8"]
+STORED = {"float32": "float32", "float16": "float16", "8": "uint8"}
+SITE_AXES = {0: (), 1: ("position",), 2: ("row", "column"), 3: ("depth", "row", "column")}
+
+# limits on what a file may claim, far above any real functaset: the numbers end up in allocations
+_MOST_NUMBERS = 2**28
+_MOST_ITEMS = 2**40
+
+_Size = Annotated[int, Field(ge=1, le=2**20)]
+_Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Layout(_Frozen):
+    """Everything that fixes the arrays of a functaset but the number of items."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    axes: tuple[_Name, ...] = Field(min_length=1, max_length=8)
+    """the native axes of an item, such as ("row", "column")"""
+    sites: tuple[_Size, ...] = Field(default=(), max_length=3)
+    """the latent's places along each axis; empty for a global latent"""
+    latent: _Size
+    """numbers per site"""
+    bits: Bits
+    tiled: bool = False
+    """items may be tiles of larger images: each row says where it came from"""
+
+    @model_validator(mode="after")
+    def _is_of_possible_size(self) -> Self:
+        if self.numbers > _MOST_NUMBERS:
+            raise ValueError(f"{self.numbers} numbers per item, at most {_MOST_NUMBERS} are possible")
+        return self
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers an item's latent has over all its sites."""
+        return math.prod(self.sites) * self.latent
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type that `modulation` has on disk."""
+        return np.dtype(STORED[self.bits])
+
+
+class Solver(_Frozen):
+    name: _Name
+    steps: int = Field(ge=0, le=2**20)
+
+
+class Quantisation(_Frozen):
+    bits: Bits
+
+
+class Attributes(_Frozen):
+    """The content of `attrs.functaconv` in the store's root."""
+
+    format: Literal["functaset"] = "functaset"
+    version: Literal[1] = 1
+    modality: _Name
+    axes: tuple[_Name, ...]
+    coordinate_convention: _Name
+    normaliser: dict[str, JsonValue]
+    solver: Solver
+    sites: tuple[int, ...]
+    latent: int
+    quantisation: Quantisation
+    tiled: bool = False
+    summary: dict[str, JsonValue]
+    """holds at least `count` and `failed`"""
+    base_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    tool_version: str
+    seed: int | None = None
+    input: list[dict[str, JsonValue]]
+    """a fingerprint per part, in order"""
+    settings: dict[str, JsonValue]
+    """what the functaset was asked to be: an output with other settings is another output"""
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        _ = self.layout
+        for name in ("count", "failed"):
+            value = self.summary.get(name)
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MOST_ITEMS:
+                raise ValueError(f"summary.{name}: found {value!r}, expected 0 to {_MOST_ITEMS}")
+        return self
+
+    @property
+    def layout(self) -> Layout:
+        bits = self.quantisation.bits
+        return Layout(axes=self.axes, sites=self.sites, latent=self.latent, bits=bits, tiled=self.tiled)
+
+    @property
+    def count(self) -> int:
+        return int(str(self.summary["count"]))
+
+    @property
+    def failed(self) -> int:
+        return int(str(self.summary["failed"]))
+
+
+def parse_attributes(found: object, path: Path) -> Attributes:
+    """The attributes in `found`, or an InputError that says what is wrong with them."""
+    if not isinstance(found, Mapping) or found.get("format") != FORMAT:
+        raise InputError(
+            f"{path} is not a functaset: its zarr.json has no attributes.functaconv with format {FORMAT!r}",
+            hint="expected a .zarr folder that `functaconv encode` made",
+        )
+    if found.get("version") != VERSION:
+        raise InputError(
+            f"{path}: found functaset version {found.get('version')!r}, this functaconv reads {VERSION}",
+            hint="install the functaconv that wrote it, or a newer one",
+        )
+    try:
+        return Attributes.model_validate(found)
+    except ValidationError as error:
+        raise InputError(
+            f"{path}: the attributes of the functaset are damaged: {_problems(error)}",
+            hint="restore zarr.json from a copy, or encode again with --overwrite",
+        ) from error
+
+
+def canonical(value: Any) -> Any:
+    """`value` as JSON would give it back: lists for tuples, null for NaN and infinities."""
+    return from_json(to_json(value, inf_nan_mode="null"))
+
+
+def _problems(error: ValidationError) -> str:
+    def one(problem: Any) -> str:
+        place = ".".join(str(step) for step in problem["loc"])
+        # the context of a failed model is the model itself: its message already holds what was found
+        found = f" (found {problem['input']!r:.80})" if place else ""
+        return f"{place}: {problem['msg']}{found}".removeprefix(": ")
+
+    return "; ".join(one(problem) for problem in error.errors(include_url=False)[:4])
+
+
+@dataclass(frozen=True)
+class Column:
+    """One array with a row per item."""
+
+    name: str
+    dtype: str
+    dims: tuple[str, ...] = ()
+    """names of the axes after `item`"""
+    tail: tuple[int, ...] = ()
+    """sizes of the axes after `item`"""
+    fill: float | int | str = 0
+
+    @property
+    def empty(self) -> np.ndarray:
+        """No rows, in the type that buffers have in memory."""
+        return np.empty((0, *self.tail), dtype=object if self.dtype == "str" else self.dtype)
+
+
+# the parts of `columns` that not every functaset has
+OPTIONAL = ("meta", "tile")
+VECTORS = ("modulation_scale", "modulation_offset", "modulation_mean", "modulation_std")
+
+
+def columns(layout: Layout, *, meta: bool) -> tuple[Column, ...]:
+    """The columns of a functaset of this layout."""
+    nan = float("nan")
+    sites = (*layout.sites, layout.latent)
+    dims = (*SITE_AXES[len(layout.sites)], "latent")
+    axes = len(layout.axes)
+    found = [
+        Column("modulation", layout.dtype.name, dims, sites, fill=0 if layout.bits == "8" else nan),
+        Column("key", "str", fill=""),
+        Column("label", "int64", fill=-1),
+        Column("shape", "int32", ("axis",), (axes,)),
+        Column("mse", "float32", fill=nan),
+        Column("psnr", "float32", fill=nan),
+        Column("part", "int32", fill=-1),
+    ]
+    if meta:
+        found.append(Column("meta", "str", fill=""))
+    if layout.tiled:
+        found.append(Column("tile", "int32", ("tile_axis",), (2 * axes,)))
+    return tuple(found)
+
+
+def vectors(layout: Layout) -> tuple[str, ...]:
+    """The names of the arrays with one number per latent."""
+    return VECTORS if layout.bits == "8" else VECTORS[2:]

@@ -1,0 +1,217 @@
+"""Writing a functaset so that a kill at any point costs one block.
+
+The ledger holds what is done; `assemble` copies it to the final arrays and can be repeated; `seal`
+makes the store a functaset by replacing one file.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import zarr
+from pydantic import JsonValue
+from pydantic_core import to_json
+
+from functaconv.functaset import arrays
+from functaconv.functaset.blocks import Block
+from functaconv.functaset.files import array_bytes, read_json, replace_bytes, replacing, sync_tree
+from functaconv.functaset.ledger import PARTS, Ledger, Progress, Totals, open_store
+from functaconv.functaset.quantise import Quantiser
+from functaconv.functaset.schema import (
+    BASE,
+    FAILED,
+    OPTIONAL,
+    REPORT,
+    VECTORS,
+    Attributes,
+    Column,
+    Layout,
+    canonical,
+    columns,
+)
+
+
+class FunctasetWriter:
+    """One functaset being made. Different processes may write different parts at the same time."""
+
+    def __init__(self, path: Path, layout: Layout, settings: dict[str, Any], *, finished: bool) -> None:
+        self.path = path
+        self.layout = layout
+        self.settings = settings
+        self.finished = finished
+        self._ledger = Ledger(path / PARTS)
+        self._totals: Totals | None = None
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        layout: Layout,
+        settings: Mapping[str, JsonValue],
+        *,
+        overwrite: bool = False,
+    ) -> Self:
+        """Begin, or go on with, or find finished, the functaset at `path`.
+
+        `overwrite` begins anew, but replaces nothing that is not a functaset, finished or not.
+        """
+        # a link is followed: what it points to is replaced, not the link
+        path = Path(os.path.realpath(path))
+        finished = open_store(path, layout, settings, overwrite=overwrite)
+        return cls(path, layout, canonical(dict(settings)), finished=finished)
+
+    def begin(self, part: int, source: Mapping[str, JsonValue]) -> Progress:
+        """How far the part is; `source` is the fingerprint of its input, which must not change."""
+        return self._ledger.begin(part, source)
+
+    def progress(self, part: int) -> Progress:
+        """How far the part is, which need not have begun."""
+        return self._ledger.progress(part)
+
+    def commit(self, part: int, number: int, block: Block) -> None:
+        """Save a block of a part that has begun; on return it survives a kill and a power cut."""
+        block.check(self.layout)
+        self._ledger.commit(part, number, block)
+
+    def end(self, part: int, records: int) -> None:
+        """Mark the part as done: it had `records` records."""
+        self._ledger.end(part, records)
+
+    def totals(self) -> Totals:
+        """What the parts hold together; ValueError unless all that began are done."""
+        return self._ledger.totals()
+
+    def assemble(self, quantiser: Quantiser) -> None:
+        """Copy the parts, in their order, to the final arrays. Starts over each time it is called."""
+        if quantiser.bits != self.layout.bits:
+            raise ValueError(f"the layout stores {self.layout.bits}, the quantiser makes {quantiser.bits}")
+        totals = self.totals()
+        self._clear()
+        group = zarr.create_group(self.path, zarr_format=3)
+        writers = [
+            (column, arrays.RowWriter(arrays.create_column(group, column, totals.rows), column))
+            for column in columns(self.layout, meta=totals.has_meta)
+        ]
+        moments = _Moments(self.layout.latent)
+        with replacing(self.path / FAILED) as failed:
+            for part, block in self._ledger.blocks():
+                for column, writer in writers:
+                    writer.add(_rows(block, column, part))
+                moments.add(quantiser.dequantise(block.modulation))
+                for failure in block.failures:
+                    failed.write(json.dumps(asdict(failure)).encode() + b"\n")
+        for _, writer in writers:
+            writer.flush()
+        arrays.create_vector(group, "modulation_mean", moments.mean)
+        arrays.create_vector(group, "modulation_std", moments.std)
+        if quantiser.scale is not None and quantiser.offset is not None:
+            arrays.create_vector(group, "modulation_scale", quantiser.scale)
+            arrays.create_vector(group, "modulation_offset", quantiser.offset)
+        self._totals = totals
+
+    def column(self, name: str) -> np.ndarray:
+        """All rows of an assembled array, such as "mse": what a report needs before sealing."""
+        array = zarr.open_group(self.path, mode="r", use_consolidated=False)[name]
+        if not isinstance(array, zarr.Array):
+            raise ValueError(f"{name} is not an array")
+        return arrays.read(array, slice(None))
+
+    def nbytes(self) -> int:
+        """Bytes on disk of the assembled rows: what `Functaset.nbytes` gives once it is sealed."""
+        return array_bytes(self.path)
+
+    def seal(self, attributes: Attributes, base: bytes, report: Mapping[str, Any]) -> None:
+        """Make the assembled store a functaset, and remove the parts."""
+        self._check_claims(attributes, base)
+        replace_bytes(self.path / BASE, base)
+        replace_bytes(self.path / REPORT, to_json(dict(report), indent=2, inf_nan_mode="null"))
+        # zarr does not fsync; all must be on the disk before the attributes say that it is
+        sync_tree(self.path, skip=PARTS)
+        root = {
+            "attributes": {"functaconv": canonical(attributes.model_dump())},
+            "zarr_format": 3,
+            "node_type": "group",
+            # as zarr.consolidate_metadata writes it, which would warn of every file that is no array,
+            # and replace zarr.json a second time
+            "consolidated_metadata": {
+                "kind": "inline",
+                "must_understand": False,
+                "metadata": {folder.parent.name: read_json(folder) for folder in sorted(self.path.glob("*/zarr.json"))},
+            },
+        }
+        replace_bytes(self.path / "zarr.json", json.dumps(root, indent=2, allow_nan=False).encode())
+        self.finished = True
+        shutil.rmtree(self.path / PARTS)
+
+    def _check_claims(self, attributes: Attributes, base: bytes) -> None:
+        totals = self._totals
+        if totals is None:
+            raise ValueError("assemble before sealing, in the same process")
+        claims = {
+            "layout": (attributes.layout, self.layout),
+            "settings": (canonical(attributes.settings), self.settings),
+            "summary": ((attributes.count, attributes.failed), (totals.rows, totals.failed)),
+            "base_sha256": (attributes.base_sha256, sha256(base).hexdigest()),
+        }
+        for name, (claimed, known) in claims.items():
+            if claimed != known:
+                raise ValueError(f"attributes: {name} is {claimed!r}, but the store has {known!r}")
+
+    def _clear(self) -> None:
+        """Remove what an earlier `assemble` or `seal` left."""
+        for name in (*(column.name for column in columns(self.layout, meta=False)), *OPTIONAL, *VECTORS):
+            if (self.path / name).exists():
+                shutil.rmtree(self.path / name)
+        leftovers = [*self.path.glob(".*.tmp"), *self.path.glob("*.partial")]
+        for file in (*leftovers, *(self.path / name for name in ("zarr.json", FAILED, BASE, REPORT))):
+            file.unlink(missing_ok=True)
+
+
+class _Moments:
+    """Mean and standard deviation per latent, in float64, of values that come in portions."""
+
+    def __init__(self, latent: int) -> None:
+        self._count = 0
+        self._mean = np.zeros(latent)
+        self._squares = np.zeros(latent)
+
+    def add(self, latents: np.ndarray) -> None:
+        values = latents.reshape(-1, latents.shape[-1]).astype(np.float64)
+        if not len(values):
+            return
+        mean = values.mean(axis=0)
+        squares = ((values - mean) ** 2).sum(axis=0)
+        # Chan, Golub and LeVeque's update: no cancellation when the mean is large
+        total = self._count + len(values)
+        shift = mean - self._mean
+        self._squares += squares + shift**2 * (self._count * len(values) / total)
+        self._mean += shift * (len(values) / total)
+        self._count = total
+
+    @property
+    def mean(self) -> np.ndarray:
+        return self._mean
+
+    @property
+    def std(self) -> np.ndarray:
+        """0 for a latent that never varies; 1 when there are no items."""
+        return np.sqrt(self._squares / self._count) if self._count else np.ones_like(self._squares)
+
+
+def _rows(block: Block, column: Column, part: int) -> np.ndarray:
+    """The block's rows of one column."""
+    match column.name:
+        case "key":
+            return np.array(block.keys, dtype=object)
+        case "meta":
+            return np.array(block.meta or ["null"] * len(block), dtype=object)
+        case "part":
+            return np.full(len(block), part, np.int32)
+        case name:
+            return np.asarray(getattr(block, name))

@@ -1,0 +1,56 @@
+"""Stopping at a good moment: signals set a flag that workflows look at between whole steps."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from functaconv.errors import StoppedError
+
+
+class Stop:
+    """Whether someone asked to stop, and how."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def check(self, saved: str) -> None:
+        """Raise if a stop was asked for; `saved` says what is safe on disk."""
+        if self.signal is None:
+            return
+        if self.signal == signal.SIGINT:
+            raise CtrlCError(f"stopped by Ctrl-C; {saved}", hint="run the same command again to go on")
+        name = signal.Signals(self.signal).name
+        raise StoppedError(f"stopped by {name}; {saved}", hint="run the same command again to go on")
+
+
+class CtrlCError(StoppedError):
+    """Ctrl-C, after the step in hand was finished and saved."""
+
+    exit_code = 130
+
+
+@contextmanager
+def stopping() -> Iterator[Stop]:
+    """Catch SIGINT, SIGTERM and SIGUSR1 while a workflow runs; a second Ctrl-C stops at once.
+
+    Outside the main thread nothing is caught: signals are not ours there.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        if stop.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.signal = number
+
+    wanted = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+    before = {number: signal.signal(number, note) for number in wanted}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

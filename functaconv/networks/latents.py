@@ -1,0 +1,172 @@
+"""Where latents live: a grid of sites, the cells around them, and how a cell reads its sites.
+
+Points that read the same sites form a cell. With the nearest site a cell is the site's own box and reads one
+site; with (bi/tri)linear interpolation cells lie between site centres and read 2**dims of them. A global latent
+is the grid with a single site. Sorting the points by cell, once per grid, turns every layout into dense
+`[item, cell, point, channel]` arithmetic.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from functaconv.shapes import CellCoords, Coords
+
+Interpolation = Literal["nearest", "linear"]
+Frame = Literal["local", "global"]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Points sorted into cells. Slots that hold no point repeat point 0 and are not `valid`."""
+
+    coords: CellCoords
+    index: Int[Tensor, "cell point"]
+    """position of each slot's point in the grid's own order"""
+    valid: Float[Tensor, "cell point 1"] | None
+    """1 where a slot holds a point, 0 where it is padding; None when nothing is padded"""
+    corners: Int[Tensor, "cell corner"] | None
+    """the sites a cell reads; None when cell i reads site i only, for all sites"""
+    blend: Float[Tensor, "cell point corner"] | None
+    """how much a point takes from each corner; None for the nearest site"""
+    sites: int
+
+    @property
+    def is_coupled(self) -> bool:
+        """True when a point reads several sites."""
+        return self.blend is not None
+
+    def select(self, cells: Int[Tensor, " chosen"]) -> "Placement":
+        """Only the points of some cells."""
+        corners = self.corners if self.corners is not None else torch.arange(self.sites, device=cells.device)[:, None]
+        return Placement(
+            coords=self.coords[cells],
+            index=self.index[cells],
+            valid=None if self.valid is None else self.valid[cells],
+            corners=corners[cells],
+            blend=None if self.blend is None else self.blend[cells],
+            sites=self.sites,
+        )
+
+    def spread(self, values: Float[Tensor, "item site *rest"]) -> Float[Tensor, "item cell _ *rest"]:
+        """Values at the sites, as each cell's points read them (one for a whole cell with the nearest site)."""
+        if self.corners is None:
+            return values.unsqueeze(2)
+        if self.blend is None:
+            return values[:, self.corners[:, 0]].unsqueeze(2)
+        return torch.einsum("cpk,ick...->icp...", self.blend, values[:, self.corners])
+
+    def gather(self, values: Float[Tensor, "item cell point channel"]) -> Float[Tensor, "item site channel"]:
+        """The adjoint of `spread`: what the points of all cells say about each site, summed."""
+        if self.corners is None:
+            return values.sum(2)
+        if self.blend is None:
+            summed = values.sum(2)
+        else:
+            summed = torch.einsum("cpk,icpw->ickw", self.blend, values).flatten(1, 2)
+        sites = values.new_zeros(values.shape[0], self.sites, values.shape[-1])
+        return sites.index_add(1, self.corners.flatten(), summed)
+
+    def scatter(self, values: Float[Tensor, "item cell point channel"], points: int) -> Float[Tensor, "item n channel"]:
+        """Values back in the grid's own order, with `points` of them."""
+        flat = values.flatten(1, 2)
+        index = self.index.flatten()
+        if self.valid is not None:
+            kept = self.valid.flatten() > 0
+            flat, index = flat[:, kept], index[kept]
+        out = values.new_empty(values.shape[0], points, values.shape[-1])
+        out[:, index] = flat
+        return out
+
+
+@dataclass(frozen=True)
+class SiteGrid:
+    """A regular grid of sites over the unit interval, square or cube; `shape` is all ones for a global latent."""
+
+    shape: tuple[int, ...]
+    interpolation: Interpolation = "nearest"
+    frame: Frame = "local"
+    """local: coordinates start anew in each cell; global: they run on, in units of a cell's side"""
+
+    @property
+    def count(self) -> int:
+        return math.prod(self.shape)
+
+    def place(self, coords: Coords) -> Placement:
+        """Sort points into cells. Points outside the unit cube belong to the cell at the border next to them."""
+        extent = torch.tensor(self.shape, device=coords.device)
+        scaled = coords * extent
+        if self.interpolation == "nearest":
+            low = torch.minimum(scaled.floor().long().clamp(min=0), extent - 1)
+            cells_per_axis, local = extent, scaled - low
+            cell_of_axis = low
+        else:
+            centred = scaled - 0.5
+            low = torch.minimum(centred.floor().long().clamp(min=-1), extent - 1)
+            cells_per_axis, local = extent + 1, centred - low
+            cell_of_axis = low + 1
+        cell = _ravel(cell_of_axis, cells_per_axis)
+        names, cell, counts = torch.unique(cell, return_inverse=True, return_counts=True)
+
+        order = torch.argsort(cell, stable=True)
+        starts = counts.cumsum(0) - counts
+        slot = torch.arange(len(order), device=coords.device) - starts[cell[order]]
+        most = int(counts.max())
+        index = torch.zeros(len(names), most, dtype=torch.long, device=coords.device)
+        index[cell[order], slot] = order
+        valid = None
+        if bool((counts != most).any()):
+            valid = (torch.arange(most, device=coords.device) < counts[:, None]).to(coords.dtype)[..., None]
+
+        seen = local if self.frame == "local" else scaled
+        if self.interpolation == "nearest":
+            whole = len(names) == self.count
+            return Placement(seen[index], index, valid, None if whole else names[:, None], None, self.count)
+        corners, blend = self._corners(names, cells_per_axis, local.clamp(0, 1))
+        return Placement(seen[index], index, valid, corners, blend[index], self.count)
+
+    def _corners(
+        self, cells: Int[Tensor, " cell"], cells_per_axis: Int[Tensor, " axis"], fraction: Coords
+    ) -> tuple[Int[Tensor, "cell corner"], Float[Tensor, "point corner"]]:
+        extent = torch.tensor(self.shape, device=cells.device)
+        low = _unravel(cells, cells_per_axis) - 1
+        corners, weights = [], []
+        for offset in itertools.product((0, 1), repeat=len(self.shape)):
+            step = torch.tensor(offset, device=cells.device)
+            # beyond the outermost site centres the nearest site holds
+            site = torch.minimum((low + step).clamp(min=0), extent - 1)
+            corners.append(_ravel(site, extent))
+            weights.append(torch.where(step.bool(), fraction, 1 - fraction).prod(-1))
+        return torch.stack(corners, -1), torch.stack(weights, -1)
+
+
+def neighbours(shape: tuple[int, ...], reach: int) -> Int[Tensor, "site neighbour"]:
+    """Index of each site's neighbours within `reach` along every axis; the number of sites stands for "none"."""
+    extent = torch.tensor(shape)
+    sites = torch.stack(torch.meshgrid(*[torch.arange(n) for n in shape], indexing="ij"), -1).reshape(-1, len(shape))
+    columns = []
+    for offset in itertools.product(range(-reach, reach + 1), repeat=len(shape)):
+        moved = sites + torch.tensor(offset)
+        inside = ((moved >= 0) & (moved < extent)).all(-1)
+        columns.append(torch.where(inside, _ravel(moved, extent), len(sites)))
+    return torch.stack(columns, -1)
+
+
+def _ravel(position: Int[Tensor, "n axis"], extent: Int[Tensor, " axis"]) -> Int[Tensor, " n"]:
+    index = torch.zeros_like(position[:, 0])
+    for axis in range(position.shape[1]):
+        index = index * extent[axis] + position[:, axis]
+    return index
+
+
+def _unravel(index: Int[Tensor, " n"], extent: Int[Tensor, " axis"]) -> Int[Tensor, "n axis"]:
+    columns = []
+    for axis in reversed(range(len(extent))):
+        columns.append(index % extent[axis])
+        index = index // extent[axis]
+    return torch.stack(columns[::-1], -1)

@@ -1,0 +1,75 @@
+"""From latents to features: a linear latent map, then the coordinate network it modulates."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from functaconv.networks.latents import Placement, SiteGrid, neighbours
+from functaconv.networks.siren import Siren
+from functaconv.shapes import CellFeatures, Latents, Modulations
+
+
+class LatentMap(nn.Module):
+    """A linear map from a site's latent (kernel 1), or from its 3 x 3 neighbourhood (kernel 3), to modulations.
+
+    Beyond the border latents are zero. Weights start U(±1/sqrt(fan_in)), without a bias of its own: the network's
+    biases are one already.
+    """
+
+    neighbourhood: Tensor
+    reflected: Tensor
+
+    def __init__(
+        self,
+        sites: SiteGrid,
+        latent: int,
+        modulations: int,
+        *,
+        kernel: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.kernel = kernel
+        around = neighbours(sites.shape, kernel // 2)
+        self.register_buffer("neighbourhood", around, persistent=False)
+        # site t reads site s at offset o exactly when s lies at offset -o from t
+        self.register_buffer("reflected", around.flip(-1), persistent=False)
+        fan_in = latent * around.shape[1]
+        self.weight = nn.Parameter(torch.empty(modulations, fan_in).uniform_(-1, 1, generator=generator) * fan_in**-0.5)
+
+    def forward(self, latents: Latents) -> Modulations:
+        """Modulations of every site."""
+        if self.kernel == 1:
+            return latents @ self.weight.T
+        padded = torch.cat([latents, torch.zeros_like(latents[:, :1])], 1)
+        return padded[:, self.neighbourhood].flatten(2) @ self.weight.T
+
+    def pullback(self, cotangent: Modulations) -> Latents:
+        """The transposed map."""
+        back = cotangent @ self.weight
+        if self.kernel == 1:
+            return back
+        count = self.neighbourhood.shape[1]
+        back = back.unflatten(2, (count, -1))
+        padded = torch.cat([back, torch.zeros_like(back[:, :1])], 1)
+        offsets = torch.arange(count, device=back.device)
+        return padded[:, self.reflected, offsets].sum(2)
+
+
+class ModulatedNetwork(nn.Module):
+    """Latents and placed points to features: all that a base learns except its solver."""
+
+    def __init__(self, network: Siren, latent_map: LatentMap, sites: SiteGrid) -> None:
+        super().__init__()
+        self.network, self.latent_map, self.sites = network, latent_map, sites
+
+    def forward(self, latents: Latents, placement: Placement) -> CellFeatures:
+        """Features of every point of every cell."""
+        features: Tensor = self.network(self.latent_map(latents), placement)
+        return features
+
+    def vjp(self, latents: Latents, placement: Placement) -> tuple[CellFeatures, Callable[[CellFeatures], Latents]]:
+        """Features, and the function that pulls a cotangent of them back onto the latents."""
+        features, onto_modulations = self.network.vjp(self.latent_map(latents), placement)
+        return features, lambda cotangent: self.latent_map.pullback(onto_modulations(cotangent))

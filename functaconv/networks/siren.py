@@ -1,0 +1,141 @@
+"""SIREN (Sitzmann et al. 2020) with modulated layers, as in functa (Dupont et al. 2022).
+
+Layer l computes `sin(w0 * (scale * (W h + b) + shift))`; the last layer is linear plus an output offset.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from functaconv.networks.latents import Placement
+from functaconv.shapes import CellFeatures, Modulations
+
+Pullback = Callable[[CellFeatures], Modulations]
+
+
+class Siren(nn.Module):
+    """Coordinates and modulations to features.
+
+    `depth` counts the linear output layer, as functa does: depth 10 has nine sine layers. Initialisation is
+    functa's: first layer U(±1/fan_in), the others U(±sqrt(6/fan_in)/w0), zero biases.
+    """
+
+    def __init__(
+        self,
+        coords: int,
+        channels: int,
+        *,
+        width: int,
+        depth: int,
+        w0_first: float = 30.0,
+        w0_hidden: float = 30.0,
+        output_offset: float = 0.5,
+        scales: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.width, self.scales, self.output_offset = width, scales, output_offset
+        self.w0 = [w0_first] + [w0_hidden] * (depth - 2)
+        fan_in = [coords] + [width] * (depth - 1)
+        fan_out = [width] * (depth - 1) + [channels]
+        bounds = [1 / coords] + [math.sqrt(6 / width) / w0_hidden] * (depth - 1)
+        self.weights = nn.ParameterList(
+            torch.empty(out, into).uniform_(-bound, bound, generator=generator)
+            for into, out, bound in zip(fan_in, fan_out, bounds, strict=True)
+        )
+        self.biases = nn.ParameterList(torch.zeros(out) for out in fan_out)
+
+    @property
+    def modulations(self) -> int:
+        """How many numbers modulate the network: shifts of every sine layer, then scales where there are any."""
+        return len(self.w0) * self.width * (2 if self.scales else 1)
+
+    def forward(self, modulation: Modulations, placement: Placement) -> CellFeatures:
+        """Features of every point of every cell."""
+        features, _ = self.vjp(modulation, placement)
+        return features
+
+    def vjp(self, modulation: Modulations, placement: Placement) -> tuple[CellFeatures, Pullback]:
+        """Features, and the function that pulls a cotangent of them back onto the modulations.
+
+        The pullback is written out in ordinary differentiable operations, so that the outer loop differentiates
+        through it once instead of asking autograd for a double backward.
+        """
+        shifts, scales = self._per_layer(modulation, placement)
+        cosines: list[Tensor] = []
+        inputs: list[Tensor] = []
+        hidden = placement.coords
+        for weight, bias, w0, shift, scale in zip(
+            self.weights[:-1], self.biases[:-1], self.w0, shifts, scales, strict=True
+        ):
+            # w0 goes into the small matrices, not over the large activations
+            linear = functional.linear(hidden, w0 * weight, w0 * bias)
+            if scale is None:
+                angle = linear + w0 * shift
+            else:
+                angle = torch.addcmul(w0 * shift, linear, scale)
+                inputs.append(linear)
+            hidden, cosine = sine_cosine(angle)
+            cosines.append(cosine)
+        features = functional.linear(hidden, self.weights[-1], self.biases[-1] + self.output_offset)
+
+        def pullback(cotangent: CellFeatures) -> Modulations:
+            back = cotangent @ self.weights[-1]
+            shift_parts: list[Tensor] = []
+            scale_parts: list[Tensor] = []
+            for layer in reversed(range(len(self.w0))):
+                # derivative by the layer's (scale * linear + shift), short of the factor w0
+                back = back * cosines[layer]
+                shift_parts.append(placement.gather(back) * self.w0[layer])
+                scale = scales[layer]
+                if scale is not None:
+                    scale_parts.append(placement.gather(back * inputs[layer]))
+                if layer:
+                    inner = back if scale is None else back * scale
+                    back = inner @ (self.w0[layer] * self.weights[layer])
+            return torch.cat(shift_parts[::-1] + scale_parts[::-1], -1)
+
+        return features, pullback
+
+    def _per_layer(
+        self, modulation: Modulations, placement: Placement
+    ) -> tuple[list[Float[Tensor, "item cell _ width"]], list[Float[Tensor, "item cell _ width"] | None]]:
+        parts = modulation.split(self.width, dim=-1)
+        layers = len(self.w0)
+        shifts = [placement.spread(part) for part in parts[:layers]]
+        if not self.scales:
+            return shifts, [None] * layers
+        # a zero latent leaves the network as it is: scales are counted from one
+        return shifts, [1 + placement.spread(part) for part in parts[layers:]]
+
+
+class _SineCosine(torch.autograd.Function):
+    """Both at once; the backward needs no trigonometry, since each is the other's derivative."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, angle: Tensor) -> tuple[Tensor, Tensor]:
+        sine, cosine = torch.sin(angle), torch.cos(angle)
+        ctx.save_for_backward(sine, cosine)
+        ctx.set_materialize_grads(False)
+        return sine, cosine
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+        ctx: torch.autograd.function.FunctionCtx, by_sine: Tensor | None, by_cosine: Tensor | None
+    ) -> Tensor | None:
+        sine, cosine = ctx.saved_tensors  # type: ignore[attr-defined]
+        if by_cosine is None:
+            return None if by_sine is None else by_sine * cosine
+        if by_sine is None:
+            return -by_cosine * sine
+        return torch.addcmul(by_sine * cosine, by_cosine, sine, value=-1)
+
+
+def sine_cosine(angle: Float[Tensor, "..."]) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
+    """Sine and cosine of the same angle (radians)."""
+    sine, cosine = _SineCosine.apply(angle)  # type: ignore[no-untyped-call]
+    return sine, cosine

@@ -1,0 +1,295 @@
+"""Raw files to shards: `pack` makes webdataset tars of a folder, the same bytes for the same folder and seed."""
+
+import io
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import numpy as np
+from PIL import Image
+
+from functaconv.errors import InputError, ItemError, OutputExistsError, UsageError
+from functaconv.sources.decoders import (
+    ARRAY_SUFFIXES,
+    DEFAULT_LIMITS,
+    ImageTransform,
+    decode,
+    parse_field,
+    transform_image,
+)
+from functaconv.sources.folder import Candidate, Folder, relative_name, walk
+from functaconv.sources.items import Item, Record
+
+# at a few kilobytes an image some tens of megabytes: big enough to read at speed, small enough to share out
+ITEMS_PER_SHARD = 10_000
+_OURS = re.compile(r"shard-\d{6,}\.tar|failed\.jsonl|classes\.txt|pack\.json")
+_UNFINISHED = re.compile(r"\.shard-\d{6,}\.tar\.part")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A file that could not be packed."""
+
+    path: str
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PackSummary:
+    """What `pack` wrote, and what it did not."""
+
+    count: int
+    failed: int
+    ignored: Mapping[str, int]
+    """suffix -> number of files that are no image or array"""
+    shards: tuple[str, ...]
+    """names in the target directory; none for a stream"""
+    bytes: int
+    """of all shards"""
+    classes: tuple[str, ...]
+    failures: tuple[Failure, ...]
+
+
+def pack(
+    source: Path,
+    target: Path | BinaryIO,
+    *,
+    field: str | None = None,
+    transform: ImageTransform | None = None,
+    items_per_shard: int = ITEMS_PER_SHARD,
+    seed: int | None = 0,
+    labels: bool | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> PackSummary:
+    """Pack the images and npy/npz files below `source` into shards in the directory `target`, or into one tar.
+
+    Every file is decoded to check it, then copied as it is; with a `transform` that changes it, an image is
+    written anew (png; float tiff). `seed` shuffles, so that neighbours in a folder are not neighbours in training;
+    None keeps the order of the paths. `field` takes only files of one suffix. `labels` writes a class per
+    sub-folder; None does so if every file lies in one.
+
+    `target` gets shard-000000.tar ..., pack.json, and classes.txt and failed.jsonl if there are any; the shards get
+    their names together at the end. It has to be new or empty; `overwrite` replaces what an earlier run left.
+    """
+    if items_per_shard < 1:
+        raise UsageError(f"items per shard: expected 1 or more, found {items_per_shard}")
+    # as far as it is made, so that `target` inside `source` is not packed
+    folder = _candidates(source, field, labels, target if isinstance(target, Path) else None)
+    order = np.arange(len(folder.candidates))
+    if seed is not None:
+        np.random.default_rng(seed).shuffle(order)
+    candidates: Iterable[Candidate] = (folder.candidates[number] for number in order)
+    if progress:
+        from tqdm.auto import tqdm
+
+        candidates = tqdm(candidates, total=len(order), desc="pack", unit="file")
+    failures: list[Failure] = []
+    samples = _samples(candidates, source, field, transform, failures)
+    first = next(samples, None)
+    if first is None:
+        reasons = "; ".join(f"{failure.path}: {failure.reason}" for failure in failures[:3])
+        raise InputError(f"none of the {len(failures)} files in {source} can be packed ({reasons})")
+    summary = PackSummary(0, 0, folder.ignored, (), 0, folder.classes, ())
+    if not isinstance(target, Path):
+        counted = _CountingStream(target)
+        count = _write_tar(counted, _chain(first, samples))
+        summary = replace(summary, count=count, bytes=counted.size)
+        return replace(summary, failed=len(failures), failures=tuple(failures))
+    settings = {
+        "field": field,
+        "transform": None if transform is None else asdict(transform),
+        "items_per_shard": items_per_shard,
+        "seed": seed,
+    }
+    _check_target(target, source, overwrite)
+    return _write_directory(target, _chain(first, samples), items_per_shard, summary, failures, settings)
+
+
+class _Sink(Protocol):
+    def write(self, data: bytes, /) -> int: ...
+
+
+class _CountingStream:
+    """Passes on what is written, and knows how much it was."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.size = 0
+
+    def write(self, data: bytes, /) -> int:
+        self._stream.write(data)
+        self.size += len(data)
+        return len(data)
+
+
+Sample = dict[str, str | bytes]
+
+
+def _candidates(source: Path, field: str | None, labels: bool | None, exclude: Path | None) -> Folder:
+    if not source.exists():
+        raise InputError(f"no such folder: {source}", hint="give a folder of images, or of npy or npz files")
+    if not source.is_dir():
+        raise InputError(f"not a folder: {source}", hint="put the file into a folder of its own and pack that")
+    suffixes = ARRAY_SUFFIXES if field is None else (parse_field(field)[0],)
+    folder = walk(source, suffixes, exclude=exclude)
+    if not folder.candidates:
+        found = ", ".join(f"{count} {suffix}" for suffix, count in folder.ignored.items()) or "no files at all"
+        raise InputError(f"nothing to pack in {source}: found {found}", hint=f"expected {', '.join(suffixes)}")
+    if labels and not folder.classes:
+        raise InputError(f"no classes in {source}: some files lie beside the sub-folders, expected all within them")
+    if labels is False:
+        unlabelled = tuple(replace(candidate, label=-1) for candidate in folder.candidates)
+        folder = replace(folder, candidates=unlabelled, classes=())
+    return folder
+
+
+def _samples(
+    candidates: Iterable[Candidate],
+    source: Path,
+    field: str | None,
+    transform: ImageTransform | None,
+    failures: list[Failure],
+) -> Iterator[Sample]:
+    """What the tars will hold, one dict per file that decodes; the others go to `failures`."""
+    for candidate in candidates:
+        try:
+            sample: Sample = {"__key__": candidate.key, **_content(candidate, field, transform)}
+        except ItemError as error:
+            failures.append(Failure(relative_name(candidate.path, source), candidate.key, str(error)))
+            continue
+        if candidate.label >= 0:
+            sample["cls"] = str(candidate.label).encode()
+        yield sample
+
+
+def _content(candidate: Candidate, field: str | None, transform: ImageTransform | None) -> dict[str, bytes]:
+    suffix = candidate.path.suffix.lower().removeprefix(".")
+    try:
+        size = candidate.path.stat().st_size
+        if size > DEFAULT_LIMITS.member:
+            raise ItemError(f"{size} bytes, expected at most {DEFAULT_LIMITS.member}")
+        content = candidate.path.read_bytes()
+    except OSError as error:
+        raise ItemError(f"cannot be read: {error.strerror or error}") from error
+    item = decode(Record(0, 0, candidate.key, {suffix: content}), field=field)
+    if transform is None or transform == ImageTransform():
+        return {suffix: content}
+    if item.peak is None:
+        raise ItemError(f"{suffix}: resizing and cropping are for images, found an array")
+    array = transform_image(item.array, item.peak, transform, max_pixels=DEFAULT_LIMITS.pixels)
+    if array.shape == item.array.shape:
+        return {suffix: content}
+    return _encoded(replace(item, array=array))
+
+
+def _encoded(item: Item) -> dict[str, bytes]:
+    """The image in a format without loss that decodes to the same values."""
+    array = item.array[..., 0] if item.array.shape[2] == 1 else item.array
+    suffix, name = ("tif", "TIFF") if array.dtype == np.float32 else ("png", "PNG")
+    if array.dtype == np.uint16 and item.peak != 65535:
+        # 12-bit codes: png knows 16
+        array = np.rint(array * (65535 / float(item.peak or 1))).astype(np.uint16)
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, name)
+    return {suffix: buffer.getvalue()}
+
+
+def _chain(first: Sample, rest: Iterator[Sample]) -> Iterator[Sample]:
+    yield first
+    yield from rest
+
+
+def _write_tar(stream: _Sink, samples: Iterable[Sample]) -> int:
+    # importing webdataset imports torch: only when there is something to write
+    from webdataset.writer import TarWriter
+
+    count = 0
+    with TarWriter(stream, user="", group="", mode=0o644, mtime=0, encoder=False) as writer:
+        for sample in samples:
+            writer.write(sample)
+            count += 1
+    return count
+
+
+def _check_target(target: Path, source: Path, overwrite: bool) -> None:
+    if target.exists() and not target.is_dir():
+        raise OutputExistsError(f"{target} is a file, expected a new or empty directory")
+    if target.exists() and target.resolve() == source.resolve():
+        raise UsageError("source and target are the same folder", hint="give a new directory for the shards")
+    names = [path.name for path in target.iterdir()] if target.exists() else []
+    found = sorted(name for name in names if not _UNFINISHED.fullmatch(name))
+    if found and not overwrite:
+        raise OutputExistsError(
+            f"{target} is not empty ({', '.join(found[:3])})", hint="give a new directory, or --overwrite"
+        )
+    foreign = [name for name in found if name.lower().endswith(".tar") and not _OURS.fullmatch(name)]
+    if foreign:
+        raise OutputExistsError(
+            f"{target} holds tars that pack did not write ({', '.join(foreign[:3])})", hint="give a new directory"
+        )
+
+
+def _write_directory(
+    target: Path,
+    samples: Iterator[Sample],
+    items_per_shard: int,
+    summary: PackSummary,
+    failures: list[Failure],
+    settings: Mapping[str, object],
+) -> PackSummary:
+    """Everything under temporary names, then renamed together: a killed pack leaves no shard that looks whole."""
+    target.mkdir(parents=True, exist_ok=True)
+    for left in target.iterdir():
+        if _UNFINISHED.fullmatch(left.name):
+            left.unlink()
+    with ExitStack() as cleanup:
+        shards: list[str] = []
+        count = size = 0
+        for first in samples:
+            name = f"shard-{len(shards):06d}.tar"
+            part = target / f".{name}.part"
+            cleanup.callback(part.unlink, missing_ok=True)
+            with part.open("wb") as stream:
+                count += _write_tar(stream, _chain(first, _take(samples, items_per_shard - 1)))
+                stream.flush()
+                os.fsync(stream.fileno())
+            size += part.stat().st_size
+            shards.append(name)
+        for old in target.iterdir():
+            if _OURS.fullmatch(old.name):
+                old.unlink()
+        for name in shards:
+            (target / f".{name}.part").rename(target / name)
+    summary = replace(
+        summary,
+        count=count,
+        failed=len(failures),
+        shards=tuple(shards),
+        bytes=size,
+        failures=tuple(failures),
+    )
+    if summary.classes:
+        (target / "classes.txt").write_text("".join(f"{name}\n" for name in summary.classes), encoding="utf-8")
+    if failures:
+        lines = (json.dumps(asdict(failure), ensure_ascii=False) + "\n" for failure in failures)
+        (target / "failed.jsonl").write_text("".join(lines), encoding="utf-8")
+    described = {name: value for name, value in asdict(summary).items() if name != "failures"}
+    text = json.dumps({**described, **settings}, indent=1, ensure_ascii=False)
+    (target / "pack.json").write_text(text + "\n", encoding="utf-8")
+    return summary
+
+
+def _take(samples: Iterator[Sample], count: int) -> Iterator[Sample]:
+    """At most `count`; unlike islice it leaves the one after."""
+    for _ in range(count):
+        sample = next(samples, None)
+        if sample is None:
+            return
+        yield sample

@@ -1,0 +1,334 @@
+"""Settings of a base: validated, frozen, written as TOML; presets; and the base they build."""
+
+import math
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+import torch
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from functaconv.base import Base
+from functaconv.errors import InputError, UsageError, lookup
+from functaconv.fitting import SOLVERS
+from functaconv.networks import NETWORKS, LatentMap, ModulatedNetwork, SiteGrid
+from functaconv.signals.batch import Axes, ChannelAxis
+from functaconv.signals.normalizer import Normalizer
+
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class DataRecipe:
+    """How records become signals."""
+
+    field: Name | None = None
+    """suffix of the member that holds the array; by default the first usable one"""
+    channels: Literal[1, 3] | None = None
+    """images: 1 for gray, 3 for RGB; by default RGB unless all of the first items are gray"""
+    channel_axis: ChannelAxis = "auto"
+    """arrays: where the channels stand"""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class NetworkRecipe:
+    """The shared coordinate network."""
+
+    kind: Name = "siren"
+    width: Annotated[int, Field(ge=1, le=8192)] = 128
+    depth: Annotated[int, Field(ge=2, le=100)] = 5
+    """layers, the linear output included"""
+    w0_first: Positive = 30.0
+    w0_hidden: Positive = 30.0
+    output_offset: Annotated[float, Field(ge=-10, le=10)] = 0.5
+    modulation: Literal["shift", "film"] = "shift"
+    """film: scales as well as shifts"""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class LatentRecipe:
+    """What is fitted per item."""
+
+    numbers: Annotated[int, Field(ge=1, le=65536)] = 64
+    """per site"""
+    sites: Annotated[tuple[Annotated[int, Field(ge=1, le=1024)], ...], Field(max_length=3)] = ()
+    """sites along each axis; empty for one global latent"""
+    interpolation: Literal["nearest", "linear"] = "nearest"
+    frame: Literal["auto", "local", "global"] = "auto"
+    """coordinates within the cell or across it; auto: local with the nearest site, global with interpolation"""
+    kernel: Literal[1, 3] = 1
+    """latent map over a site alone, or over its 3 x 3 neighbourhood"""
+    learned_start: bool = False
+
+
+@dataclass(frozen=True, config=_STRICT)
+class SolverRecipe:
+    """How a latent is fitted."""
+
+    kind: Name = "gradient"
+    steps: Annotated[int, Field(ge=1, le=1000)] = 3
+    per_step: bool = True
+    """learn the rates of each step on their own"""
+    initial: tuple[Positive, Positive] = (0.5, 0.5)
+    limits: tuple[Annotated[float, Field(ge=0, le=1e6)], Positive] = (1e-6, 10.0)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class TrainingRecipe:
+    """The outer loop."""
+
+    steps: Count | None = None
+    minutes: Positive | None = None
+    batch_size: Annotated[int, Field(ge=1, le=65536)] = 16
+    rate: Positive = 1e-3
+    solver_rate: Positive = 1e-2
+    """Adam's rate for the learned inner rates: with the network's they could not move"""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: Fraction = 0.02
+    """fraction of the budget over which the rates rise from zero"""
+    clip: Positive | None = 1.0
+    """global norm of the outer gradient"""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.995
+    """decay of the moving average that is validated and exported; 0 exports the last update"""
+    second_order: bool = True
+    inner_points: Count | None = None
+    """points of each item in the inner steps (global latents), or in whole cells (nearest site); all by default"""
+    outer_points: Count | None = None
+    """points of each item in the outer loss; all by default"""
+    recompute: Literal["auto", "yes", "no"] = "auto"
+    """gradient checkpointing of the inner steps; auto: when memory asks for it"""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Recipe:
+    """All the settings of a base and its training."""
+
+    name: Name = "custom"
+    data: DataRecipe = DataRecipe()
+    network: NetworkRecipe = NetworkRecipe()
+    latent: LatentRecipe = LatentRecipe()
+    solver: SolverRecipe = SolverRecipe()
+    training: TrainingRecipe = TrainingRecipe()
+
+    def settings(self) -> dict[str, Any]:
+        """Nested plain values; what is unset is left out."""
+        return _without_none(TypeAdapter(Recipe).dump_python(self, mode="json"))
+
+    def changed(self, settings: Mapping[str, Any]) -> "Recipe":
+        """The same recipe with some settings replaced, given as nested tables."""
+        return validated(_merged(self.settings(), settings))
+
+    def to_toml(self) -> str:
+        return tomli_w.dumps(self.settings())
+
+
+def validated(settings: Mapping[str, Any]) -> Recipe:
+    """A recipe from nested plain values; anything unknown or out of range is a `UsageError` that names it."""
+    try:
+        return TypeAdapter(Recipe).validate_python(settings)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg'].lower()}"
+            f" (found {str(problem['input'])[:80]!r})"
+            for problem in error.errors()[:5]
+        )
+        raise UsageError(
+            f"the recipe is not valid: {problems}", hint="known settings: " + ", ".join(_names())
+        ) from None
+
+
+def from_toml(path: Path) -> dict[str, Any]:
+    """The settings in a TOML file; a top-level `preset` names what they start from."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"there is no recipe file {path}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"cannot read the recipe {path}: {error}", hint="a recipe is a TOML file") from None
+
+
+def assignment(text: str) -> dict[str, Any]:
+    """`training.rate=1e-4` as nested tables; the value is TOML, or a bare word."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(f"cannot read the setting {text!r}", hint="write it as --set training.rate=1e-4")
+    lookup(dict.fromkeys(_names()), key.strip(), what="setting")
+    try:
+        parsed = tomllib.loads(f"value = {value.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    for part in reversed(key.strip().split(".")):
+        parsed = {part: parsed}
+    return dict(parsed)
+
+
+def latent_of(text: str) -> dict[str, Any]:
+    """`256`, or `8x8x16` (sites along each axis, then numbers per site), as settings."""
+    try:
+        parts = [int(part) for part in text.lower().split("x")]
+    except ValueError:
+        parts = []
+    if not 1 <= len(parts) <= 4 or min(parts) < 1:
+        raise UsageError(f"cannot read the latent {text!r}", hint="write 256, or 8x8x16 for 8 x 8 sites of 16 numbers")
+    return {"latent": {"numbers": parts[-1], "sites": parts[:-1]}}
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a preset may size itself by."""
+
+    shape: tuple[int, ...]
+    """native shape of the first item"""
+    channels: int
+    on_gpu: bool
+
+
+def preset(name: str, situation: Situation) -> Recipe:
+    """A preset by name, sized for the data and the device where it is not a published one."""
+    return lookup(PRESETS, name, what="preset")(situation)
+
+
+def build(recipe: Recipe, axes: Axes, normalizer: Normalizer) -> Base:
+    """A fresh base, initialised from the recipe's seed."""
+    latent = recipe.latent
+    sites = latent.sites or (1,) * axes.dims
+    if len(sites) != axes.dims:
+        raise UsageError(
+            f"the latent has {len(sites)} site axes, the items have {axes.dims}",
+            hint=f"write {'x'.join(['8'] * axes.dims)}x16 for spatial latents, or one number for a global one",
+        )
+    frame = latent.frame if latent.frame != "auto" else ("local" if latent.interpolation == "nearest" else "global")
+    grid = SiteGrid(tuple(sites), latent.interpolation, frame)
+    generator = torch.Generator().manual_seed(recipe.training.seed)
+    network = lookup(NETWORKS, recipe.network.kind, what="network")(
+        axes.dims,
+        axes.channels,
+        width=recipe.network.width,
+        depth=recipe.network.depth,
+        w0_first=recipe.network.w0_first,
+        w0_hidden=recipe.network.w0_hidden,
+        output_offset=recipe.network.output_offset,
+        scales=recipe.network.modulation == "film",
+        generator=generator,
+    )
+    latent_map = LatentMap(grid, latent.numbers, network.modulations, kernel=latent.kernel, generator=generator)
+    solver = lookup(SOLVERS, recipe.solver.kind, what="solver")(
+        latent.numbers,
+        steps=recipe.solver.steps,
+        per_step=recipe.solver.per_step,
+        initial=recipe.solver.initial,
+        limits=recipe.solver.limits,
+        generator=generator,
+    )
+    field = ModulatedNetwork(network, latent_map, grid)
+    return Base(field, solver, normalizer, axes, latent=latent.numbers, learned_start=latent.learned_start)
+
+
+def _functa(name: str, depth: int) -> Recipe:
+    # Dupont et al. 2022, google-deepmind/functa: 5e5 updates of 16 items per device
+    return Recipe(
+        name=name,
+        network=NetworkRecipe(width=512, depth=depth),
+        latent=LatentRecipe(numbers=256),
+        solver=SolverRecipe(per_step=False, initial=(0.005, 0.1), limits=(0.0, 1.0)),
+        training=TrainingRecipe(
+            steps=500_000,
+            batch_size=16,
+            rate=3e-6,
+            solver_rate=3e-6,
+            schedule="constant",
+            warmup=0,
+            clip=None,
+            ema=0,
+        ),
+    )
+
+
+def _spatial(name: str, depth: int, sites: tuple[int, int], numbers: int, kernel: Literal[1, 3]) -> Recipe:
+    # Bauer et al. 2023: 2e5 updates of 128 items
+    return Recipe(
+        name=name,
+        network=NetworkRecipe(width=256, depth=depth, w0_first=10, w0_hidden=10),
+        latent=LatentRecipe(numbers=numbers, sites=sites, kernel=kernel),
+        solver=SolverRecipe(per_step=False, initial=(0.005, 0.1), limits=(0.0, 1.0)),
+        training=TrainingRecipe(
+            steps=200_000,
+            batch_size=128,
+            rate=3e-5,
+            solver_rate=3e-5,
+            schedule="constant",
+            warmup=0,
+            clip=None,
+            ema=0,
+        ),
+    )
+
+
+def _sized(name: str, situation: Situation) -> Recipe:
+    """Global latents for small items, spatial ones for large: sized so that minutes are enough on the device."""
+    points = math.prod(situation.shape)
+    gpu = situation.on_gpu
+    spatial = points > 64**2
+    sites = tuple(min(64, max(1, round(size / 8))) for size in situation.shape) if spatial else ()
+    latent = LatentRecipe(numbers=16 if spatial else (256 if gpu else 64), sites=sites)
+    return Recipe(
+        name=name,
+        network=NetworkRecipe(
+            width=256 if gpu else 96, depth=6 if gpu else 5, w0_first=10 if spatial else 30, w0_hidden=10
+        ),
+        latent=latent,
+        training=sized_training(situation, latent),
+    )
+
+
+def sized_training(situation: Situation, latent: LatentRecipe) -> TrainingRecipe:
+    """Batch and points of a sized preset: more numbers per item need more points to fit them on."""
+    points, gpu = math.prod(situation.shape), situation.on_gpu
+    if latent.sites:
+        batch = max(1, (65536 if gpu else 8192) // min(points, 8192))
+        return TrainingRecipe(minutes=10, batch_size=batch, inner_points=None if points <= 8192 else 8192)
+    inner = min(points, max(256, 2 * latent.numbers))
+    return TrainingRecipe(minutes=10, batch_size=64 if gpu else 16, inner_points=inner, outer_points=2 * inner)
+
+
+PRESETS = {
+    "functa-cifar10": lambda _: _functa("functa-cifar10", 10),
+    "functa-celeba64": lambda _: _functa("functa-celeba64", 15),
+    "spatial-cifar10": lambda _: _spatial("spatial-cifar10", 6, (8, 8), 16, 1),
+    "spatial-imagenet256": lambda _: _spatial("spatial-imagenet256", 8, (32, 32), 64, 3),
+    "images": lambda situation: _sized("images", situation),
+    "arrays": lambda situation: _sized("arrays", situation),
+}
+
+
+def _names() -> Iterable[str]:
+    for section, values in asdict(Recipe()).items():
+        if isinstance(values, dict):
+            for key in values:
+                yield f"{section}.{key}"
+        else:
+            yield section
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
+    return value

@@ -1,0 +1,23 @@
+"""The words for axes, as jaxtyping aliases: item, site, latent, cell, point, coord, channel.
+
+A latent is always `[item, site, latent]`: a global latent has one site. A *cell* holds the points that
+share the same sites, so that a network sees `[item, cell, point, ...]` with one modulation per cell.
+"""
+
+from jaxtyping import Float
+from torch import Tensor
+
+Coords = Float[Tensor, "point coord"]
+"""coordinates in the unit interval, square or cube"""
+CellCoords = Float[Tensor, "cell point coord"]
+"""coordinates as the network sees them"""
+Features = Float[Tensor, "item point channel"]
+"""normalised values in the grid's own order"""
+CellFeatures = Float[Tensor, "item cell point channel"]
+"""normalised values sorted into cells"""
+CellWeights = Float[Tensor, "#item cell point #channel"]
+"""share of each value in its item's mean; sums to one over an item"""
+Latents = Float[Tensor, "item site latent"]
+Modulations = Float[Tensor, "item site modulation"]
+"""what the network receives: shifts (and scales) of all layers, side by side"""
+PerItem = Float[Tensor, " item"]

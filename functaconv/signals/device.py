@@ -1,0 +1,50 @@
+"""Which device, how much memory it has free, and how exactly it multiplies."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+
+from functaconv.errors import MissingExtraError, UsageError
+
+Precision = Literal["auto", "float32", "tf32"]
+
+
+def device_of(name: str) -> torch.device:
+    """`auto` (a GPU when there is one), `cpu`, `cuda` or `cuda:N`."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()) or (kind == "cpu" and number):
+        raise UsageError(f"there is no device {name!r}", hint="one of auto, cpu, cuda, cuda:0, ...")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise MissingExtraError(
+            f"device {name} is not there: torch sees {torch.cuda.device_count()} CUDA devices",
+            hint="use --device cpu, or install a torch built for CUDA",
+        )
+    return torch.device(name)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that could be allocated now."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+
+
+@contextmanager
+def precision(name: Precision, device: torch.device) -> Iterator[None]:
+    """How float32 matrices are multiplied meanwhile: `auto` is full float32, as on the CPU."""
+    if name not in ("auto", "float32", "tf32"):
+        raise UsageError(f"there is no precision {name!r}", hint="one of auto, float32, tf32")
+    if name == "tf32" and device.type != "cuda":
+        raise UsageError("tf32 is a mode of CUDA devices", hint="leave --precision out, or use --device cuda")
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,0 +1,218 @@
+"""The only threads: decoding in parallel, in order, a bounded distance ahead."""
+
+import itertools
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from functaconv.errors import InputError
+from functaconv.signals.batch import Batch, Signal
+from functaconv.sources.items import Record
+from functaconv.sources.webdataset import index_shard, read_at
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+
+def map_ahead(
+    function: Callable[[Given], Made], items: Iterable[Given], *, workers: int, ahead: int | None = None
+) -> Iterator[Made]:
+    """`map` with the calls in `workers` threads, results in order, at most `ahead` of them waiting.
+
+    An exception of `function` or of the iterable surfaces where its result would have stood, after those before it.
+    """
+    if workers <= 0:
+        yield from map(function, items)
+        return
+    waiting: deque[Future[Made]] = deque()
+    iterator = iter(items)
+    with ThreadPoolExecutor(workers, thread_name_prefix="functaconv-decode") as pool:
+        try:
+            failure: BaseException | None = None
+            while True:
+                while failure is None and len(waiting) < (ahead or 4 * workers):
+                    try:
+                        given = next(iterator)
+                    except StopIteration:
+                        break
+                    except Exception as error:
+                        # what was read before the source broke is still good
+                        failure = error
+                        break
+                    waiting.append(pool.submit(function, given))
+                if not waiting:
+                    if failure is not None:
+                        raise failure
+                    return
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def prefetched(items: Iterable[Made], depth: int = 2) -> Iterator[Made]:
+    """The same items, produced in a thread up to `depth` ahead of their use."""
+    channel: queue.Queue[tuple[Made | None, BaseException | None]] = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def put(message: tuple[Made | None, BaseException | None]) -> None:
+        while not stopped.is_set():
+            try:
+                channel.put(message, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+
+    def produce() -> None:
+        try:
+            for item in items:
+                put((item, None))
+                if stopped.is_set():
+                    return
+            put((None, None))
+        except BaseException as error:
+            put((None, error))
+
+    thread = threading.Thread(target=produce, name="functaconv-prefetch", daemon=True)
+    thread.start()
+    try:
+        for _ in itertools.count():
+            item, error = channel.get()
+            if error is not None:
+                raise error
+            if item is None:
+                return
+            yield item
+    finally:
+        stopped.set()
+        thread.join()
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a sampler stands: all it needs to go on with the very same batches."""
+
+    epoch: int = 0
+    index: int = 0
+    waiting: tuple[int, ...] = ()
+    """items drawn but not yet in a batch, in the order drawn"""
+
+
+class Sampler:
+    """Random batches per shape, epoch after epoch; within an epoch every item is drawn once.
+
+    Items wait for others of their shape; at the end of an epoch, or when more than eight batches are waiting, the
+    largest group goes as a short batch. Items that `load` cannot give (None) are passed over.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[int], Signal | None],
+        indices: Sequence[int],
+        batch_size: int,
+        seed: int,
+        position: Position | None = None,
+        *,
+        pin: bool = False,
+    ) -> None:
+        self._load, self._indices, self._size, self._seed, self._pin = (
+            load,
+            tuple(indices),
+            batch_size,
+            seed,
+            pin,
+        )
+        self._position = position or Position()
+
+    def __iter__(self) -> Iterator[tuple[Batch, Position]]:
+        """Batches for ever, each with the position after it."""
+        groups: dict[tuple[int, ...], list[tuple[int, Signal]]] = {}
+        for index in self._position.waiting:
+            self._add(groups, index)
+        epoch, place = self._position.epoch, self._position.index
+        while True:
+            order = np.random.default_rng((self._seed, epoch)).permutation(len(self._indices))
+            gave = False
+            while place < len(order):
+                shape = self._add(groups, self._indices[order[place]])
+                place += 1
+                if shape is not None and len(groups[shape]) >= self._size:
+                    yield self._take(groups, shape, epoch, place)
+                    gave = True
+                elif sum(map(len, groups.values())) > 8 * self._size:
+                    yield self._take(groups, max(groups, key=lambda key: len(groups[key])), epoch, place)
+                    gave = True
+            # a dataset smaller than a batch, or the odd shapes of this epoch
+            while groups:
+                yield self._take(groups, max(groups, key=lambda key: len(groups[key])), epoch, place)
+                gave = True
+            if not gave:
+                raise InputError("no training item could be decoded", hint="`functaconv inspect` lists what is there")
+            epoch, place = epoch + 1, 0
+
+    def _add(self, groups: dict[tuple[int, ...], list[tuple[int, Signal]]], index: int) -> tuple[int, ...] | None:
+        signal = self._load(index)
+        if signal is None:
+            return None
+        shape = (signal.values.dtype.num, *signal.shape)
+        groups.setdefault(shape, []).append((index, signal))
+        return shape
+
+    def _take(
+        self,
+        groups: dict[tuple[int, ...], list[tuple[int, Signal]]],
+        shape: tuple[int, ...],
+        epoch: int,
+        place: int,
+    ) -> tuple[Batch, Position]:
+        chosen = groups.pop(shape)
+        waiting = tuple(index for group in groups.values() for index, _ in group)
+        batch = Batch.of([signal for _, signal in chosen], [index for index, _ in chosen], pin=self._pin)
+        return batch, Position(epoch, place, waiting)
+
+
+class Collection:
+    """Random access to the signals of shards; decoded ones are kept in memory up to a limit."""
+
+    def __init__(
+        self,
+        shards: Sequence[str],
+        decode: Callable[[Record], Signal | None],
+        *,
+        memory: int = 2 << 30,
+    ) -> None:
+        self._shards, self._decode, self._memory = tuple(shards), decode, memory
+        self._locations = [
+            (number, location) for number, shard in enumerate(shards) for location in index_shard(shard)
+        ]
+        self._kept: dict[int, Signal | None] = {}
+        self.bytes_kept = 0
+
+    def __len__(self) -> int:
+        return len(self._locations)
+
+    def __getitem__(self, index: int) -> Signal | None:
+        """The signal of a record, or None when the record gives none."""
+        if index in self._kept:
+            return self._kept[index]
+        number, location = self._locations[index]
+        signal = self._decode(read_at(self._shards[number], location, number))
+        size = 0 if signal is None else signal.values.nbytes
+        if self.bytes_kept + size <= self._memory:
+            self._kept[index] = signal
+            self.bytes_kept += size
+        return signal
+
+    def is_known_bad(self, index: int) -> bool:
+        """True when the record was looked at and gave no signal."""
+        return index in self._kept and self._kept[index] is None
+
+    def all(self, *, workers: int) -> Iterator[Signal | None]:
+        """Every signal once, in order, decoded in parallel."""
+        yield from map_ahead(self.__getitem__, range(len(self)), workers=workers)

@@ -1,0 +1,264 @@
+"""From a record to an item, by an allow-list of suffixes: nothing here unpickles or runs what it reads.
+
+Images: see `images`. Arrays (npy, npz) keep their shape; float16, float64 and longer become float32,
+booleans uint8, integers keep their width. Values that are not finite are legal there; an array without one
+finite value is not. An npz with several arrays needs the field `npz:NAME`.
+"""
+
+import io
+import json
+import math
+import re
+import struct
+import zipfile
+import zlib
+from dataclasses import dataclass, replace
+from tokenize import TokenError
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+
+from functaconv.errors import ItemError, UsageError
+from functaconv.sources.images import (
+    IMAGE_SUFFIXES,
+    ImageTransform,
+    data_format,
+    decode_image,
+    parse_size,
+    transform_image,
+)
+from functaconv.sources.items import Item, Record
+
+__all__ = [
+    "ARRAY_SUFFIXES",
+    "DEFAULT_LIMITS",
+    "SUFFIXES",
+    "ImageTransform",
+    "Limits",
+    "decode",
+    "parse_field",
+    "parse_size",
+    "transform_image",
+    "usable_field",
+]
+
+ARRAY_SUFFIXES = (*IMAGE_SUFFIXES, "npy", "npz")
+"""the suffixes that hold an array, in the order of preference when a record has several: lossless first"""
+SUFFIXES = frozenset({*ARRAY_SUFFIXES, "cls", "txt", "json"})
+"""the allow-list; of a suffix with dots (`mask.png`) the last part counts"""
+
+_ARRAY_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    ArithmeticError,
+    RuntimeError,
+    TokenError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    UserWarning,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one item may cost: a file beyond is refused before memory is taken for it."""
+
+    member: int = 256 << 20
+    """bytes of one member of an archive, or of one file"""
+    pixels: int = 178_956_970
+    """width x height of an image: where Pillow, too, speaks of a decompression bomb"""
+    expanded: int = 1 << 30
+    """bytes of the decoded array, and of all members of one record together"""
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def parse_field(field: str) -> tuple[str, str | None]:
+    """`png` -> (png, None), `npz:NAME` -> (npz, NAME): the suffix, and the array inside it."""
+    suffix, colon, name = field.strip().partition(":")
+    suffix = suffix.lstrip(".").lower()
+    if _last(suffix) not in ARRAY_SUFFIXES or (colon and (_last(suffix) != "npz" or not name)):
+        raise UsageError(
+            f"not a field that can hold an array: {field!r}",
+            hint=f"expected one of {', '.join(ARRAY_SUFFIXES)}, or npz:NAME for one array of an npz",
+        )
+    return suffix, name or None
+
+
+def usable_field(record: Record, field: str | None) -> str | None:
+    """The suffix that holds the record's array, or None.
+
+    Without `field` the first of `ARRAY_SUFFIXES` that is there; only without any of them a suffix with dots.
+    """
+    if field is not None:
+        suffix, _ = parse_field(field)
+        return suffix if suffix in record.fields else None
+    plain = (suffix for suffix in ARRAY_SUFFIXES if suffix in record.fields)
+    return next(plain, None) or next(iter(_dotted(record)), None)
+
+
+def decode(
+    record: Record,
+    *,
+    field: str | None = None,
+    channels: int | None = None,
+    transform: ImageTransform | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Item:
+    """The record's array with its label and attributes; ItemError says why there is none.
+
+    `channels` (1 or 3) converts images; None leaves gray 1 and every colour 3. Arrays keep theirs.
+    `transform` is for images: with one, an array is refused.
+    """
+    if record.problem is not None:
+        raise ItemError(record.problem)
+    suffix = usable_field(record, field)
+    if suffix is None:
+        found = ", ".join(sorted(record.fields)) or "none that can be read"
+        raise ItemError(f"no array: found members {found}; expected {field or 'one of ' + ', '.join(ARRAY_SUFFIXES)}")
+    dotted = _dotted(record)
+    if field is None and suffix in dotted and len(dotted) > 1:
+        names = ", ".join(f"{record.key}.{name}" for name in dotted[:3])
+        raise ItemError(
+            f"{len(dotted)} arrays in one record ({names}): names are one record up to their first dot; "
+            "rename the files, or choose one with the field option"
+        )
+    content = record.fields[suffix]
+    if len(content) > limits.member:
+        raise ItemError(f"{suffix}: {len(content)} bytes, expected at most {limits.member}")
+    item = Item(
+        key=record.key,
+        array=np.empty(0),
+        kind="array",
+        label=_label(record.fields.get("cls")),
+        attributes=_attributes(record),
+        shard=record.shard,
+        record=record.record,
+    )
+    if _last(suffix) in IMAGE_SUFFIXES:
+        array, peak = decode_image(
+            content, suffix, channels=channels, max_pixels=limits.pixels, max_bytes=limits.expanded
+        )
+        if transform is not None:
+            array = transform_image(array, peak, transform, max_pixels=limits.pixels)
+        return replace(item, array=array, kind="image", peak=peak)
+    if transform is not None and transform != ImageTransform():
+        raise ItemError(f"{suffix}: resizing and cropping are for images, found an array")
+    name = None if field is None else parse_field(field)[1]
+    return replace(item, array=_decode_array(content, suffix, name, limits))
+
+
+def _last(suffix: str) -> str:
+    return suffix.rpartition(".")[2]
+
+
+def _dotted(record: Record) -> list[str]:
+    return sorted(suffix for suffix in record.fields if "." in suffix and _last(suffix) in ARRAY_SUFFIXES)
+
+
+def _decode_array(content: bytes, suffix: str, name: str | None, limits: Limits) -> np.ndarray:
+    reader = _read_npz if _last(suffix) == "npz" else _read_npy
+    try:
+        array = reader(content, name, limits)
+    except _ARRAY_ERRORS as error:
+        reason = str(error).rstrip(".") or type(error).__name__
+        raise ItemError(f"{suffix}: expected a complete array, found {data_format(content)} data ({reason})") from error
+    except ItemError as error:
+        raise ItemError(f"{suffix}: {error}") from error
+    return _numeric(array, suffix)
+
+
+def _read_npy(content: bytes, name: str | None, limits: Limits) -> np.ndarray:  # noqa: ARG001 - one shape for both
+    return _read_stream(io.BytesIO(content), len(content), limits)
+
+
+def _read_npz(content: bytes, name: str | None, limits: Limits) -> np.ndarray:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        arrays = {info.filename.removesuffix(".npy"): info for info in archive.infolist()
+                  if info.filename.endswith(".npy")}  # fmt: skip
+        found = ", ".join(sorted(arrays)) or "none"
+        if name is None and len(arrays) != 1:
+            raise ItemError(f"{len(arrays)} arrays ({found}), expected one; choose with the field npz:NAME")
+        if name is not None and name not in arrays:
+            raise ItemError(f"no array {name!r}, found {found}")
+        info = arrays[name] if name is not None else next(iter(arrays.values()))
+        if info.file_size > limits.expanded:
+            raise ItemError(f"{info.filename}: expands to {info.file_size} bytes, expected at most {limits.expanded}")
+        # other methods are not written by numpy, and do not decompress in bounded pieces
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ItemError(
+                f"{info.filename}: compressed in a way (zip method {info.compress_type}) numpy never writes"
+            )
+        with archive.open(info) as stream:
+            return _read_stream(cast(BinaryIO, stream), info.file_size, limits)
+
+
+def _read_stream(stream: BinaryIO, size: int, limits: Limits) -> np.ndarray:
+    """One array in npy format out of `size` bytes; its header is believed only as far as these go."""
+    version = np.lib.format.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise ItemError(f"npy format {version[0]}.{version[1]}, which is for records; expected numbers (1.0 or 2.0)")
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read_header(stream)
+    if dtype.hasobject or dtype.kind not in "biuf":
+        raise ItemError(f"values of type {dtype}, expected integers, floats or booleans")
+    if not shape or any(length < 1 for length in shape):
+        raise ItemError(f"shape {shape}, expected one axis or more, each of length one or more")
+    needed, left = math.prod(shape) * dtype.itemsize, size - stream.tell()
+    if needed > limits.expanded:
+        raise ItemError(f"shape {shape} of {dtype} needs {needed} bytes, expected at most {limits.expanded}")
+    if needed != left:
+        raise ItemError(f"shape {shape} of {dtype} needs {needed} bytes, found {left}")
+    content = stream.read(needed)
+    if len(content) != needed or stream.read(1):
+        raise ItemError(f"shape {shape} of {dtype} needs {needed} bytes, found {len(content)}")
+    return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _numeric(array: np.ndarray, suffix: str) -> np.ndarray:
+    """Native, writable and C-ordered, in one of the types that the rest of the program takes."""
+    kind = array.dtype.kind
+    types: dict[str, np.dtype[Any]] = {"b": np.dtype(np.uint8), "f": np.dtype(np.float32)}
+    dtype = types.get(kind, array.dtype.newbyteorder("="))
+    with np.errstate(over="ignore"):
+        result: np.ndarray = array.astype(dtype, order="C", copy=True)
+    if kind == "f":
+        finite = np.isfinite(result)
+        if not finite.any() and not np.isfinite(array).any():
+            raise ItemError(f"{suffix}: no finite value among {array.size}")
+        if array.dtype.itemsize > dtype.itemsize and not np.array_equal(finite, np.isfinite(array)):
+            raise ItemError(f"{suffix}: values beyond float32 (more than 3.4e38), found {array.dtype}")
+    return result
+
+
+def _label(content: bytes | None) -> int:
+    if content is None:
+        return -1
+    text = content.strip()
+    if not re.fullmatch(rb"\+?[0-9]{1,18}|-1", text):
+        raise ItemError(
+            f"cls: expected the number of a class (0, 1, ...), found {text[:40].decode('ascii', 'replace')!r}"
+        )
+    return int(text)
+
+
+def _attributes(record: Record) -> dict[str, Any]:
+    """The record's json object (any other json value under "json") and its txt, under "text"."""
+    attributes: dict[str, Any] = {}
+    try:
+        if "json" in record.fields:
+            value = json.loads(record.fields["json"])
+            attributes.update(value if isinstance(value, dict) else {"json": value})
+        if "txt" in record.fields:
+            attributes["text"] = record.fields["txt"].decode("utf-8")
+    except (ValueError, RecursionError) as error:
+        which = "txt" if "text" not in attributes and isinstance(error, UnicodeDecodeError) else "json"
+        raise ItemError(f"{which}: expected valid UTF-8 {'JSON' if which == 'json' else 'text'} ({error})") from error
+    return attributes

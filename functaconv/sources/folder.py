@@ -1,0 +1,123 @@
+"""A folder of raw files as a list of candidates: the same folder gives the same list, in the same order."""
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from functaconv.errors import InputError
+
+# a USTAR header holds a base name of 100 bytes below a directory of 155; some are left for suffix and number
+_LONGEST_NAME, _LONGEST_DIRECTORY = 85, 150
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A file that may become an item."""
+
+    path: Path
+    key: str
+    """unique in its folder; no dots, so that it is one record of a tar and a safe file name"""
+    label: int
+    """index into `Folder.classes`; -1 without classes"""
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """What a walk through a folder found."""
+
+    candidates: tuple[Candidate, ...]
+    ignored: Mapping[str, int]
+    """suffix with its dot -> number of files; "(hidden)" and "(no suffix)" besides"""
+    classes: tuple[str, ...]
+    """the sub-folders, if every candidate lies in one; else empty"""
+
+
+def walk(folder: Path, suffixes: Container[str], *, exclude: Path | None = None) -> Folder:
+    """All files below `folder` with one of `suffixes` (without dot, case ignored), sorted by path.
+
+    Hidden files and folders are left out. Links to folders are followed unless they lead back to where the
+    walk came through. `exclude` is a folder not to enter.
+    """
+    ignored: Counter[str] = Counter()
+    paths: list[Path] = []
+    for path in _files(folder, (), None if exclude is None else exclude.resolve(), ignored):
+        suffix = path.suffix.lower()
+        if suffix.removeprefix(".") in suffixes:
+            paths.append(path)
+        else:
+            ignored[suffix or "(no suffix)"] += 1
+    relative = [path.relative_to(folder) for path in paths]
+    classes: tuple[str, ...] = ()
+    if all(len(path.parts) > 1 for path in relative):
+        classes = tuple(sorted({path.parts[0] for path in relative}))
+    labels = {name: label for label, name in enumerate(classes)}
+    taken: set[str] = set()
+    candidates = tuple(
+        Candidate(path, _unique(clean_key(short.with_suffix("").as_posix()), taken), labels.get(short.parts[0], -1))
+        for path, short in zip(paths, relative, strict=True)
+    )
+    return Folder(candidates, dict(sorted(ignored.items())), classes)
+
+
+def clean_key(name: str) -> str:
+    """A relative path as a key: no dots, no control characters, no `..`, short enough for a tar."""
+    # bytes that are no UTF-8 come as lone surrogates
+    name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    parts = [_clean_part(part) for part in name.split("/") if part not in ("", ".", "..")]
+    key = "/".join(parts) or "_"
+    directory, _, base = key.rpartition("/")
+    if len(base.encode()) > _LONGEST_NAME or len(directory.encode()) > _LONGEST_DIRECTORY:
+        start = key.encode()[: _LONGEST_NAME - 17].decode("utf-8", "ignore").replace("/", "_")
+        key = f"{start}_{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    return key
+
+
+def _clean_part(part: str) -> str:
+    part = re.sub(r"[\x00-\x1f\x7f-\x9f.\\]", "_", part)
+    # webdataset skips names that look like __this__
+    return (part.strip("_") or "_") if re.fullmatch(r"__.*__", part) else part
+
+
+def _unique(key: str, taken: set[str]) -> str:
+    number, unique = 1, key
+    while unique in taken:
+        number += 1
+        unique = f"{key}_{number}"
+    taken.add(unique)
+    return unique
+
+
+def _files(
+    folder: Path, above: tuple[tuple[int, int], ...], exclude: Path | None, ignored: Counter[str]
+) -> Iterator[Path]:
+    try:
+        status = folder.stat()
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise InputError(f"cannot read the folder {folder}: {error.strerror or error}") from error
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
+    for entry in entries:
+        path = folder / entry.name
+        if entry.name.startswith("."):
+            ignored["(hidden)"] += 1
+        elif entry.is_dir():
+            if exclude is None or path.resolve() != exclude:
+                yield from _files(path, (*above, here), exclude, ignored)
+        elif entry.is_file() or entry.is_symlink():
+            # a link to nowhere is a candidate too: it fails with a reason
+            yield path
+        else:
+            ignored["(not a file)"] += 1
+
+
+def relative_name(path: Path, folder: Path) -> str:
+    """The path below `folder` as it can be written to JSON."""
+    name = PurePosixPath(path.relative_to(folder)).as_posix()
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,0 +1,298 @@
+"""From the bytes of an image file to height x width x channel, channels last: 1 for gray, 3 for colour.
+
+What becomes of the less usual ones:
+
+- transparency (an alpha channel, a transparent colour or palette entry) is composited over white;
+- palette, CMYK, YCbCr and Lab images become RGB (CMYK without colour management, as Pillow does it);
+- 16-bit gray stays uint16; 16-bit colour, and 16-bit gray with alpha, become 8-bit: Pillow reads the high
+  byte only;
+- float TIFF is taken when all its values lie in 0..1; 32-bit integers have no full intensity and are refused;
+- of several pages or frames the first is taken; the EXIF orientation is applied.
+"""
+
+import io
+import math
+import re
+import struct
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from PIL import (
+    BmpImagePlugin,
+    Image,
+    ImageCms,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+    features,
+)
+
+from functaconv.errors import ItemError, UsageError
+
+# opening with the plugin's own class is Image.open(formats=[...]) without its warning about large images,
+# which could only be silenced for all threads at once; the size is checked here, before pixels are decoded
+_IMAGES: Mapping[str, tuple[str, type[ImageFile.ImageFile]]] = {
+    "png": ("PNG", PngImagePlugin.PngImageFile),
+    "tif": ("TIFF", TiffImagePlugin.TiffImageFile),
+    "tiff": ("TIFF", TiffImagePlugin.TiffImageFile),
+    "bmp": ("BMP", BmpImagePlugin.BmpImageFile),
+    "webp": ("WebP", WebPImagePlugin.WebPImageFile),
+    "jpg": ("JPEG", JpegImagePlugin.JpegImageFile),
+    "jpeg": ("JPEG", JpegImagePlugin.JpegImageFile),
+}
+_PHOTOMETRIC = TiffImagePlugin.PHOTOMETRIC_INTERPRETATION
+_ORIENTATION = 0x0112
+IMAGE_SUFFIXES = tuple(_IMAGES)
+"""in the order of preference: lossless first"""
+
+_SIGNATURES = (
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
+    (b"BM", "BMP"),
+    (b"GIF8", "GIF"),
+    (b"%!PS", "PostScript"),
+    (b"\xc5\xd0\xd3\xc6", "PostScript"),
+    (b"%PDF", "PDF"),
+    (b"\x93NUMPY", "npy"),
+    (b"PK\x03\x04", "zip"),
+    (b"\x1f\x8b", "gzip"),
+    (b"<", "HTML, SVG or XML"),
+)
+
+# what Pillow's plugins are known to raise on damaged bytes, and warnings where a caller made them errors; not
+# MemoryError: that is about this machine, not about the item
+_IMAGE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    EOFError,
+    ArithmeticError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    ImageCms.PyCMSError,
+    ImportError,
+    UserWarning,
+    RuntimeWarning,
+)
+Size = int | tuple[int, int]
+"""(height, width), or one number: the short side when resizing, both sides when cropping"""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageTransform:
+    """First resize (Lanczos, antialiased), then cut out the centre."""
+
+    resize: Size | None = None
+    crop: Size | None = None
+
+
+def parse_size(text: str) -> Size:
+    """`64` -> 64, `64x48` -> (64, 48): height, then width."""
+    match = re.fullmatch(r"([1-9][0-9]{0,5})(?:x([1-9][0-9]{0,5}))?", text.strip())
+    if match is None:
+        raise UsageError(f"not a size: {text!r}", hint="give one number (64) or height x width (64x48), in pixels")
+    height, width = match.groups()
+    return int(height) if width is None else (int(height), int(width))
+
+
+def decode_image(
+    content: bytes, suffix: str, *, channels: int | None, max_pixels: int, max_bytes: int
+) -> tuple[np.ndarray, float]:
+    """The image, and the code of its full intensity (255, 4095, 65535 or 1.0).
+
+    `channels` None leaves gray 1 and every colour 3; 1 or 3 converts, gray by ITU-R 601.
+    """
+    name, plugin = _IMAGES[suffix.rpartition(".")[2]]
+    found = data_format(content)
+    if found != name:
+        raise ItemError(f"{suffix}: expected {name} data, found {found}; the suffix has to say what the file is")
+    if name == "WebP" and not features.check("webp"):
+        raise ItemError(f"{suffix}: the installed Pillow was built without WebP")
+    try:
+        with plugin(io.BytesIO(content)) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise ItemError(f"{suffix}: {width} x {height} pixels, expected at most {max_pixels} in all")
+            # three channels of one byte, or one of at most four
+            if 4 * width * height > max_bytes:
+                raise ItemError(f"{suffix}: {width} x {height} pixels need more than {max_bytes} bytes")
+            rawmode = _rawmode(image)
+            image.load()
+            array, peak = _pixels(image, name, rawmode)
+            orientation = _orientation(image)
+    except _IMAGE_ERRORS as error:
+        reason = str(error).rstrip(".") or type(error).__name__
+        raise ItemError(f"{suffix}: expected a complete {name} image, found damaged data ({reason})") from error
+    array = np.array(_ORIENTATIONS[orientation](array), order="C")
+    return _with_channels(array, channels), peak
+
+
+def data_format(content: bytes) -> str:
+    """What the first bytes say the data is, in words."""
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return "WebP"
+    if not content:
+        return "nothing (an empty file)"
+    known = (name for start, name in _SIGNATURES if content.startswith(start))
+    return next(known, f"unknown data (it starts with {content[:8].hex(' ')})")
+
+
+def transform_image(array: np.ndarray, peak: float, transform: ImageTransform, *, max_pixels: int) -> np.ndarray:
+    """The image resized and cropped; the very same values where its size is already right."""
+    if transform.resize is not None:
+        array = _resized(array, peak, transform.resize, max_pixels)
+    if transform.crop is not None:
+        array = _cropped(array, transform.crop)
+    return array
+
+
+def _rawmode(image: ImageFile.ImageFile) -> str:
+    """How the pixels are stored, which after loading is no longer known."""
+    arguments = image.tile[0].args if image.tile else ()
+    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return first if isinstance(first, str) else image.mode
+
+
+def _pixels(image: ImageFile.ImageFile, name: str, rawmode: str) -> tuple[np.ndarray, float]:
+    """Height x width x 1 or 3, and the code of full intensity."""
+    mode, transparent = image.mode, image.info.get("transparency")
+    if mode.startswith("I;16") or (mode == "I" and name == "PNG"):
+        array, peak = np.asarray(image).astype(np.uint16), 4095 if rawmode == "I;12" else 65535
+    elif mode == "F":
+        array, peak = np.asarray(image).astype(np.float32), 1
+        _check_unit_range(array)
+    elif mode == "I":
+        raise ItemError(
+            f"{name} with 32-bit or signed integers ({mode}), whose full intensity is not known; "
+            "expected 8 or 16 bit unsigned, or float in 0..1 (or save the values as npy)"
+        )
+    else:
+        if mode in ("1", "L", "RGB"):
+            # done below, on values: Pillow's own conversion misses 2, 4 and 16 bit images
+            image.info.pop("transparency", None)
+        array, peak = np.array(_flattened(image)), 255
+        if rawmode.startswith("LA"):
+            array = array[..., 0] if array.ndim == 3 else array
+    array = array.reshape(*array.shape[:2], -1)
+    # Pillow inverts these itself at 8 bit and below
+    if (
+        name == "TIFF"
+        and mode[0] in "IF"
+        and cast(Any, image).tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
+    ):
+        array = array.dtype.type(peak) - array
+    if transparent is not None and mode in ("1", "L", "RGB", "I;16", "I;16B", "I"):
+        scale = {"L;2": 85, "L;4": 17}.get(rawmode, 1)
+        shift = 8 if rawmode.startswith("RGB;16") else 0
+        colour = (np.atleast_1d(np.asarray(transparent, dtype=np.int64)) * scale) >> shift
+        if (colour <= peak).all():
+            array[(array == colour.astype(array.dtype)).all(axis=-1)] = peak
+    return array, float(peak)
+
+
+def _check_unit_range(array: np.ndarray) -> None:
+    low, high = float(np.min(array)), float(np.max(array))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ItemError("float image with values that are not finite; expected 0..1 (or save the values as npy)")
+    if low < 0 or high > 1:
+        raise ItemError(f"float image with values {low:.6g}..{high:.6g}; expected 0..1 (or save the values as npy)")
+
+
+def _flattened(image: Image.Image) -> Image.Image:
+    """As L or RGB, over white."""
+    if image.mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        flat = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+        # None only when working in place
+        return cast(Image.Image, flat)
+    target = {"La": "LA", "RGBa": "RGBA", "P": "RGBA", "PA": "RGBA", "1": "L"}.get(image.mode, image.mode)
+    if target not in ("L", "LA", "RGBA"):
+        target = "RGB"
+    if image.mode != target:
+        image = image.convert(target)
+    if target not in ("LA", "RGBA"):
+        return image
+    white = Image.new(target[:-1], image.size, "white")
+    white.paste(image.convert(target[:-1]), mask=image.getchannel("A"))
+    return white
+
+
+def _orientation(image: Image.Image) -> int:
+    # damaged EXIF says nothing about the pixels; Pillow only warns of it
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except _IMAGE_ERRORS:
+        return 1
+    return value if isinstance(value, int) and value in _ORIENTATIONS else 1
+
+
+def _turned(array: np.ndarray, quarters: int, mirror: bool) -> np.ndarray:
+    """Mirrored left to right, then turned clockwise."""
+    return np.rot90(array[:, ::-1] if mirror else array, -quarters)
+
+
+# EXIF 2.32, table 6: what has to be done to the stored pixels
+_ORIENTATIONS: Mapping[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda array: array,
+    2: lambda array: _turned(array, 0, True),
+    3: lambda array: _turned(array, 2, False),
+    4: lambda array: _turned(array, 2, True),
+    5: lambda array: _turned(array, 3, True),
+    6: lambda array: _turned(array, 1, False),
+    7: lambda array: _turned(array, 1, True),
+    8: lambda array: _turned(array, 3, False),
+}
+
+
+def _with_channels(array: np.ndarray, channels: int | None) -> np.ndarray:
+    if channels is None or array.shape[2] == channels:
+        return array
+    if channels not in (1, 3):
+        raise UsageError(f"images have 1 or 3 channels, not {channels}")
+    if channels == 3:
+        return np.repeat(array, 3, axis=2)
+    return np.array(Image.fromarray(array).convert("L"))[..., None]
+
+
+def _resized(array: np.ndarray, peak: float, size: Size, max_pixels: int) -> np.ndarray:
+    height, width = array.shape[:2]
+    short = min(height, width)
+    if isinstance(size, int):
+        size = (max(1, round(height * size / short)), max(1, round(width * size / short)))
+    if size == (height, width):
+        return array
+    if size[0] * size[1] > max_pixels:
+        raise ItemError(f"resizing to {size[0]} x {size[1]} pixels, expected at most {max_pixels} in all")
+    planes = []
+    for channel in range(array.shape[2]):
+        plane = array[..., channel]
+        source = Image.fromarray(plane if plane.dtype == np.uint8 else plane.astype(np.float32))
+        result = np.asarray(source.resize((size[1], size[0]), Image.Resampling.LANCZOS))
+        if plane.dtype != np.uint8:
+            # Lanczos overshoots at edges
+            result = np.clip(result, 0, peak)
+        planes.append((np.rint(result) if array.dtype.kind == "u" else result).astype(array.dtype))
+    return np.stack(planes, axis=-1)
+
+
+def _cropped(array: np.ndarray, size: Size) -> np.ndarray:
+    height, width = array.shape[:2]
+    rows, columns = (size, size) if isinstance(size, int) else size
+    if rows > height or columns > width:
+        raise ItemError(f"image of {height} x {width} (height x width) is smaller than the crop {rows} x {columns}")
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return np.ascontiguousarray(array[top : top + rows, left : left + columns])

@@ -1,0 +1,373 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+from functaconv.errors import InputError, OutputExistsError
+from functaconv.functaset import FunctasetWriter, Layout, Quantiser, open_functaset, verify
+
+from .conftest import BASE, LAYOUTS, attributes_of, block_of, encode, quantiser_of, tree
+
+SETTINGS: dict[str, Any] = {"seed": 0, "solver": {"steps": 3}}
+
+
+class KilledError(Exception):
+    """Stands for a kill."""
+
+
+@pytest.fixture
+def undisturbed(tmp_path: Path, chunks_of_two: None) -> dict[str, bytes]:
+    return tree(encode(tmp_path / "undisturbed.zarr", LAYOUTS["two"]))
+
+
+def test_a_run_killed_at_any_file_and_resumed_gives_the_same_bytes(
+    tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every file, the arrays' included, appears by a rename: fail at each in turn."""
+    for kill_at in range(10_000):
+        path = tmp_path / f"{kill_at}.zarr"
+        left = kill_at
+
+        def failing(rename: Any) -> Any:
+            def rename_or_fail(*arguments: Any, **options: Any) -> Any:
+                nonlocal left
+                left -= 1
+                if left == -1:
+                    raise KilledError
+                return rename(*arguments, **options)
+
+            return rename_or_fail
+
+        with monkeypatch.context() as patch:
+            for name in ("rename", "replace"):
+                patch.setattr(os, name, failing(getattr(os, name)))
+            try:
+                encode(path, LAYOUTS["two"])
+            except KilledError:
+                killed = True
+            else:
+                killed = False
+        encode(path, LAYOUTS["two"])
+        assert tree(path) == undisturbed
+        shutil.rmtree(path)
+        if not killed:
+            break
+    # two parts of two blocks, nine arrays: far more than this many files
+    assert kill_at > 30
+
+
+@pytest.mark.parametrize("kill_at", [4, 12, 30])
+def test_a_process_that_dies_leaves_nothing_that_stays(
+    tmp_path: Path, kill_at: int, undisturbed: dict[str, bytes], chunks_of_two: None
+) -> None:
+    """No handler runs and temporary files stay behind, unlike when an exception is raised."""
+    path = tmp_path / "out.zarr"
+    program = f"""
+import os, sys
+from pathlib import Path
+left = {kill_at}
+def dying(rename):
+    def rename_or_die(*arguments, **options):
+        global left
+        left -= 1
+        if left < 0:
+            os._exit(9)
+        return rename(*arguments, **options)
+    return rename_or_die
+os.rename, os.replace = dying(os.rename), dying(os.replace)
+from functaconv.functaset import arrays
+arrays._CHUNK_BYTES, arrays._CHUNKS_PER_SHARD = 128, 2
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import conftest
+conftest.encode(Path({str(path)!r}), conftest.LAYOUTS["two"])
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    died = subprocess.run([sys.executable, "-c", program], env=environment, check=False)
+    assert died.returncode == 9
+    assert any(".tmp" in name or ".partial" in name for name in tree(path))
+    assert tree(encode(path, LAYOUTS["two"])) == undisturbed
+
+
+def test_killed_while_the_parts_are_removed_it_is_finished(
+    tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out.zarr"
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr("functaconv.functaset.writer.shutil.rmtree", fail)
+        encode(path, LAYOUTS["two"])
+    assert (path / "_parts").exists()
+    assert verify(path) == []
+    assert FunctasetWriter.open(path, LAYOUTS["two"], SETTINGS).finished
+    assert tree(path) == undisturbed
+
+
+def test_assembling_twice_gives_the_same(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    path, layout = tmp_path / "out.zarr", LAYOUTS["two"]
+    writer = FunctasetWriter.open(path, layout, SETTINGS)
+    for part in range(2):
+        writer.begin(part, {"size": 100 + part})
+        for number in range(2):
+            writer.commit(part, number, block_of(layout, part, number))
+        writer.end(part, 12)
+    writer.assemble(quantiser_of(layout))
+    writer.assemble(quantiser_of(layout))
+    assert writer.nbytes() == sum(
+        len(content) for name, content in undisturbed.items() if "/" in name or name == "failed.jsonl"
+    )
+    report = {"count": 20, "failed": 4, "psnr": 30.5}
+    writer.seal(attributes_of(layout, 20, 4), BASE, report)
+    assert tree(path) == undisturbed
+
+
+def test_the_order_in_which_parts_are_written_does_not_matter(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    path, layout = tmp_path / "out.zarr", LAYOUTS["two"]
+    for part in (1, 0):
+        writer = FunctasetWriter.open(path, layout, SETTINGS)
+        writer.begin(part, {"size": 100 + part})
+        for number in range(2):
+            writer.commit(part, number, block_of(layout, part, number))
+        writer.end(part, 12)
+    assert tree(encode(path, layout)) == undisturbed
+
+
+def test_progress_says_where_to_go_on(tmp_path: Path) -> None:
+    layout = LAYOUTS["global"]
+    writer = FunctasetWriter.open(tmp_path / "out.zarr", layout, SETTINGS)
+    assert writer.progress(0).done is False
+    fresh = writer.begin(0, {"size": 1})
+    assert (fresh.blocks, fresh.records, fresh.last_key, fresh.done) == (0, 0, None, False)
+    writer.commit(0, 0, block_of(layout, 0, 0))
+    resumed = FunctasetWriter.open(tmp_path / "out.zarr", layout, SETTINGS).begin(0, {"size": 1})
+    assert (resumed.blocks, resumed.records, resumed.last_key, resumed.done) == (1, 6, "0/0/bad", False)
+    with pytest.raises(ValueError, match="not done"):
+        writer.totals()
+    writer.end(0, 8)
+    assert (writer.progress(0).records, writer.progress(0).done) == (8, True)
+    totals = writer.totals()
+    assert (totals.rows, totals.failed, totals.records) == (5, 1, 8)
+
+
+def test_a_part_that_never_began_is_noticed(tmp_path: Path) -> None:
+    writer = FunctasetWriter.open(tmp_path / "out.zarr", LAYOUTS["global"], SETTINGS)
+    writer.begin(1, {"size": 1})
+    writer.end(1, 0)
+    with pytest.raises(ValueError, match=r"found parts \[1\]"):
+        writer.assemble(Quantiser("float16"))
+
+
+def test_a_block_that_is_lost_is_made_again(tmp_path: Path) -> None:
+    layout = LAYOUTS["global"]
+    writer = FunctasetWriter.open(tmp_path / "out.zarr", layout, SETTINGS)
+    writer.begin(0, {"size": 1})
+    for number in range(3):
+        writer.commit(0, number, block_of(layout, 0, number))
+    writer.end(0, 18)
+    (tmp_path / "out.zarr/_parts/000000/000001.npz").unlink()
+    progress = writer.begin(0, {"size": 1})
+    assert (progress.blocks, progress.records, progress.done) == (1, 6, False)
+
+
+def test_a_flipped_bit_in_a_block_is_no_row(tmp_path: Path, flip: Any) -> None:
+    layout = LAYOUTS["global"]
+    writer = FunctasetWriter.open(tmp_path / "out.zarr", layout, SETTINGS)
+    writer.begin(0, {"size": 1})
+    writer.commit(0, 0, block_of(layout, 0, 0))
+    writer.end(0, 6)
+    file = tmp_path / "out.zarr/_parts/000000/000000.npz"
+    stored = block_of(layout, 0, 0).modulation.tobytes()
+    flip(file, file.read_bytes().index(stored) + 3)
+    with pytest.raises(InputError, match="damaged") as caught:
+        writer.assemble(Quantiser("float16"))
+    assert f"delete {file}" in str(caught.value.hint)
+
+
+def test_changed_input_is_an_error_that_says_what_changed(tmp_path: Path) -> None:
+    writer = FunctasetWriter.open(tmp_path / "out.zarr", LAYOUTS["global"], SETTINGS)
+    writer.begin(0, {"size": 1, "etag": "a"})
+    with pytest.raises(InputError, match=r"changed input.*size: found 1, asked for 2"):
+        writer.begin(0, {"size": 2, "etag": "a"})
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_settings_are_refused_with_each_difference(tmp_path: Path, finished: bool) -> None:
+    path, layout = tmp_path / "out.zarr", LAYOUTS["global"]
+    if finished:
+        encode(path, layout)
+    else:
+        FunctasetWriter.open(path, layout, SETTINGS)
+    before = tree(path)
+    other = Layout(axes=layout.axes, latent=7, bits="float16")
+    with pytest.raises(OutputExistsError) as caught:
+        FunctasetWriter.open(path, other, {"seed": 0, "solver": {"steps": 5}})
+    message = str(caught.value)
+    assert "layout.latent: found 6, asked for 7" in message
+    assert "settings.solver.steps: found 3, asked for 5" in message
+    assert "seed" not in message
+    assert caught.value.hint == "--overwrite or another name"
+    assert tree(path) == before
+
+
+def test_a_finished_functaset_of_equal_settings_is_left_alone(tmp_path: Path) -> None:
+    path = encode(tmp_path / "out.zarr", LAYOUTS["global"])
+    before = tree(path)
+    assert FunctasetWriter.open(path, LAYOUTS["global"], SETTINGS).finished
+    assert tree(path) == before
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_overwrite_starts_anew(tmp_path: Path, finished: bool) -> None:
+    path, layout = tmp_path / "out.zarr", LAYOUTS["global"]
+    encode(path, LAYOUTS["codes"])
+    if not finished:
+        FunctasetWriter.open(path, LAYOUTS["codes"], SETTINGS, overwrite=True).begin(0, {"size": 1})
+    writer = FunctasetWriter.open(path, layout, SETTINGS, overwrite=True)
+    assert not writer.finished
+    assert list(tree(path)) == ["_parts/settings.json"]
+    assert [file.name for file in tmp_path.iterdir()] == ["out.zarr"]
+    encode(path, layout)
+    assert verify(path) == []
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+@pytest.mark.parametrize("content", ["photo.png", "zarr.json", "_parts/settings.json", None])
+def test_what_is_not_ours_is_never_touched(tmp_path: Path, content: str | None, overwrite: bool) -> None:
+    path = tmp_path / "out.zarr"
+    file = path / content if content else path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text('{"attributes": {}}')
+    with pytest.raises(OutputExistsError, match="not a functaset"):
+        FunctasetWriter.open(path, LAYOUTS["global"], {}, overwrite=overwrite)
+    assert file.read_text() == '{"attributes": {}}'
+
+
+def test_an_empty_folder_and_missing_parents_will_do(tmp_path: Path) -> None:
+    (tmp_path / "empty.zarr").mkdir()
+    assert verify(encode(tmp_path / "empty.zarr", LAYOUTS["global"])) == []
+    assert verify(encode(tmp_path / "a/b/out.zarr", LAYOUTS["global"])) == []
+
+
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_a_functaset_without_items_is_a_functaset(tmp_path: Path, layout: Layout, blocks: int) -> None:
+    path = encode(tmp_path / "out.zarr", layout, blocks=blocks, rows=0)
+    functaset = open_functaset(path)
+    assert len(functaset) == 0
+    assert len(functaset.failures) == 2 * blocks
+    assert functaset.latents(normalize=True).shape == (0, *layout.sites, layout.latent)
+    assert functaset.keys.shape == (0,)
+    assert list(functaset.batches(4)) == []
+    assert verify(path) == []
+
+
+def test_arrays_are_cut_as_measured_to_be_best(tmp_path: Path) -> None:
+    layout = Layout(axes=("row", "column"), sites=(8, 8), latent=16, bits="float16")
+    path = encode(tmp_path / "out.zarr", layout, rows=300)
+    group = zarr.open_group(path, mode="r")
+    modulation = group["modulation"]
+    assert isinstance(modulation, zarr.Array)
+    # 256 rows of 2 KiB; 1200 items are five chunks
+    assert modulation.chunks == (256, 8, 8, 16)
+    assert modulation.shards == (1280, 8, 8, 16)
+    stored = json.loads((path / "modulation/zarr.json").read_bytes())
+    assert stored["dimension_names"] == ["item", "row", "column", "latent"]
+    assert stored["fill_value"] == "NaN"
+    inner = stored["codecs"][0]["configuration"]["codecs"]
+    assert [codec["name"] for codec in inner] == ["bytes", "blosc", "crc32c"]
+    label = group["label"]
+    assert isinstance(label, zarr.Array)
+    assert label.chunks == (1200,)
+
+
+def test_metadata_is_consolidated_as_zarr_would(tmp_path: Path) -> None:
+    path = encode(tmp_path / "out.zarr", LAYOUTS["codes"])
+    found = json.loads((path / "zarr.json").read_bytes())
+    for file in path.iterdir():
+        if file.is_file() and file.name != "zarr.json":
+            file.unlink()
+    with pytest.warns(match="Consolidated metadata"):
+        zarr.consolidate_metadata(path)
+    assert json.loads((path / "zarr.json").read_bytes()) == found
+
+
+def test_moments_are_those_of_all_values(tmp_path: Path, layout: Layout) -> None:
+    functaset = open_functaset(encode(tmp_path / "out.zarr", layout))
+    values = functaset.latents().reshape(-1, layout.latent).astype(np.float64)
+    normalised = functaset.latents(normalize=True).reshape(-1, layout.latent)
+    np.testing.assert_allclose(normalised, (values - values.mean(0)) / values.std(0), atol=1e-5)
+
+
+def test_a_block_that_does_not_fit_the_layout_is_refused(tmp_path: Path) -> None:
+    layout = LAYOUTS["two"]
+    writer = FunctasetWriter.open(tmp_path / "out.zarr", layout, SETTINGS)
+    writer.begin(0, {})
+    block = block_of(layout, 0, 0)
+    bad = block.modulation.copy()
+    bad[0] = np.inf
+    for changes, message in [
+        ({"modulation": block.modulation[:, 0]}, "modulation: expected"),
+        ({"label": block.label.astype(np.int32)}, "label: expected int64"),
+        ({"mse": block.mse[:2]}, "mse: expected"),
+        ({"meta": ["{}"]}, "1 meta for 5 keys"),
+        ({"tile": np.zeros((5, 4), np.int32)}, "tiled=False"),
+        ({"modulation": bad}, "NaN or infinite"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            writer.commit(0, 0, replace(block, **changes))
+    assert writer.begin(0, {}).blocks == 0
+
+
+def test_claims_that_contradict_the_store_are_not_sealed(tmp_path: Path) -> None:
+    layout = LAYOUTS["global"]
+    writer = FunctasetWriter.open(tmp_path / "out.zarr", layout, SETTINGS)
+    with pytest.raises(ValueError, match="assemble before"):
+        writer.seal(attributes_of(layout, 0, 0), BASE, {})
+    writer.assemble(Quantiser("float16"))
+    for attributes, message in [
+        (attributes_of(layout, 1, 0), "summary"),
+        (attributes_of(LAYOUTS["codes"], 0, 0), "layout"),
+        (attributes_of(layout, 0, 0, settings={}), "settings"),
+        (attributes_of(layout, 0, 0, base_sha256="0" * 64), "base_sha256"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            writer.seal(attributes, BASE, {})
+    with pytest.raises(ValueError, match="stores float16"):
+        writer.assemble(Quantiser("float32"))
+
+
+def test_meta_appears_when_some_block_has_it(tmp_path: Path) -> None:
+    layout = LAYOUTS["global"]
+    path = tmp_path / "out.zarr"
+    writer = FunctasetWriter.open(path, layout, SETTINGS)
+    writer.begin(0, {"size": 100})
+    writer.commit(0, 0, block_of(layout, 0, 0, meta=False))
+    writer.commit(0, 1, block_of(layout, 0, 1, meta=True))
+    writer.end(0, 12)
+    functaset = open_functaset(encode(path, layout, parts=1))
+    assert functaset.meta(0) is None
+    assert functaset.meta(5) == {"name": "0/1/0é"}
+    without = open_functaset(encode(tmp_path / "without.zarr", layout, meta=False))
+    assert without.meta(0) is None
+    assert not (tmp_path / "without.zarr/meta").exists()
+
+
+def test_keys_that_are_no_text_are_escaped(tmp_path: Path) -> None:
+    layout = LAYOUTS["global"]
+    path = tmp_path / "out.zarr"
+    writer = FunctasetWriter.open(path, layout, SETTINGS)
+    writer.begin(0, {"size": 100})
+    block = block_of(layout, 0, 0)
+    writer.commit(0, 0, replace(block, keys=["a\udc80", *block.keys[1:]], last_key="z\udc80"))
+    assert writer.progress(0).last_key == "z\udc80"
+    functaset = open_functaset(encode(path, layout, parts=1))
+    assert functaset[0].key == r"a\udc80"
