@@ -1,5 +1,6 @@
 """The base: all that a dataset shares, with two verbs, encode and decode."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -17,6 +18,10 @@ MOST_GRIDS = 64
 """grids whose placement is kept: one for each shape of a dataset of mixed sizes, within reason"""
 
 BYTES_PER_ACTIVATION = 4
+CPU_CACHE = 8 << 20
+"""bytes of one layer's activations"""
+GPU_ACTIVATIONS = 8 << 30
+LEAST_POINTS = 256
 TAPE_PER_LAYER = 4
 """tensors of activation size alive per layer while one gradient is computed (sine, cosine, angle, cotangent)"""
 
@@ -28,6 +33,8 @@ class Base(nn.Module):
     """
 
     start: Tensor
+    latent_mean: Tensor
+    latent_std: Tensor
 
     def __init__(
         self,
@@ -52,8 +59,18 @@ class Base(nn.Module):
             self.start = nn.Parameter(start)
         else:
             self.register_buffer("start", start)
+        # what latents of training items look like: the range of 8-bit codes
+        self.register_buffer("latent_mean", torch.zeros(latent))
+        self.register_buffer("latent_std", torch.ones(latent))
         self._grids: dict[tuple[int, ...], Tensor] = {}
         self._placements: dict[tuple[object, ...], Placement] = {}
+
+    @torch.no_grad()
+    def describe_latents(self, latents: Latents) -> None:
+        """Keep mean and spread of each of a site's numbers, over items and sites."""
+        flat = latents.flatten(0, 1).double()
+        self.latent_mean.copy_(flat.mean(0))
+        self.latent_std.copy_(flat.std(0, correction=0))
 
     @property
     def device(self) -> torch.device:
@@ -82,7 +99,7 @@ class Base(nn.Module):
         are spatial.
         """
         coords = self.coords(batch.shape)
-        place = partial(self._place, batch.shape)
+        place: Callable[[Coords], Placement] = partial(self._place, batch.shape)
         if points is not None:
             batch = batch.select(points)
             coords = coords[points.to(self.device, non_blocking=True)]
@@ -108,14 +125,14 @@ class Base(nn.Module):
         return fit(problem, start, self.solver, steps=steps, second_order=second_order, recompute=recompute)
 
     @torch.no_grad()
-    def encode(self, batch: Batch, *, steps: int | None = None, memory: int = 1 << 30) -> Fit:
-        """Fit latents to a batch, with activations of about `memory` bytes at most."""
-        return self.fit(self.problem(batch, chunk=self.chunk(len(batch), memory)), steps=steps)
+    def encode(self, batch: Batch, *, steps: int | None = None) -> Fit:
+        """Fit latents to a batch, as many points at a time as suit the device."""
+        return self.fit(self.problem(batch, chunk=self.chunk(len(batch))), steps=steps)
 
     @torch.no_grad()
-    def decode(self, latents: Latents, coords: Coords, *, memory: int = 1 << 30) -> Features:
+    def decode(self, latents: Latents, coords: Coords) -> Features:
         """Normalised features at any points of the unit cube, or beyond it."""
-        chunk = self.chunk(len(latents), memory)
+        chunk = self.chunk(len(latents))
         parts = []
         for start in range(0, len(coords), chunk):
             part = coords[start : start + chunk]
@@ -123,11 +140,18 @@ class Base(nn.Module):
             parts.append(placement.scatter(self.field(latents, placement), len(part)))
         return torch.cat(parts, 1)
 
-    def chunk(self, items: int, memory: int) -> int:
-        """How many points of each item fit into `memory` bytes of activations."""
+    def chunk(self, items: int) -> int:
+        """How many points of each item to take at a time.
+
+        On the CPU as many as stay in the cache; on a GPU as many as fit into a part of its memory.
+        """
         network = self.field.network
-        per_point = items * network.width * len(network.w0) * TAPE_PER_LAYER * BYTES_PER_ACTIVATION
-        return max(1024, memory // per_point)
+        if self.device.type == "cpu":
+            room = CPU_CACHE // (items * network.width * BYTES_PER_ACTIVATION)
+        else:
+            per_point = items * network.width * len(network.w0) * TAPE_PER_LAYER * BYTES_PER_ACTIVATION
+            room = GPU_ACTIVATIONS // per_point
+        return int(max(LEAST_POINTS, room))
 
     def coords(self, shape: tuple[int, ...]) -> Tensor:
         """Cell centres of a grid on the base's device; those of the last shapes are kept."""

@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -36,6 +36,7 @@ from functaconv.signals.batch import Axes, Batch, Signal, batched
 from functaconv.signals.device import Precision, device_of, free_memory, precision
 from functaconv.signals.loader import Collection, Position, Sampler, prefetched
 from functaconv.signals.normalizer import Normalizer
+from functaconv.signals.reading import Reading
 from functaconv.sources.decoders import decode, usable_field
 from functaconv.sources.items import Item, Record
 from functaconv.sources.webdataset import expand_shards, fingerprint, read_records
@@ -43,9 +44,12 @@ from functaconv.sources.webdataset import expand_shards, fingerprint, read_recor
 FIRST_ITEMS = 64
 HELD_OUT = 0.02
 MOST_HELD_OUT = 256
+LATENT_SAMPLE = 512
 SAVE_EVERY = 20.0
 """seconds between training states"""
 VALIDATIONS = 10
+MOST_VALIDATING = 0.1
+"""share of the time that may go into validations on the way; the last one is always made"""
 MOST_SKIPS = 5
 """updates in a row without a finite gradient before the run goes back to its last good state"""
 MOST_ROLLBACKS = 5
@@ -294,6 +298,7 @@ class _Run:
         self.folder = _training_folder(output)
         self.state_file = self.folder / "state.safetensors"
         self.log = Path(log) if log is not None else self.folder / "log.jsonl"
+        self.reading = Reading(axes, recipe.data.field)
         saved = self._saved()
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -331,6 +336,7 @@ class _Run:
         self.updates, self.seconds, self.skipped, self.rollbacks, self.slowdown = 0, 0.0, 0, 0, 1.0
         self.position = Position()
         self.validated_at = -1
+        self._validation_seconds = 0.0
         self.last_psnr = math.nan
         self.shapes: set[tuple[int, ...]] = set()
         if saved is not None:
@@ -345,7 +351,7 @@ class _Run:
         )  # fmt: skip
         started = time.monotonic() - self.seconds
         saved_at = reported_at = time.monotonic()
-        in_a_row = 0
+        in_a_row, error = 0, math.nan
         good = self._snapshot()
         batches = prefetched(iter(sampler))
         try:
@@ -379,7 +385,7 @@ class _Run:
         finally:
             batches.close()
         self.last_psnr = self._validation_psnr()
-        self._report(error if self.updates else math.nan, math.nan, self.last_psnr)
+        self._report(error, math.nan, self.last_psnr)
         return self._finish()
 
     def _update(self, batch: Batch) -> tuple[float, float]:
@@ -394,7 +400,7 @@ class _Run:
         else:
             loss = self.base.problem(batch, points=outer).error(fitted.latents).mean()
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         norm = nn.utils.clip_grad_norm_(self.shared, training.clip or math.inf)
         solver_norm = nn.utils.get_total_norm([p.grad for p in self.base.solver.parameters() if p.grad is not None])
         # the one moment an update waits for the device
@@ -469,7 +475,11 @@ class _Run:
             self.validated_at = due
             return None
         self.validated_at = due
+        if self._validation_seconds > MOST_VALIDATING * self.seconds:
+            return None
+        started = time.monotonic()
         self.last_psnr = self._validation_psnr()
+        self._validation_seconds += 2 * (time.monotonic() - started)
         return self.last_psnr
 
     def _validation_psnr(self) -> float:
@@ -486,6 +496,14 @@ class _Run:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+    def _sample(self) -> Iterator[Batch]:
+        """Some training items, for the range of the latents."""
+        chosen = np.random.default_rng((self.recipe.training.seed, 1)).permutation(self.training_indices)[
+            :LATENT_SAMPLE
+        ]
+        signals = ((int(i), s) for i in sorted(chosen) if (s := self.items[int(i)]) is not None)
+        return batched(signals, max(1, min(64, self.recipe.training.batch_size)))
 
     def _snapshot(self) -> dict[str, Any]:
         return {
@@ -510,12 +528,8 @@ class _Run:
         )
 
     def _decode(self, record: Record) -> Signal | None:
-        data = self.recipe.data
-        if record.problem is not None or usable_field(record, data.field) is None:
-            return None
-        channels = self.axes.channels if self.axes.kind == "image" else None
         try:
-            return Signal.of(decode(record, field=data.field, channels=channels), self.axes)
+            return self.reading.signal(record)
         except ItemError as error:
             self.watcher.announce(f"left out {record.key}: {error}")
             return None
@@ -597,6 +611,9 @@ class _Run:
             "shapes": [list(shape) for shape in sorted(self.shapes)[:64]],
             "device": self.device.type,
         }
+        latents = [self.average.encode(batch).latents.cpu() for batch in self._sample()]
+        if latents:
+            self.average.describe_latents(torch.cat(latents))
         content = base_to_bytes(self.average, self.recipe, training)
         write_atomically(self.output, content)
         shutil.rmtree(self.folder)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -80,7 +81,9 @@ def pack(
     """
     if items_per_shard < 1:
         raise UsageError(f"items per shard: expected 1 or more, found {items_per_shard}")
-    # as far as it is made, so that `target` inside `source` is not packed
+    if isinstance(target, Path):
+        _check_target(target, source, overwrite)
+    # a target inside the source is not packed
     folder = _candidates(source, field, labels, target if isinstance(target, Path) else None)
     order = np.arange(len(folder.candidates))
     if seed is not None:
@@ -99,7 +102,7 @@ def pack(
     summary = PackSummary(0, 0, folder.ignored, (), 0, folder.classes, ())
     if not isinstance(target, Path):
         counted = _CountingStream(target)
-        count = _write_tar(counted, _chain(first, samples))
+        count = _write_tar(counted, chain([first], samples))
         summary = replace(summary, count=count, bytes=counted.size)
         return replace(summary, failed=len(failures), failures=tuple(failures))
     settings = {
@@ -108,8 +111,7 @@ def pack(
         "items_per_shard": items_per_shard,
         "seed": seed,
     }
-    _check_target(target, source, overwrite)
-    return _write_directory(target, _chain(first, samples), items_per_shard, summary, failures, settings)
+    return _write_directory(target, chain([first], samples), items_per_shard, summary, failures, settings)
 
 
 class _Sink(Protocol):
@@ -201,11 +203,6 @@ def _encoded(item: Item) -> dict[str, bytes]:
     return {suffix: buffer.getvalue()}
 
 
-def _chain(first: Sample, rest: Iterator[Sample]) -> Iterator[Sample]:
-    yield first
-    yield from rest
-
-
 def _write_tar(stream: _Sink, samples: Iterable[Sample]) -> int:
     # importing webdataset imports torch: only when there is something to write
     from webdataset.writer import TarWriter
@@ -257,7 +254,7 @@ def _write_directory(
             part = target / f".{name}.part"
             cleanup.callback(part.unlink, missing_ok=True)
             with part.open("wb") as stream:
-                count += _write_tar(stream, _chain(first, _take(samples, items_per_shard - 1)))
+                count += _write_tar(stream, chain([first], islice(samples, items_per_shard - 1)))
                 stream.flush()
                 os.fsync(stream.fileno())
             size += part.stat().st_size
@@ -284,12 +281,3 @@ def _write_directory(
     text = json.dumps({**described, **settings}, indent=1, ensure_ascii=False)
     (target / "pack.json").write_text(text + "\n", encoding="utf-8")
     return summary
-
-
-def _take(samples: Iterator[Sample], count: int) -> Iterator[Sample]:
-    """At most `count`; unlike islice it leaves the one after."""
-    for _ in range(count):
-        sample = next(samples, None)
-        if sample is None:
-            return
-        yield sample

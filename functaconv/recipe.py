@@ -2,7 +2,7 @@
 
 import math
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -122,7 +122,7 @@ class Recipe:
 
     def settings(self) -> dict[str, Any]:
         """Nested plain values; what is unset is left out."""
-        return _without_none(TypeAdapter(Recipe).dump_python(self, mode="json"))
+        return dict[str, Any](_without_none(TypeAdapter(Recipe).dump_python(self, mode="json")))
 
     def changed(self, settings: Mapping[str, Any]) -> "Recipe":
         """The same recipe with some settings replaced, given as nested tables."""
@@ -301,7 +301,7 @@ def sized_training(situation: Situation, latent: LatentRecipe) -> TrainingRecipe
     return TrainingRecipe(minutes=10, batch_size=64 if gpu else 16, inner_points=inner, outer_points=2 * inner)
 
 
-PRESETS = {
+PRESETS: dict[str, Callable[[Situation], Recipe]] = {
     "functa-cifar10": lambda _: _functa("functa-cifar10", 10),
     "functa-celeba64": lambda _: _functa("functa-celeba64", 15),
     "spatial-cifar10": lambda _: _spatial("spatial-cifar10", 6, (8, 8), 16, 1),

@@ -105,7 +105,8 @@ def missing_shards(array: zarr.Array[Any], root: Path) -> Iterator[tuple[int, in
     shape = array.shards or array.chunks
     lost = 0
     grid = [math.ceil(size / cell) for size, cell in zip(array.shape, shape, strict=True)]
-    for place in np.ndindex(*grid):
+    # the rows lazily: there may be any number of them, and ndindex makes lists
+    for place in ((row, *rest) for row in range(grid[0]) for rest in np.ndindex(*grid[1:])):
         file = root / array.path / array.metadata.encode_chunk_key(place)
         try:
             problem = None if file.stat().st_size else "is empty"
@@ -129,7 +130,7 @@ def difference(array: Any, column: Column, count: int) -> str | None:
     dtype = "str" if array.dtype.kind in "TO" else array.dtype.name
     if array.shape != expected or dtype != column.dtype:
         return f"{column.name}: found {dtype} {array.shape}, expected {column.dtype} {expected}"
-    if not 0 < math.prod(array.chunks) * array.dtype.itemsize <= _LARGEST_CHUNK:
+    if 0 in (array.shards or ()) or not 0 < math.prod(array.chunks) * array.dtype.itemsize <= _LARGEST_CHUNK:
         return f"{column.name}: found chunks of {array.chunks}, expected 1 to {_LARGEST_CHUNK} bytes"
     return None
 

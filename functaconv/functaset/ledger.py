@@ -133,7 +133,7 @@ def open_store(path: Path, layout: Layout, settings: Mapping[str, Any], *, overw
     if exists and not is_ours(path):
         raise OutputExistsError(f"{path} exists and is not a functaset", hint="choose another name, or move it away")
     if overwrite or not exists:
-        _create(path, asked)
+        _create(path, asked, replaces=exists)
     attributes = _attributes(path)
     if attributes is not None:
         sealed = parse_attributes(attributes, path)
@@ -179,8 +179,8 @@ def _description(layout: Layout, settings: Mapping[str, Any]) -> dict[str, Any]:
     return description
 
 
-def _create(path: Path, description: dict[str, Any]) -> None:
-    """Put an empty store at `path`, in one step, in the place of what is there."""
+def _create(path: Path, description: dict[str, Any], *, replaces: bool) -> None:
+    """Put an empty store at `path`, in one step, which takes the place of ours if there is one to replace."""
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_name(f".{path.name}.{uuid.uuid4().hex}.new")
     (staging / PARTS).mkdir(parents=True)
@@ -188,7 +188,7 @@ def _create(path: Path, description: dict[str, Any]) -> None:
     sync(staging)
     replaced = Path(PARTS, "replaced")
     try:
-        if is_ours(path):
+        if replaces:
             # below the parts: should we be killed now, it goes when they go
             path.rename(staging / replaced)
         staging.rename(path)

@@ -147,7 +147,8 @@ class FunctasetWriter:
         }
         replace_bytes(self.path / "zarr.json", json.dumps(root, indent=2, allow_nan=False).encode())
         self.finished = True
-        shutil.rmtree(self.path / PARTS)
+        # another process may see that it is sealed and remove them too
+        shutil.rmtree(self.path / PARTS, ignore_errors=True)
 
     def _check_claims(self, attributes: Attributes, base: bytes) -> None:
         totals = self._totals

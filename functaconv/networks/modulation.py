@@ -51,7 +51,7 @@ class LatentMap(nn.Module):
         if self.kernel == 1:
             return back
         count = self.neighbourhood.shape[1]
-        back = back.unflatten(2, (count, -1))
+        back = back.reshape(*back.shape[:2], count, -1)
         padded = torch.cat([back, torch.zeros_like(back[:, :1])], 1)
         offsets = torch.arange(count, device=back.device)
         return padded[:, self.reflected, offsets].sum(2)

@@ -5,6 +5,7 @@ Layer l computes `sin(w0 * (scale * (W h + b) + shift))`; the last layer is line
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -104,7 +105,7 @@ class Siren(nn.Module):
     def _per_layer(
         self, modulation: Modulations, placement: Placement
     ) -> tuple[list[Float[Tensor, "item cell _ width"]], list[Float[Tensor, "item cell _ width"] | None]]:
-        parts = modulation.split(self.width, dim=-1)
+        parts = torch.split(modulation, self.width, dim=-1)
         layers = len(self.w0)
         shifts = [placement.spread(part) for part in parts[:layers]]
         if not self.scales:
@@ -117,17 +118,15 @@ class _SineCosine(torch.autograd.Function):
     """Both at once; the backward needs no trigonometry, since each is the other's derivative."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, angle: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, angle: Tensor) -> tuple[Tensor, Tensor]:
         sine, cosine = torch.sin(angle), torch.cos(angle)
         ctx.save_for_backward(sine, cosine)
         ctx.set_materialize_grads(False)
         return sine, cosine
 
     @staticmethod
-    def backward(  # type: ignore[override]
-        ctx: torch.autograd.function.FunctionCtx, by_sine: Tensor | None, by_cosine: Tensor | None
-    ) -> Tensor | None:
-        sine, cosine = ctx.saved_tensors  # type: ignore[attr-defined]
+    def backward(ctx: Any, by_sine: Tensor | None, by_cosine: Tensor | None) -> Tensor | None:
+        sine, cosine = ctx.saved_tensors
         if by_cosine is None:
             return None if by_sine is None else by_sine * cosine
         if by_sine is None:

@@ -24,6 +24,8 @@ class Axes:
     dims: int
     channels: int
     channel_axis: Literal["last", "first", "none"] = "last"
+    itemsize: int = 1
+    """bytes of one raw value"""
 
     @classmethod
     def of(cls, items: Sequence[Item], channel_axis: ChannelAxis = "auto") -> "Axes":
@@ -34,7 +36,7 @@ class Axes:
         """
         first = items[0]
         if first.kind == "image":
-            return cls("image", 2, max(item.array.shape[-1] for item in items))
+            return cls("image", 2, max(item.array.shape[-1] for item in items), itemsize=first.array.dtype.itemsize)
         shape = first.array.shape
         place: Literal["last", "first", "none"]
         if channel_axis != "auto":
@@ -50,7 +52,7 @@ class Axes:
                 hint="say where the channels are: --set data.channel_axis=first, last or none",
             )
         channels = {"last": shape[-1], "first": shape[0], "none": 1}[place]
-        return cls("array", dims, channels, place)
+        return cls("array", dims, channels, place, first.array.dtype.itemsize)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import itertools
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -56,7 +56,7 @@ def map_ahead(
                 future.cancel()
 
 
-def prefetched(items: Iterable[Made], depth: int = 2) -> Iterator[Made]:
+def prefetched(items: Iterable[Made], depth: int = 2) -> Generator[Made]:
     """The same items, produced in a thread up to `depth` ahead of their use."""
     channel: queue.Queue[tuple[Made | None, BaseException | None]] = queue.Queue(depth)
     stopped = threading.Event()
@@ -188,9 +188,7 @@ class Collection:
         memory: int = 2 << 30,
     ) -> None:
         self._shards, self._decode, self._memory = tuple(shards), decode, memory
-        self._locations = [
-            (number, location) for number, shard in enumerate(shards) for location in index_shard(shard)
-        ]
+        self._locations = [(number, location) for number, shard in enumerate(shards) for location in index_shard(shard)]
         self._kept: dict[int, Signal | None] = {}
         self.bytes_kept = 0
 

@@ -252,13 +252,15 @@ def _label(content: bytes | None) -> int:
 def _attributes(record: Record) -> dict[str, Any]:
     """The record's json object (any other json value under "json") and its txt, under "text"."""
     attributes: dict[str, Any] = {}
-    try:
-        if "json" in record.fields:
+    if "json" in record.fields:
+        try:
             value = json.loads(record.fields["json"])
-            attributes.update(value if isinstance(value, dict) else {"json": value})
-        if "txt" in record.fields:
+        except (ValueError, RecursionError) as error:
+            raise ItemError(f"json: expected valid JSON in UTF-8 ({error})") from error
+        attributes.update(value if isinstance(value, dict) else {"json": value})
+    if "txt" in record.fields:
+        try:
             attributes["text"] = record.fields["txt"].decode("utf-8")
-    except (ValueError, RecursionError) as error:
-        which = "txt" if "text" not in attributes and isinstance(error, UnicodeDecodeError) else "json"
-        raise ItemError(f"{which}: expected valid UTF-8 {'JSON' if which == 'json' else 'text'} ({error})") from error
+        except UnicodeDecodeError as error:
+            raise ItemError(f"txt: expected text in UTF-8 ({error})") from error
     return attributes

@@ -185,7 +185,7 @@ def _pixels(image: ImageFile.ImageFile, name: str, rawmode: str) -> tuple[np.nda
             # done below, on values: Pillow's own conversion misses 2, 4 and 16 bit images
             image.info.pop("transparency", None)
         array, peak = np.array(_flattened(image)), 255
-        if rawmode.startswith("LA"):
+        if rawmode.startswith("LA;16"):
             array = array[..., 0] if array.ndim == 3 else array
     array = array.reshape(*array.shape[:2], -1)
     # Pillow inverts these itself at 8 bit and below

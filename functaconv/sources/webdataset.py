@@ -329,6 +329,9 @@ def _members(tape: _Tape, whole: bool) -> Iterator[_Member | None]:
         before = tape.position
         block = tape.read(_BLOCK)
         blank = not block.strip(b"\0")
+        compression = next((name for start, name in _COMPRESSED.items() if block.startswith(start)), None)
+        if before == 0 and compression:
+            raise _DamageError(f"compressed with {compression}, expected a plain tar archive")
         if len(block) < _BLOCK and blank and (zeros >= 2 or (not whole and not block)):
             return
         if zeros >= 2 and blank:
@@ -370,10 +373,6 @@ _PAX = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 
 
 def _header(block: bytes, position: int) -> tarfile.TarInfo:
-    if position == 0:
-        for start, name in _COMPRESSED.items():
-            if block.startswith(start):
-                raise _DamageError(f"compressed with {name}, expected a plain tar archive")
     try:
         info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except (tarfile.TarError, ValueError) as error:

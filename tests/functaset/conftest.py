@@ -115,6 +115,12 @@ def tree(path: Path) -> dict[str, bytes]:
     return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of the time of these tests would be fsync, which shows only in a power cut."""
+    monkeypatch.setattr("os.fsync", lambda _: None)
+
+
 @pytest.fixture(params=LAYOUTS.values(), ids=LAYOUTS.keys())
 def layout(request: pytest.FixtureRequest) -> Layout:
     """Each kind of functaset once."""

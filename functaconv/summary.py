@@ -1,0 +1,113 @@
+"""The numbers of a functaset: what `encode` writes as report.json and `report` prints."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from functaconv.metrics import psnr
+
+PERCENTILES = {"p5": 5, "p50": 50, "p95": 95}
+
+
+@dataclass(frozen=True)
+class Items:
+    """The items of a functaset, tiles joined: an item is one or more rows that follow each other."""
+
+    first: NDArray[np.int64]
+    """first row of each item, in order"""
+    rows: NDArray[np.int64]
+    """how many rows each item has"""
+    shape: NDArray[np.int64]
+    """`[item, axis]`, of the whole item"""
+    keys: NDArray[np.object_]
+    is_tiled: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, keys: NDArray[np.object_], shapes: NDArray[np.int32], tiles: NDArray[np.int32] | None) -> "Items":
+        count = len(keys)
+        if tiles is None:
+            ones = np.ones(count, np.int64)
+            return cls(np.arange(count), ones, shapes.astype(np.int64), keys, np.zeros(count, bool))
+        axes = shapes.shape[1]
+        origin, whole = tiles[:, :axes], tiles[:, axes:]
+        # an item begins with the tile at its origin
+        first = np.flatnonzero((origin == 0).all(-1))
+        rows = np.diff(np.append(first, count))
+        # a name may hold a # itself: only the last one of a cut item is ours
+        names = [
+            str(key).rpartition("#")[0] if (shape != full).any() else str(key)
+            for key, shape, full in zip(keys[first], shapes[first], whole[first], strict=True)
+        ]
+        return cls(first, rows, whole[first].astype(np.int64), np.array(names, object), rows > 1)
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def mse(self, mse: NDArray[np.float32], shapes: NDArray[np.int32]) -> NDArray[np.float64]:
+        """Mean squared error of each item, from that of its rows."""
+        if not len(self):
+            return np.zeros(0)
+        points = shapes.astype(np.float64).prod(-1)
+        weighted = np.add.reduceat(mse.astype(np.float64) * points, self.first)
+        return np.asarray(weighted / np.add.reduceat(points, self.first))
+
+
+@dataclass(frozen=True)
+class Size:
+    """Bytes on disk and in memory."""
+
+    store: int
+    base: int
+    raw: int
+    """of the arrays as they were before"""
+
+
+def summarise(
+    mse: NDArray[np.float64],
+    *,
+    failed: int,
+    solver: str,
+    steps: int,
+    sites: tuple[int, ...],
+    numbers: int,
+    size: Size,
+    items_per_second: float | None,
+) -> dict[str, Any]:
+    """The report as JSON-ready values. PSNR in dB; `psnr.mean`, the headline, is the mean over items."""
+    count = len(mse)
+    quality = psnr(mse) if count else np.zeros(0)
+    return {
+        "count": count,
+        "failed": failed,
+        "solver": solver,
+        "steps": steps,
+        "latent": {"sites": list(sites), "numbers": numbers},
+        "psnr": {
+            "mean": _number(quality.mean()) if count else None,
+            "min": _number(quality.min()) if count else None,
+            **{name: _number(np.percentile(quality, at)) if count else None for name, at in PERCENTILES.items()},
+        },
+        "psnr_of_mean_mse": _number(float(psnr(mse.mean()))) if count else None,
+        "bytes": {
+            "store": size.store,
+            "base": size.base,
+            "per_item": round(size.store / count, 2) if count else None,
+            "raw_per_item": round(size.raw / count, 2) if count else None,
+        },
+        "items_per_second": _number(items_per_second),
+    }
+
+
+def raw_bytes(shapes: NDArray[np.int64], normaliser: Mapping[str, Any]) -> int:
+    """Bytes of arrays of these shapes, in the type and with the channels the normaliser speaks of."""
+    values = float(shapes.astype(np.float64).prod(-1).sum()) * len(normaliser["offset"])
+    return int(values * int(normaliser.get("itemsize", 1)))
+
+
+def _number(value: float | None) -> float | None:
+    """JSON has no infinity: a perfect item has no finite PSNR."""
+    return None if value is None or not math.isfinite(value) else round(float(value), 4)

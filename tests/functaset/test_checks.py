@@ -1,0 +1,107 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+from functaconv.errors import InputError
+from functaconv.functaset import Layout, verify
+
+from .conftest import encode
+
+
+def test_a_sound_functaset_has_no_problems(tmp_path: Path, layout: Layout, chunks_of_two: None) -> None:
+    assert verify(encode(tmp_path / "out.zarr", layout)) == []
+
+
+def test_what_is_no_functaset_cannot_be_verified(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a functaset"):
+        verify(tmp_path)
+
+
+def test_every_flipped_bit_of_the_latents_is_found(store: Path, flip: Any) -> None:
+    file = store / "modulation/c/1/0/0/0"
+    for place in range(0, file.stat().st_size, 7):
+        flip(file, place)
+        problems = verify(store)
+        assert problems
+        assert all(problem.startswith(("modulation: rows 4", "modulation: rows 6")) for problem in problems)
+        flip(file, place)
+    assert verify(store) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["key/c/0", "label/c/0", "meta/c/0", "mse/c/0", "modulation_std/c/0", "part/c/0", "shape/c/0/0"]
+)
+def test_a_flipped_bit_of_any_array_is_found(store: Path, flip: Any, name: str) -> None:
+    flip(store / name, 8)
+    assert [problem.split(":")[0] for problem in verify(store)] == [name.split("/")[0]]
+
+
+@pytest.mark.parametrize("content", [b"", b"short", None])
+def test_a_lost_shard_is_found_with_its_rows(store: Path, content: bytes | None) -> None:
+    file = store / "modulation/c/2/0/0/0"
+    if content is None:
+        file.unlink()
+    else:
+        file.write_bytes(content)
+    problems = verify(store)
+    assert problems
+    assert all("rows 8" in problem or "rows 10" in problem for problem in problems)
+
+
+@pytest.mark.parametrize("name", ["label/c/0", "modulation_mean/c/0", "key/c/0"])
+def test_a_lost_file_of_any_array_is_found(store: Path, name: str) -> None:
+    (store / name).unlink()
+    assert any(f"{name} is missing" in problem for problem in verify(store))
+
+
+def test_a_swapped_base_is_found(store: Path) -> None:
+    (store / "base.safetensors").write_bytes(b"another base")
+    (problem,) = verify(store)
+    assert "base.safetensors: found sha256" in problem
+    (store / "base.safetensors").unlink()
+    (problem,) = verify(store)
+    assert "base.safetensors: cannot be read" in problem
+
+
+def test_numbers_that_are_not_finite_are_found(store: Path) -> None:
+    group = zarr.open_group(store, mode="r+", use_consolidated=False)
+    for name, rows in (("modulation", slice(3, 6)), ("mse", slice(19, 20))):
+        array = group[name]
+        assert isinstance(array, zarr.Array)
+        array[rows] = np.nan
+    assert verify(store) == ["modulation: NaN or infinite in rows 3 to 5", "mse: NaN or infinite in row 19"]
+
+
+def test_counts_that_contradict_each_other_are_found(store: Path) -> None:
+    lines = (store / "failed.jsonl").read_text().splitlines(keepends=True)
+    (store / "failed.jsonl").write_text("".join(lines[1:]))
+    (store / "report.json").write_text(json.dumps({"count": 19, "failed": 4}))
+    assert verify(store) == [
+        "failed.jsonl: found 3 lines, the attributes say 4 items failed",
+        "report.json: count is 19, the attributes say 20",
+    ]
+    (store / "failed.jsonl").write_text("{")
+    (store / "report.json").write_text("[]")
+    failed, report = verify(store)
+    assert "failed.jsonl: cannot be read" in failed
+    assert "report.json: expected an object" in report
+
+
+def test_arrays_of_the_wrong_length_are_found(store: Path) -> None:
+    root = json.loads((store / "zarr.json").read_bytes())
+    root["consolidated_metadata"]["metadata"]["label"]["shape"] = [19]
+    (store / "zarr.json").write_text(json.dumps(root))
+    twice, length = verify(store)
+    assert "label/zarr.json differs" in twice
+    assert length == "label: found int64 (19,), expected int64 (20,)"
+
+
+def test_damage_in_several_places_is_listed_whole(store: Path) -> None:
+    (store / "modulation/c/0/0/0/0").unlink()
+    (store / "psnr/zarr.json").write_text("{")
+    (store / "base.safetensors").write_bytes(b"")
+    assert len(verify(store)) == 3
