@@ -126,6 +126,8 @@ class _SineCosine(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, by_sine: Tensor | None, by_cosine: Tensor | None) -> Tensor | None:
+        sine: Tensor
+        cosine: Tensor
         sine, cosine = ctx.saved_tensors
         if by_cosine is None:
             return None if by_sine is None else by_sine * cosine
