@@ -85,6 +85,16 @@ class Plan:
     numbers: int
     bytes_per_item: int
 
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "shards": len(self.shards),
+            "records": self.records,
+            "already_done": self.done,
+            "numbers_per_item": self.numbers,
+            "bytes_per_item": self.bytes_per_item,
+            "bytes": None if self.records is None else self.records * self.bytes_per_item,
+        }
+
 
 def encode(
     base: Path | str,

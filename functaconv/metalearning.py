@@ -173,7 +173,9 @@ def _recipe(
     items = _first_items(names, data.get("field"), data.get("channels"))
     axes = Axes.of(items, data.get("channel_axis", "auto"))
     first = Signal.of(items[0] if items[0].array.shape[-1] == axes.channels else _widest(items), axes)
-    situation = Situation(first.shape, axes.channels, device.type == "cuda")
+    asked = {**written.get("latent", {}), **settings.get("latent", {})}
+    latent = validated({"latent": asked}).latent if asked else None
+    situation = Situation(first.shape, axes.channels, device.type == "cuda", latent)
     chosen = preset_name or {"image": "images", "array": "arrays"}[axes.kind]
     recipe = preset(str(chosen), situation).changed(written).changed(settings)
     budget = {**written.get("training", {}), **settings.get("training", {})}

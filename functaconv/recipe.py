@@ -19,6 +19,9 @@ from functaconv.networks import NETWORKS, LatentMap, ModulatedNetwork, SiteGrid
 from functaconv.signals.batch import Axes, ChannelAxis
 from functaconv.signals.normalizer import Normalizer
 
+MOST_POINTS = 8192
+"""of an item in an update of a sized preset, in whole cells"""
+
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 Count = Annotated[int, Field(ge=1, le=10**9)]
@@ -126,7 +129,7 @@ class Recipe:
 
     def changed(self, settings: Mapping[str, Any]) -> "Recipe":
         """The same recipe with some settings replaced, given as nested tables."""
-        return validated(_merged(self.settings(), settings))
+        return validated(merged(self.settings(), settings))
 
     def to_toml(self) -> str:
         return tomli_w.dumps(self.settings())
@@ -191,6 +194,8 @@ class Situation:
     """native shape of the first item"""
     channels: int
     on_gpu: bool
+    latent: LatentRecipe | None = None
+    """what was asked for, where something was"""
 
 
 def preset(name: str, situation: Situation) -> Recipe:
@@ -275,30 +280,32 @@ def _spatial(name: str, depth: int, sites: tuple[int, int], numbers: int, kernel
 
 
 def _sized(name: str, situation: Situation) -> Recipe:
-    """Global latents for small items, spatial ones for large: sized so that minutes are enough on the device."""
-    points = math.prod(situation.shape)
-    gpu = situation.on_gpu
-    spatial = points > 64**2
-    sites = tuple(min(64, max(1, round(size / 8))) for size in situation.shape) if spatial else ()
-    latent = LatentRecipe(numbers=16 if spatial else (256 if gpu else 64), sites=sites)
+    """Global latents for small items, spatial ones for large: sized so that minutes are enough on the device.
+
+    The rates are as high as runs of minutes bear: with w0 30 throughout, or twice the rate, training collapses.
+    """
+    points, gpu = math.prod(situation.shape), situation.on_gpu
+    sites = tuple(min(64, max(1, round(size / 8))) for size in situation.shape) if points > 64**2 else ()
+    latent = situation.latent or LatentRecipe(numbers=16 if sites else (256 if gpu else 64), sites=sites)
+    if latent.sites:
+        batch = max(1, (1 << 18 if gpu else 1 << 14) // min(points, MOST_POINTS))
+        inner, outer = (None, None) if points <= MOST_POINTS else (MOST_POINTS, None)
+    else:
+        batch = 64 if gpu else 16
+        # the points an item is fitted on must outnumber what is fitted
+        inner = min(points, max(256, 2 * latent.numbers))
+        outer = min(points, 2 * inner)
     return Recipe(
         name=name,
         network=NetworkRecipe(
-            width=256 if gpu else 96, depth=6 if gpu else 5, w0_first=10 if spatial else 30, w0_hidden=10
+            width=256 if gpu else 96,
+            depth=6 if gpu else 5,
+            w0_first=10.0 if latent.sites else 20.0,
+            w0_hidden=10.0,
         ),
         latent=latent,
-        training=sized_training(situation, latent),
+        training=TrainingRecipe(minutes=10, batch_size=batch, inner_points=inner, outer_points=outer),
     )
-
-
-def sized_training(situation: Situation, latent: LatentRecipe) -> TrainingRecipe:
-    """Batch and points of a sized preset: more numbers per item need more points to fit them on."""
-    points, gpu = math.prod(situation.shape), situation.on_gpu
-    if latent.sites:
-        batch = max(1, (65536 if gpu else 8192) // min(points, 8192))
-        return TrainingRecipe(minutes=10, batch_size=batch, inner_points=None if points <= 8192 else 8192)
-    inner = min(points, max(256, 2 * latent.numbers))
-    return TrainingRecipe(minutes=10, batch_size=64 if gpu else 16, inner_points=inner, outer_points=2 * inner)
 
 
 PRESETS: dict[str, Callable[[Situation], Recipe]] = {
@@ -320,11 +327,12 @@ def _names() -> Iterable[str]:
             yield section
 
 
-def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested tables, with those of `over` in place of, or beside, those of `under`."""
     merged = dict(under)
     for key, value in over.items():
         below = merged.get(key)
-        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, Mapping) else value
+        merged[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, Mapping) else value
     return merged
 
 

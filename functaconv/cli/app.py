@@ -1,0 +1,106 @@
+"""The application: its commands, its errors, its exit codes."""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from functaconv import __version__
+from functaconv.cli import demo, encode, fit_base, inspect, pack, render, report
+from functaconv.cli.console import say
+from functaconv.errors import FunctaconvError
+
+
+class _InOrder(TyperGroup):
+    """Commands in the order of the work, not of the alphabet."""
+
+    def list_commands(self, ctx: object) -> list[str]:  # noqa: ARG002 - typer's signature
+        return list(self.commands)
+
+
+app = typer.Typer(
+    cls=_InOrder,
+    help="Convert array datasets to functasets: one shared coordinate network, one small fitted latent per item.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"auto_envvar_prefix": "FUNCTACONV", "help_option_names": ["-h", "--help"]},
+)
+app.command("pack")(pack.command)
+app.command("fit-base")(fit_base.command)
+app.command("encode")(encode.command)
+app.command("render")(render.command)
+app.command("report")(report.command)
+app.command("inspect")(inspect.command)
+app.command("demo")(demo.command)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"functaconv {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    show_version: Annotated[  # not named `version`: FUNCTACONV_VERSION may well be set to something else
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, show_envvar=False, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command in `sys.argv` and exit with its code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command; its exit code. Expected errors are told in two lines, without a traceback."""
+    try:
+        code = app(args=list(arguments), prog_name="functaconv", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except FunctaconvError as error:
+        _tell(arguments, str(error), error.hint)
+        return error.exit_code
+    except BrokenPipeError:
+        # whoever read our output has seen enough; nothing may be written at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (KeyboardInterrupt, typer.Abort):
+        say("error: stopped by Ctrl-C")
+        return 130
+    except OSError as error:
+        _tell(arguments, f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", None)
+        return 1
+    except Exception as error:
+        # click's own errors are not exported by typer; they are told apart by what they can do
+        show, code = getattr(error, "format_message", None), getattr(error, "exit_code", None)
+        if show is not None and isinstance(code, int):
+            _tell(arguments, show(), _usage_hint(error))
+            return code
+        if type(error).__name__ == "Exit" and isinstance(code, int):
+            return code
+        _tell(arguments, f"internal error: {type(error).__name__}: {error}", "this is a bug; -v shows where")
+        return 1
+
+
+def _tell(arguments: Sequence[str], message: str, hint: str | None) -> None:
+    if "-v" in arguments or "--verbose" in arguments:
+        traceback.print_exc()
+    say(f"error: {message}")
+    if hint:
+        say(f"hint: {hint}")
+
+
+def _usage_hint(error: Exception) -> str:
+    context = getattr(error, "ctx", None)
+    command = getattr(context, "command_path", "functaconv")
+    return f"`{command} --help` shows what it takes"

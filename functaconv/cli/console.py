@@ -1,0 +1,96 @@
+"""What a command writes: results to stdout, everything else to stderr."""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+def say(message: str) -> None:
+    """A line to stderr. A stderr that is closed is no reason to fail."""
+    try:
+        sys.stderr.write(message + "\n")
+        sys.stderr.flush()
+    except (BrokenPipeError, ValueError):
+        pass
+
+
+def write_json(value: Mapping[str, Any]) -> None:
+    """One object on stdout, in one line."""
+    sys.stdout.write(json.dumps(value) + "\n")
+
+
+def write_lines(lines: Iterable[str]) -> None:
+    """Results for people, on stdout."""
+    for line in lines:
+        sys.stdout.write(line + "\n")
+
+
+def table(rows: Iterable[tuple[str, object]]) -> list[str]:
+    """Names and values, aligned; what is None is left out."""
+    kept = [(name, str(value)) for name, value in rows if value is not None]
+    width = max((len(name) for name, _ in kept), default=0)
+    return [f"{name.ljust(width)}  {value}" for name, value in kept]
+
+
+def size(count: float | None) -> str | None:
+    """Bytes for people."""
+    if count is None:
+        return None
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def decibels(value: float | None) -> str | None:
+    return None if value is None else f"{value:.2f} dB"
+
+
+def summary_lines(summary: Mapping[str, Any]) -> list[str]:
+    """The numbers of a functaset, for people."""
+    latent, psnr, bytes_ = summary["latent"], summary["psnr"], summary["bytes"]
+    layout = "x".join(str(part) for part in latent["sites"])
+    per_item, raw = bytes_["per_item"], bytes_["raw_per_item"]
+    pca = summary.get("pca") or {}
+    against = summary.get("against") or {}
+    spread = " · ".join(
+        f"{name} {psnr[name]:.2f}" for name in ("min", "p5", "p50", "p95") if psnr.get(name) is not None
+    )
+    return table(
+        [
+            ("items", f"{summary['count']}, failed {summary['failed']}"),
+            ("solver", f"{summary['solver']}, {summary['steps']} steps"),
+            ("latent", f"{latent['numbers']} numbers" + (f" ({layout} sites)" if layout else "")),
+            ("PSNR", f"{psnr['mean']:.2f} dB mean of items ({spread})" if psnr["mean"] is not None else "no items"),
+            ("", f"{summary['psnr_of_mean_mse']:.2f} dB of the mean error" if psnr["mean"] is not None else None),
+            ("PCA", _pca(pca) if pca else None),
+            ("against the data", _against(against) if against else None),
+            (
+                "bytes per item",
+                f"{per_item:.0f}, raw {raw:.0f} ({raw / per_item:.1f} times smaller)" if per_item else None,
+            ),
+            ("store, base", f"{size(bytes_['store'])}, {size(bytes_['base'])}"),
+            ("speed", f"{summary['items_per_second']:.1f} items/s" if summary.get("items_per_second") else None),
+        ]
+    )
+
+
+def _pca(pca: Mapping[str, Any]) -> str:
+    if pca.get("psnr") is None:
+        return f"not measured: {pca.get('reason')}"
+    text = f"{pca['psnr']:.2f} dB with as many numbers: we are {abs(pca['difference']):.2f} dB "
+    text += "above" if pca["difference"] >= 0 else "below"
+    if pca.get("psnr_per_patch") is not None:
+        text += f"; per patch {pca['psnr_per_patch']:.2f} dB"
+    return text
+
+
+def _against(against: Mapping[str, Any]) -> str:
+    return (
+        f"{against['psnr_mean']:.2f} dB over {against['items']} items, "
+        f"at most {against['largest_difference_db']:.4f} dB from what is stored"
+        if against.get("psnr_mean") is not None
+        else f"{against['items']} items compared"
+    )

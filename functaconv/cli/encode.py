@@ -1,0 +1,72 @@
+"""`functaconv encode`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from functaconv.cli import options
+from functaconv.cli.console import summary_lines, table, write_json, write_lines
+from functaconv.errors import UsageError
+
+
+def command(
+    base: Annotated[Path, typer.Argument(metavar="BASE", help="The base that fit-base wrote.")],
+    shards: Annotated[
+        list[str], typer.Argument(metavar="SHARDS...", help="Tars: paths, globs, braces, directories, -.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT.zarr", help="The functaset to write.")],
+    steps: Annotated[int | None, typer.Option("--steps", help="Inner steps (default: as trained).", min=1)] = None,
+    solver: Annotated[str | None, typer.Option("--solver", help="gradient.", metavar="NAME")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Items fitted together.", min=1)] = None,
+    bits: Annotated[str, typer.Option("--bits", help="float16, float32, or 8.", metavar="BITS")] = "float16",
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    field: options.Field = None,
+    resize: options.Resize = None,
+    crop: options.Crop = None,
+    tile: Annotated[
+        int | None, typer.Option("--tile", help="Cut larger images into tiles of at most this side.", min=8)
+    ] = None,
+    max_error_rate: Annotated[
+        float, typer.Option("--max-error-rate", help="More failed items than this share: exit 3.", min=0, max=1)
+    ] = 0.01,
+    min_psnr: Annotated[
+        float | None, typer.Option("--min-psnr", help="A lower mean PSNR: exit 4.", metavar="DB")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="Only the first N records.", min=1)] = None,
+    workers: Annotated[int | None, typer.Option("--workers", help="Decoding threads.", min=0)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,  # noqa: ARG001 - main() looks at it
+) -> None:
+    """Fit a latent per item and write a functaset with its PSNR report. Run again, it goes on."""
+    from functaconv.cli.progress import EncodingMeter, Meter
+    from functaconv.conversion import encode, plan
+    from functaconv.sources.images import ImageTransform, parse_size
+
+    if bits not in ("float16", "float32", "8"):
+        raise UsageError(f"there are no {bits!r} bits", hint="one of float16, float32, 8")
+    if dry_run:
+        planned = plan(base, shards, out, bits=bits)
+        facts = planned.to_json()
+        write_json(facts) if json else write_lines(table(list(facts.items())))
+        return
+    transform = None
+    if resize or crop:
+        transform = ImageTransform(parse_size(resize) if resize else None, parse_size(crop) if crop else None)
+    with Meter(silent=quiet) as meter:
+        encoded = encode(
+            base, shards, out, steps=steps, solver=solver, batch_size=batch_size, bits=bits, device=device,
+            precision_name=precision, field_name=field, transform=transform, tile=tile,
+            max_error_rate=max_error_rate, min_psnr=min_psnr, limit=limit, workers=workers, overwrite=overwrite,
+            watcher=EncodingMeter(meter),
+        )  # fmt: skip
+    if json:
+        write_json(encoded.report)
+    else:
+        write_lines([*table([("functaset", encoded.path)]), *summary_lines(encoded.report)])
+    if encoded.complaint is not None:
+        raise encoded.complaint

@@ -1,0 +1,88 @@
+"""`functaconv fit-base`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from functaconv.cli import options
+from functaconv.cli.console import decibels, table, write_json, write_lines
+
+
+def command(
+    shards: Annotated[list[str], typer.Argument(metavar="SHARDS...", help="Tars: paths, globs, braces, directories.")],
+    base: Annotated[Path, typer.Argument(metavar="BASE", help="The base to write, BASE.safetensors.")],
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="images, functa-cifar10, spatial-cifar10, ...", metavar="NAME")
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", help="Settings from a TOML file.", metavar="FILE.toml")
+    ] = None,
+    set: Annotated[  # noqa: A002 - the option's name
+        list[str] | None,
+        typer.Option("--set", help="One setting, such as training.rate=1e-4; repeatable.", metavar="KEY=VALUE"),
+    ] = None,
+    latent: Annotated[
+        str | None, typer.Option("--latent", help="256, or 8x8x16 for 8 x 8 sites of 16.", metavar="SHAPE")
+    ] = None,
+    solver: Annotated[str | None, typer.Option("--solver", help="gradient.", metavar="NAME")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Outer updates.", min=1)] = None,
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", help="Wall clock, summed over restarts.", min=0.001)
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Items in an update.", min=1)] = None,
+    seed: options.Seed = None,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    val: Annotated[
+        list[str] | None, typer.Option("--val", help="Validation shards (default: 2% held out).", metavar="SHARDS")
+    ] = None,
+    field: options.Field = None,
+    channels: Annotated[
+        int | None, typer.Option("--channels", help="Images: 1 for gray, 3 for RGB.", min=1, max=3)
+    ] = None,
+    log: Annotated[Path | None, typer.Option("--log", help="Progress as JSON lines.", metavar="FILE.jsonl")] = None,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,  # noqa: ARG001 - main() looks at it
+) -> None:
+    """Meta-learn the shared base network. Stopped and started again, it goes on."""
+    from functaconv.cli.progress import Meter, TrainingMeter
+    from functaconv.metalearning import fit_base
+    from functaconv.recipe import assignment, latent_of, merged
+
+    settings: dict[str, Any] = {}
+    for text in set or ():
+        settings = merged(settings, assignment(text))
+    if latent is not None:
+        settings = merged(settings, latent_of(latent))
+    flags = {
+        "data": {"field": field, "channels": channels},
+        "solver": {"kind": solver},
+        "training": {"steps": steps, "minutes": minutes, "batch_size": batch_size, "seed": seed},
+    }
+    for section, values in flags.items():
+        given = {key: value for key, value in values.items() if value is not None}
+        if given:
+            settings = merged(settings, {section: given})
+    with Meter(silent=quiet) as meter:
+        trained = fit_base(
+            shards, base, preset_name=preset, recipe_file=recipe, settings=settings, validation=val, device=device,
+            precision_name=precision, log=log, overwrite=overwrite, watcher=TrainingMeter(meter),
+        )  # fmt: skip
+    if json:
+        write_json(trained.to_json())
+        return
+    facts = trained.to_json()
+    write_lines(
+        table(
+            [
+                ("base", facts["base"]),
+                ("recipe", f"{facts['recipe']}, {facts['solver']} solver"),
+                ("latent", "x".join(map(str, [*facts["latent"]["sites"], facts["latent"]["numbers"]]))),
+                ("trained", f"{facts['updates']} updates in {facts['seconds']:.0f} s on {facts['items']} items"),
+                ("validation", f"{decibels(trained.psnr)} over {facts['validation_items']} items"),
+            ]
+        )
+    )

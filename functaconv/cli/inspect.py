@@ -1,0 +1,42 @@
+"""`functaconv inspect`."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+import typer
+
+from functaconv.cli import options
+from functaconv.cli.console import table, write_json, write_lines
+
+
+def command(
+    path: Annotated[list[str], typer.Argument(metavar="PATH...", help="A base, a functaset, or shards.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Read everything: checksums, counts, every item.")] = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,  # noqa: ARG001 - nothing is said besides the result
+    verbose: options.Verbose = False,  # noqa: ARG001 - main() looks at it
+) -> None:
+    """What a base, a functaset or a set of shards holds, at a glance."""
+    from functaconv.verification import inspect
+
+    found = inspect(path[0] if len(path) == 1 else path, verify=verify)
+    if json:
+        write_json({"kind": found.kind, **found.facts, "problems": found.problems, "verified": verify})
+    else:
+        write_lines(table([("kind", found.kind), *_flat(found.facts)]))
+        write_lines(f"problem: {problem}" for problem in found.problems)
+        if verify and not found.problems:
+            write_lines(["verified: no problem found"])
+    if found.complaint is not None:
+        raise found.complaint
+
+
+def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list):
+            shown = ["x".join(map(str, entry)) if isinstance(entry, list) else str(entry) for entry in value[:8]]
+            yield prefix + name, ", ".join(shown) + (", ..." if len(value) > 8 else "") or None
+        else:
+            yield prefix + name, value

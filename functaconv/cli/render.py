@@ -1,0 +1,53 @@
+"""`functaconv render`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from functaconv.cli import options
+from functaconv.cli.console import say, write_json
+from functaconv.errors import UsageError
+
+
+def command(
+    functaset: Annotated[Path, typer.Argument(metavar="FUNCTASET", help="A functaset, OUT.zarr of encode.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="A file, a directory, a .tar, or - for stdout.")],
+    item: Annotated[
+        list[str] | None,
+        typer.Option("--item", help="INDEX, or START:STOP (half open); repeatable.", metavar="ITEMS"),
+    ] = None,
+    key: Annotated[
+        list[str] | None, typer.Option("--key", help="An item by its key; repeatable.", metavar="KEY")
+    ] = None,
+    size: Annotated[str | None, typer.Option("--size", help="Points along each axis: HxW.", metavar="SIZE")] = None,
+    scale: Annotated[float | None, typer.Option("--scale", help="Times the native size.", metavar="S")] = None,
+    region: Annotated[
+        str | None,
+        typer.Option("--region", help="y0:y1,x0:x1 in the unit square; beyond 0..1 extrapolates.", metavar="REGION"),
+    ] = None,
+    format: Annotated[  # noqa: A002 - the option's name
+        str | None, typer.Option("--format", help="png, npy or npz.", metavar="FORMAT")
+    ] = None,
+    device: options.Device = "auto",
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,  # noqa: ARG001 - main() looks at it
+) -> None:
+    """Decode items at any size or place."""
+    from functaconv.rendering import View, region_of, render, size_of
+
+    if size is not None and scale is not None:
+        raise UsageError("--size and --scale contradict each other", hint="give one of them")
+    if scale is not None and not 0 < scale < 1e6:
+        raise UsageError(f"--scale must be above 0, not {scale:g}")
+    view = View(size_of(size) if size else None, scale or 1.0, region_of(region) if region else None)
+    rendered = render(
+        functaset, out, items=item, keys=key or (), view=view, format=format, device=device,
+        progress=not quiet and out != "-" and sys.stderr.isatty(),
+    )  # fmt: skip
+    if json and out != "-":
+        write_json({"count": rendered.count, "path": rendered.path, "files": list(rendered.files)})
+    elif not quiet:
+        say(f"rendered {rendered.count} item{'s' * (rendered.count != 1)} to {'stdout' if out == '-' else out}")

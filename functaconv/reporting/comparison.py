@@ -1,0 +1,231 @@
+"""A functaset against the shards it was made from: every item decoded again and compared with its original."""
+
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ValidationError
+from torch import Tensor
+
+from functaconv.base import Base
+from functaconv.errors import InputError, ItemError
+from functaconv.functaset.reader import Functaset
+from functaconv.metrics import psnr
+from functaconv.reporting.result import Table
+from functaconv.reporting.thumbnails import Thumbnails
+from functaconv.signals.batch import Axes, Batch, Signal, batched
+from functaconv.signals.loader import map_ahead, prefetched
+from functaconv.signals.reading import Reading
+from functaconv.signals.tiles import Tile
+from functaconv.sources.images import ImageTransform, Size
+from functaconv.sources.items import Record
+from functaconv.sources.webdataset import read_records
+
+TOLERANCE_DB = 0.01
+NOISE = 1e-6
+"""root mean square that float32 arithmetic may differ by from device to device: it shows above 60 dB"""
+MOST_BYTES = 32 << 20
+"""of originals that wait for a batch; decoding takes several times as much"""
+
+RowErrors = Callable[[Batch, Tensor], None]
+"""told of a batch of rows, by position, and their features: what else is to be computed from the originals"""
+
+
+class EncodeSettings(BaseModel):
+    """How the items were read when they were encoded; functasets of other makers may not say."""
+
+    field: str | None = None
+    resize: Size | None = None
+    crop: Size | None = None
+    tile: int | None = None
+    limit: int | None = None
+
+    @classmethod
+    def of(cls, functaset: Functaset) -> "EncodeSettings":
+        try:
+            return cls.model_validate(functaset.attributes.settings)
+        except ValidationError as error:
+            raise InputError(
+                f"{functaset.path}: the settings in zarr.json are damaged: {error.errors()[0]['msg']}",
+                hint="restore zarr.json from a copy, or encode again with --overwrite",
+            ) from None
+
+    def reading(self, axes: Axes) -> Reading:
+        return Reading(axes, self.field, ImageTransform(self.resize, self.crop), self.tile)
+
+
+@dataclass(frozen=True)
+class Read:
+    """What became of a record of the shards."""
+
+    shard: str
+    record: Record
+    tiles: tuple[Tile, ...] = ()
+    reason: str | None = None
+
+
+def read_items(
+    shards: Sequence[str], reading: Reading, *, limit: int | None = None, damaged: frozenset[str] = frozenset()
+) -> Iterator[Read]:
+    """Every record that has an array, in order, decoded in parallel. Shards named in `damaged` may end too early."""
+
+    def read(shard: str, record: Record) -> Read:
+        try:
+            return Read(shard, record, reading.tiles(record))
+        except ItemError as error:
+            return Read(shard, record, reason=str(error))
+
+    taken = 0
+    for number, shard in enumerate(shards):
+        records = islice(read_records(shard, number), None if limit is None else max(0, limit - taken))
+        name = Path(shard).name
+        try:
+            for found in map_ahead(lambda record, name=name: read(name, record), records, workers=os.cpu_count() or 1):
+                taken += 1
+                if found.tiles or found.reason is not None:
+                    yield found
+        except InputError:
+            if name not in damaged:
+                raise
+
+
+@dataclass(eq=False)
+class Comparison:
+    """What comparing every item with its original found."""
+
+    mse: np.ndarray
+    """float32 `[row]`, as decoded just now; NaN for rows without an original"""
+    different: list[str] = field(default_factory=list)
+    """items that are not as good, or not as large, as the functaset says, each with both values"""
+    missing: list[str] = field(default_factory=list)
+    """keys of items in the shards that the functaset lacks"""
+    extra: list[str] = field(default_factory=list)
+    """keys of items in the functaset that the shards lack"""
+    largest: float = 0.0
+    """dB"""
+
+    def describe(self) -> list[str]:
+        """What does not agree, in words."""
+        kinds = (
+            ("differ from what the functaset says of them", self.different),
+            ("of the shards are not in the functaset", self.missing),
+            ("of the functaset are not in the shards", self.extra),
+        )
+        return [f"{len(found)} items {kind}: {_listed(found)}" for kind, found in kinds if found]
+
+
+class Comparer:
+    """Decodes every row of a functaset beside its original."""
+
+    def __init__(self, functaset: Functaset, table: Table, base: Base, shards: Sequence[str]) -> None:
+        self.functaset, self.table, self.base, self.shards = functaset, table, base, shards
+        self.settings = EncodeSettings.of(functaset)
+        self.reading = self.settings.reading(base.axes)
+        self.result = Comparison(np.full(len(functaset), np.nan, np.float32))
+
+    def compare(
+        self, *, thumbnails: Thumbnails | None = None, also: Sequence[RowErrors] = (), progress: bool = False
+    ) -> Comparison:
+        """Read the shards once; `also` sees the same originals."""
+        base, found = self.base, self.result.mse
+        rows = self._rows(progress)
+        if thumbnails is not None:
+            rows = thumbnails.watched(rows, base.normalizer)
+        size = 64 if base.device.type == "cpu" else 1024
+        batches = prefetched(batched(rows, size, most_bytes=MOST_BYTES, pin=base.device.type == "cuda"))
+        for batch in batches:
+            positions = np.array(batch.positions)
+            features = base.normalizer.features(batch, base.device)
+            latents = torch.from_numpy(self.functaset.latents(positions)).flatten(1, -2)
+            latents = latents.reshape(len(batch), -1, base.latent).to(base.device)
+            decoded = base.decode(latents, base.coords(batch.shape))
+            found[positions] = row_errors(decoded, features, batch.valid).cpu().numpy()
+            for compute in also:
+                compute(batch, features)
+        self._judge()
+        return self.result
+
+    def _rows(self, progress: bool) -> Iterator[tuple[int, Signal]]:
+        """Each original with the row it belongs to; items that match nothing are noted."""
+        items, result = self.table.items, self.result
+        waiting: dict[str, deque[int]] = {}
+        for number, key in enumerate(items.keys):
+            waiting.setdefault(str(key), deque()).append(number)
+        failures = self.functaset.failures
+        failed = Counter((Path(one.shard).name, one.record, one.key) for one in failures)
+        failed_keys = Counter(one.key for one in failures)
+        # a shard that was damaged when it was encoded is so still
+        damaged = frozenset(Path(one.shard).name for one in failures if not one.key)
+        reads: Any = read_items(self.shards, self.reading, limit=self.settings.limit, damaged=damaged)
+        if progress:
+            from tqdm.auto import tqdm
+
+            reads = tqdm(reads, total=len(items) + len(failures), desc="report", unit="item")
+        for read in reads:
+            key = read.record.key
+            place = (read.shard, read.record.record, key)
+            if failed[place]:
+                failed[place] -= 1
+                failed_keys[key] -= 1
+                continue
+            if waiting.get(key) and read.reason is None:
+                number = waiting[key].popleft()
+                if self._fits(number, read.tiles):
+                    yield from enumerate((tile.signal for tile in read.tiles), start=int(items.first[number]))
+            elif failed_keys[key]:
+                # the same records in other shards
+                failed_keys[key] -= 1
+            elif read.reason is None:
+                result.missing.append(key)
+            else:
+                result.different.append(f"{key} (cannot be read from the shards: {read.reason})")
+                if waiting.get(key):
+                    waiting[key].popleft()
+        result.extra += [key for key, numbers in waiting.items() for _ in numbers]
+
+    def _fits(self, number: int, tiles: tuple[Tile, ...]) -> bool:
+        """The original has the stored item's shape, and as many tiles."""
+        items = self.table.items
+        first, count = int(items.first[number]), int(items.rows[number])
+        stored = self.functaset.shapes[first : first + count].tolist()
+        if [list(tile.signal.shape) for tile in tiles] == stored:
+            return True
+        sizes = ["x".join(map(str, shape)) for shape in (items.shape[number].tolist(), tiles[0].whole)]
+        self.result.different.append(f"{items.keys[number]} (stored as {sizes[0]}, {sizes[1]} in the shards)")
+        return False
+
+    def _judge(self) -> None:
+        """Note the items whose error is not the stored one."""
+        table, result = self.table, self.result
+        now = table.items.mse(result.mse, self.functaset.shapes)
+        found, stored = psnr(now), table.psnr
+        with np.errstate(invalid="ignore"):
+            off = np.abs(found - stored)
+        # equal infinities, and what was not compared
+        off[(found == stored) | np.isnan(found)] = 0
+        noise = np.abs(np.sqrt(np.maximum(now, 0)) - np.sqrt(np.maximum(table.mse, 0))) <= NOISE
+        off[noise] = np.minimum(off[noise], TOLERANCE_DB)
+        result.largest = float(off.max()) if len(off) else 0.0
+        for number in np.flatnonzero(~(off <= TOLERANCE_DB)):
+            values = f"{stored[number]:.2f} dB stored, {found[number]:.2f} found"
+            result.different.append(f"{table.items.keys[number]} ({values})")
+
+
+def row_errors(decoded: Tensor, features: Tensor, valid: Tensor | None) -> Tensor:
+    """Mean squared error of each row over its valid values."""
+    squared = (decoded - features).square()
+    if valid is None:
+        return squared.mean((1, 2))
+    kept = valid.to(squared.device, squared.dtype)
+    return (squared * kept).sum((1, 2)) / kept.sum((1, 2)).clamp(min=1)
+
+
+def _listed(found: Sequence[str], most: int = 10) -> str:
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return ", ".join(found[:most]) + more

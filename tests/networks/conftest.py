@@ -1,0 +1,79 @@
+"""Networks to be tested, small and in float64."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from functaconv.networks import NETWORKS, LatentMap, ModulatedNetwork, SiteGrid
+
+CHANNELS, LATENT = 2, 3
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the latents of a network live, and a grid of points whose sizes the sites do not divide."""
+
+    sites: SiteGrid
+    kernel: int
+    points: tuple[int, ...]
+
+    @property
+    def dims(self) -> int:
+        return len(self.points)
+
+    def coords(self) -> Tensor:
+        axes = [(torch.arange(n, dtype=torch.float64) + 0.5) / n for n in self.points]
+        return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, self.dims)
+
+
+LAYOUTS = {
+    "global-1d": Layout(SiteGrid((1,)), 1, (7,)),
+    "global-2d": Layout(SiteGrid((1, 1)), 1, (4, 5)),
+    "global-3d": Layout(SiteGrid((1, 1, 1)), 1, (2, 3, 3)),
+    "nearest-1d": Layout(SiteGrid((3,)), 1, (7,)),
+    "nearest-2d": Layout(SiteGrid((2, 3)), 1, (5, 7)),
+    "nearest-3d": Layout(SiteGrid((2, 1, 2)), 1, (3, 2, 3)),
+    "nearest-2d-global-frame": Layout(SiteGrid((2, 3), frame="global"), 1, (4, 6)),
+    "sites-without-points": Layout(SiteGrid((3, 4)), 1, (2, 3)),
+    "linear-1d": Layout(SiteGrid((3,), "linear", "global"), 1, (8,)),
+    "linear-2d": Layout(SiteGrid((2, 3), "linear", "global"), 1, (5, 6)),
+    "linear-3d": Layout(SiteGrid((2, 2, 2), "linear", "global"), 1, (3, 3, 3)),
+    "linear-2d-local-frame": Layout(SiteGrid((2, 3), "linear", "local"), 1, (5, 6)),
+    "kernel3-1d": Layout(SiteGrid((4,)), 3, (9,)),
+    "kernel3-2d": Layout(SiteGrid((3, 2)), 3, (6, 5)),
+    "kernel3-3d": Layout(SiteGrid((2, 2, 2)), 3, (3, 2, 4)),
+    "linear-kernel3-2d": Layout(SiteGrid((2, 3), "linear", "global"), 3, (4, 5)),
+}
+
+
+@pytest.fixture(params=LAYOUTS.values(), ids=LAYOUTS.keys())
+def layout(request: pytest.FixtureRequest) -> Layout:
+    found: Layout = request.param
+    return found
+
+
+@pytest.fixture(params=[(kind, film) for kind in NETWORKS for film in (False, True)], ids=lambda p: f"{p[0]}-{p[1]}")
+def field(request: pytest.FixtureRequest, layout: Layout) -> ModulatedNetwork:
+    """A network of each kind, with shifts only and with scales."""
+    kind, film = request.param
+    return field_of(layout, kind, film)
+
+
+def field_of(layout: Layout, kind: str = "siren", film: bool = False, width: int = 5, depth: int = 4) -> ModulatedNetwork:
+    generator = torch.Generator().manual_seed(1)
+    network = NETWORKS[kind](
+        layout.dims, CHANNELS, width=width, depth=depth, w0_first=7.0, w0_hidden=5.0, scales=film, generator=generator
+    )
+    latent_map = LatentMap(layout.sites, LATENT, network.modulations, kernel=layout.kernel, generator=generator)
+    field = ModulatedNetwork(network, latent_map, layout.sites).double()
+    for bias in network.biases:
+        # zeros would hide a bias that is forgotten
+        torch.nn.init.uniform_(bias, -0.3, 0.3, generator=generator)
+    return field
+
+
+def latents_of(layout: Layout, items: int = 3) -> Tensor:
+    generator = torch.Generator().manual_seed(2)
+    return 0.3 * torch.randn(items, layout.sites.count, LATENT, dtype=torch.float64, generator=generator)
