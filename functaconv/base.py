@@ -120,9 +120,8 @@ class Base(nn.Module):
         recompute: bool = False,
     ) -> Fit:
         """Fit latents to a problem, differentiably unless gradients are off."""
-        items = problem.pieces[0].targets.shape[0]
-        start = self.start.expand(items, -1, -1)
-        return fit(problem, start, self.solver, steps=steps, second_order=second_order, recompute=recompute)
+        # one start for all items: the first step's forward is computed once, not once per item
+        return fit(problem, self.start, self.solver, steps=steps, second_order=second_order, recompute=recompute)
 
     @torch.no_grad()
     def encode(self, batch: Batch, *, steps: int | None = None) -> Fit:

@@ -54,4 +54,5 @@ def fit(
             latents = checkpoint(solver.step, inner, latents, number, use_reentrant=False)
         else:
             latents = solver.step(inner, latents, number)
-    return Fit(problem, latents)
+    items = problem.pieces[0].targets.shape[0]
+    return Fit(problem, latents.expand(items, -1, -1))
