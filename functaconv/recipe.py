@@ -329,11 +329,11 @@ def _names() -> Iterable[str]:
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Nested tables, with those of `over` in place of, or beside, those of `under`."""
-    merged = dict(under)
+    result = dict(under)
     for key, value in over.items():
-        below = merged.get(key)
-        merged[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, Mapping) else value
-    return merged
+        below = result.get(key)
+        result[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, Mapping) else value
+    return result
 
 
 def _without_none(value: Any) -> Any:
