@@ -99,6 +99,10 @@ class SiteGrid:
 
     def place(self, coords: Coords) -> Placement:
         """Sort points into cells. Points outside the unit cube belong to the cell at the border next to them."""
+        if self.count == 1:
+            # one cell holds all: nothing to sort, nothing to wait for on a GPU
+            index = torch.arange(len(coords), device=coords.device)[None]
+            return Placement(coords[None], index, None, None, None, 1)
         extent = torch.tensor(self.shape, device=coords.device)
         scaled = coords * extent
         if self.interpolation == "nearest":

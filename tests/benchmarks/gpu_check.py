@@ -1,0 +1,149 @@
+"""On a machine with a GPU: `python -m tests.benchmarks.gpu_check [OUT.json]`; needs no data, writes JSON.
+
+Agreement first, speed after: encode and render on the GPU against the CPU (float32), a base learned for the same
+updates on both, no synchronisation inside the inner loop; then updates and items per second.
+"""
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from functaconv.base import Base
+from functaconv.recipe import Situation, build, preset
+from functaconv.signals.batch import Axes, Batch, Signal
+from functaconv.signals.grid import Grid
+from functaconv.signals.normalizer import Normalizer
+from tests.benchmarks.image_quality import commit, machine
+
+TOLERANCE = 1e-3
+
+
+def images(count: int, side: int) -> list[Signal]:
+    """Smooth random colour images, uint8."""
+    generator = np.random.default_rng(0)
+    y, x = np.mgrid[:side, :side] / side
+    found = []
+    for number in range(count):
+        waves = generator.normal(size=(8, 3)) / 4
+        where = generator.uniform(-12, 12, size=(8, 2))
+        field = sum(np.sin(a * y + b * x)[..., None] * wave for (a, b), wave in zip(where, waves, strict=True))
+        found.append(Signal(str(number), np.uint8(np.clip(0.5 + 0.3 * field, 0, 1) * 255), 255.0))
+    return found
+
+
+def fresh(name: str, side: int, on_gpu: bool) -> Base:
+    recipe = preset(name, Situation((side, side), 3, on_gpu))
+    return build(recipe, Axes("image", 2, 3), Normalizer.of_code_range(3))
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found.cpu() - expected.cpu()).norm() / expected.cpu().norm())
+
+
+def check_agreement() -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name in ("images", "functa-cifar10", "spatial-cifar10"):
+        base = fresh(name, 32, on_gpu=False).requires_grad_(False)
+        batch = Batch.of(images(16, 32), range(16), pin=True)
+        on_cpu = base.encode(batch)
+        coords = Grid((64, 64)).coords()
+        pixels = base.decode(on_cpu.latents, coords)
+        on_gpu = base.cuda().encode(batch)
+        found[f"{name} latents"] = relative(on_gpu.latents, on_cpu.latents)
+        found[f"{name} render"] = relative(base.decode(on_cpu.latents.cuda(), coords), pixels)
+    for name, value in found.items():
+        if value > TOLERANCE:
+            raise SystemExit(f"{name}: the GPU differs from the CPU by {value:.2e}, more than {TOLERANCE}")
+    return found
+
+
+def check_no_synchronisation() -> None:
+    base = fresh("images", 32, on_gpu=True).cuda().requires_grad_(False)
+    batch = Batch.of(images(64, 32), range(64), pin=True)
+    base.encode(batch)
+    problem = base.problem(batch)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        base.fit(problem)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def learned_alike() -> dict[str, float]:
+    """The same 20 updates on both devices: validation PSNR and the difference of the weights."""
+    from PIL import Image
+
+    from functaconv.checkpoint import read_base
+    from functaconv.metalearning import fit_base
+    from functaconv.packing import pack
+
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "images"
+        source.mkdir()
+        for signal in images(64, 32):
+            Image.fromarray(signal.values).save(source / f"{signal.key}.png")
+        pack(source, Path(folder) / "shards")
+        bases = {}
+        for device in ("cpu", "cuda"):
+            settings = {"training": {"steps": 20, "batch_size": 8}, "network": {"width": 64}, "latent": {"numbers": 32}}
+            path = Path(folder) / f"{device}.safetensors"
+            trained = fit_base(str(Path(folder) / "shards"), path, settings=settings, device=device)
+            bases[device] = trained.psnr, read_base(path).base.field.network.weights[1]
+    return {
+        "psnr_cpu": bases["cpu"][0],
+        "psnr_cuda": bases["cuda"][0],
+        "weights": relative(bases["cuda"][1], bases["cpu"][1]),
+    }
+
+
+def speed(name: str, side: int, items: int) -> dict[str, Any]:
+    base = fresh(name, side, on_gpu=True).cuda()
+    batch = Batch.of(images(items, side), range(items), pin=True)
+
+    def encode() -> None:
+        base.encode(batch)
+
+    def update() -> None:
+        loss = base.fit(base.problem(batch)).error.mean()
+        torch.autograd.grad(loss, list(base.field.parameters()))
+
+    return {
+        "preset": name, "items": items, "side": side,
+        "encoded_items_per_second": items / seconds(encode),
+        "outer_gradients_per_second": 1 / seconds(update),
+        "peak_memory_GiB": torch.cuda.max_memory_allocated() / 2**30,
+    }  # fmt: skip
+
+
+def seconds(work: Any, repeats: int = 10) -> float:
+    work()
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - started) / repeats
+
+
+def main() -> None:
+    if not torch.cuda.is_available():
+        raise SystemExit("there is no CUDA device")
+    check_no_synchronisation()
+    result = {
+        **machine(), "commit": commit(), "dtype": "float32", "agreement": check_agreement(), "learned": learned_alike(),
+        "speed": [speed("images", 32, 64), speed("functa-cifar10", 32, 16), speed("spatial-cifar10", 32, 128)],
+    }  # fmt: skip
+    text = json.dumps(result, indent=2)
+    print(text)
+    if len(sys.argv) > 1:
+        Path(sys.argv[1]).write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
