@@ -28,17 +28,18 @@ from functaconv.fitting import SOLVERS
 from functaconv.functaset.blocks import Block, Failure
 from functaconv.functaset.quantise import Quantiser
 from functaconv.functaset.reader import open_functaset
-from functaconv.functaset.schema import FAILED, Attributes, Bits, Layout, Quantisation, Solver
+from functaconv.functaset.schema import FAILED, STORED, Attributes, Bits, Layout, Quantisation, Solver
 from functaconv.functaset.writer import FunctasetWriter
 from functaconv.interruption import Stop, stopping
 from functaconv.metrics import psnr
 from functaconv.signals.batch import Signal, batched
-from functaconv.signals.device import Precision, device_of, precision
+from functaconv.signals.device import device_of, precision
 from functaconv.signals.grid import AXES
 from functaconv.signals.loader import map_ahead, prefetched
 from functaconv.signals.reading import Reading
 from functaconv.signals.tiles import Tile
 from functaconv.sources.images import ImageTransform
+from functaconv.sources.images import Size as ImageSize
 from functaconv.sources.items import Record
 from functaconv.sources.webdataset import expand_shards, fingerprint, index_shard, read_records
 from functaconv.summary import Items, Size, raw_bytes, summarise
@@ -104,9 +105,9 @@ def encode(
     steps: int | None = None,
     solver: str | None = None,
     batch_size: int | None = None,
-    bits: Bits = "float16",
+    bits: str = "float16",
     device: str = "auto",
-    precision_name: Precision = "auto",
+    precision_name: str = "auto",
     field_name: str | None = None,
     transform: ImageTransform | None = None,
     tile: int | None = None,
@@ -130,7 +131,7 @@ def encode(
     _check_request(stored, names, solver, steps, tile, transform)
     work = Work(
         stored, names, steps=steps if steps is not None else stored.base.solver.steps,
-        batch_size=batch_size or (64 if stored.base.device.type == "cpu" else 1024), bits=bits,
+        batch_size=batch_size or (64 if stored.base.device.type == "cpu" else 1024), bits=_bits(bits),
         field_name=field_name or stored.recipe.data.field, transform=transform, tile=tile, limit=limit,
         workers=workers if workers is not None else (os.cpu_count() or 1), stdin=stdin,
     )  # fmt: skip
@@ -152,7 +153,7 @@ def encode(
     )
 
 
-def plan(base: Path | str, shards: str | Sequence[str], output: Path | str, *, bits: Bits = "float16") -> Plan:
+def plan(base: Path | str, shards: str | Sequence[str], output: Path | str, *, bits: str = "float16") -> Plan:
     """What `encode` would do, without doing it."""
     stored = read_base(base)
     names = expand_shards([shards] if isinstance(shards, str) else list(shards))
@@ -160,7 +161,7 @@ def plan(base: Path | str, shards: str | Sequence[str], output: Path | str, *, b
     done = 0
     if (Path(output) / "zarr.json").exists():
         done = len(open_functaset(output))
-    width = {"float16": 2, "float32": 4, "8": 1}[bits]
+    width = np.dtype(STORED[_bits(bits)]).itemsize
     return Plan(tuple(names), records, done, stored.base.numbers, stored.base.numbers * width)
 
 
@@ -203,8 +204,8 @@ class Work:
             "steps": self.steps,
             "bits": self.bits,
             "field": self.field_name,
-            "resize": transform.resize,
-            "crop": transform.crop,
+            "resize": _plain(transform.resize),
+            "crop": _plain(transform.crop),
             "tile": self.tile,
             "limit": self.limit,
         }
@@ -240,6 +241,16 @@ class _Read:
     @property
     def is_ignored(self) -> bool:
         return not self.tiles and self.reason is None
+
+
+def _bits(name: str) -> Bits:
+    table: dict[str, Bits] = {"float16": "float16", "float32": "float32", "8": "8"}
+    return lookup(table, name, what="--bits")
+
+
+def _plain(size: ImageSize | None) -> int | list[int] | None:
+    """A size as JSON holds it."""
+    return list(size) if isinstance(size, tuple) else size
 
 
 def _check_request(
@@ -421,8 +432,6 @@ def _encode_block(
     places = [tiles[position][1] for position in kept]
     mse = fitted.mse[kept]
     pace.failed += len(failures)
-    import json
-
     meta = [json.dumps(signal.attributes) if signal.attributes else "null" for signal in signals]
     axes = work.stored.base.axes.dims
     return Block(
@@ -558,7 +567,9 @@ def _complaint(
             hint="failed.jsonl in the functaset says why, item by item",
         )
     mean = report["psnr"]["mean"]
-    if min_psnr is not None and (mean is None or mean < min_psnr):
-        found = "no item" if mean is None else f"{mean:.2f} dB"
-        return VerificationError(f"the mean PSNR is {found}, less than --min-psnr {min_psnr:g}")
+    if min_psnr is not None and not count:
+        return VerificationError(f"there is no item that could have the --min-psnr of {min_psnr:g} dB")
+    # without a number the mean is infinite: some item is perfect
+    if min_psnr is not None and mean is not None and mean < min_psnr:
+        return VerificationError(f"the mean PSNR is {mean:.2f} dB, less than --min-psnr {min_psnr:g}")
     return None

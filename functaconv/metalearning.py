@@ -33,7 +33,7 @@ from functaconv.interruption import Stop, stopping
 from functaconv.metrics import psnr
 from functaconv.recipe import Recipe, Situation, build, from_toml, preset, validated
 from functaconv.signals.batch import Axes, Batch, Signal, batched
-from functaconv.signals.device import Precision, device_of, free_memory, precision
+from functaconv.signals.device import device_of, free_memory, precision
 from functaconv.signals.loader import Collection, Position, Sampler, prefetched
 from functaconv.signals.normalizer import Normalizer
 from functaconv.signals.reading import Reading
@@ -120,7 +120,7 @@ def fit_base(
     settings: Mapping[str, Any] | None = None,
     validation: str | Sequence[str] | None = None,
     device: str = "auto",
-    precision_name: Precision = "auto",
+    precision_name: str = "auto",
     log: Path | str | None = None,
     overwrite: bool = False,
     watcher: Watcher | None = None,

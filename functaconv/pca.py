@@ -78,13 +78,14 @@ class _Covariance:
 
     def __init__(self, values: int, device: torch.device | str) -> None:
         self.rows = 0
-        self._shift = torch.zeros(values, device=device)
+        self._shift: Tensor | None = None
         self._sum = torch.zeros(values, dtype=torch.float64, device=device)
         self._products = torch.zeros(values, values, dtype=torch.float64, device=device)
         self._waiting: list[Tensor] = []
 
     def add(self, rows: Tensor) -> None:
-        self._waiting.append(rows.to(self._shift.device, torch.float32))
+        self.rows += len(rows)
+        self._waiting.append(rows.to(self._products.device, torch.float32))
         if sum(map(len, self._waiting)) >= PORTION:
             self._take()
 
@@ -93,18 +94,18 @@ class _Covariance:
         mean = self._sum / max(1, self.rows)
         covariance = self._products / max(1, self.rows) - torch.outer(mean, mean)
         components = leading(covariance, numbers)
-        return Pca((mean + self._shift).float(), components.float(), self.rows)
+        shift = 0 if self._shift is None else self._shift
+        return Pca((mean + shift).float(), components.float(), self.rows)
 
     def _take(self) -> None:
         if not self._waiting:
             return
         rows = torch.cat(self._waiting)
         self._waiting = []
-        if self.rows == 0:
+        if self._shift is None:
             # values near their mean: then the products do not cancel
             self._shift = rows.mean(0)
         rows = rows - self._shift
-        self.rows += len(rows)
         self._sum += rows.sum(0, dtype=torch.float64)
         self._products += rows.mT @ rows
 
@@ -141,18 +142,20 @@ def leading(matrix: Tensor, count: int) -> Tensor:
     size = len(matrix)
     count = min(count, size)
     if _is_dense(size, count):
-        return torch.linalg.eigh(matrix).eigenvectors[:, size - count :].flip(1)
+        vectors: Tensor = torch.linalg.eigh(matrix).eigenvectors
+        return vectors[:, size - count :].flip(1)
     # subspace iteration; a few more vectors than wanted make the last ones converge too
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(size, count + max(16, count // 8), generator=generator, dtype=torch.float64)
-    basis = torch.linalg.qr(matrix @ start.to(matrix)).Q
+    basis: Tensor = torch.linalg.qr(matrix @ start.to(matrix)).Q
     captured = 0.0
     for _ in range(MOST_ROUNDS):
         image = matrix @ basis
         values, turned = torch.linalg.eigh(basis.mT @ image)
         total = float(values[-count:].sum())
         if total - captured <= PRECISION * total:
-            return basis @ turned[:, -count:].flip(1)
+            rotation: Tensor = turned[:, -count:].flip(1)
+            return basis @ rotation
         captured = total
         basis = torch.linalg.qr(image).Q
     return basis[:, :count]

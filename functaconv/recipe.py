@@ -287,9 +287,12 @@ def _sized(name: str, situation: Situation) -> Recipe:
     points, gpu = math.prod(situation.shape), situation.on_gpu
     sites = tuple(min(64, max(1, round(size / 8))) for size in situation.shape) if points > 64**2 else ()
     latent = situation.latent or LatentRecipe(numbers=16 if sites else (256 if gpu else 64), sites=sites)
+    inner: int | None
+    outer: int | None
     if latent.sites:
         batch = max(1, (1 << 18 if gpu else 1 << 14) // min(points, MOST_POINTS))
-        inner, outer = (None, None) if points <= MOST_POINTS else (MOST_POINTS, None)
+        inner = None if points <= MOST_POINTS else MOST_POINTS
+        outer = None
     else:
         batch = 64 if gpu else 16
         # the points an item is fitted on must outnumber what is fitted

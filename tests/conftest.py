@@ -3,7 +3,7 @@
 import io
 import os
 import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -110,9 +110,7 @@ def image_shards(shards_of: Callable[..., Path]) -> Callable[..., Path]:
         seed: int = 0,
         items_per_shard: int = 1000,
     ) -> Path:
-        files = {
-            f"image{n:04d}.png": png(1000 * seed + n, shapes[n % len(shapes)], channels) for n in range(count)
-        }
+        files = {f"image{n:04d}.png": png(1000 * seed + n, shapes[n % len(shapes)], channels) for n in range(count)}
         return shards_of(files, items_per_shard)
 
     return make
@@ -150,10 +148,9 @@ def spatial_base_file(images: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture
-def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """fsync shows only in a power cut."""
     monkeypatch.setattr("os.fsync", lambda _: None)
-    yield
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import typer
 
 from functaconv.cli import options
 from functaconv.cli.console import summary_lines, table, write_json, write_lines
-from functaconv.errors import UsageError
 
 
 def command(
@@ -47,8 +46,6 @@ def command(
     from functaconv.conversion import encode, plan
     from functaconv.sources.images import ImageTransform, parse_size
 
-    if bits not in ("float16", "float32", "8"):
-        raise UsageError(f"there are no {bits!r} bits", hint="one of float16, float32, 8")
     if dry_run:
         planned = plan(base, shards, out, bits=bits)
         facts = planned.to_json()

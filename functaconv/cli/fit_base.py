@@ -57,7 +57,7 @@ def command(
         settings = merged(settings, assignment(text))
     if latent is not None:
         settings = merged(settings, latent_of(latent))
-    flags = {
+    flags: dict[str, dict[str, Any]] = {
         "data": {"field": field, "channels": channels},
         "solver": {"kind": solver},
         "training": {"steps": steps, "minutes": minutes, "batch_size": batch_size, "seed": seed},

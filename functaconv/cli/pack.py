@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -50,7 +50,7 @@ def command(
             f"... and {len(summary.failures) - 10} more"
             + ("" if to_stdout else f": {Path(shards_dir) / 'failed.jsonl'}")
         )
-    facts = {
+    facts: dict[str, Any] = {
         "count": summary.count,
         "failed": summary.failed,
         "ignored": dict(summary.ignored),

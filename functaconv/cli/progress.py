@@ -76,13 +76,14 @@ class TrainingMeter(metalearning.Watcher):
 
 class EncodingMeter(conversion.Watcher):
     def __init__(self, meter: Meter) -> None:
-        self._meter, self._begun, self._first = meter, time.monotonic(), None
+        self._meter, self._begun = meter, time.monotonic()
+        self._first: int | None = None
 
     def announce(self, message: str) -> None:
         self._meter.line(message)
 
     def report(self, done: int, failed: int, total: int | None, mean_psnr: float) -> None:
-        self._first: int | None = done if self._first is None else self._first
+        self._first = done if self._first is None else self._first
         speed = (done - self._first) / max(1e-9, time.monotonic() - self._begun)
         facts = f"{mean_psnr:.2f} dB, {speed:.0f} items/s" + (f", {failed} failed" if failed else "")
         self._meter.show("items", done, total, facts)

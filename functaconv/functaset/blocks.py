@@ -114,7 +114,7 @@ def write_block(path: Path, block: Block) -> None:
 def read_facts(path: Path) -> BlockFacts:
     """What a block says besides its rows, without reading them."""
     try:
-        with np.load(path, allow_pickle=False) as members:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as members:
             return _facts(members)
     except _DAMAGE as error:
         raise _damaged(path, error) from error
@@ -123,7 +123,7 @@ def read_facts(path: Path) -> BlockFacts:
 def read_block(path: Path) -> Block:
     """The whole block; its checksums are checked."""
     try:
-        with np.load(path, allow_pickle=False) as members:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as members:
             facts = _facts(members)
             return Block(
                 **{name: members[name] for name in _ARRAYS},

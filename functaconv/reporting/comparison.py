@@ -2,11 +2,10 @@
 
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +13,10 @@ from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from functaconv.base import Base
+from functaconv.checkpoint import base_from_bytes
 from functaconv.errors import InputError, ItemError
 from functaconv.functaset.reader import Functaset
+from functaconv.functaset.schema import BASE
 from functaconv.metrics import psnr
 from functaconv.reporting.result import Table
 from functaconv.reporting.thumbnails import Thumbnails
@@ -65,6 +66,7 @@ class Read:
     """What became of a record of the shards."""
 
     shard: str
+    """name of its file"""
     record: Record
     tiles: tuple[Tile, ...] = ()
     reason: str | None = None
@@ -75,23 +77,23 @@ def read_items(
 ) -> Iterator[Read]:
     """Every record that has an array, in order, decoded in parallel. Shards named in `damaged` may end too early."""
 
-    def read(shard: str, record: Record) -> Read:
+    def read(record: Record) -> Read:
+        name = Path(shards[record.shard]).name
         try:
-            return Read(shard, record, reading.tiles(record))
+            return Read(name, record, reading.tiles(record))
         except ItemError as error:
-            return Read(shard, record, reason=str(error))
+            return Read(name, record, reason=str(error))
 
     taken = 0
     for number, shard in enumerate(shards):
         records = islice(read_records(shard, number), None if limit is None else max(0, limit - taken))
-        name = Path(shard).name
         try:
-            for found in map_ahead(lambda record, name=name: read(name, record), records, workers=os.cpu_count() or 1):
+            for found in map_ahead(read, records, workers=os.cpu_count() or 1):
                 taken += 1
                 if found.tiles or found.reason is not None:
                     yield found
         except InputError:
-            if name not in damaged:
+            if Path(shard).name not in damaged:
                 raise
 
 
@@ -113,11 +115,24 @@ class Comparison:
     def describe(self) -> list[str]:
         """What does not agree, in words."""
         kinds = (
-            ("differ from what the functaset says of them", self.different),
-            ("of the shards are not in the functaset", self.missing),
-            ("of the functaset are not in the shards", self.extra),
+            ("not as the functaset says", self.different),
+            ("in the shards, not in the functaset", self.missing),
+            ("in the functaset, not in the shards", self.extra),
         )
-        return [f"{len(found)} items {kind}: {_listed(found)}" for kind, found in kinds if found]
+        return [f"{len(found)} item{'s' * (len(found) > 1)} {kind}: {_listed(found)}" for kind, found in kinds if found]
+
+
+def base_of(functaset: Functaset, device: torch.device | str = "cpu") -> Base:
+    """The base inside a functaset; one that does not fit its latents is an `InputError`."""
+    base = base_from_bytes(functaset.base_bytes(), str(functaset.path / BASE), device).base
+    layout = functaset.layout
+    if (base.sites, base.latent) != (layout.sites, layout.latent) or base.axes.dims != len(layout.axes):
+        raise InputError(
+            f"{functaset.path}: the base makes latents of {(*base.sites, base.latent)} for {base.axes.dims} axes, "
+            f"the functaset holds {(*layout.sites, layout.latent)} for {len(layout.axes)}",
+            hint="put back the base that encoded these items",
+        )
+    return base
 
 
 class Comparer:
@@ -142,14 +157,18 @@ class Comparer:
         for batch in batches:
             positions = np.array(batch.positions)
             features = base.normalizer.features(batch, base.device)
-            latents = torch.from_numpy(self.functaset.latents(positions)).flatten(1, -2)
-            latents = latents.reshape(len(batch), -1, base.latent).to(base.device)
-            decoded = base.decode(latents, base.coords(batch.shape))
+            latents = torch.from_numpy(self._latents(positions)).reshape(len(batch), -1, base.latent)
+            decoded = base.decode(latents.to(base.device), base.coords(batch.shape))
             found[positions] = row_errors(decoded, features, batch.valid).cpu().numpy()
             for compute in also:
                 compute(batch, features)
         self._judge()
         return self.result
+
+    def _latents(self, rows: np.ndarray) -> np.ndarray:
+        # a run of rows is read several times as fast as the same rows one by one
+        is_run = len(rows) == rows[-1] - rows[0] + 1 and (np.diff(rows) == 1).all()
+        return self.functaset.latents(slice(int(rows[0]), int(rows[-1]) + 1) if is_run else rows)
 
     def _rows(self, progress: bool) -> Iterator[tuple[int, Signal]]:
         """Each original with the row it belongs to; items that match nothing are noted."""
@@ -162,7 +181,7 @@ class Comparer:
         failed_keys = Counter(one.key for one in failures)
         # a shard that was damaged when it was encoded is so still
         damaged = frozenset(Path(one.shard).name for one in failures if not one.key)
-        reads: Any = read_items(self.shards, self.reading, limit=self.settings.limit, damaged=damaged)
+        reads: Iterable[Read] = read_items(self.shards, self.reading, limit=self.settings.limit, damaged=damaged)
         if progress:
             from tqdm.auto import tqdm
 
@@ -174,19 +193,16 @@ class Comparer:
                 failed[place] -= 1
                 failed_keys[key] -= 1
                 continue
-            if waiting.get(key) and read.reason is None:
-                number = waiting[key].popleft()
-                if self._fits(number, read.tiles):
-                    yield from enumerate((tile.signal for tile in read.tiles), start=int(items.first[number]))
-            elif failed_keys[key]:
+            if failed_keys[key] and (read.reason is not None or not waiting.get(key)):
                 # the same records in other shards
                 failed_keys[key] -= 1
-            elif read.reason is None:
+            elif not waiting.get(key):
                 result.missing.append(key)
-            else:
+            elif read.reason is not None:
+                waiting[key].popleft()
                 result.different.append(f"{key} (cannot be read from the shards: {read.reason})")
-                if waiting.get(key):
-                    waiting[key].popleft()
+            elif self._fits(number := waiting[key].popleft(), read.tiles):
+                yield from enumerate((tile.signal for tile in read.tiles), start=int(items.first[number]))
         result.extra += [key for key, numbers in waiting.items() for _ in numbers]
 
     def _fits(self, number: int, tiles: tuple[Tile, ...]) -> bool:
@@ -209,10 +225,9 @@ class Comparer:
             off = np.abs(found - stored)
         # equal infinities, and what was not compared
         off[(found == stored) | np.isnan(found)] = 0
-        noise = np.abs(np.sqrt(np.maximum(now, 0)) - np.sqrt(np.maximum(table.mse, 0))) <= NOISE
-        off[noise] = np.minimum(off[noise], TOLERANCE_DB)
         result.largest = float(off.max()) if len(off) else 0.0
-        for number in np.flatnonzero(~(off <= TOLERANCE_DB)):
+        is_noise = np.abs(np.sqrt(now) - np.sqrt(table.mse)) <= NOISE
+        for number in np.flatnonzero((off > TOLERANCE_DB) & ~is_noise):
             values = f"{stored[number]:.2f} dB stored, {found[number]:.2f} found"
             result.different.append(f"{table.items.keys[number]} ({values})")
 
@@ -221,9 +236,12 @@ def row_errors(decoded: Tensor, features: Tensor, valid: Tensor | None) -> Tenso
     """Mean squared error of each row over its valid values."""
     squared = (decoded - features).square()
     if valid is None:
-        return squared.mean((1, 2))
-    kept = valid.to(squared.device, squared.dtype)
-    return (squared * kept).sum((1, 2)) / kept.sum((1, 2)).clamp(min=1)
+        found = squared.mean((1, 2))
+    else:
+        kept = valid.to(squared.device, squared.dtype)
+        found = (squared * kept).sum((1, 2)) / kept.sum((1, 2)).clamp(min=1)
+    # NaN stands for what was not compared
+    return found.nan_to_num(nan=torch.inf)
 
 
 def _listed(found: Sequence[str], most: int = 10) -> str:

@@ -3,13 +3,12 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 
 from functaconv.errors import MissingExtraError, UsageError
 
-Precision = Literal["auto", "float32", "tf32"]
+PRECISIONS = ("auto", "float32", "tf32")
 
 
 def device_of(name: str) -> torch.device:
@@ -36,10 +35,10 @@ def free_memory(device: torch.device) -> int:
 
 
 @contextmanager
-def precision(name: Precision, device: torch.device) -> Iterator[None]:
+def precision(name: str, device: torch.device) -> Iterator[None]:
     """How float32 matrices are multiplied meanwhile: `auto` is full float32, as on the CPU."""
-    if name not in ("auto", "float32", "tf32"):
-        raise UsageError(f"there is no precision {name!r}", hint="one of auto, float32, tf32")
+    if name not in PRECISIONS:
+        raise UsageError(f"there is no precision {name!r}", hint=f"one of {', '.join(PRECISIONS)}")
     if name == "tf32" and device.type != "cuda":
         raise UsageError("tf32 is a mode of CUDA devices", hint="leave --precision out, or use --device cuda")
     before = torch.get_float32_matmul_precision()

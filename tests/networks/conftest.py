@@ -61,7 +61,9 @@ def field(request: pytest.FixtureRequest, layout: Layout) -> ModulatedNetwork:
     return field_of(layout, kind, film)
 
 
-def field_of(layout: Layout, kind: str = "siren", film: bool = False, width: int = 5, depth: int = 4) -> ModulatedNetwork:
+def field_of(
+    layout: Layout, kind: str = "siren", film: bool = False, width: int = 5, depth: int = 4
+) -> ModulatedNetwork:
     generator = torch.Generator().manual_seed(1)
     network = NETWORKS[kind](
         layout.dims, CHANNELS, width=width, depth=depth, w0_first=7.0, w0_hidden=5.0, scales=film, generator=generator

@@ -1,0 +1,134 @@
+"""Reporting: how good a functaset is, item by item, and whether it is what it says it is."""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from functaconv.errors import FunctaconvError, UsageError, VerificationError
+from functaconv.functaset.reader import Functaset, open_functaset
+from functaconv.metrics import psnr
+from functaconv.reporting.baseline import Baseline, fit_baseline
+from functaconv.reporting.comparison import TOLERANCE_DB, Comparer, base_of
+from functaconv.reporting.page import BEST, WORST, to_csv, to_html
+from functaconv.reporting.result import ItemQuality, Report, Table
+from functaconv.reporting.thumbnails import Thumbnails, can_show
+from functaconv.signals.device import device_of, precision
+from functaconv.sources.webdataset import expand_shards
+
+__all__ = ["ItemQuality", "Report", "Table", "report", "to_csv", "to_html"]
+
+
+def report(
+    functaset: Functaset | str | os.PathLike[str],
+    *,
+    against: str | Sequence[str] | None = None,
+    train: str | Sequence[str] | None = None,
+    baseline: str | None = None,
+    min_psnr: float | None = None,
+    device: str = "cpu",
+    progress: bool = False,
+) -> Report:
+    """Quality and size of a functaset, from what it says of itself.
+
+    `against` (shards) checks that: every item is decoded with the base inside and compared with its original.
+    `baseline` and `train` (shards) add what PCA makes of the same items with as many numbers. `complaint` tells of
+    what does not agree, or of a mean PSNR below `min_psnr`.
+    """
+    _check_request(against, train, baseline)
+    if not isinstance(functaset, Functaset):
+        functaset = open_functaset(functaset)
+    table, summary = Table.of(functaset), dict(functaset.report)
+    problems = _contradictions(functaset, table, summary)
+    mean = float(table.psnr.mean()) if len(table) else math.nan
+    originals: dict[int, np.ndarray] = {}
+    if against is not None:
+        place = device_of(device)
+        with precision("auto", place), torch.inference_mode():
+            comparer = Comparer(functaset, table, base_of(functaset, place), expand_shards(_listed(against)))
+            yardstick = fit_baseline_of(comparer, train)
+            thumbnails = _thumbnails(functaset, table, comparer)
+            also = [] if yardstick is None else [yardstick.see]
+            found = comparer.compare(thumbnails=thumbnails, also=also, progress=progress)
+        originals = {} if thumbnails is None else thumbnails.pictures
+        table = replace(table, found_psnr=psnr(table.items.mse(found.mse, functaset.shapes)))
+        problems += found.describe()
+        compared = table.found_psnr[~np.isnan(table.found_psnr)] if table.found_psnr is not None else np.zeros(0)
+        ours = float(compared.mean()) if len(compared) else math.nan
+        summary["against"] = {
+            "items": len(compared),
+            "psnr_mean": _rounded(ours),
+            "largest_difference_db": _rounded(found.largest) if len(compared) else None,
+            "missing": len(found.missing),
+            "extra": len(found.extra),
+        }
+        if yardstick is not None:
+            summary["pca"] = yardstick.to_json(functaset, table, ours)
+    return Report(summary, table, functaset, _complaint(problems, mean, min_psnr, len(table)), originals)
+
+
+def fit_baseline_of(comparer: Comparer, train: str | Sequence[str] | None) -> Baseline | None:
+    """PCA on training items that are read as the functaset's own were; None without training shards."""
+    if train is None:
+        return None
+    return fit_baseline(comparer.functaset, comparer.base, comparer.reading, expand_shards(_listed(train)))
+
+
+def _check_request(
+    against: str | Sequence[str] | None, train: str | Sequence[str] | None, baseline: str | None
+) -> None:
+    if baseline not in (None, "pca"):
+        raise UsageError(f"there is no baseline {baseline!r}", hint="known: pca")
+    if baseline is not None and train is None:
+        raise UsageError("PCA needs items to learn from", hint="--train SHARDS, the shards the base was learned on")
+    if baseline is not None and against is None:
+        raise UsageError(
+            "PCA is measured on the originals of the functaset's items", hint="--against SHARDS, those it was made from"
+        )
+    if train is not None and baseline is None:
+        raise UsageError("training shards are for a baseline", hint="--baseline pca")
+
+
+def _listed(shards: str | Sequence[str]) -> list[str]:
+    return [shards] if isinstance(shards, str) else [str(shard) for shard in shards]
+
+
+def _thumbnails(functaset: Functaset, table: Table, comparer: Comparer) -> Thumbnails | None:
+    if not can_show(comparer.base.axes):
+        return None
+    chosen = [item.number for item in (*table.ranked(WORST), *table.ranked(BEST, best=True))]
+    return Thumbnails(functaset, table, list(dict.fromkeys(chosen)))
+
+
+def _contradictions(functaset: Functaset, table: Table, summary: dict[str, Any]) -> list[str]:
+    """Where the functaset's own numbers disagree with each other."""
+    found = []
+    with np.errstate(invalid="ignore"):
+        off = ~(np.abs(functaset.psnr - psnr(functaset.mse)) <= TOLERANCE_DB) & np.isfinite(functaset.psnr)
+    if off.any():
+        found.append(f"psnr and mse contradict each other in {int(off.sum())} rows, first {functaset.keys[off][0]}")
+    said = (summary.get("psnr") or {}).get("mean")
+    mean = float(table.psnr.mean()) if len(table) else math.nan
+    if said is not None and math.isfinite(mean) and not abs(float(said) - mean) <= TOLERANCE_DB:
+        found.append(f"report.json says a mean of {said} dB, the items have {mean:.4f}")
+    return found
+
+
+def _complaint(problems: Sequence[str], mean: float, min_psnr: float | None, count: int) -> FunctaconvError | None:
+    if problems:
+        return VerificationError(
+            "; ".join(problems),
+            hint="are these the shards it was encoded from? `functaconv inspect --verify` reads all of the functaset",
+        )
+    if min_psnr is not None and not (count and mean >= min_psnr):
+        found = f"{mean:.2f} dB" if count else "that of no item"
+        return VerificationError(f"the mean PSNR is {found}, less than --min-psnr {min_psnr:g}")
+    return None
+
+
+def _rounded(value: float) -> float | None:
+    return round(value, 4) if math.isfinite(value) else None

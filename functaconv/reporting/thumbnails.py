@@ -1,0 +1,82 @@
+"""Small pictures of items: what the shards hold, and what the functaset makes of it."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from functaconv.base import Base
+from functaconv.functaset.reader import Functaset
+from functaconv.reporting.result import Table
+from functaconv.signals.batch import Axes, Batch, Signal
+from functaconv.signals.normalizer import Normalizer
+
+MOST_PIXELS = 192
+"""along the longer side: of larger images every second, third, ... pixel is shown"""
+
+
+def can_show(axes: Axes) -> bool:
+    """Whether items are pictures: two axes, gray or three channels."""
+    return axes.dims == 2 and axes.channels in (1, 3)
+
+
+@dataclass(eq=False)
+class Thumbnails:
+    """Pictures of some items, painted row by row: a tiled item has several."""
+
+    functaset: Functaset
+    table: Table
+    numbers: Sequence[int]
+    pictures: dict[int, np.ndarray] = field(default_factory=dict)
+    """uint8 `[row, column, channel]`, by item"""
+
+    def watched(self, rows: Iterable[tuple[int, Signal]], normalizer: Normalizer) -> Iterator[tuple[int, Signal]]:
+        """The same rows; those of the chosen items are painted as they pass."""
+        owner = dict(self.rows())
+        for row, signal in rows:
+            if row in owner:
+                features = normalizer.features(Batch.of([signal], [row])).numpy()
+                picture = features.reshape(*signal.shape, -1)
+                self._paint(owner[row], row, picture[self.seen(owner[row], row)])
+            yield row, signal
+
+    @torch.no_grad()
+    def decode(self, base: Base) -> None:
+        """Paint what the base makes of the latents."""
+        for row, number in self.rows():
+            shape = tuple(self.functaset.shapes[row].tolist())
+            coords = base.coords(shape).reshape(*shape, -1)[self.seen(number, row)]
+            latent = torch.from_numpy(self.functaset.latents(slice(row, row + 1))).reshape(1, -1, base.latent)
+            features = base.decode(latent.to(base.device), coords.reshape(-1, len(shape)))
+            self._paint(number, row, features.reshape(*coords.shape[:-1], -1).cpu().numpy())
+
+    def rows(self) -> Iterator[tuple[int, int]]:
+        """Each row that belongs to one of the items, with that item."""
+        for number in self.numbers:
+            first = int(self.table.items.first[number])
+            for row in range(first, first + int(self.table.items.rows[number])):
+                yield row, number
+
+    def seen(self, number: int, row: int) -> tuple[slice, ...]:
+        """The points of a row that are shown."""
+        step = self._step(number)
+        return tuple(slice(-origin % step, None, step) for origin in self._origin(row))
+
+    def _paint(self, number: int, row: int, features: np.ndarray) -> None:
+        step = self._step(number)
+        whole = [-(-int(size) // step) for size in self.table.items.shape[number]]
+        canvas = self.pictures.setdefault(number, np.zeros((*whole, features.shape[-1]), np.uint8))
+        box = tuple(
+            slice(-(-origin // step), -(-origin // step) + length)
+            for origin, length in zip(self._origin(row), features.shape, strict=False)
+        )
+        canvas[box] = np.rint(np.nan_to_num(features).clip(0, 1) * 255).astype(np.uint8)
+
+    def _origin(self, row: int) -> tuple[int, ...]:
+        axes = self.functaset.shapes.shape[1]
+        tiles = self.functaset.tiles
+        return (0,) * axes if tiles is None else tuple(tiles[row, :axes].tolist())
+
+    def _step(self, number: int) -> int:
+        return -(-int(self.table.items.shape[number].max()) // MOST_PIXELS)

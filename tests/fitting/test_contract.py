@@ -1,0 +1,222 @@
+"""What every solver promises, and what a problem promises to every solver."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from functaconv.fitting import SOLVERS, Reconstruction, fit, reconstruction
+from functaconv.networks import LatentMap, ModulatedNetwork, Siren, SiteGrid
+
+LATENT, CHANNELS = 4, 2
+LAYOUTS = {
+    "global": (SiteGrid((1, 1)), 1),
+    "nearest": (SiteGrid((2, 3)), 1),
+    "linear": (SiteGrid((2, 2), "linear", "global"), 1),
+    "kernel3": (SiteGrid((2, 3)), 3),
+}
+
+
+def field_of(sites: SiteGrid, kernel: int = 1, seed: int = 0, film: bool = False) -> ModulatedNetwork:
+    generator = torch.Generator().manual_seed(seed)
+    dims = len(sites.shape)
+    network = Siren(dims, CHANNELS, width=8, depth=3, w0_first=6, w0_hidden=4, scales=film, generator=generator)
+    latent_map = LatentMap(sites, LATENT, network.modulations, kernel=kernel, generator=generator)
+    return ModulatedNetwork(network, latent_map, sites).double()
+
+
+@pytest.fixture(params=LAYOUTS.values(), ids=LAYOUTS.keys())
+def field(request: pytest.FixtureRequest) -> ModulatedNetwork:
+    return field_of(*request.param)
+
+
+@pytest.fixture(params=SOLVERS, ids=str)
+def make_solver(request: pytest.FixtureRequest) -> Callable[..., nn.Module]:
+    def make(**options: object) -> nn.Module:
+        given = {"initial": (0.05, 0.3), "generator": torch.Generator().manual_seed(3), **options}
+        return SOLVERS[request.param](LATENT, **given).double()
+
+    return make
+
+
+def grid(*shape: int) -> Tensor:
+    axes = [(torch.arange(n, dtype=torch.float64) + 0.5) / n for n in shape]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(shape))
+
+
+def targets(items: int, coords: Tensor) -> Tensor:
+    """Smooth features in 0..1, other ones for each item and channel."""
+    generator = torch.Generator().manual_seed(5)
+    slope = 4 * torch.rand(items, coords.shape[1], CHANNELS, dtype=coords.dtype, generator=generator)
+    return 0.5 + 0.4 * torch.sin(coords @ slope + torch.arange(items, dtype=coords.dtype)[:, None, None])
+
+
+def problem_of(
+    field: ModulatedNetwork, features: Tensor, coords: Tensor, valid: Tensor | None = None, chunk: int | None = None
+) -> Reconstruction:
+    return reconstruction(field, field.sites.place, coords, features, valid, sites=field.sites.count, chunk=chunk)
+
+
+def start(field: ModulatedNetwork, items: int, like: Tensor | None = None) -> Tensor:
+    dtype = torch.float64 if like is None else like.dtype
+    return torch.zeros(1, field.sites.count, LATENT, dtype=dtype).expand(items, -1, -1)
+
+
+COORDS = grid(5, 7)
+
+
+def test_error_falls_with_every_step_on_a_smooth_target(
+    field: ModulatedNetwork, make_solver: Callable[..., nn.Module]
+) -> None:
+    problem = problem_of(field, targets(4, COORDS), COORDS)
+    solver = make_solver(steps=3)
+    errors = torch.stack([fit(problem, start(field, 4), solver, steps=n).error for n in (0, 1, 2, 3, 10)])
+    assert (errors.diff(dim=0) < 0).all()
+
+
+def test_error_is_the_mean_over_points_and_channels(field: ModulatedNetwork) -> None:
+    features = targets(3, COORDS)
+    placement = field.sites.place(COORDS)
+    latents = 0.1 * torch.randn(3, field.sites.count, LATENT, dtype=torch.float64)
+    found = placement.scatter(field(latents, placement), len(COORDS))
+    expected = (found - features).square().mean((1, 2))
+    torch.testing.assert_close(problem_of(field, features, COORDS).error(latents), expected, rtol=1e-12, atol=0)
+
+
+def test_gradient_is_that_of_sites_times_error(field: ModulatedNetwork) -> None:
+    problem = problem_of(field, targets(3, COORDS), COORDS)
+    latents = (0.1 * torch.randn(3, field.sites.count, LATENT, dtype=torch.float64)).requires_grad_()
+    (expected,) = torch.autograd.grad(field.sites.count * problem.error(latents).sum(), latents)
+    torch.testing.assert_close(problem.gradient(latents), expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-10)])
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_a_latent_does_not_depend_on_the_batch(
+    field: ModulatedNetwork, make_solver: Callable[..., nn.Module], size: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    field, solver = field.to(dtype), make_solver().to(dtype)
+    coords = COORDS.to(dtype)
+    features = targets(64, COORDS).to(dtype)
+
+    def fitted(part: Tensor) -> Tensor:
+        return fit(problem_of(field, part, coords), start(field, len(part), part), solver).latents
+
+    with torch.no_grad():
+        alone = torch.cat([fitted(part) for part in features.split(size)])
+        together = fitted(features.flip(0)).flip(0)
+    # relative to the latents as a whole: a number near zero has no relative accuracy of its own
+    assert (alone - together).norm() <= tolerance * together.norm()
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 34, 35, 1000])
+def test_chunks_of_points_do_not_change_the_fit(
+    field: ModulatedNetwork, make_solver: Callable[..., nn.Module], chunk: int
+) -> None:
+    features = targets(3, COORDS)
+    valid = (torch.rand(features.shape, generator=torch.Generator().manual_seed(1)) > 0.3).double()
+    for mask in (None, valid):
+        whole = fit(problem_of(field, features, COORDS, mask), start(field, 3), make_solver())
+        pieces = fit(problem_of(field, features, COORDS, mask, chunk), start(field, 3), make_solver())
+        torch.testing.assert_close(pieces.latents, whole.latents, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(pieces.error, whole.error, rtol=1e-10, atol=1e-12)
+
+
+def test_steps_beyond_the_trained_ones_use_the_last_rate(
+    field: ModulatedNetwork, make_solver: Callable[..., nn.Module]
+) -> None:
+    problem = problem_of(field, targets(2, COORDS), COORDS)
+    solver = make_solver(steps=2, per_step=True)
+    latents = fit(problem, start(field, 2), solver).latents
+    expected = latents - solver.rates[1] * problem.gradient(latents)
+    assert torch.equal(fit(problem, start(field, 2), solver, steps=3).latents, expected)
+
+
+def test_rates_are_shared_by_the_steps_unless_per_step(make_solver: Callable[..., nn.Module]) -> None:
+    assert make_solver(steps=3, per_step=False).rates.shape == (1, LATENT)
+    assert make_solver(steps=3, per_step=True).rates.shape == (3, LATENT)
+
+
+def test_projection_brings_rates_back_within_their_limits(make_solver: Callable[..., nn.Module]) -> None:
+    solver = make_solver(limits=(0.1, 0.2))
+    with torch.no_grad():
+        solver.rates.copy_(torch.linspace(-1, 1, solver.rates.numel()).reshape(solver.rates.shape))
+    solver.project()
+    assert solver.rates.detach().min() == pytest.approx(0.1)
+    assert solver.rates.detach().max() == pytest.approx(0.2)
+    assert solver.rates.requires_grad
+
+
+@pytest.mark.parametrize("chunk", [None, 6])
+def test_masked_values_have_no_influence(
+    field: ModulatedNetwork, make_solver: Callable[..., nn.Module], chunk: int | None
+) -> None:
+    features = targets(3, COORDS)
+    valid = (torch.rand(features.shape, generator=torch.Generator().manual_seed(1)) > 0.4).double()
+    garbage = torch.where(valid > 0, features, 1e6)
+    found = fit(problem_of(field, garbage, COORDS, valid, chunk), start(field, 3), make_solver())
+    clean = fit(problem_of(field, features, COORDS, valid, chunk), start(field, 3), make_solver())
+    assert torch.equal(found.latents, clean.latents)
+    assert torch.equal(found.error, clean.error)
+
+
+def test_an_item_masked_alike_for_all_channels_fits_as_its_valid_points_alone(
+    make_solver: Callable[..., nn.Module],
+) -> None:
+    field = field_of(SiteGrid((1, 1)))
+    features = targets(2, COORDS)
+    kept = torch.arange(len(COORDS)) % 3 > 0
+    valid = kept[None, :, None].expand(features.shape).double()
+    masked = fit(problem_of(field, features, COORDS, valid), start(field, 2), make_solver())
+    alone = fit(problem_of(field, features[:, kept], COORDS[kept]), start(field, 2), make_solver())
+    torch.testing.assert_close(masked.latents, alone.latents, rtol=1e-12, atol=1e-14)
+
+
+def test_an_item_without_any_value_stays_at_the_start(
+    field: ModulatedNetwork, make_solver: Callable[..., nn.Module]
+) -> None:
+    features = targets(3, COORDS)
+    valid = torch.ones_like(features)
+    valid[1] = 0
+    problem = problem_of(field, features, COORDS, valid)
+    fitted = fit(problem, start(field, 3), make_solver())
+    assert not fitted.latents[1].any()
+    assert fitted.error[1] == 0
+    assert torch.isfinite(fitted.latents).all()
+    assert torch.isfinite(fitted.error).all()
+    assert not problem.gradient(start(field, 3))[1].any()
+
+
+def test_padding_has_no_influence(make_solver: Callable[..., nn.Module]) -> None:
+    field = field_of(SiteGrid((2, 3)))
+    problem = problem_of(field, targets(2, COORDS), COORDS)
+    (piece,) = problem.pieces
+    assert piece.placement.valid is not None, "5 x 7 points cannot lie evenly on 2 x 3 sites"
+    absent = piece.placement.valid == 0
+    spoilt = replace(
+        piece,
+        targets=piece.targets.masked_fill(absent, 1e30),
+        placement=replace(piece.placement, coords=piece.placement.coords.masked_fill(absent, 1e3)),
+    )
+    found = fit(replace(problem, pieces=(spoilt,)), start(field, 2), make_solver())
+    clean = fit(problem, start(field, 2), make_solver())
+    torch.testing.assert_close(found.latents, clean.latents, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(found.error, clean.error, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (8, 24)])
+def test_each_site_moves_as_a_global_latent_would_on_its_cell(
+    make_solver: Callable[..., nn.Module], shape: tuple[int, int]
+) -> None:
+    """Rates mean the same for any number of sites: the gradient is that of the mean over the site's own points."""
+    spatial = field_of(SiteGrid((8, 8)))
+    alone = ModulatedNetwork(spatial.network, spatial.latent_map, SiteGrid((1, 1)))
+    cell = (shape[0] // 8, shape[1] // 8)
+    content = targets(2, grid(*cell))
+    image = content.reshape(2, *cell, CHANNELS).repeat(1, 8, 8, 1).reshape(2, -1, CHANNELS)
+    many = fit(problem_of(spatial, image, grid(*shape)), start(spatial, 2), make_solver())
+    one = fit(problem_of(alone, content, grid(*cell)), start(alone, 2), make_solver())
+    torch.testing.assert_close(many.latents, one.latents.expand(-1, 64, -1), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(many.error, one.error, rtol=1e-9, atol=1e-12)

@@ -1,0 +1,254 @@
+"""Bases and training states on disk."""
+
+import contextlib
+import hashlib
+import json
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from functaconv.base import Base
+from functaconv.checkpoint import (
+    TrainingState,
+    base_from_bytes,
+    base_to_bytes,
+    read_base,
+    read_state,
+    write_atomically,
+    write_state,
+)
+from functaconv.errors import InputError
+from functaconv.recipe import Recipe, build
+from functaconv.signals.batch import Axes
+from functaconv.signals.normalizer import Normalizer
+
+RECIPE = Recipe().changed(
+    {"network": {"width": 8, "depth": 4}, "latent": {"numbers": 3, "sites": [2, 2], "learned_start": True}}
+)
+
+
+def made(recipe: Recipe = RECIPE) -> Base:
+    base = build(recipe, Axes("array", 2, 2, "first", 4), Normalizer((1.5, -2.0), (3.0, 0.25)))
+    base.describe_latents(torch.arange(24.0).reshape(2, 4, 3))
+    return base
+
+
+@pytest.fixture
+def content() -> bytes:
+    return base_to_bytes(made(), RECIPE, {"updates": 7, "shapes": [[8, 8]]})
+
+
+def test_a_base_comes_back_as_it_was(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "base.safetensors"
+    write_atomically(path, content)
+    stored, base = read_base(path), made()
+    assert stored.recipe == RECIPE
+    assert (stored.base.axes, stored.base.normalizer) == (base.axes, base.normalizer)
+    assert stored.description.training == {"updates": 7, "shapes": [[8, 8]]}
+    assert stored.content == content
+    for name, tensor in base.state_dict().items():
+        assert torch.equal(stored.base.state_dict()[name], tensor), name
+    assert not any(parameter.requires_grad for parameter in stored.base.parameters())
+    coords = base.coords((3, 3))
+    latents = torch.rand(2, 4, 3)
+    assert torch.equal(stored.base.decode(latents, coords), base.decode(latents, coords))
+
+
+def test_the_hash_is_that_of_the_file(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "base.safetensors"
+    path.write_bytes(content)
+    assert read_base(path).sha256 == hashlib.sha256(content).hexdigest()
+    assert base_to_bytes(made(), RECIPE, {"updates": 7, "shapes": [[8, 8]]}) == content, "the same bytes each time"
+
+
+@pytest.mark.parametrize("failing", ["os.fsync", "pathlib.Path.replace"])
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    path = tmp_path / "folder" / "file"
+    write_atomically(path, b"before")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(failing, fail)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, b"after")
+    assert path.read_bytes() == b"before"
+    assert [file.name for file in path.parent.iterdir()] == ["file"]
+
+
+def test_a_training_state_comes_back_as_it_was(tmp_path: Path) -> None:
+    tensors = {"base.weight": torch.rand(3, 2), "adam.0.step": torch.tensor(5.0), "scalar": torch.tensor(3)}
+    state = TrainingState(tensors, {"updates": 3, "position": {"waiting": [1, 2]}, "seconds": 0.1 + 0.2})
+    write_state(tmp_path / "state", state)
+    found = read_state(tmp_path / "state")
+    assert found.values == state.values
+    assert all(torch.equal(found.tensors[name], tensor) for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 100, b"\x02" + b"\0" * 7 + b"{}"])
+def test_a_damaged_training_state_is_an_input_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "state").write_bytes(content)
+    with pytest.raises(InputError, match="training state") as caught:
+        read_state(tmp_path / "state")
+    assert "--overwrite" in str(caught.value.hint)
+
+
+def test_no_base_is_an_input_error_that_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        read_base(tmp_path / "base.safetensors")
+    assert "fit-base" in str(caught.value.hint)
+    (tmp_path / "base.safetensors.training").mkdir()
+    with pytest.raises(InputError) as caught:
+        read_base(tmp_path / "base.safetensors")
+    assert "unfinished" in str(caught.value.hint)
+    with pytest.raises(InputError, match="directory"):
+        read_base(tmp_path)
+
+
+@pytest.mark.parametrize("share", [0, 0.001, 0.01, 0.1, 0.5, 0.99])
+def test_a_truncated_base_is_an_input_error(content: bytes, share: float) -> None:
+    with pytest.raises(InputError, match="cut"):
+        base_from_bytes(content[: int(share * len(content))], "cut")
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        b"PK\x03\x04 a zip",
+        b"\xff" * 4096,
+        save({"weight": torch.zeros(3)}),
+        save({"weight": torch.zeros(3)}, {"functaconv": "{}"}),
+        save({"weight": torch.zeros(3)}, {"functaconv": "[" * 5000}),
+        save({"weight": torch.zeros(3)}, {"functaconv": json.dumps({"format": "functaconv-base", "version": 1})}),
+        (10).to_bytes(8, "little") + b"[" * 10,
+        (2**63).to_bytes(8, "little") + b"{}" * 50,
+    ],
+)
+def test_a_foreign_file_is_an_input_error(foreign: bytes) -> None:
+    with pytest.raises(InputError, match="foreign"):
+        base_from_bytes(foreign, "foreign")
+
+
+def described(content: bytes) -> dict[str, Any]:
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    found: dict[str, Any] = json.loads(header["__metadata__"]["functaconv"])
+    return found
+
+
+def with_description(content: bytes, change: Callable[[dict[str, Any]], object]) -> bytes:
+    found = described(content)
+    change(found)
+    return save(load(content), {"functaconv": json.dumps(found)})
+
+
+def test_a_newer_version_is_refused_with_both_numbers(content: bytes) -> None:
+    with pytest.raises(InputError, match=r"version 2.*reads 1"):
+        base_from_bytes(with_description(content, lambda d: d.update(version=2)), "newer")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["field.network.weights.1", "solver.rates", "start", "latent_std"])
+def test_values_that_are_not_finite_are_an_input_error(content: bytes, name: str, value: float) -> None:
+    tensors = load(content)
+    tensors[name].view(-1)[-1] = value
+    with pytest.raises(InputError, match="not finite"):
+        base_from_bytes(save(tensors, {"functaconv": json.dumps(described(content))}), "spoilt")
+
+
+WRONG: dict[str, Callable[[dict[str, Any]], object]] = {
+    "width": lambda d: d["recipe"]["network"].update(width=16),
+    "depth": lambda d: d["recipe"]["network"].update(depth=5),
+    "network kind": lambda d: d["recipe"]["network"].update(kind="other"),
+    "unknown network setting": lambda d: d["recipe"]["network"].update(unknown=1),
+    "numbers": lambda d: d["recipe"]["latent"].update(numbers=4),
+    "site axes": lambda d: d["recipe"]["latent"].update(sites=[4]),
+    "three site axes": lambda d: d["recipe"]["latent"].update(sites=[1, 4, 1]),
+    "steps": lambda d: d["recipe"]["solver"].update(steps=9),
+    "dims": lambda d: d["axes"].update(dims=3),
+    "no dims": lambda d: d["axes"].update(dims=0),
+    "dims as text": lambda d: d["axes"].update(dims="2"),
+    "channels": lambda d: d["axes"].update(channels=3),
+    "negative channels": lambda d: d["axes"].update(channels=-1),
+    "fractional channels": lambda d: d["axes"].update(channels=2.5),
+    "unknown axes setting": lambda d: d["axes"].update(unknown=1),
+    "data kind": lambda d: d["axes"].update(kind="sound"),
+    "channel axis": lambda d: d["axes"].update(channel_axis="middle"),
+    "no axes": lambda d: d.update(axes={}),
+    "short offset": lambda d: d.update(offset=[0.0]),
+    "short scale": lambda d: d.update(scale=[1.0]),
+    "long scale": lambda d: d.update(scale=[1.0, 1.0, 1.0]),
+    "zero scale": lambda d: d.update(scale=[1.0, 0.0]),
+    "negative scale": lambda d: d.update(scale=[1.0, -1.0]),
+    "no scale": lambda d: d.update(scale=[]),
+    "long offset": lambda d: d.update(offset=[0.0] * 5000),
+    "unknown setting": lambda d: d.update(unknown=1),
+    "no recipe": lambda d: d.pop("recipe"),
+}
+
+
+@pytest.mark.parametrize("change", WRONG.values(), ids=WRONG.keys())
+def test_a_description_that_does_not_fit_is_an_input_error(
+    content: bytes, change: Callable[[dict[str, Any]], object]
+) -> None:
+    with pytest.raises(InputError, match="wrong"):
+        base_from_bytes(with_description(content, change), "wrong")
+
+
+def absurd(**tensors: Tensor) -> dict[str, Tensor]:
+    """The tensors of the base, in part replaced; names with _ for the dots."""
+    found = load(base_to_bytes(made(), RECIPE, {}))
+    for name, tensor in tensors.items():
+        found[name.replace("__", ".")] = tensor
+    return found
+
+
+@pytest.mark.parametrize(
+    ("tensors", "network", "latent"),
+    [
+        ({}, {"width": 8192, "depth": 100}, {}),
+        ({}, {}, {"numbers": 65536, "sites": [1024, 1024]}),
+        (
+            {f"field__network__weights__{layer}": torch.zeros(1) for layer in range(1, 100)}
+            | {"field__network__weights__0": torch.zeros(8192, 2)},
+            {"width": 8192, "depth": 100},
+            {},
+        ),
+        ({"start": torch.zeros(1, 4, 65536)}, {}, {"numbers": 65536, "kernel": 3}),
+    ],
+    ids=["network", "latent", "network-hidden-behind-its-first-layer", "latent-map"],
+)
+def test_a_small_file_cannot_ask_for_a_large_base(
+    monkeypatch: pytest.MonkeyPatch, tensors: dict[str, Tensor], network: dict[str, int], latent: dict[str, Any]
+) -> None:
+    recipe = RECIPE.changed({"network": network, "latent": latent}).settings()
+    description = {**described(base_to_bytes(made(), RECIPE, {})), "recipe": recipe}
+    content = save(absurd(**tensors), {"functaconv": json.dumps(description)})
+    assert len(content) < 2 << 20
+
+    def allocate(*_: object) -> None:
+        pytest.fail("memory would be taken for what the file does not hold")
+
+    monkeypatch.setattr("functaconv.checkpoint.build", allocate)
+    with pytest.raises(InputError):
+        base_from_bytes(content, "absurd")
+
+
+def test_flipped_bits_never_surface_as_anything_but_input_errors(content: bytes) -> None:
+    chance = np.random.default_rng(0)
+    header = 8 + int.from_bytes(content[:8], "little")
+    tracemalloc.start()
+    for _ in range(300):
+        damaged = bytearray(content)
+        damaged[chance.integers(header)] ^= 1 << int(chance.integers(8))
+        with contextlib.suppress(InputError):
+            base_from_bytes(bytes(damaged), "damaged")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64 << 20

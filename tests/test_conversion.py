@@ -1,0 +1,330 @@
+"""Encoding: what is stored is what was measured, and a stop anywhere leaves no trace."""
+
+import io
+import json
+import os
+import signal
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from functaconv import conversion
+from functaconv.checkpoint import base_from_bytes
+from functaconv.conversion import Encoded, Watcher, encode, plan
+from functaconv.errors import InputError, OutputExistsError, StoppedError, UsageError
+from functaconv.functaset.reader import Functaset, open_functaset
+from functaconv.functaset.writer import FunctasetWriter
+from functaconv.metalearning import fit_base
+from functaconv.metrics import mse_of, psnr
+from functaconv.recipe import merged
+from functaconv.signals.grid import Grid
+from functaconv.signals.reading import Reading
+from functaconv.sources.images import ImageTransform
+from functaconv.sources.webdataset import expand_shards, read_records
+
+from .conftest import npy, png, tar
+
+FEW = 10
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(no_waiting_for_the_disk: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several blocks, the last one short."""
+    monkeypatch.setattr(conversion, "LEAST_BLOCK", FEW)
+    monkeypatch.setattr(conversion, "MOST_BLOCK", FEW)
+
+
+@pytest.fixture(scope="module")
+def shards(image_shards: Callable[..., Path]) -> Path:
+    """Two shards of 13 and 12 images."""
+    return image_shards(25, items_per_shard=13, seed=4)
+
+
+def run(base: Path, shards: Path | str, output: Path, **options: Any) -> Encoded:
+    return encode(base, str(shards), output, device="cpu", workers=2, **options)
+
+
+def stored_tree(path: Path) -> dict[str, bytes]:
+    """Every file that must not depend on how often an encoding was stopped."""
+    files = (file for file in path.rglob("*") if file.is_file() and file.name not in ("report.json", "zarr.json"))
+    return {str(file.relative_to(path)): file.read_bytes() for file in files}
+
+
+def measured(functaset: Functaset, shards: Path, **reading: Any) -> Iterator[tuple[float, float]]:
+    """PSNR of each row: decoded at native size and compared with the original, and as stored."""
+    base = base_from_bytes(functaset.base_bytes(), "base").base
+    latents = torch.from_numpy(functaset.latents()).reshape(len(functaset), -1, base.latent)
+    read = Reading(base.axes, **reading)
+    records = (record for name in expand_shards([str(shards)]) for record in read_records(name))
+    tiles = [tile for record in records for tile in read.tiles(record)]
+    assert [tile.signal.key for tile in tiles] == functaset.keys.tolist()
+    for row, tile in enumerate(tiles):
+        features = base.decode(latents[row : row + 1], Grid(tile.signal.shape).coords())
+        values = base.normalizer.values(features)[0].numpy().reshape(tile.signal.values.shape)
+        scale = np.array(base.normalizer.scale)
+        original = tile.signal.values / (tile.signal.peak or 1)
+        yield float(psnr(mse_of(values / scale, original / scale, valid=tile.signal.valid))), functaset.psnr[row]
+
+
+def assert_measured_is_stored(path: Path, shards: Path, **reading: Any) -> None:
+    functaset = open_functaset(path)
+    assert len(functaset)
+    for found, stored in measured(functaset, shards, **reading):
+        assert found == pytest.approx(stored, abs=0.01)
+
+
+@pytest.mark.parametrize("bits", ["float16", "float32", "8"])
+@pytest.mark.parametrize("kind", ["global", "spatial"])
+def test_the_stored_psnr_is_that_of_the_decoded_items(
+    base_file: Path, spatial_base_file: Path, shards: Path, tmp_path: Path, bits: Any, kind: str
+) -> None:
+    base = base_file if kind == "global" else spatial_base_file
+    encoded = run(base, shards, tmp_path / "out.zarr", bits=bits)
+    assert encoded.complaint is None
+    functaset = open_functaset(encoded.path)
+    assert functaset.latents().shape == ((25, 8) if kind == "global" else (25, 2, 3, 4))
+    assert functaset.modulation.dtype == {"float16": "float16", "float32": "float32", "8": "uint8"}[bits]
+    assert functaset.keys.tolist() == [f"image{n:04d}" for n in range(25)]
+    assert functaset.parts.tolist() == [0] * 13 + [1] * 12
+    assert_measured_is_stored(encoded.path, shards)
+    assert encoded.report["psnr"]["mean"] == pytest.approx(functaset.psnr.mean(), abs=1e-3)
+    assert encoded.report == functaset.report
+    assert (encoded.report["count"], encoded.report["failed"], functaset.failures) == (25, 0, [])
+
+
+def test_quantising_costs_little(base_file: Path, shards: Path, tmp_path: Path) -> None:
+    exact, half, codes = (
+        run(base_file, shards, tmp_path / bits, bits=bits).report["psnr"]["mean"]
+        for bits in ("float32", "float16", "8")
+    )
+    assert half == pytest.approx(exact, abs=0.01)
+    assert exact - 1 < codes < exact + 0.01
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_latents_do_not_depend_on_the_batch_size(base_file: Path, shards: Path, tmp_path: Path, size: int) -> None:
+    latents = []
+    for name, batch_size in (("one", size), ("other", 64)):
+        run(base_file, shards, tmp_path / name, bits="float32", batch_size=batch_size)
+        latents.append(open_functaset(tmp_path / name).latents())
+    # float32 sums in another order
+    assert np.linalg.norm(latents[0] - latents[1]) <= 1e-4 * np.linalg.norm(latents[1])
+
+
+class Killer(Watcher):
+    """Sends a signal after some batches."""
+
+    def __init__(self, batches: int, number: int = signal.SIGTERM) -> None:
+        self.left, self.number = batches, number
+
+    def report(self, *_: Any) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), self.number)
+
+
+# blocks of 10 and 3, then 10 and 2, a batch each; the fourth is the last of all
+@pytest.mark.parametrize("batches", [1, 2, 3, 4])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_an_encoding_that_was_stopped_ends_as_one_that_was_not(
+    base_file: Path, shards: Path, tmp_path: Path, batches: int, number: int, code: int
+) -> None:
+    run(base_file, shards, tmp_path / "whole")
+    with pytest.raises(StoppedError, match="are saved") as caught:
+        run(base_file, shards, tmp_path / "stopped", watcher=Killer(batches, number))
+    assert caught.value.exit_code == code
+    with pytest.raises(InputError, match="unfinished"):
+        open_functaset(tmp_path / "stopped")
+    # another batch size or number of workers is not another functaset
+    run(base_file, shards, tmp_path / "stopped", batch_size=64)
+    assert stored_tree(tmp_path / "stopped") == stored_tree(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("failing", ["commit", "end", "assemble", "seal"])
+@pytest.mark.parametrize("before", [True, False])
+def test_an_encoding_that_broke_ends_as_one_that_did_not(
+    base_file: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, before: bool
+) -> None:
+    run(base_file, shards, tmp_path / "whole")
+    plain, calls = getattr(FunctasetWriter, failing), 0
+
+    def broken(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        breaks = failing in ("assemble", "seal") or calls == 2
+        if breaks and before:
+            raise RuntimeError("power cut")
+        result = plain(*arguments)
+        if breaks:
+            raise RuntimeError("power cut")
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FunctasetWriter, failing, broken)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(base_file, shards, tmp_path / "broken")
+    run(base_file, shards, tmp_path / "broken")
+    assert stored_tree(tmp_path / "broken") == stored_tree(tmp_path / "whole")
+
+
+def test_a_finished_encoding_is_left_alone(base_file: Path, shards: Path, tmp_path: Path) -> None:
+    first = run(base_file, shards, tmp_path / "out")
+    before = stored_tree(tmp_path / "out")
+    again = run(base_file, shards, tmp_path / "out")
+    assert again.was_finished
+    assert again.report == first.report
+    assert stored_tree(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("options", [{"bits": "8"}, {"steps": 5}, {"limit": 3}, {"tile": 8}], ids=str)
+def test_other_settings_are_refused(base_file: Path, shards: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    run(base_file, shards, tmp_path / "out")
+    with pytest.raises(OutputExistsError, match=next(iter(options))) as caught:
+        run(base_file, shards, tmp_path / "out", **options)
+    assert caught.value.exit_code == 73
+    assert run(base_file, shards, tmp_path / "out", overwrite=True, **options).complaint is None
+
+
+@pytest.mark.parametrize(("least", "code"), [(5.0, None), (80.0, 4)])
+def test_too_low_a_psnr_is_a_complaint(
+    base_file: Path, shards: Path, tmp_path: Path, least: float, code: int | None
+) -> None:
+    for _ in ("made", "finished"):
+        complaint = run(base_file, shards, tmp_path / "out", min_psnr=least).complaint
+        assert (None if complaint is None else complaint.exit_code) == code
+
+
+def test_a_pipe_is_read_once_and_not_gone_on_with(base_file: Path, shards: Path, tmp_path: Path) -> None:
+    first = sorted(shards.glob("*.tar"))[0]
+
+    class Pipe(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+    for options in ({}, {"overwrite": True}):
+        encoded = run(base_file, "-", tmp_path / "out", stdin=Pipe(first.read_bytes()), **options)
+        assert encoded.complaint is None
+    run(base_file, first, tmp_path / "file")
+    assert stored_tree(tmp_path / "out") == stored_tree(tmp_path / "file")
+    with pytest.raises(OutputExistsError, match="cannot be resumed"):
+        run(base_file, "-", tmp_path / "out", stdin=Pipe(first.read_bytes()))
+    with pytest.raises(StoppedError):
+        run(base_file, "-", tmp_path / "stopped", stdin=Pipe(first.read_bytes()), watcher=Killer(1))
+    with pytest.raises(OutputExistsError, match="cannot be resumed"):
+        run(base_file, "-", tmp_path / "stopped", stdin=Pipe(first.read_bytes()))
+    assert run(base_file, "-", tmp_path / "stopped", stdin=Pipe(first.read_bytes()), overwrite=True).complaint is None
+
+
+def test_large_images_are_cut_into_tiles(base_file: Path, image_shards: Callable[..., Path], tmp_path: Path) -> None:
+    large = image_shards(4, shapes=[(20, 30), (12, 12)])
+    encoded = run(base_file, large, tmp_path / "out", tile=12)
+    functaset = open_functaset(encoded.path)
+    assert (encoded.report["count"], encoded.report["rows"], len(functaset)) == (4, 14, 14)
+    assert functaset.keys[:7].tolist() == [*(f"image0000#{row},{c}" for row in (0, 1) for c in (0, 1, 2)), "image0001"]
+    assert functaset.tiles is not None
+    assert functaset.tiles[4].tolist() == [10, 10, 20, 30]
+    assert_measured_is_stored(encoded.path, large, tile=12)
+
+
+@pytest.mark.parametrize("kind", ["sizes", "gray"])
+def test_images_of_other_sizes_or_without_colour_are_encoded(
+    base_file: Path, image_shards: Callable[..., Path], tmp_path: Path, kind: str
+) -> None:
+    options = {"shapes": [(12, 12), (9, 14), (14, 9)]} if kind == "sizes" else {"channels": 1}
+    images = image_shards(23, **options)
+    encoded = run(base_file, images, tmp_path / "out", batch_size=4)
+    assert encoded.report["count"] == 23
+    assert_measured_is_stored(encoded.path, images)
+
+
+@pytest.mark.parametrize("shape", [(40,), (9, 10), (5, 6, 4)], ids=str)
+def test_arrays_are_encoded_with_their_missing_values(
+    array_shards: Callable[..., Path], shards_of: Callable[..., Path], tmp_path: Path, tiny: Any, shape: tuple[int, ...]
+) -> None:
+    settings = merged(tiny, {"training": {"steps": 5}, "data": {"channel_axis": "none"}})
+    base = fit_base(str(array_shards(8, shape)), tmp_path / "base", settings=settings, device="cpu").path
+    arrays = [np.linspace(-15, 25, int(np.prod(shape)), dtype=np.float32).reshape(shape) for _ in range(3)]
+    arrays[1].flat[::3] = np.nan
+    gappy = shards_of({f"{n}.npy": npy(array) for n, array in enumerate(arrays)})
+    encoded = run(base, gappy, tmp_path / "out")
+    functaset = open_functaset(encoded.path)
+    assert functaset.attributes.axes == (("position",), ("row", "column"), ("depth", "row", "column"))[len(shape) - 1]
+    assert functaset.shapes.tolist() == [list(shape)] * 3
+    assert_measured_is_stored(encoded.path, gappy)
+
+
+@pytest.mark.parametrize("limit", [1, 10, 13, 14, 24, 100])
+def test_a_limit_counts_records_over_all_shards(base_file: Path, shards: Path, tmp_path: Path, limit: int) -> None:
+    with pytest.raises(StoppedError):
+        run(base_file, shards, tmp_path / "out", limit=limit, watcher=Killer(1))
+    run(base_file, shards, tmp_path / "out", limit=limit)
+    assert open_functaset(tmp_path / "out").keys.tolist() == [f"image{n:04d}" for n in range(min(25, limit))]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"solver": "gradiant"}, {"steps": 0}, {"tile": 4}],
+    ids=str,
+)
+def test_a_request_that_makes_no_sense_is_refused_before_anything_is_made(
+    base_file: Path, shards: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    with pytest.raises(UsageError):
+        encode(base_file, str(shards), tmp_path / "out", device="cpu", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_that_are_resized_are_measured_as_resized(base_file: Path, shards: Path, tmp_path: Path) -> None:
+    transform = ImageTransform(resize=(9, 8))
+    encoded = run(base_file, shards, tmp_path / "out", transform=transform)
+    assert open_functaset(encoded.path).shapes[0].tolist() == [9, 8]
+    assert_measured_is_stored(encoded.path, shards, transform=transform)
+
+
+def test_a_plan_says_what_would_be_done(base_file: Path, shards: Path, tmp_path: Path) -> None:
+    planned = plan(base_file, str(shards), tmp_path / "out", bits="8")
+    assert (planned.records, planned.done, planned.numbers, planned.bytes_per_item) == (25, 0, 8, 8)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(StoppedError):
+        run(base_file, shards, tmp_path / "out", watcher=Killer(1))
+    assert plan(base_file, str(shards), tmp_path / "out").done == 10
+    run(base_file, shards, tmp_path / "out")
+    assert plan(base_file, str(shards), tmp_path / "out").done == 25
+
+
+def test_labels_and_attributes_travel_along(base_file: Path, tmp_path: Path) -> None:
+    shard = tar(
+        tmp_path / "a.tar",
+        {"0.png": png(0, (8, 8)), "0.cls": b"7", "0.json": b'{"a": [1]}', "1.png": png(1, (8, 8)), "1.txt": b"words"},
+    )
+    run(base_file, shard, tmp_path / "out")
+    functaset = open_functaset(tmp_path / "out")
+    assert functaset.labels.tolist() == [7, -1]
+    assert [functaset.meta(row) for row in (0, 1)] == [{"a": [1]}, {"text": "words"}]
+    json.dumps(functaset.report, allow_nan=False)
+
+
+def noise(seed: int) -> bytes:
+    """An image that no compression makes small."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (64, 64, 3), np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_items(base_file: Path, tmp_path: Path) -> None:
+    peaks = []
+    for count in (100, 400):
+        shard = tar(tmp_path / f"{count}.tar", {f"{n}.png": noise(n) for n in range(count)})
+        tracemalloc.start()
+        run(base_file, shard, tmp_path / str(count), batch_size=5)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # the index of the shard and the ledger: far less than the 12 kB of an image
+    assert peaks[1] - peaks[0] < 300 * 1000

@@ -1,0 +1,107 @@
+"""Encoding what is damaged, changed or unusable: good items are kept, and the rest is said aloud."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from functaconv.checkpoint import base_to_bytes, read_base
+from functaconv.conversion import Encoded
+from functaconv.errors import InputError, StoppedError
+from functaconv.functaset.reader import open_functaset
+from functaconv.sources.webdataset import read_records
+
+from .conftest import npy, png, tar
+from .test_conversion import FEW, Killer, noise, run, shards, small_blocks
+
+__all__ = ["shards", "small_blocks"]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_changed_shard_is_not_gone_on_with(base_file: Path, tmp_path: Path, finished: bool) -> None:
+    members = {f"{n:02d}.png": png(n, (8, 8)) for n in range(25)}
+    shard = tar(tmp_path / "a.tar", members)
+    if finished:
+        run(base_file, shard, tmp_path / "out")
+    else:
+        with pytest.raises(StoppedError):
+            run(base_file, shard, tmp_path / "out", watcher=Killer(1))
+    tar(shard, {**members, "00.png": png(99, (8, 8))})
+    with pytest.raises(InputError, match="changed input") as caught:
+        run(base_file, shard, tmp_path / "out")
+    assert caught.value.exit_code == 65
+
+
+def test_a_shard_that_changed_in_its_middle_is_not_gone_on_with_nor_sealed(base_file: Path, tmp_path: Path) -> None:
+    """The fingerprint sees both ends only; the key of the last record shows the rest."""
+    content = noise(0)
+    shard = tar(tmp_path / "a.tar", {f"{n:02d}.png": content for n in range(25)})
+    with pytest.raises(StoppedError):
+        run(base_file, shard, tmp_path / "out", watcher=Killer(1))
+    names = [f"{n:02d}" if n != FEW - 1 else "xx" for n in range(25)]
+    tar(tmp_path / "a.tar", {f"{name}.png": content for name in names})
+    with pytest.raises(InputError, match="changed input: record 9"):
+        run(base_file, shard, tmp_path / "out")
+    with pytest.raises(InputError, match="unfinished"):
+        open_functaset(tmp_path / "out")
+
+
+@pytest.mark.parametrize("stopped", [None, 1, 2])
+def test_a_truncated_shard_keeps_its_good_items_and_complains(
+    base_file: Path, tmp_path: Path, stopped: int | None
+) -> None:
+    shard = tar(tmp_path / "a.tar", {f"{n:02d}.png": png(n, (8, 8)) for n in range(15)})
+    content = shard.read_bytes()
+    # a header and one or two blocks of body for each image
+    (last,) = [record for record in read_records(str(shard)) if record.key == "12"]
+    cut = content.index(last.fields["png"]) + 40
+    shard.write_bytes(content[:cut])
+    if stopped is not None:
+        with pytest.raises(StoppedError):
+            run(base_file, shard, tmp_path / "out", watcher=Killer(stopped))
+    encoded = run(base_file, shard, tmp_path / "out", max_error_rate=1)
+    assert isinstance(encoded.complaint, InputError)
+    assert encoded.complaint.exit_code == 65
+    functaset = open_functaset(tmp_path / "out")
+    assert functaset.keys.tolist() == [f"{n:02d}" for n in range(12)]
+    assert ["cut short" in failure.reason for failure in functaset.failures] == [True]
+    again = run(base_file, shard, tmp_path / "out", max_error_rate=1)
+    assert again.was_finished
+    assert isinstance(again.complaint, InputError)
+
+
+def test_bad_items_are_failures_with_reasons(base_file: Path, tmp_path: Path) -> None:
+    members = {f"{n:02d}.png": png(n, (8, 8)) for n in range(12)}
+    members |= {"03.png": b"no image", "07.png": png(7, (8, 8))[:60]}
+    shard = tar(tmp_path / "a.tar", {**members, "words.txt": b"ignored", "12.npy": npy(np.zeros((8, 8, 3)))})
+    encoded = run(base_file, shard, tmp_path / "out", max_error_rate=0.5)
+    functaset = open_functaset(encoded.path)
+    assert encoded.complaint is None
+    assert [(failure.record, failure.key) for failure in functaset.failures] == [(3, "03"), (7, "07"), (13, "12")]
+    assert all(failure.reason for failure in functaset.failures)
+    assert len(functaset) == 10
+    assert functaset.attributes.summary["ignored"] == 1
+    assert_rate_is_too_high(run(base_file, shard, tmp_path / "out"))
+
+
+def assert_rate_is_too_high(encoded: Encoded) -> None:
+    assert encoded.complaint is not None
+    assert encoded.complaint.exit_code == 3
+
+
+@pytest.mark.parametrize("kind", ["diverged", "for other channels"])
+def test_an_encoding_of_which_nothing_is_left_is_whole_and_complains(
+    base_file: Path, tmp_path: Path, shards: Path, array_shards: Callable[..., Path], kind: str
+) -> None:
+    if kind == "diverged":
+        stored = read_base(base_file)
+        stored.base.solver.rates.fill_(1e30)
+        base_file = tmp_path / "wild.safetensors"
+        base_file.write_bytes(base_to_bytes(stored.base, stored.recipe, stored.description.training))
+    encoded = run(base_file, shards if kind == "diverged" else array_shards(5, (8, 8)), tmp_path / "out")
+    assert_rate_is_too_high(encoded)
+    assert encoded.report["psnr"]["mean"] is None
+    functaset = open_functaset(encoded.path)
+    assert len(functaset) == 0
+    assert len(functaset.failures) == encoded.report["failed"] > 0

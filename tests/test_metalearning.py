@@ -1,0 +1,345 @@
+"""Learning a base: that it learns, and that nothing stops it from ending where it would have ended."""
+
+import json
+import math
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load
+
+from functaconv import metalearning
+from functaconv.checkpoint import read_base
+from functaconv.errors import FunctaconvError, InputError, OutputExistsError, StoppedError
+from functaconv.metalearning import Progress, Trained, Watcher, fit_base
+from functaconv.recipe import merged
+
+from .conftest import npy, png, tar
+
+Settings = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def quick(no_waiting_for_the_disk: None) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def few(image_shards: Callable[..., Path]) -> Path:
+    """20 images of which one is held out: epochs of two whole batches and a short one of 3."""
+    return image_shards(20, seed=2)
+
+
+class Notes(Watcher):
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+        self.lines: list[Progress] = []
+
+    def announce(self, message: str) -> None:
+        self.messages.append(message)
+
+    def report(self, progress: Progress) -> None:
+        self.lines.append(progress)
+
+
+@pytest.fixture
+def train(tiny: Settings) -> Callable[..., Trained]:
+    """A short run; keyword arguments that are sections of a recipe are settings."""
+
+    def run(shards: Path, output: Path, **options: Any) -> Trained:
+        given = {
+            name: options.pop(name) for name in ("network", "latent", "solver", "training", "data") if name in options
+        }
+        settings = merged(merged(tiny, {"training": {"steps": 9}}), given)
+        return fit_base(str(shards), output, settings=settings, device="cpu", **options)
+
+    return run
+
+
+def same(first: Path, second: Path) -> bool:
+    one, two = load(first.read_bytes()), load(second.read_bytes())
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("latent", [{"numbers": 8}, {"numbers": 4, "sites": [2, 3]}], ids=["global", "spatial"])
+def test_a_short_run_is_better_than_no_run(
+    images: Path, tmp_path: Path, train: Callable[..., Trained], latent: Settings
+) -> None:
+    untrained = train(images, tmp_path / "a", latent=latent, training={"steps": 1, "rate": 1e-9, "solver_rate": 1e-9})
+    trained = train(images, tmp_path / "b", latent=latent, training={"steps": 60})
+    assert trained.psnr > untrained.psnr + 2
+    assert (trained.updates, trained.items, trained.validation_items, trained.unusable) == (60, 68, 2, 0)
+    json.dumps(trained.to_json(), allow_nan=False)
+
+
+VARIANTS = {
+    "plain": {},
+    "points": {"training": {"inner_points": 40, "outer_points": 60}},
+    "cells": {"latent": {"sites": [3, 3], "numbers": 2}, "training": {"inner_points": 50}},
+    "learned": {"latent": {"learned_start": True}, "network": {"modulation": "film"}, "training": {"recompute": "yes"}},
+}
+
+
+# 3, 6 and 9 are the ends of epochs; 9 is the end of the run
+@pytest.mark.parametrize("at", [1, 2, 3, 4, 6, 8, 9])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(
+    few: Path, tmp_path: Path, train: Callable[..., Trained], monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    stop_at(monkeypatch, at, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(StoppedError, match=f"{at} updates are saved") as caught:
+        train(few, tmp_path / "stopped", **VARIANTS["points"])
+    assert caught.value.exit_code == 75
+    assert not (tmp_path / "stopped").exists()
+    monkeypatch.undo()
+    assert train(few, tmp_path / "stopped", **VARIANTS["points"]).updates == 9
+    train(few, tmp_path / "whole", **VARIANTS["points"])
+    assert same(tmp_path / "stopped", tmp_path / "whole")
+    assert not (tmp_path / "stopped.training").exists()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_run_that_broke_ends_as_one_that_did_not(
+    few: Path, tmp_path: Path, train: Callable[..., Trained], monkeypatch: pytest.MonkeyPatch, variant: str
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        # a state after every update but the one that breaks
+        patch.setattr(metalearning, "SAVE_EVERY", -1)
+        stop_at(patch, 6, fail)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train(few, tmp_path / "broken", **VARIANTS[variant])
+    notes = Notes()
+    train(few, tmp_path / "broken", watcher=notes, **VARIANTS[variant])
+    assert any("going on after 5 updates" in message for message in notes.messages)
+    train(few, tmp_path / "whole", **VARIANTS[variant])
+    assert same(tmp_path / "broken", tmp_path / "whole")
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, number: int, how: Callable[[], None]) -> None:
+    """Do something in the middle of an update."""
+    plain = metalearning._Run._update
+
+    def update(run: Any, batch: Any) -> Any:
+        if run.updates == number - 1:
+            how()
+        return plain(run, batch)
+
+    monkeypatch.setattr(metalearning._Run, "_update", update)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+def test_a_watcher_may_be_where_the_signal_comes(
+    few: Path, tmp_path: Path, train: Callable[..., Trained], monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    class Killer(Watcher):
+        def report(self, *_: Any) -> None:
+            os.kill(os.getpid(), number)
+
+    # report whenever a validation is due, however long validations take
+    monkeypatch.setattr(metalearning, "MOST_VALIDATING", math.inf)
+    before = signal.getsignal(number)
+    with pytest.raises(StoppedError) as caught:
+        train(few, tmp_path / "base", watcher=Killer())
+    assert caught.value.exit_code == code
+    assert "again" in str(caught.value.hint)
+    assert signal.getsignal(number) == before
+    assert train(few, tmp_path / "base").updates == 9
+
+
+def test_a_finished_run_is_left_alone(few: Path, tmp_path: Path, train: Callable[..., Trained]) -> None:
+    output, notes = tmp_path / "base", Notes()
+    first = train(few, output)
+    content, changed = output.read_bytes(), output.stat().st_mtime_ns
+    again = train(few, output, watcher=notes)
+    assert again.was_finished
+    assert (output.read_bytes(), output.stat().st_mtime_ns) == (content, changed)
+    assert again.to_json() == {**first.to_json(), "already_finished": True}
+    assert any("nothing to do" in message for message in notes.messages)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_settings_are_refused_with_the_difference(
+    few: Path,
+    images: Path,
+    tmp_path: Path,
+    train: Callable[..., Trained],
+    monkeypatch: pytest.MonkeyPatch,
+    finished: bool,
+) -> None:
+    output = tmp_path / "base"
+    if not finished:
+        stop_at(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(StoppedError):
+            train(few, output)
+        monkeypatch.undo()
+    else:
+        train(few, output)
+    with pytest.raises(OutputExistsError, match=r"training\.rate: there 0\.002, asked 0\.001") as caught:
+        train(few, output, training={"rate": 1e-3})
+    assert caught.value.exit_code == 73
+    with pytest.raises(OutputExistsError, match="data"):
+        train(images, output)
+    assert train(few, output, training={"rate": 1e-3}, overwrite=True).updates == 9
+
+
+def test_what_is_not_a_base_is_not_overwritten(few: Path, tmp_path: Path, train: Callable[..., Trained]) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(OutputExistsError, match="not a base"):
+        train(few, tmp_path / "notes.txt")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    (tmp_path / "base.training").mkdir()
+    (tmp_path / "base.training" / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputExistsError, match="no training state"):
+        train(few, tmp_path / "base")
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, calls: Callable[[int], bool]) -> None:
+    """Gradients that are not finite in some updates, by number."""
+    plain, made = torch.nn.utils.clip_grad_norm_, 0
+
+    def norm(parameters: list[torch.Tensor], *rest: Any, **options: Any) -> torch.Tensor:
+        nonlocal made
+        made += 1
+        if calls(made):
+            parameters[0].grad.fill_(math.nan)
+        return plain(parameters, *rest, **options)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", norm)
+
+
+def test_an_update_that_is_not_finite_is_left_out(
+    few: Path, tmp_path: Path, train: Callable[..., Trained], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, lambda call: call in (1, 4, 5))
+    train(few, tmp_path / "base")
+    stored = read_base(tmp_path / "base")
+    assert stored.description.training["skipped"] == 3
+    assert math.isfinite(stored.description.training["psnr"])
+
+
+def test_several_in_a_row_take_the_run_back_to_its_last_good_state(
+    few: Path, tmp_path: Path, train: Callable[..., Trained], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, rates = metalearning._Run._roll_back, []
+
+    def roll_back(run: Any, good: Settings) -> None:
+        plain(run, good)
+        rates.append(run.slowdown)
+        assert all(torch.equal(good["base"][name], tensor) for name, tensor in run.base.state_dict().items())
+        assert all(torch.equal(good["average"][name], tensor) for name, tensor in run.average.state_dict().items())
+
+    monkeypatch.setattr(metalearning._Run, "_roll_back", roll_back)
+    spoil(monkeypatch, lambda call: 4 <= call <= 8)
+    notes = Notes()
+    train(few, tmp_path / "base", watcher=notes, training={"steps": 12})
+    assert rates == [0.5]
+    assert any("last good state" in message for message in notes.messages)
+
+
+def test_a_run_that_cannot_be_saved_says_that_it_diverged(
+    few: Path, tmp_path: Path, train: Callable[..., Trained], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, lambda _: True)
+    with pytest.raises(FunctaconvError, match="diverged") as caught:
+        train(few, tmp_path / "base", training={"steps": 100})
+    assert "rate" in str(caught.value.hint)
+    assert not (tmp_path / "base").exists()
+
+
+def test_images_of_mixed_sizes_train(
+    image_shards: Callable[..., Path], tmp_path: Path, train: Callable[..., Trained]
+) -> None:
+    train(image_shards(14, shapes=[(12, 12), (7, 10), (16, 5)]), tmp_path / "base")
+    assert read_base(tmp_path / "base").description.training["shapes"] == [[7, 10], [12, 12], [16, 5]]
+
+
+@pytest.mark.parametrize("shape", [(60,), (9, 10), (5, 6, 7)], ids=str)
+def test_arrays_train_in_units_of_their_range(
+    array_shards: Callable[..., Path], tmp_path: Path, train: Callable[..., Trained], shape: tuple[int, ...]
+) -> None:
+    trained = train(array_shards(12, shape), tmp_path / "base", training={"steps": 30})
+    base = read_base(tmp_path / "base").base
+    assert base.axes.dims == len(shape)
+    assert base.normalizer.offset[0] >= -20
+    assert 5 < base.normalizer.scale[0] < 50
+    assert trained.psnr > 5
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_handful_of_items_is_enough(
+    image_shards: Callable[..., Path], tmp_path: Path, train: Callable[..., Trained], count: int
+) -> None:
+    trained = train(image_shards(count), tmp_path / "base")
+    assert (trained.updates, trained.items, trained.validation_items) == (9, max(1, count - 1), 1)
+
+
+def test_items_that_cannot_be_read_are_left_out_and_counted(tmp_path: Path, train: Callable[..., Trained]) -> None:
+    members = {f"{n}.png": b"no image" if n % 4 == 1 else png(n, (8, 8)) for n in range(12)}
+    shard, notes = tar(tmp_path / "a.tar", members), Notes()
+    trained = train(shard, tmp_path / "base", validation=str(tar(tmp_path / "b.tar", {"v.png": png(99, (8, 8))})),
+                    watcher=notes)  # fmt: skip
+    assert (trained.items, trained.unusable, trained.validation_items) == (9, 3, 1)
+    assert sum("left out" in message for message in notes.messages) == 3
+
+
+def test_a_run_without_a_usable_validation_item_still_has_a_report(
+    few: Path, tmp_path: Path, train: Callable[..., Trained]
+) -> None:
+    bad = tar(tmp_path / "bad.tar", {"v.png": b"no image"})
+    for _ in ("made", "finished"):
+        trained = train(few, tmp_path / "base", validation=str(bad))
+        assert trained.validation_items == 0
+        assert json.loads(json.dumps(trained.to_json(), allow_nan=False))["validation_psnr"] is None
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"a.png": b"no image"},
+        {"a.txt": b"words"},
+        {"a.png": png(0, (8, 8)), "b.npy": npy(np.zeros((8, 9, 40), np.float32))},
+        {"a.npy": npy(np.zeros((8, 9), np.float32)), "b.npy": npy(np.zeros((4, 5, 40), np.float32))},
+    ],
+    ids=["undecodable", "nothing usable", "images and arrays", "arrays of two kinds"],
+)
+def test_data_that_makes_no_dataset_ends_in_words_or_is_left_out(
+    tmp_path: Path, train: Callable[..., Trained], members: dict[str, bytes]
+) -> None:
+    shard = tar(tmp_path / "a.tar", members)
+    try:
+        outcome = f"{train(shard, tmp_path / 'base').items} item"
+    except FunctaconvError as error:
+        outcome = f"exit code {error.exit_code}"
+    assert outcome in ("1 item", "exit code 2", "exit code 65")
+
+
+def test_stdin_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="pipe"):
+        fit_base("-", tmp_path / "base")
+
+
+def test_minutes_end_a_run(few: Path, tmp_path: Path, tiny: Settings) -> None:
+    training = {**tiny["training"], "minutes": 0.01}
+    del training["steps"]
+    trained = fit_base(str(few), tmp_path / "base", settings={**tiny, "training": training}, device="cpu")
+    assert trained.updates > 1
+    # one update and the last validation may come on top
+    assert 0.6 <= trained.seconds < 5
+
+
+def test_the_log_has_a_line_per_report(few: Path, tmp_path: Path, train: Callable[..., Trained]) -> None:
+    notes = Notes()
+    train(few, tmp_path / "base", log=tmp_path / "log.jsonl", watcher=notes)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert len(lines) == len(notes.lines) >= 1
+    assert lines[-1]["update"] == 9
+    assert lines[-1]["validation_psnr"] == notes.lines[-1].validation_psnr

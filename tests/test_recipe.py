@@ -1,0 +1,286 @@
+"""Recipes: published numbers, validated settings, and the bases they build."""
+
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from functaconv.base import Base
+from functaconv.errors import InputError, UsageError
+from functaconv.recipe import (
+    PRESETS,
+    Recipe,
+    Situation,
+    assignment,
+    build,
+    from_toml,
+    latent_of,
+    preset,
+    validated,
+)
+from functaconv.signals.batch import Axes, Batch
+from functaconv.signals.normalizer import Normalizer
+
+SMALL = Situation((32, 32), 3, on_gpu=False)
+RGB = Axes("image", 2, 3)
+
+# Dupont et al. 2022 and google-deepmind/functa: meta-SGD with one rate per dimension, Adam, no schedule
+FUNCTA = {
+    "network": {"kind": "siren", "width": 512, "w0_first": 30, "w0_hidden": 30, "output_offset": 0.5,
+                "modulation": "shift"},
+    "latent": {"numbers": 256, "sites": (), "learned_start": False},
+    "solver": {"kind": "gradient", "steps": 3, "per_step": False, "initial": (0.005, 0.1), "limits": (0, 1)},
+    "training": {"steps": 500_000, "batch_size": 16, "rate": 3e-6, "solver_rate": 3e-6, "second_order": True,
+                 "schedule": "constant", "warmup": 0, "clip": None, "ema": 0, "inner_points": None},
+}  # fmt: skip
+# Bauer et al. 2023
+SPATIAL = {
+    "network": {"kind": "siren", "width": 256, "w0_first": 10, "w0_hidden": 10, "modulation": "shift"},
+    "latent": {"interpolation": "nearest", "learned_start": False},
+    "solver": {"kind": "gradient", "steps": 3, "per_step": False, "initial": (0.005, 0.1), "limits": (0, 1)},
+    "training": {"steps": 200_000, "batch_size": 128, "rate": 3e-5, "solver_rate": 3e-5, "second_order": True},
+}
+OWN = {
+    "functa-cifar10": {"network": {"depth": 10}},
+    "functa-celeba64": {"network": {"depth": 15}},
+    "spatial-cifar10": {"network": {"depth": 6}, "latent": {"numbers": 16, "sites": (8, 8), "kernel": 1}},
+    "spatial-imagenet256": {"network": {"depth": 8}, "latent": {"numbers": 64, "sites": (32, 32), "kernel": 3}},
+}
+PUBLISHED = [
+    (name, section, key, value)
+    for name in OWN
+    for table in (FUNCTA if name.startswith("functa") else SPATIAL, OWN[name])
+    for section, values in table.items()
+    for key, value in values.items()
+]
+
+
+@pytest.mark.parametrize(("name", "section", "key", "value"), PUBLISHED)
+def test_published_presets_have_the_published_settings(name: str, section: str, key: str, value: Any) -> None:
+    assert getattr(getattr(preset(name, SMALL), section), key) == value
+
+
+@pytest.mark.parametrize("situation", [SMALL, Situation((7,), 1, on_gpu=True), Situation((9000, 8000), 3, True)])
+@pytest.mark.parametrize("name", OWN)
+def test_published_presets_do_not_depend_on_the_data(name: str, situation: Situation) -> None:
+    assert preset(name, situation) == preset(name, SMALL)
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+@pytest.mark.parametrize("shape", [(1,), (1000,), (8, 8), (32, 32), (64, 64), (1000, 3), (2000, 3000), (64, 64, 64)])
+@pytest.mark.parametrize("name", sorted(set(PRESETS) - set(OWN)))
+def test_sized_presets_are_valid_and_build_for_any_data(name: str, shape: tuple[int, ...], on_gpu: bool) -> None:
+    recipe = preset(name, Situation(shape, 1, on_gpu))
+    assert validated(recipe.settings()) == recipe
+    assert (recipe.training.steps is None) != (recipe.training.minutes is None)
+    base = build(recipe, Axes("array", len(shape), 1), Normalizer((0.0,), (1.0,)))
+    assert base.numbers == recipe.latent.numbers * torch.Size(recipe.latent.sites or (1,)).numel()
+    assert recipe.latent.sites == () or len(recipe.latent.sites) == len(shape)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_recipe_comes_back_from_its_settings(name: str) -> None:
+    recipe = preset(name, SMALL)
+    assert validated(recipe.settings()) == recipe
+    assert recipe.changed({}) == recipe
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_recipe_comes_back_from_toml(name: str, tmp_path: Path) -> None:
+    recipe = preset(name, SMALL).changed({"data": {"field": "npz:a b", "channels": 1}, "name": 'a "name"\n é'})
+    path = tmp_path / "recipe.toml"
+    path.write_text(recipe.to_toml(), encoding="utf-8")
+    assert validated(from_toml(path)) == recipe
+    assert validated(tomllib.loads(recipe.to_toml())).to_toml() == recipe.to_toml()
+
+
+def test_changes_replace_single_settings_only() -> None:
+    recipe = preset("functa-cifar10", SMALL)
+    changed = recipe.changed({"training": {"rate": 1e-4}, "latent": {"sites": [4, 4]}})
+    assert changed.training == replace(recipe.training, rate=1e-4)
+    assert changed.latent == replace(recipe.latent, sites=(4, 4))
+    assert (changed.network, changed.solver) == (recipe.network, recipe.solver)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("functa-cifar", "functa-cifar10"), ("image", "images"), ("spatial_imagenet256", "spatial-")]
+)
+def test_an_unknown_preset_names_the_nearest(name: str, near: str) -> None:
+    with pytest.raises(UsageError, match="no preset") as caught:
+        preset(name, SMALL)
+    assert f"did you mean '{near}" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("text", "near"),
+    [("trainng.rate=1", "training.rate"), ("training.rates=1", "training.rate")],
+)
+def test_an_unknown_setting_names_the_nearest(text: str, near: str) -> None:
+    with pytest.raises(UsageError, match="no setting") as caught:
+        assignment(text)
+    assert f"did you mean '{near}" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"network": {"width": 0}},
+        {"network": {"width": 8193}},
+        {"network": {"depth": 1}},
+        {"network": {"depth": 2.5}},
+        {"network": {"w0_first": 0}},
+        {"network": {"w0_hidden": float("inf")}},
+        {"network": {"output_offset": float("nan")}},
+        {"network": {"modulation": "scale"}},
+        {"latent": {"numbers": 0}},
+        {"latent": {"numbers": 65537}},
+        {"latent": {"sites": [0, 4]}},
+        {"latent": {"sites": [2, 2, 2, 2]}},
+        {"latent": {"kernel": 2}},
+        {"latent": {"kernel": 5}},
+        {"latent": {"interpolation": "cubic"}},
+        {"solver": {"steps": 0}},
+        {"solver": {"initial": [0.0, 0.1]}},
+        {"solver": {"initial": [0.1]}},
+        {"solver": {"initial": [0.5, 0.1]}},
+        {"solver": {"limits": [2.0, 1.0]}},
+        {"training": {"steps": 0}},
+        {"training": {"minutes": -1}},
+        {"training": {"ema": 1.0}},
+        {"training": {"warmup": 1.1}},
+        {"training": {"batch_size": 0}},
+        {"training": {"seed": -1}},
+        {"training": {"recompute": "maybe"}},
+        {"data": {"channels": 2}},
+        {"training": {"unknown": 1}},
+        {"unknown": 1},
+        {"name": ""},
+        {"training": 3},
+    ],
+    ids=str,
+)
+def test_settings_out_of_range_are_refused_by_name(settings: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="the recipe is not valid") as caught:
+        Recipe().changed(settings)
+    (section, values), *_ = settings.items()
+    name = f"{section}.{next(iter(values))}" if isinstance(values, dict) else section
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("training.rate=1e-4", {"training": {"rate": 1e-4}}),
+        ("latent.sites=[8, 8]", {"latent": {"sites": [8, 8]}}),
+        (" network.kind = siren ", {"network": {"kind": "siren"}}),
+        ('name="a=b"', {"name": "a=b"}),
+        ("latent.learned_start=true", {"latent": {"learned_start": True}}),
+        ("data.field=npz:a", {"data": {"field": "npz:a"}}),
+    ],
+)
+def test_an_assignment_is_a_nested_table(text: str, expected: dict[str, Any]) -> None:
+    assert assignment(text) == expected
+
+
+@pytest.mark.parametrize("text", ["training.rate", "=3", "", "training=3"])
+def test_what_is_no_assignment_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        assignment(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers", "sites"),
+    [("256", 256, []), ("8x8x16", 16, [8, 8]), ("4X2", 2, [4]), ("2x3x4x5", 5, [2, 3, 4])],
+)
+def test_a_latent_is_sites_then_numbers(text: str, numbers: int, sites: list[int]) -> None:
+    assert latent_of(text) == {"latent": {"numbers": numbers, "sites": sites}}
+
+
+@pytest.mark.parametrize("text", ["", "x", "8x", "0", "8x0x4", "-8", "1.5", "2x2x2x2x2", "8×8"])
+def test_what_is_no_latent_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="cannot read the latent"):
+        latent_of(text)
+
+
+@pytest.mark.parametrize("content", [b"a = ", b"\xff\xfe", b"[training]\nrate = 1\nrate = 2\n"])
+def test_a_file_that_is_no_recipe_is_an_input_error(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"recipe\.toml"):
+        from_toml(path)
+    with pytest.raises(InputError, match="no recipe file"):
+        from_toml(tmp_path / "absent.toml")
+    with pytest.raises(InputError):
+        from_toml(tmp_path)
+
+
+def built(**settings: Any) -> Base:
+    network = {"width": 6, "depth": 3, **settings.pop("network", {})}
+    recipe = Recipe().changed({"network": network, **settings})
+    return build(recipe, RGB, Normalizer.of_code_range(3))
+
+
+def test_a_base_is_built_as_the_recipe_says() -> None:
+    base = built(
+        network={"modulation": "film", "output_offset": 0.25, "w0_first": 7, "w0_hidden": 5},
+        latent={"numbers": 5, "sites": [2, 3], "kernel": 3, "interpolation": "linear"},
+        solver={"steps": 4, "initial": [0.1, 0.2], "limits": [0.0, 0.5]},
+    )
+    assert base.field.network.w0 == [7, 5]
+    assert (base.field.network.scales, base.field.network.output_offset) == (True, 0.25)
+    assert base.field.latent_map.weight.shape == (2 * 2 * 6, 9 * 5)
+    assert base.solver.rates.shape == (4, 5)
+    assert ((base.solver.rates >= 0.1) & (base.solver.rates <= 0.2)).all()
+    assert (base.sites, base.numbers, base.is_coupled) == ((2, 3), 30, True)
+    assert (base.field.sites.frame, base.start.shape) == ("global", (1, 6, 5))
+    assert built(latent={"sites": [2, 3]}).field.sites.frame == "local"
+    assert built().sites == ()
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_the_start_is_a_parameter_when_it_is_learned(learned: bool) -> None:
+    base = built(latent={"learned_start": learned})
+    assert ("start" in dict(base.named_parameters())) == learned
+    assert not base.start.any()
+
+
+def test_a_base_depends_on_the_seed_of_the_recipe_alone() -> None:
+    first, again = built(), built()
+    torch.manual_seed(1)
+    other = built(training={"seed": 1})
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert not torch.equal(first.solver.rates, other.solver.rates) or not torch.equal(
+        first.field.network.weights[0], other.field.network.weights[0]
+    )
+
+
+@pytest.mark.parametrize("sites", [[4], [4, 4, 4]])
+def test_sites_with_other_axes_than_the_data_are_refused(sites: list[int]) -> None:
+    with pytest.raises(UsageError, match="site axes"):
+        built(latent={"sites": sites})
+
+
+@pytest.mark.parametrize("section", ["network", "solver"])
+def test_an_unknown_kind_names_the_known_ones(section: str) -> None:
+    with pytest.raises(UsageError, match=f"there is no {section} 'sirn'") as caught:
+        built(**{section: {"kind": "sirn"}})
+    assert "known:" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (8, 8), (16, 16)])
+def test_sites_move_alike_whether_a_grid_has_points_for_all_of_them_or_not(shape: tuple[int, int]) -> None:
+    """A constant image of any size moves a site as the gradient of the mean over the site's own points."""
+    base = built(latent={"sites": [8, 8], "numbers": 3}, network={"w0_first": 0.01})
+    points = shape[0] * shape[1]
+    batch = Batch(shape, torch.full((1, points, 3), 0.9), torch.ones(1), None, (0,))
+    moved = base.encode(batch, steps=1).latents[0]
+    moved = moved[moved.any(-1)]
+    assert len(moved) == min(64, points)
+    one = built(latent={"numbers": 3}, network={"w0_first": 0.01})
+    one.load_state_dict({**base.state_dict(), "start": one.start})
+    expected = one.encode(Batch((1, 1), torch.full((1, 1, 3), 0.9), torch.ones(1), None, (0,)), steps=1).latents[0]
+    # the first layer hardly turns: where in its cell a point lies does not matter
+    torch.testing.assert_close(moved, expected.expand_as(moved), rtol=0.1, atol=1e-5)

@@ -1,0 +1,257 @@
+"""Inspecting finds out what lies at a path, and with `verify` all that is wrong with it."""
+
+import json
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import zarr
+
+import functaconv.conversion as conversion
+import functaconv.metalearning as metalearning
+from functaconv.checkpoint import TrainingState, base_to_bytes, read_base, read_state, write_state
+from functaconv.conversion import encode
+from functaconv.errors import InputError, VerificationError
+from functaconv.verification import Inspection, inspect
+
+from .conftest import npy, png, tar
+
+SHAPE = (12, 12)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("in")
+    members = {f"image{number}.{suffix}": content for number in range(4) for suffix, content in
+               (("png", png(number, SHAPE)), ("cls", b"3"))}  # fmt: skip
+    tar(folder / "a.tar", {**members, "notes.md": b"nothing of ours", "text.txt": b"no array"})
+    tar(folder / "b.tar", {"image0.png": png(9, SHAPE), "cut.png": png(8, SHAPE)[:60], "other.npy": npy(np.zeros(3))})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sealed(spatial_base_file: Path, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("out") / "out.zarr"
+    return encode(spatial_base_file, str(shards), path, device="cpu", max_error_rate=1).path
+
+
+@pytest.fixture
+def store(sealed: Path, tmp_path: Path) -> Path:
+    """A functaset to be damaged."""
+    return shutil.copytree(sealed, tmp_path / "out.zarr")
+
+
+def verified(path: Any) -> Inspection:
+    found = inspect(path, verify=True)
+    assert (found.complaint is None) == (not found.problems)
+    assert found.complaint is None or isinstance(found.complaint, VerificationError)
+    json.dumps(found.facts, allow_nan=False)
+    return found
+
+
+def test_a_base_says_what_it_is(spatial_base_file: Path) -> None:
+    found = verified(spatial_base_file)
+    stored = read_base(spatial_base_file)
+    assert (found.kind, found.problems) == ("base", [])
+    assert found.facts["latent"] == {"sites": [2, 3], "numbers": 24}
+    assert found.facts["parameters"] == sum(p.numel() for p in stored.base.parameters())
+    assert found.facts["training"]["updates"] == stored.description.training["updates"]
+    assert found.facts["training"]["shapes"] == [list(SHAPE)]
+    assert found.facts["bytes"] == spatial_base_file.stat().st_size
+
+
+def test_a_base_is_known_by_its_content(spatial_base_file: Path, tmp_path: Path) -> None:
+    shutil.copy(spatial_base_file, tmp_path / "base")
+    assert inspect(str(tmp_path / "base")).kind == "base"
+
+
+def test_a_base_that_is_not_finite_does_not_verify(spatial_base_file: Path, tmp_path: Path) -> None:
+    stored = read_base(spatial_base_file)
+    stored.base.latent_mean[0] = torch.nan
+    path = tmp_path / "base.safetensors"
+    path.write_bytes(base_to_bytes(stored.base, stored.recipe, {}))
+    assert "latent_mean holds values that are not finite" in verified(path).problems[0]
+    with pytest.raises(InputError, match="not finite"):
+        inspect(path)
+
+
+def test_a_base_that_is_cut_does_not_verify(spatial_base_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "base.safetensors"
+    path.write_bytes(spatial_base_file.read_bytes()[:-100])
+    assert len(verified(path).problems) == 1
+
+
+@pytest.fixture(scope="module")
+def training(images: Path, tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any]) -> Path:
+    """The base that an interrupted training was to make."""
+    path = tmp_path_factory.mktemp("begun") / "base.safetensors"
+    settings = {**tiny, "training": {**tiny["training"], "steps": 20}}
+
+    class Impatient(metalearning.Watcher):
+        def report(self, progress: metalearning.Progress) -> None:
+            if progress.validation_psnr is not None:
+                signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(metalearning.FunctaconvError, match="saved"):
+        metalearning.fit_base(str(images), path, settings=settings, device="cpu", watcher=Impatient())
+    return path
+
+
+def test_a_training_says_how_far_it_is(training: Path) -> None:
+    folder = Path(f"{training}.training")
+    for path in (training, folder):
+        found = verified(path)
+        assert (found.kind, found.problems) == ("unfinished base", [])
+        assert 0 < found.facts["updates"] < 20
+        assert found.facts["budget"] == {"steps": 20, "minutes": None}
+        assert found.facts["psnr"] > 0
+
+
+def test_a_training_that_is_not_finite_does_not_verify(training: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(f"{training}.training", tmp_path / "base.training")
+    state = read_state(folder / "state.safetensors")
+    tensors = {name: torch.full_like(tensor, torch.inf) for name, tensor in state.tensors.items() if "start" in name}
+    write_state(folder / "state.safetensors", TrainingState({**state.tensors, **tensors}, state.values))
+    assert inspect(folder).problems == []
+    assert len(verified(folder).problems) == len(tensors) > 0
+
+
+def test_a_functaset_says_what_it_holds(sealed: Path) -> None:
+    found = verified(sealed)
+    report = json.loads((sealed / "report.json").read_text())
+    assert (found.kind, found.problems) == ("functaset", [])
+    assert (found.facts["items"], found.facts["failed"], found.facts["ignored"]) == (5, 2, 2)
+    assert found.facts["latent"] == {"sites": [2, 3], "numbers": 24}
+    assert (found.facts["bits"], found.facts["solver"]["name"]) == ("float16", "gradient")
+    assert found.facts["psnr"] == report["psnr"]["mean"]
+    assert found.facts["bytes"]["store"] == report["bytes"]["store"]
+    assert found.facts["input"] == ["a.tar", "b.tar"]
+
+
+@pytest.mark.parametrize("name", ["modulation", "key", "shape", "mse"])
+def test_a_flipped_bit_is_found(store: Path, name: str) -> None:
+    (file,) = (path for path in (store / name).rglob("*") if path.is_file() and path.name != "zarr.json")
+    content = bytearray(file.read_bytes())
+    content[20] ^= 1
+    file.write_bytes(bytes(content))
+    assert any(name in problem for problem in verified(store).problems)
+    assert inspect(store).complaint is None
+
+
+def test_another_base_is_found(store: Path, base_file: Path) -> None:
+    shutil.copy(base_file, store / "base.safetensors")
+    assert any("sha256" in problem for problem in verified(store).problems)
+
+
+def test_a_base_that_does_not_fit_is_found(store: Path, base_file: Path) -> None:
+    old, new = (read_base(path).sha256 for path in (store / "base.safetensors", base_file))
+    shutil.copy(base_file, store / "base.safetensors")
+    text = (store / "zarr.json").read_text().replace(f'"base_sha256": "{old}"', f'"base_sha256": "{new}"')
+    (store / "zarr.json").write_text(text)
+    assert any("it makes latents of (8,), stored are (2, 3, 4)" in problem for problem in verified(store).problems)
+
+
+def test_numbers_that_contradict_each_other_are_found(store: Path) -> None:
+    array = zarr.open_group(store, mode="r+", use_consolidated=False)["psnr"]
+    assert isinstance(array, zarr.Array)
+    array[2] = 60.0
+    assert verified(store).problems == ["psnr: contradicts mse in 1 rows, the first is row 2"]
+
+
+@pytest.fixture
+def begun(spatial_base_file: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A functaset whose last step is missing."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(conversion, "_seal", killed)
+    with pytest.raises(KeyboardInterrupt):
+        encode(spatial_base_file, str(shards), tmp_path / "begun.zarr", device="cpu")
+    return tmp_path / "begun.zarr"
+
+
+def test_an_unfinished_functaset_says_how_far_it_is(begun: Path) -> None:
+    found = verified(begun)
+    assert (found.kind, found.problems) == ("unfinished functaset", [])
+    assert (found.facts["parts"], found.facts["parts_done"], found.facts["records_done"]) == (2, 2, 9)
+    assert found.facts["solver"]["steps"] == 3
+
+
+def test_a_damaged_block_is_found(begun: Path) -> None:
+    block = sorted(begun.rglob("*.npz"))[0]
+    content = bytearray(block.read_bytes())
+    content[content.index(b"image0")] ^= 1
+    block.write_bytes(bytes(content))
+    (problem,) = verified(begun).problems
+    assert block.name in problem
+
+
+def test_shards_say_what_they_hold(shards: Path) -> None:
+    found = inspect(shards)
+    assert found.kind == "shards"
+    assert (found.facts["shards"], found.facts["records"]) == (2, 9)
+    assert found.facts["bytes"] == sum(path.stat().st_size for path in shards.iterdir())
+    assert found.facts["suffixes"] == {".cls": 4, ".npy": 1, ".png": 6, ".txt": 1}
+    assert found.facts["ignored"] == {".md": 1}
+    assert found.facts["arrays"] == {"image 12x12x3 uint8": 5, "array 3 float32": 1}
+    assert found.facts["labelled"] == 4
+    assert found.complaint is None
+
+
+def test_a_glance_decodes_few_items(image_shards: Callable[..., Path]) -> None:
+    folder = image_shards(100, seed=5)
+    assert (inspect(folder).facts["records"], inspect(folder).facts["looked_at"]) == (100, 64)
+    assert verified(folder).facts["looked_at"] == 100
+
+
+def test_every_bad_item_is_listed(shards: Path) -> None:
+    found = verified(shards)
+    (problem,) = found.problems
+    assert problem.startswith(f"{shards / 'b.tar'}: record 1 (cut): png:")
+    assert found.facts["unusable"] == 1
+    assert found.facts["duplicate_keys"] == 1
+    assert found.facts["without_array"] == 2
+    assert found.complaint is not None
+    assert found.complaint.exit_code == 4
+
+
+def test_long_lists_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("functaconv.verification.MOST_LISTED", 3)
+    shard = tar(tmp_path / "bad.tar", {f"{number}.png": b"bad" for number in range(9)})
+    problems = verified(shard).problems
+    assert len(problems) == 4
+    assert problems[-1] == "and 6 more like these"
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_shard_that_ends_early_is_found(shards: Path, tmp_path: Path, verify: bool) -> None:
+    (tmp_path / "a.tar").write_bytes((shards / "a.tar").read_bytes()[:3000])
+    found = inspect([tmp_path / "a.tar", shards / "b.tar"], verify=verify)
+    assert any("cut short" in problem for problem in found.problems)
+    assert (found.complaint is None) == (not verify)
+
+
+@pytest.mark.parametrize("spec", ["{}/a.tar", "{}/*.tar", "{}/{{a,b}}.tar", "{0}/a.tar,{0}/b.tar"])
+def test_shards_are_named_in_every_way(shards: Path, spec: str) -> None:
+    assert inspect(spec.format(shards)).kind == "shards"
+
+
+def test_nothing_is_said_to_be_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is nothing at") as caught:
+        inspect(tmp_path / "missing")
+    assert caught.value.hint is not None
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no tar shards"):
+        inspect(tmp_path / "empty")
+
+
+def test_another_zarr_group_is_no_functaset(tmp_path: Path) -> None:
+    zarr.create_group(tmp_path / "other.zarr")
+    with pytest.raises(InputError, match="not a functaset"):
+        inspect(tmp_path / "other.zarr")
