@@ -20,10 +20,12 @@ from functaconv.rendering import View, arrays, render
 from functaconv.reporting import report, to_csv
 
 SIDE = 32
-STRIDE = 12
-TRAIN_SHARE = 0.75
-"""of a photograph's width; the rest is for testing, so that no test pixel was seen in training"""
-COLUMNS = 8
+SHRINK = 2
+"""photographs are halved first: tiles of the full size show little but sky"""
+STRIDES = {"train": 6, "test": 16}
+TEST_BAND = (0.4, 0.65)
+"""part of a photograph's width that is for testing: no test pixel is seen in training"""
+COLUMNS = 6
 ZOOM = 8
 MARKER = "demo.json"
 LATENT = {"numbers": 16, "sites": [4, 4]}
@@ -67,7 +69,7 @@ def demonstrate(
     to_csv(told, directory / "items.csv")
     announce(f"5/5 render: the images at {ZOOM} times their size, and a contact sheet")
     functaset = open_functaset(store)
-    chosen = np.linspace(0, len(functaset) - 1, min(COLUMNS, len(functaset))).astype(int).tolist()
+    chosen = _worth_seeing(functaset, device)
     render(functaset, directory / "renders", items=chosen, view=View(scale=ZOOM), device=device)
     sheet = directory / "contact-sheet.png"
     _contact_sheet(functaset, chosen, directory / "images" / "test", device).save(sheet)
@@ -98,40 +100,48 @@ def _clear(directory: Path) -> None:
 
 
 def _write_tiles(photographs: dict[str, np.ndarray], folder: Path, split: str) -> int:
-    count = 0
+    count, stride = 0, STRIDES[split]
     for name, photograph in photographs.items():
-        cut = int(photograph.shape[1] * TRAIN_SHARE)
-        part = photograph[:, :cut] if split == "train" else photograph[:, cut:]
-        stride = STRIDE if split == "train" else SIDE
+        height, width = photograph.shape[0] // SHRINK, photograph.shape[1] // SHRINK
+        small = Image.fromarray(photograph).resize((width, height), Image.Resampling.LANCZOS)
+        left, right = (round(share * width) for share in TEST_BAND)
         (folder / name).mkdir(parents=True, exist_ok=True)
-        for row in range(0, part.shape[0] - SIDE + 1, stride):
-            for column in range(0, part.shape[1] - SIDE + 1, stride):
-                tile = Image.fromarray(part[row : row + SIDE, column : column + SIDE])
-                tile.save(folder / name / f"{name}-{row:03d}-{column:03d}.png")
-                count += 1
+        for low, high in [(left, right)] if split == "test" else [(0, left), (right, width)]:
+            for row in range(0, height - SIDE + 1, stride):
+                for column in range(low, high - SIDE + 1, stride):
+                    tile = small.crop((column, row, column + SIDE, row + SIDE))
+                    tile.save(folder / name / f"{name}-{row:03d}-{column:03d}.png")
+                    count += 1
     return count
+
+
+def _worth_seeing(store: Functaset, device: str) -> list[int]:
+    """Some of the items with the most in them, in order."""
+    contrast = np.array([array.std() for _, array in arrays(store, device=device)])
+    busiest = np.argsort(-contrast)[: max(COLUMNS, len(contrast) // 2)]
+    return sorted(busiest[np.linspace(0, len(busiest) - 1, min(COLUMNS, len(busiest))).astype(int)].tolist())
 
 
 def _contact_sheet(functaset: Functaset, chosen: list[int], originals: Path, device: str) -> Image.Image:
     """Columns of items; rows: original, reconstruction at native size, render at eight times the size."""
-    side, gap, left, top = SIDE * 4, 6, 150, 34
-    rows = ("original", f"reconstruction\nat {SIDE}x{SIDE}", f"rendered\nat {SIDE * ZOOM}x{SIDE * ZOOM}")
-    sheet = Image.new("RGB", (left + len(chosen) * (side + gap) + gap, top + len(rows) * (side + gap) + gap), "white")
+    side, gap, left, top = SIDE * ZOOM, 8, 150, 34
+    rows = ("original", f"reconstruction\nat {SIDE}x{SIDE}", f"rendered\nat {side}x{side}")
+    sheet = Image.new("RGB", (left + len(chosen) * (side + gap), top + len(rows) * (side + gap)), "white")
     draw = ImageDraw.Draw(sheet)
     quality = functaset.psnr
     native = list(arrays(functaset, chosen, device=device))
     large = list(arrays(functaset, chosen, view=View(scale=ZOOM), device=device))
     for number, label in enumerate(rows):
-        draw.text((10, top + number * (side + gap) + side // 2 - 12), label, fill="black")
+        draw.multiline_text((16, top + number * (side + gap) + side // 2 - 16), label, fill="black", font_size=16)
     for column, item in enumerate(chosen):
         key = native[column][0]
         x = left + column * (side + gap)
-        draw.text((x, 12), f"{quality[item]:.1f} dB", fill="black")
+        draw.text((x, 8), f"{quality[item]:.1f} dB", fill="black", font_size=16)
         with Image.open(originals / f"{key}.png") as original:
             pictures = [original.convert("RGB"), _picture(native[column][1]), _picture(large[column][1])]
         for row, picture in enumerate(pictures):
-            how = Image.Resampling.NEAREST if picture.width < side else Image.Resampling.LANCZOS
-            sheet.paste(picture.resize((side, side), how), (x, top + row * (side + gap)))
+            shown = picture.resize((side, side), Image.Resampling.NEAREST)
+            sheet.paste(shown, (x, top + row * (side + gap)))
     return sheet
 
 

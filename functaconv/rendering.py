@@ -9,6 +9,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -102,7 +103,8 @@ def selection_of(texts: Sequence[str], count: int) -> list[int]:
         if match[1] is not None:
             index = int(match[1])
             if not -count <= index < count:
-                raise InputError(f"there is no item {index}: the functaset has {count}", hint=f"0 to {count - 1}")
+                found = f"0 to {count - 1}" if count else "it is empty"
+                raise InputError(f"there is no item {index}: the functaset has {count}", hint=found)
             chosen.append(index % count)
         else:
             span = slice(*(int(end) if end else None for end in (match[2], match[3])))
@@ -136,9 +138,9 @@ def render(
     target = "-" if output is None else str(output)
     kind = _format(format, target, functaset, len(chosen))
     to_bytes = lookup(FORMATS, kind, what="format")
-    rendered: Iterable[tuple[str, np.ndarray]] = arrays(
-        functaset, chosen, view=view, device=device, index=index, features=kind == "png"
-    )
+    decoded = arrays(functaset, chosen, view=view, device=device, index=index, features=kind == "png")
+    # a view or a device that makes no sense is noticed before anything is made at the target
+    rendered: Iterable[tuple[str, np.ndarray]] = chain([next(decoded)], decoded)
     if progress:
         rendered = tqdm(rendered, total=len(chosen), unit="item")
     names = _Names(kind)

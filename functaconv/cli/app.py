@@ -12,7 +12,9 @@ from typer.core import TyperGroup
 from functaconv import __version__
 from functaconv.cli import demo, encode, fit_base, inspect, pack, render, report
 from functaconv.cli.console import say
-from functaconv.errors import FunctaconvError
+from functaconv.errors import FunctaconvError, OutputExistsError
+
+_CANNOT_WRITE = "give an output in a directory that may be written to, on a disk that has room"
 
 
 class _InOrder(TyperGroup):
@@ -66,11 +68,17 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = app(args=list(arguments), prog_name="functaconv", standalone_mode=False)
         sys.stdout.flush()
+        if code == 130:
+            # typer swallows a KeyboardInterrupt
+            say("error: stopped by Ctrl-C")
         return code if isinstance(code, int) else 0
     except FunctaconvError as error:
         _tell(arguments, str(error), error.hint)
         return error.exit_code
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as error:
+        # typer makes a SystemExit of a broken pipe
+        if not isinstance(error.__context__ if isinstance(error, SystemExit) else error, BrokenPipeError):
+            raise
         # whoever read our output has seen enough; nothing may be written at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -78,8 +86,10 @@ def run(arguments: Sequence[str]) -> int:
         say("error: stopped by Ctrl-C")
         return 130
     except OSError as error:
-        _tell(arguments, f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", None)
-        return 1
+        # input that cannot be read is an InputError by now: what is left is output that cannot be written
+        where = f": {error.filename}" if error.filename else ""
+        _tell(arguments, f"cannot write: {error.strerror or error}{where}", _CANNOT_WRITE)
+        return OutputExistsError.exit_code
     except Exception as error:
         # click's own errors are not exported by typer; they are told apart by what they can do
         show, code = getattr(error, "format_message", None), getattr(error, "exit_code", None)

@@ -44,6 +44,11 @@ def size(count: float | None) -> str | None:
     return f"{count:.1f} TiB"
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 item`, `2 items`."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def decibels(value: float | None) -> str | None:
     return None if value is None else f"{value:.2f} dB"
 
@@ -53,6 +58,8 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     latent, psnr, bytes_ = summary["latent"], summary["psnr"], summary["bytes"]
     layout = "x".join(str(part) for part in latent["sites"])
     per_item, raw = bytes_["per_item"], bytes_["raw_per_item"]
+    smaller = raw / per_item if per_item else 1.0
+    ratio = f"{smaller:.1f} times smaller" if smaller >= 1 else f"{1 / smaller:.1f} times larger"
     pca = summary.get("pca") or {}
     against = summary.get("against") or {}
     spread = " · ".join(
@@ -67,10 +74,7 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
             ("", f"{summary['psnr_of_mean_mse']:.2f} dB of the mean error" if psnr["mean"] is not None else None),
             ("PCA", _pca(pca) if pca else None),
             ("against the data", _against(against) if against else None),
-            (
-                "bytes per item",
-                f"{per_item:.0f}, raw {raw:.0f} ({raw / per_item:.1f} times smaller)" if per_item else None,
-            ),
+            ("bytes per item", f"{per_item:.0f}, raw {raw:.0f} ({ratio})" if per_item else None),
             ("store, base", f"{size(bytes_['store'])}, {size(bytes_['base'])}"),
             ("speed", f"{summary['items_per_second']:.1f} items/s" if summary.get("items_per_second") else None),
         ]

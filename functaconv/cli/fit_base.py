@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from functaconv.cli import options
-from functaconv.cli.console import decibels, table, write_json, write_lines
+from functaconv.cli.console import counted, decibels, table, write_json, write_lines
 
 
 def command(
@@ -75,14 +75,15 @@ def command(
         write_json(trained.to_json())
         return
     facts = trained.to_json()
+    updates = counted(facts["updates"], "update")
     write_lines(
         table(
             [
                 ("base", facts["base"]),
                 ("recipe", f"{facts['recipe']}, {facts['solver']} solver"),
                 ("latent", "x".join(map(str, [*facts["latent"]["sites"], facts["latent"]["numbers"]]))),
-                ("trained", f"{facts['updates']} updates in {facts['seconds']:.0f} s on {facts['items']} items"),
-                ("validation", f"{decibels(trained.psnr)} over {facts['validation_items']} items"),
+                ("trained", f"{updates} in {facts['seconds']:.0f} s on {counted(facts['items'], 'item')}"),
+                ("validation", f"{decibels(trained.psnr)} over {counted(facts['validation_items'], 'item')}"),
             ]
         )
     )

@@ -34,9 +34,9 @@ def command(
 def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
     for name, value in facts.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from _flat(value, f"{prefix}{name.lstrip('.')}.")
         elif isinstance(value, list):
             shown = ["x".join(map(str, entry)) if isinstance(entry, list) else str(entry) for entry in value[:8]]
-            yield prefix + name, ", ".join(shown) + (", ..." if len(value) > 8 else "") or None
+            yield prefix + name.lstrip("."), ", ".join(shown) + (", ..." if len(value) > 8 else "") or None
         else:
-            yield prefix + name, value
+            yield prefix + name.lstrip("."), value

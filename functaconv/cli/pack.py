@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from functaconv.cli import options
-from functaconv.cli.console import say, size, table, write_json, write_lines
+from functaconv.cli.console import counted, say, size, table, write_json, write_lines
 
 
 def command(
@@ -61,10 +61,11 @@ def command(
     if json and not to_stdout:
         write_json(facts)
         return
+    where = "one stream" if to_stdout else counted(len(summary.shards), "shard")
     ignored = ", ".join(f"{count} {suffix}" for suffix, count in facts["ignored"].items())
     lines = table(
         [
-            ("packed", f"{summary.count} items in {len(facts['shards'])} shards, {size(summary.bytes)}"),
+            ("packed", f"{counted(summary.count, 'item')} in {where}, {size(summary.bytes)}"),
             ("failed", summary.failed or None),
             ("ignored", ignored or None),
             ("classes", len(facts["classes"]) or None),

@@ -41,7 +41,7 @@ def command(
     if size is not None and scale is not None:
         raise UsageError("--size and --scale contradict each other", hint="give one of them")
     if scale is not None and not 0 < scale < 1e6:
-        raise UsageError(f"--scale must be above 0, not {scale:g}")
+        raise UsageError(f"--scale must be above 0, not {scale:g}", hint="--scale 2 doubles the native size")
     view = View(size_of(size) if size else None, scale or 1.0, region_of(region) if region else None)
     rendered = render(
         functaset, out, items=item, keys=key or (), view=view, format=format, device=device,

@@ -22,7 +22,7 @@ LAYOUTS = {
 def field_of(sites: SiteGrid, kernel: int = 1, seed: int = 0, film: bool = False) -> ModulatedNetwork:
     generator = torch.Generator().manual_seed(seed)
     dims = len(sites.shape)
-    network = Siren(dims, CHANNELS, width=8, depth=3, w0_first=6, w0_hidden=4, scales=film, generator=generator)
+    network = Siren(dims, CHANNELS, width=8, depth=3, w0_first=6.0, w0_hidden=4.0, scales=film, generator=generator)
     latent_map = LatentMap(sites, LATENT, network.modulations, kernel=kernel, generator=generator)
     return ModulatedNetwork(network, latent_map, sites).double()
 
@@ -122,6 +122,17 @@ def test_chunks_of_points_do_not_change_the_fit(
         pieces = fit(problem_of(field, features, COORDS, mask, chunk), start(field, 3), make_solver())
         torch.testing.assert_close(pieces.latents, whole.latents, rtol=1e-10, atol=1e-12)
         torch.testing.assert_close(pieces.error, whole.error, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_one_start_for_all_items_is_the_same_as_a_start_for_each(
+    field: ModulatedNetwork, make_solver: Callable[..., nn.Module], steps: int
+) -> None:
+    problem = problem_of(field, targets(3, COORDS), COORDS)
+    shared = fit(problem, start(field, 1), make_solver(), steps=steps)
+    each = fit(problem, start(field, 3), make_solver(), steps=steps)
+    torch.testing.assert_close(shared.latents, each.latents, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(shared.error, each.error, rtol=1e-12, atol=1e-14)
 
 
 def test_steps_beyond_the_trained_ones_use_the_last_rate(

@@ -118,7 +118,7 @@ def test_the_buffer_of_waiting_signals_is_bounded(shapes: list[int]) -> None:
 
 
 def test_types_are_not_mixed_in_a_batch() -> None:
-    mixed = [Signal("a", np.zeros((2, 1), np.uint8), 255), Signal("b", np.zeros((2, 1), np.uint16), 65535)]
+    mixed = [Signal("a", np.zeros((2, 1), np.uint8), 255.0), Signal("b", np.zeros((2, 1), np.uint16), 65535.0)]
     assert [batch.positions for batch in batched(enumerate(mixed), 8)] == [(0,), (1,)]
 
 

@@ -54,9 +54,9 @@ def batch_of(*signals: Signal) -> Batch:
 
 def test_images_are_a_fraction_of_their_code_range() -> None:
     normalizer = Normalizer.of_code_range(1)
-    deep = Signal("deep", np.array([[[0], [65535]]], np.uint16), peak=65535)
+    deep = Signal("deep", np.array([[[0], [65535]]], np.uint16), peak=65535.0)
     assert normalizer.features(batch_of(deep)).flatten().tolist() == [0.0, 1.0]
-    flat = Signal("flat", np.array([[[0], [255]]], np.uint8), peak=255)
+    flat = Signal("flat", np.array([[[0], [255]]], np.uint8), peak=255.0)
     assert normalizer.features(batch_of(flat, flat)).shape == (2, 2, 1)
 
 

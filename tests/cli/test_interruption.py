@@ -1,0 +1,111 @@
+"""A command that is stopped or killed and started again ends as if nothing had happened."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from functaconv.cli.app import run
+from tests.cli.conftest import SMALL, Invoke, World, assert_same_base, assert_same_functaset, wait_until
+
+SLOWLY = ("--batch-size", "1", "--steps", "60")
+"""so that encoding the five shards takes a second or two"""
+MANY = ("--steps", "150", "--batch-size", "4", "--seed", "3", *SMALL)
+OFTEN = (
+    "from functaconv import metalearning; metalearning.SAVE_EVERY = 0.0; from functaconv.cli import main; main()"
+)
+"""runs the command with a training state after each update"""
+SIGNALS = [
+    pytest.param(signal.SIGTERM, 75, id="SIGTERM"),
+    pytest.param(signal.SIGUSR1, 75, id="SIGUSR1", marks=pytest.mark.slow),
+    pytest.param(signal.SIGINT, 130, id="Ctrl-C"),
+    pytest.param(signal.SIGKILL, -signal.SIGKILL, id="kill -9"),
+]
+
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def start(environment: Mapping[str, str]) -> Start:
+    def call(*arguments: object) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", OFTEN, *map(str, arguments)]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def undisturbed(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the two commands make when they are left alone."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    store, base = str(folder / "store.zarr"), str(folder / "base.safetensors")
+    assert run(["encode", str(world.base), str(world.shards), store, *SLOWLY, "-q"]) == 0
+    assert run(["fit-base", str(world.shards), base, *MANY, "-q"]) == 0
+    return folder
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_encode_goes_on(
+    number: int, code: int, world: World, undisturbed: Path, tmp_path: Path, start: Start, invoke: Invoke
+) -> None:
+    out = tmp_path / "store.zarr"
+    command = ["encode", world.base, world.shards, out, *SLOWLY]
+    process = start(*command)
+    wait_until(lambda: list(out.glob("_parts/*/done.json")), process)
+    process.send_signal(number)
+    errors = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == code, errors
+    if code > 0:
+        assert "error: stopped by " in errors
+        assert "hint: run the same command again" in errors
+        assert "Traceback" not in errors
+    assert not (out / "zarr.json").exists()
+    assert invoke("inspect", out, "--json").json["kind"] == "unfinished functaset"
+    ran = invoke(*command)
+    assert ran.code == 0
+    assert "going on after record 8" in ran.errors
+    assert_same_functaset(out, undisturbed / "store.zarr")
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_fit_base_goes_on(
+    number: int, code: int, world: World, undisturbed: Path, tmp_path: Path, start: Start, invoke: Invoke
+) -> None:
+    base = tmp_path / "base.safetensors"
+    command = ["fit-base", world.shards, base, *MANY]
+    process = start(*command)
+    wait_until((tmp_path / "base.safetensors.training" / "state.safetensors").exists, process)
+    process.send_signal(number)
+    errors = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == code, errors
+    if code > 0:
+        assert "error: stopped by " in errors
+        assert "updates are saved" in errors
+        assert "Traceback" not in errors
+    assert not base.exists()
+    assert invoke("encode", base, world.shards, tmp_path / "out.zarr").errors.count("run fit-base again") == 1
+    ran = invoke(*command)
+    assert ran.code == 0
+    assert "going on after " in ran.errors
+    assert not (tmp_path / "base.safetensors.training").exists()
+    assert_same_base(base, undisturbed / "base.safetensors")
+
+
+@pytest.mark.slow
+def test_an_unfinished_training_with_other_settings_is_left_alone(
+    world: World, tmp_path: Path, start: Start, invoke: Invoke
+) -> None:
+    base = tmp_path / "base.safetensors"
+    state = tmp_path / "base.safetensors.training" / "state.safetensors"
+    process = start("fit-base", world.shards, base, *MANY)
+    wait_until(state.exists, process)
+    process.kill()
+    process.communicate()
+    before = state.read_bytes()
+    ran = invoke("fit-base", world.shards, base, *MANY, "--seed", 4)
+    assert ran.code == 73
+    assert "training.seed: there 3, asked 4" in ran.errors
+    assert state.read_bytes() == before

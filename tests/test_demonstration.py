@@ -1,0 +1,95 @@
+"""The demo makes what it promises, again and again, and takes nobody's directory."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from functaconv.cli.app import run
+from functaconv.demonstration import ZOOM
+from functaconv.functaset.reader import open_functaset
+
+pytest.importorskip("sklearn")
+MINUTES = "0.03"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the command makes."""
+    target = tmp_path_factory.mktemp("demo") / "here"
+    assert run(["demo", str(target), "--minutes", MINUTES, "-q", "--device", "cpu"]) == 0
+    return target
+
+
+def test_the_contact_sheet_shows_pictures(folder: Path) -> None:
+    with Image.open(folder / "contact-sheet.png") as sheet:
+        pixels = np.asarray(sheet.convert("L"))
+    assert min(pixels.shape) > 300
+    assert pixels.std() > 20
+
+
+def test_the_report_compares_with_the_data_and_with_pca(folder: Path) -> None:
+    functaset = open_functaset(folder / "test.zarr")
+    report = functaset.report
+    assert report["failed"] == 0
+    assert 8 < report["psnr"]["mean"] < 60
+    with (folder / "items.csv").open(encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == len(functaset)
+
+
+def test_renders_are_eight_times_the_size(folder: Path) -> None:
+    renders = sorted((folder / "renders").iterdir())
+    assert len(renders) >= 4
+    side = int(open_functaset(folder / "test.zarr").shapes[0, 0])
+    for path in renders:
+        with Image.open(path) as picture:
+            assert picture.size == (ZOOM * side, ZOOM * side)
+
+
+def test_no_pixel_of_the_test_images_is_in_a_training_image(folder: Path) -> None:
+    def tiles(split: str) -> set[bytes]:
+        found = set()
+        for path in (folder / "images" / split).rglob("*.png"):
+            with Image.open(path) as image:
+                # blocks within tiles: overlapping tiles would share some
+                pixels = np.asarray(image)
+            found |= {
+                pixels[row : row + 8, column : column + 8].tobytes()
+                for row in range(0, pixels.shape[0] - 7, 2)
+                for column in range(0, pixels.shape[1] - 7, 2)
+                if pixels[row : row + 8, column : column + 8].std() > 8
+            }
+        return found
+
+    train, test = tiles("train"), tiles("test")
+    assert len(test) > 100
+    assert not train & test
+
+
+def test_a_demo_replaces_an_earlier_one_and_nothing_else(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "renders" / "old.png").touch()
+    assert run(["demo", str(folder), "--minutes", MINUTES, "--json"]) == 0
+    told = capfd.readouterr()
+    summary = json.loads(told.out)
+    assert summary["count"] > 50
+    assert {"psnr", "difference"} <= summary["pca"].keys()
+    assert summary["against"]["items"] == summary["count"]
+    assert [line[0] for line in told.err.splitlines() if line[1:3] == "/5"] == list("12345")
+    assert not (folder / "renders" / "old.png").exists()
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert run(["demo", str(tmp_path), "--minutes", MINUTES]) == 73
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    assert "error: " in capfd.readouterr().err
+
+
+def test_the_next_steps_are_commands(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+    commands = {"pack", "fit-base", "encode", "report", "render", "inspect"}
+    from functaconv.demonstration import _next_steps
+
+    assert {step.split()[1] for step in _next_steps(folder)} <= commands
+    assert all(step.startswith("functaconv ") for step in _next_steps(folder))

@@ -1,0 +1,357 @@
+"""Decoding at any size or place, and every place a picture can go to."""
+
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from functaconv.conversion import encode
+from functaconv.errors import InputError, OutputExistsError, UsageError
+from functaconv.functaset.reader import Functaset, open_functaset
+from functaconv.metalearning import fit_base
+from functaconv.rendering import View, arrays, region_of, render, selection_of, size_of
+from tests.conftest import TINY, png, tar
+
+SIDE = 12
+SUMS = 2e-5
+"""items are decoded in batches, points in chunks of other lengths: float32 sums come in another order"""
+
+
+@pytest.fixture(scope="module")
+def store(base_file: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Functaset:
+    """70 RGB images of 12 x 12 with a global latent."""
+    return open_functaset(encode(base_file, str(images), tmp_path_factory.mktemp("store") / "a.zarr").path)
+
+
+@pytest.fixture(scope="module")
+def spatial(spatial_base_file: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Functaset:
+    """The same with 2 x 3 sites."""
+    return open_functaset(encode(spatial_base_file, str(images), tmp_path_factory.mktemp("store") / "s.zarr").path)
+
+
+@pytest.fixture(scope="module", params=["global", "spatial"])
+def any_store(request: pytest.FixtureRequest, store: Functaset, spatial: Functaset) -> Functaset:
+    return store if request.param == "global" else spatial
+
+
+@pytest.fixture
+def named(base_file: Path, tmp_path: Path) -> Callable[..., Functaset]:
+    """A functaset of images with these keys."""
+
+    def make(*keys: str) -> Functaset:
+        shard = tar(tmp_path / "named.tar", {f"{key}.png": png(n, (SIDE, SIDE)) for n, key in enumerate(keys)})
+        return open_functaset(encode(base_file, str(shard), tmp_path / "named.zarr").path)
+
+    return make
+
+
+def array_of(functaset: Functaset, item: int, view: View | None = None) -> np.ndarray:
+    [(_, array)] = arrays(functaset, [item], view=view)
+    return array
+
+
+# what is asked for
+
+
+@pytest.mark.parametrize(
+    ("text", "shape"), [("64x48", (64, 48)), ("512", (512,)), ("4x5x6", (4, 5, 6)), ("8X9", (8, 9))]
+)
+def test_sizes_are_read(text: str, shape: tuple[int, ...]) -> None:
+    assert size_of(text) == shape
+
+
+@pytest.mark.parametrize("text", ["", "x", "3x", "0x3", "-1x3", "1.5x2", "1x2x3x4", "99999999"])
+def test_what_is_no_size_is_a_usage_error(text: str) -> None:
+    with pytest.raises(UsageError, match="cannot read the size"):
+        size_of(text)
+
+
+def test_regions_are_read_and_may_leave_the_unit_square() -> None:
+    assert region_of("-0.5:1.5,1:2") == ((-0.5, 1.5), (1.0, 2.0))
+    assert region_of("0:1") == ((0.0, 1.0),)
+
+
+@pytest.mark.parametrize("text", ["", "0:1,", "1:0,0:1", "0:0,0:1", "0:nan,0:1", "0:inf,0:1", "0-1", "0:1:2,0:1"])
+def test_what_is_no_region_is_a_usage_error(text: str) -> None:
+    with pytest.raises(UsageError, match="cannot read the region"):
+        region_of(text)
+
+
+@pytest.mark.parametrize(
+    ("texts", "items"),
+    [
+        (["3"], [3]),
+        (["-1"], [9]),
+        (["2:5"], [2, 3, 4]),
+        ([":2", "8:"], [0, 1, 8, 9]),
+        (["-2:"], [8, 9]),
+        (["5:5"], []),
+        (["7:99"], [7, 8, 9]),
+        (["3", "3"], [3, 3]),
+    ],
+)
+def test_items_are_selected_half_open(texts: list[str], items: list[int]) -> None:
+    assert selection_of(texts, 10) == items
+
+
+@pytest.mark.parametrize("text", ["10", "-11"])
+def test_an_item_out_of_range_is_an_error_that_tells_the_range(text: str) -> None:
+    with pytest.raises(InputError, match=rf"no item {text}: the functaset has 10") as caught:
+        selection_of([text], 10)
+    assert caught.value.hint == "0 to 9"
+
+
+# what is decoded
+
+
+def test_native_size_is_what_was_encoded(any_store: Functaset) -> None:
+    decoded = list(arrays(any_store))
+    assert [key for key, _ in decoded] == any_store.keys.tolist()
+    for (_, array), key, mse in list(zip(decoded, any_store.keys, any_store.mse, strict=True))[:5]:
+        assert (array.shape, array.dtype) == ((SIDE, SIDE, 3), np.float32)
+        with Image.open(io.BytesIO(png(int(key.removeprefix("image")), (SIDE, SIDE)))) as image:
+            original = np.asarray(image) / 255
+        assert np.square(array - original).mean() == pytest.approx(float(mse), rel=1e-3)
+
+
+def test_three_times_the_size_has_the_native_points_in_the_middle_of_each_nine(any_store: Functaset) -> None:
+    native, large = array_of(any_store, 5), array_of(any_store, 5, View(scale=3))
+    assert large.shape == (3 * SIDE, 3 * SIDE, 3)
+    np.testing.assert_allclose(large[1::3, 1::3], native, atol=SUMS)
+
+
+@pytest.mark.parametrize(("text", "box"), [("0.25:0.75,0.5:1", np.s_[3:9, 6:12]), ("0:0.5,0:0.25", np.s_[:6, :3])])
+def test_a_region_is_a_part_of_the_whole(text: str, box: tuple[slice, slice], any_store: Functaset) -> None:
+    part = array_of(any_store, 2, View(region=region_of(text)))
+    np.testing.assert_allclose(part, array_of(any_store, 2)[box], atol=SUMS)
+
+
+def test_a_region_may_leave_the_unit_square_and_agrees_where_it_does_not(any_store: Functaset) -> None:
+    wide = array_of(any_store, 2, View(region=((-0.5, 1.5), (-0.25, 1.25))))
+    assert wide.shape == (24, 18, 3)
+    assert np.isfinite(wide).all()
+    np.testing.assert_allclose(wide[6:18, 3:15], array_of(any_store, 2), atol=SUMS)
+
+
+def test_a_size_is_the_size_of_the_region(store: Functaset) -> None:
+    view = View(size=(5, 7), region=((0.25, 0.75), (0.0, 1.0)))
+    assert array_of(store, 0, view).shape == (5, 7, 3)
+    assert array_of(store, 0, View(scale=0.01)).shape == (1, 1, 3)
+
+
+def test_axes_that_the_items_do_not_have_are_a_usage_error(store: Functaset) -> None:
+    for view in (View(size=(4, 4, 4)), View(size=(4,)), View(region=((0.0, 1.0),))):
+        with pytest.raises(UsageError, match="the items have 2 axes"):
+            array_of(store, 0, view)
+
+
+def test_items_of_different_sizes_keep_their_order(base_file: Path, tmp_path: Path) -> None:
+    shapes = [(12, 12), (10, 14), (12, 12), (10, 14), (14, 10)]
+    shard = tar(tmp_path / "mixed.tar", {f"{n}.png": png(n, shape) for n, shape in enumerate(shapes)})
+    mixed = open_functaset(encode(base_file, str(shard), tmp_path / "mixed.zarr").path)
+    decoded = list(arrays(mixed, [4, 0, 1, 2, 3]))
+    assert [key for key, _ in decoded] == ["4", "0", "1", "2", "3"]
+    assert [array.shape[:2] for _, array in decoded] == [shapes[n] for n in (4, 0, 1, 2, 3)]
+
+
+def test_arrays_come_in_their_own_units_and_with_their_own_axes(
+    array_shards: Callable[..., Path], tmp_path: Path
+) -> None:
+    shards = array_shards(10, (6, 5, 4))
+    settings = {**TINY, "training": {**TINY["training"], "steps": 30}}
+    base = fit_base(str(shards), tmp_path / "base.safetensors", settings=settings).path
+    cubes = open_functaset(encode(base, str(shards), tmp_path / "cubes.zarr").path)
+    array = array_of(cubes, 0, View(scale=2))
+    assert array.shape == (12, 10, 8, 1)
+    # -20 to 30, and not 0 to 1
+    assert np.abs(array).max() > 2
+    with pytest.raises(UsageError, match="png holds images"):
+        render(cubes, tmp_path / "out", format="png")
+    assert render(cubes, tmp_path / "out").files[0].endswith("array0000.npy")
+
+
+# tiles
+
+
+@pytest.fixture(scope="module")
+def tiled(base_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Functaset:
+    """Two images in tiles and one that is small enough."""
+    folder = tmp_path_factory.mktemp("tiled")
+    shapes = {"large": (30, 20), "small": (12, 12), "a#0": (13, 25)}
+    shard = tar(folder / "in.tar", {f"{key}.png": png(n, shape) for n, (key, shape) in enumerate(shapes.items())})
+    return open_functaset(encode(base_file, str(shard), folder / "tiled.zarr", tile=12).path)
+
+
+def test_tiles_are_rendered_as_the_images_they_were_cut_from(tiled: Functaset) -> None:
+    assert len(tiled) == 3 * 2 + 1 + 2 * 3
+    shapes = {key: array.shape for key, array in arrays(tiled)}
+    assert shapes == {"large": (30, 20, 3), "small": (12, 12, 3), "a#0": (13, 25, 3)}
+
+
+def test_joined_tiles_are_the_tiles_on_their_own(tiled: Functaset, base_file: Path, tmp_path: Path) -> None:
+    joined = dict(arrays(tiled))
+    assert tiled.tiles is not None
+    alone = _as_if_not_tiled(tiled)
+    for row, (key, array) in enumerate(alone):
+        top, left = tiled.tiles[row, :2]
+        whole = joined[key.rpartition("#")[0] if (tiled.tiles[row, 2:] != array.shape[:2]).any() else key]
+        part = whole[top : top + array.shape[0], left : left + array.shape[1]]
+        np.testing.assert_allclose(part, array, atol=SUMS, err_msg=key)
+
+
+def _as_if_not_tiled(tiled: Functaset) -> list[tuple[str, np.ndarray]]:
+    """Each row decoded on a grid of its own."""
+    import torch
+
+    from functaconv.checkpoint import base_from_bytes
+    from functaconv.signals.grid import Grid
+
+    base = base_from_bytes(tiled.base_bytes(), "base").base
+    found = []
+    for row, (key, shape) in enumerate(zip(tiled.keys, tiled.shapes, strict=True)):
+        latent = torch.from_numpy(tiled.latents(slice(row, row + 1))).reshape(1, -1, base.latent)
+        decoded = base.normalizer.values(base.decode(latent, Grid(tuple(shape.tolist())).coords()))
+        found.append((str(key), decoded.numpy().reshape(*shape, 3)))
+    return found
+
+
+def test_regions_and_scales_of_tiled_images_are_those_of_the_whole(tiled: Functaset) -> None:
+    native = array_of(tiled, 0)
+    np.testing.assert_allclose(array_of(tiled, 0, View(scale=3))[1::3, 1::3], native, atol=SUMS)
+    part = array_of(tiled, 0, View(region=((0.2, 0.8), (0.25, 0.75))))
+    np.testing.assert_allclose(part, native[6:24, 5:15], atol=SUMS)
+    assert np.isfinite(array_of(tiled, 0, View(region=((-0.5, 1.5), (-0.5, 1.5))))).all()
+
+
+def test_a_tile_is_not_an_item(tiled: Functaset, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a tile") as caught:
+        render(tiled, tmp_path / "out.png", keys=["large#0,0"])
+    assert caught.value.hint == "render the whole: --key large"
+    assert render(tiled, tmp_path / "out", keys=["large", "a#0"]).count == 2
+
+
+# where it goes
+
+
+def test_several_items_go_to_a_directory_under_their_keys(store: Functaset, tmp_path: Path) -> None:
+    made = render(store, tmp_path / "new" / "pictures", items=["1:3"])
+    names = [f"{key}.png" for key in store.keys[1:3]]
+    assert made.count == 2
+    assert sorted(path.name for path in (tmp_path / "new" / "pictures").iterdir()) == sorted(names)
+    assert made.files == tuple(str(tmp_path / "new" / "pictures" / name) for name in names)
+
+
+def test_an_empty_directory_will_do_and_another_will_not(store: Functaset, tmp_path: Path) -> None:
+    render(store, tmp_path, items=[0])
+    with pytest.raises(OutputExistsError, match="not an empty directory"):
+        render(store, tmp_path, items=[1])
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_one_item_goes_to_a_file_whose_suffix_is_the_format(store: Functaset, tmp_path: Path) -> None:
+    for suffix in ("png", "npy", "npz", "PNG"):
+        path = tmp_path / suffix / f"one.{suffix}"
+        assert render(store, path, items=[3]).files == (str(path),)
+    np.testing.assert_array_equal(np.load(tmp_path / "npy" / "one.npy"), array_of(store, 3))
+    with np.load(tmp_path / "npz" / "one.npz") as content:
+        np.testing.assert_array_equal(content["array"], array_of(store, 3))
+
+
+def test_a_file_or_a_tar_that_exists_is_left_alone(store: Functaset, tmp_path: Path) -> None:
+    for name in ("one.png", "one.tar"):
+        (tmp_path / name).write_bytes(b"mine")
+        with pytest.raises(OutputExistsError, match="exists"):
+            render(store, tmp_path / name, items=[0])
+        assert (tmp_path / name).read_bytes() == b"mine"
+
+
+def test_many_items_do_not_go_to_one_file(store: Functaset, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="names one file, and 70 items"):
+        render(store, tmp_path / "one.png")
+
+
+def test_a_tar_holds_the_files_of_the_directory(store: Functaset, tmp_path: Path) -> None:
+    render(store, tmp_path / "folder", items=["0:5"], format="npy")
+    render(store, tmp_path / "all.tar", items=["0:5"], format="npy")
+    with tarfile.open(tmp_path / "all.tar") as archive:
+        content = {member.name: archive.extractfile(member) for member in archive}
+        assert {name: file.read() for name, file in content.items() if file} == {
+            path.name: path.read_bytes() for path in (tmp_path / "folder").iterdir()
+        }
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all.tar", "folder"]
+
+
+def test_a_tar_that_is_not_finished_never_has_its_name(
+    store: Functaset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("stop")
+
+    monkeypatch.setattr("tarfile.TarFile.addfile", broken)
+    with pytest.raises(RuntimeError, match="stop"):
+        render(store, tmp_path / "all.tar", items=["0:5"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_stdout_gets_one_item_as_it_is_and_several_as_a_tar(store: Functaset) -> None:
+    one, several = io.BytesIO(), io.BytesIO()
+    render(store, "-", items=[0], stdout=one)
+    assert one.getvalue().startswith(b"\x89PNG")
+    render(store, "-", items=["0:3"], stdout=several)
+    with tarfile.open(fileobj=io.BytesIO(several.getvalue())) as archive:
+        assert archive.getnames() == [f"{key}.png" for key in store.keys[:3]]
+
+
+@pytest.mark.parametrize("view", [View(size=(4, 4, 4)), View(size=(99999, 99999))])
+def test_a_view_that_makes_no_sense_leaves_nothing_behind(view: View, store: Functaset, tmp_path: Path) -> None:
+    for name in ("folder", "all.tar", "one.png"):
+        with pytest.raises(UsageError):
+            render(store, tmp_path / name, items=[0], view=view)
+    assert not list(tmp_path.iterdir())
+
+
+def test_png_is_clipped_and_npy_is_not(store: Functaset, tmp_path: Path) -> None:
+    # far outside the unit square the function leaves 0..1
+    view = View(size=(16, 16), region=((-6.0, 6.0), (-6.0, 6.0)))
+    item = int(np.argmax([np.abs(array - 0.5).max() for _, array in arrays(store, view=view)]))
+    render(store, tmp_path / "one.npy", items=[item], view=view)
+    render(store, tmp_path / "one.png", items=[item], view=view)
+    array = np.load(tmp_path / "one.npy")
+    assert array.dtype == np.float32
+    assert array.min() < 0 or array.max() > 1
+    with Image.open(tmp_path / "one.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), np.rint(255 * array.clip(0, 1)).astype(np.uint8))
+
+
+def test_keys_become_names_that_stay_in_the_directory_and_never_meet(
+    named: Callable[..., Functaset], tmp_path: Path
+) -> None:
+    long = "k" * 95
+    keys = ["a/b", "a_b", "A_B", "../../up", "x:y?z", "a/b/c", "-dash", long, long + "2"]
+    out = tmp_path / "out"
+    made = render(named(*keys), out)
+    names = [Path(file).name for file in made.files]
+    assert names[:3] == ["a_b.png", "a_b_2.png", "A_B_3.png"]
+    assert len({name.lower() for name in names}) == len(keys)
+    assert sorted(path.name for path in out.iterdir()) == sorted(names)
+    assert all(not name.startswith(".") and "/" not in name and len(name) <= 100 for name in names)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["named.tar", "named.zarr", "out"]
+
+
+def test_the_same_item_twice_is_two_files(store: Functaset, tmp_path: Path) -> None:
+    made = render(store, tmp_path / "out", items=[4, "4:5"])
+    key = store.keys[4]
+    assert [Path(file).name for file in made.files] == [f"{key}.png", f"{key}_2.png"]
+
+
+def test_items_are_found_by_key_and_an_unknown_one_gets_the_nearest(store: Functaset, tmp_path: Path) -> None:
+    key = str(store.keys[7])
+    render(store, tmp_path / "one.npy", keys=[key])
+    np.testing.assert_array_equal(np.load(tmp_path / "one.npy"), array_of(store, 7))
+    with pytest.raises(InputError, match="no item with key") as caught:
+        render(store, tmp_path / "other.npy", keys=[key[:-1]])
+    assert key[:-1] in str(caught.value.hint)
