@@ -1,8 +1,6 @@
 """The base: all that a dataset shares, with two verbs, encode and decode."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +20,8 @@ CPU_CACHE = 8 << 20
 """bytes of one layer's activations"""
 GPU_ACTIVATIONS = 8 << 30
 LEAST_POINTS = 256
+DECODED_TOGETHER = 1 << 20
+"""points sorted into cells at a time"""
 TAPE_PER_LAYER = 4
 """tensors of activation size alive per layer while one gradient is computed (sine, cosine, angle, cotangent)"""
 
@@ -62,8 +62,7 @@ class Base(nn.Module):
         # what latents of training items look like: the range of 8-bit codes
         self.register_buffer("latent_mean", torch.zeros(latent))
         self.register_buffer("latent_std", torch.ones(latent))
-        self._grids: dict[tuple[int, ...], Tensor] = {}
-        self._placements: dict[tuple[object, ...], Placement] = {}
+        self._grids: dict[tuple[object, ...], tuple[Tensor, Placement]] = {}
 
     @torch.no_grad()
     def describe_latents(self, latents: Latents) -> None:
@@ -98,17 +97,16 @@ class Base(nn.Module):
         With `points` (indices into the batch's grid, on the CPU) only those; whole cells of them where the latents
         are spatial.
         """
-        coords = self.coords(batch.shape)
-        place: Callable[[Coords], Placement] = partial(self._place, batch.shape)
-        if points is not None:
+        if points is None:
+            placement = self.placement(batch.shape)
+        else:
             batch = batch.select(points)
-            coords = coords[points.to(self.device, non_blocking=True)]
-            place = self.field.sites.place
+            placement = self.field.sites.place(self.coords(batch.shape)[points.to(self.device, non_blocking=True)])
         features = self.normalizer.features(batch, self.device)
         valid = None if batch.valid is None else batch.valid.to(self.device, non_blocking=True).to(features.dtype)
-        problem = reconstruction(self.field, place, coords, features, valid, sites=self.field.sites.count, chunk=chunk)
-        if points is not None and not self.is_coupled:
-            return replace(problem, sites=len(problem.pieces[0].placement.index))
+        problem = reconstruction(self.field, placement, features, valid, chunk=chunk)
+        if self.is_coupled:
+            return replace(problem, sites=self.field.sites.count)
         return problem
 
     def fit(
@@ -132,12 +130,12 @@ class Base(nn.Module):
     def decode(self, latents: Latents, coords: Coords) -> Features:
         """Normalised features at any points of the unit cube, or beyond it."""
         chunk = self.chunk(len(latents))
-        parts = []
-        for start in range(0, len(coords), chunk):
-            part = coords[start : start + chunk]
-            placement = self.field.sites.place(part.to(self.device))
-            parts.append(placement.scatter(self.field(latents, placement), len(part)))
-        return torch.cat(parts, 1)
+        features = latents.new_empty(len(latents), len(coords), self.axes.channels)
+        for start in range(0, len(coords), DECODED_TOGETHER):
+            part = coords[start : start + DECODED_TOGETHER].to(self.device, non_blocking=True)
+            for placement in self.field.sites.place(part).split(chunk):
+                placement.scatter(self.field(latents, placement), features[:, start : start + len(part)])
+        return features
 
     def chunk(self, items: int) -> int:
         """How many points of each item to take at a time.
@@ -153,18 +151,19 @@ class Base(nn.Module):
         return int(max(LEAST_POINTS, room))
 
     def coords(self, shape: tuple[int, ...]) -> Tensor:
-        """Cell centres of a grid on the base's device; those of the last shapes are kept."""
-        if shape not in self._grids:
+        """Cell centres of a grid on the base's device."""
+        return self._grid(shape)[0]
+
+    def placement(self, shape: tuple[int, ...]) -> Placement:
+        """A grid's points sorted into cells, on the base's device."""
+        return self._grid(shape)[1]
+
+    def _grid(self, shape: tuple[int, ...]) -> tuple[Tensor, Placement]:
+        """Those of the last shapes are kept."""
+        key = (*shape, self.device)
+        if key not in self._grids:
             if len(self._grids) >= MOST_GRIDS:
                 self._grids.clear()
-                self._placements.clear()
-            self._grids[shape] = Grid(shape).coords()
-        self._grids[shape] = self._grids[shape].to(self.device)
-        return self._grids[shape]
-
-    def _place(self, shape: tuple[int, ...], coords: Coords) -> Placement:
-        """Placement of a slice of a grid's coordinates."""
-        key = (shape, coords.storage_offset(), len(coords), self.device)
-        if key not in self._placements:
-            self._placements[key] = self.field.sites.place(coords)
-        return self._placements[key]
+            coords = Grid(shape).coords().to(self.device)
+            self._grids[key] = coords, self.field.sites.place(coords)
+        return self._grids[key]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_bytes
 from safetensors.torch import save as save_bytes
@@ -102,17 +103,18 @@ def base_from_bytes(content: bytes, name: str, device: torch.device | str = "cpu
     try:
         recipe = validated(description.recipe)
         axes = Axes(**description.axes)
+        TypeAdapter(Axes).validate_json(json.dumps(description.axes), strict=True)
         tensors = load_bytes(content)
         _check_size(tensors, recipe, axes, name)
+        if not axes.channels == len(description.offset) == len(description.scale) or min(description.scale) <= 0:
+            raise InputError(f"{name}: the normaliser does not fit {axes.channels} channels")
         base = build(recipe, axes, Normalizer(description.offset, description.scale))
         base.load_state_dict(tensors)
-    except (TypeError, SafetensorError, RuntimeError, UsageError) as error:
+    except (TypeError, SafetensorError, RuntimeError, UsageError, ValidationError) as error:
         raise InputError(f"{name} does not hold the base it describes: {error}") from None
     for key, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise InputError(f"{name}: {key} holds values that are not finite", hint="the file is damaged or untrained")
-    if axes.channels != len(description.offset) or min(description.scale) <= 0:
-        raise InputError(f"{name}: the normaliser does not fit {axes.channels} channels")
     return StoredBase(base.to(device).requires_grad_(False), recipe, description, content)
 
 
@@ -139,20 +141,18 @@ def _described(content: bytes, name: str) -> Description:
 
 def _check_size(tensors: Mapping[str, Tensor], recipe: Recipe, axes: Axes, name: str) -> None:
     """Before memory is taken for it: the recipe must ask for what the file holds."""
-    width, depth = recipe.network.width, recipe.network.depth
-    hidden = [tensors.get(f"field.network.weights.{layer}") for layer in range(depth)]
-    if any(weight is None for weight in hidden) or not 1 <= axes.dims <= 3 or not 1 <= axes.channels <= 4096:
-        raise InputError(f"{name} does not hold the {depth} layers that its recipe asks for")
-    first = hidden[0]
-    if first is None or tuple(first.shape) != (width, axes.dims):
-        raise InputError(f"{name} does not hold the width {width} that its recipe asks for")
-    start = tensors.get("start")
-    sites = recipe.latent.sites or (1,) * axes.dims
-    count = 1
-    for size in sites:
-        count *= size
-    if start is None or tuple(start.shape) != (1, count, recipe.latent.numbers):
-        raise InputError(f"{name} does not hold the latent layout that its recipe asks for")
+    network, latent = recipe.network, recipe.latent
+    if not 1 <= axes.dims <= 3 or not 1 <= axes.channels <= 4096 or (axes.kind == "image" and axes.dims != 2):
+        raise InputError(f"{name} speaks of {axes.dims} axes and {axes.channels} channels")
+    sizes = [axes.dims, *[network.width] * (network.depth - 1), axes.channels]
+    expected = {f"field.network.weights.{layer}": (sizes[layer + 1], sizes[layer]) for layer in range(network.depth)}
+    modulations = (network.depth - 1) * network.width * (2 if network.modulation == "film" else 1)
+    expected["field.latent_map.weight"] = (modulations, latent.numbers * latent.kernel**axes.dims)
+    sites = math.prod(latent.sites or (1,) * axes.dims)
+    for key, shape in {**expected, "start": (1, sites, latent.numbers)}.items():
+        found = tuple(tensors[key].shape) if key in tensors else None
+        if found != shape:
+            raise InputError(f"{name} does not hold what its recipe asks for: {key} is {found}, not {shape}")
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -15,6 +15,7 @@ import torch
 import functaconv
 from functaconv.checkpoint import StoredBase, read_base
 from functaconv.errors import (
+    ChangedInputError,
     FunctaconvError,
     InputError,
     ItemError,
@@ -26,6 +27,7 @@ from functaconv.errors import (
 )
 from functaconv.fitting import SOLVERS
 from functaconv.functaset.blocks import Block, Failure
+from functaconv.functaset.ledger import PARTS, Ledger
 from functaconv.functaset.quantise import Quantiser
 from functaconv.functaset.reader import open_functaset
 from functaconv.functaset.schema import FAILED, STORED, Attributes, Bits, Layout, Quantisation, Solver
@@ -48,6 +50,7 @@ CONVENTION = "cell centres of the unit interval, square or cube; first axis firs
 CODE_SIGMAS = 4.5
 """8-bit codes span this many standard deviations of the training latents to either side"""
 DAMAGED = "damaged shard: "
+PIPED = "what came through a pipe cannot be resumed: --overwrite begins anew"
 BLOCK_VALUES = 1 << 21
 LEAST_BLOCK, MOST_BLOCK = 64, 4096
 FAR_FROM_TRAINING = 1.5
@@ -158,8 +161,8 @@ def plan(base: Path | str, shards: str | Sequence[str], output: Path | str, *, b
     stored = read_base(base)
     names = expand_shards([shards] if isinstance(shards, str) else list(shards))
     records = None if "-" in names else sum(len(index_shard(name)) for name in names)
-    done = 0
-    if (Path(output) / "zarr.json").exists():
+    done = sum(Ledger(Path(output) / PARTS).progress(part).records for part in range(len(names)))
+    if not done and (Path(output) / "zarr.json").exists():
         done = len(open_functaset(output))
     width = np.dtype(STORED[_bits(bits)]).itemsize
     return Plan(tuple(names), records, done, stored.base.numbers, stored.base.numbers * width)
@@ -283,7 +286,7 @@ def _finished(target: Path, work: Work, min_psnr: float | None, rate: float, wat
     functaset = open_functaset(target)
     for found, asked in zip(functaset.attributes.input, work.sources, strict=True):
         if dict(found) != dict(asked):
-            raise InputError(
+            raise ChangedInputError(
                 f"changed input: {target} was made from another {asked['name']} (size or content differ)",
                 hint="--overwrite converts the new one, or choose another name",
             )
@@ -321,13 +324,18 @@ def _convert(work: Work, writer: FunctasetWriter, stop: Stop, watcher: Watcher) 
             pace.resumed += progress.records
             watcher.announce(f"{name}: going on after record {progress.records}")
         room = None if work.limit is None else max(0, work.limit - taken)
-        if not progress.done:
+        if any(failure.reason.startswith(DAMAGED) for failure in progress.failures):
+            # killed between the block that holds the damage and the end of the part
+            writer.end(part, progress.records)
+            taken += progress.records
+        elif not progress.done:
             reader = _Reader(work, part, name, progress.records, progress.last_key, room)
             for number, reads in enumerate(reader.blocks(), start=progress.blocks):
                 block = _encode_block(work, reads, reader, warned, pace, stop, watcher)
                 writer.commit(part, number, block)
                 pace.seconds = time.monotonic() - started
-                stop.check(f"{reader.consumed} records of {name} are saved in {writer.path}")
+                saved = f"{reader.consumed} records of {name} are saved in {writer.path}"
+                stop.check(saved, PIPED) if name == "-" else stop.check(saved)
             writer.end(part, reader.consumed)
             taken += reader.consumed
         else:
@@ -364,6 +372,8 @@ class _Reader:
             try:
                 while len(block) < self._work.block and (read := next(reads, None)) is not None:
                     block.append(read)
+            except ChangedInputError:
+                raise
             except InputError as error:
                 self.damage = str(error)
             self.consumed += len(block)
@@ -382,7 +392,7 @@ class _Reader:
             before = next(records, None)
             if before is None or before.key != self._last_key:
                 found = "its end" if before is None else repr(before.key)
-                raise InputError(
+                raise ChangedInputError(
                     f"changed input: record {start} of {self.name} was {self._last_key!r}, now it is {found}",
                     hint="put the shard back as it was, or start again with --overwrite",
                 )

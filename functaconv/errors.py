@@ -41,6 +41,10 @@ class InputError(FunctaconvError):
     exit_code = 65
 
 
+class ChangedInputError(InputError):
+    """The input is not what it was when the work began."""
+
+
 class MissingExtraError(FunctaconvError):
     """An optional package or service is needed and not there."""
 

@@ -15,14 +15,14 @@ class Stop:
     def __init__(self) -> None:
         self.signal: int | None = None
 
-    def check(self, saved: str) -> None:
+    def check(self, saved: str, hint: str = "run the same command again to go on") -> None:
         """Raise if a stop was asked for; `saved` says what is safe on disk."""
         if self.signal is None:
             return
         if self.signal == signal.SIGINT:
-            raise CtrlCError(f"stopped by Ctrl-C; {saved}", hint="run the same command again to go on")
+            raise CtrlCError(f"stopped by Ctrl-C; {saved}", hint=hint)
         name = signal.Signals(self.signal).name
-        raise StoppedError(f"stopped by {name}; {saved}", hint="run the same command again to go on")
+        raise StoppedError(f"stopped by {name}; {saved}", hint=hint)
 
 
 class CtrlCError(StoppedError):

@@ -31,9 +31,11 @@ from functaconv.checkpoint import (
 from functaconv.errors import FunctaconvError, InputError, ItemError, OutputExistsError
 from functaconv.interruption import Stop, stopping
 from functaconv.metrics import psnr
+from functaconv.networks import Placement
 from functaconv.recipe import Recipe, Situation, build, from_toml, preset, validated
 from functaconv.signals.batch import Axes, Batch, Signal, batched
 from functaconv.signals.device import device_of, free_memory, precision
+from functaconv.signals.grid import Grid
 from functaconv.signals.loader import Collection, Position, Sampler, prefetched
 from functaconv.signals.normalizer import Normalizer
 from functaconv.signals.reading import Reading
@@ -78,7 +80,7 @@ class Trained:
             "solver": self.recipe.solver.kind,
             "updates": self.updates,
             "seconds": round(self.seconds, 1),
-            "validation_psnr": round(self.psnr, 3),
+            "validation_psnr": _plain(round(self.psnr, 3)),
             "items": self.items,
             "validation_items": self.validation_items,
             "unusable": self.unusable,
@@ -172,7 +174,7 @@ def _recipe(
     data = {**written.get("data", {}), **settings.get("data", {})}
     items = _first_items(names, data.get("field"), data.get("channels"))
     axes = Axes.of(items, data.get("channel_axis", "auto"))
-    first = Signal.of(items[0] if items[0].array.shape[-1] == axes.channels else _widest(items), axes)
+    first = _first_signal(items, axes)
     asked = {**written.get("latent", {}), **settings.get("latent", {})}
     latent = validated({"latent": asked}).latent if asked else None
     situation = Situation(first.shape, axes.channels, device.type == "cuda", latent)
@@ -230,8 +232,14 @@ def _first_items(names: Sequence[str], field: str | None, channels: int | None) 
     return items
 
 
-def _widest(items: Sequence[Item]) -> Item:
-    return max(items, key=lambda item: item.array.shape[-1])
+def _first_signal(items: Sequence[Item], axes: Axes) -> Signal:
+    problem = ""
+    for item in items:
+        try:
+            return Signal.of(item, axes)
+        except ItemError as error:
+            problem = f"{item.key}: {error}"
+    raise InputError(f"none of the first {len(items)} items can be used; {problem}")
 
 
 def _already(output: Path, identity: Mapping[str, Any], overwrite: bool) -> Trained | None:
@@ -253,10 +261,18 @@ def _already(output: Path, identity: Mapping[str, Any], overwrite: bool) -> Trai
     difference = differences(training.get("identity", {}), identity)
     if difference:
         raise OutputExistsError(f"{output} exists and was made differently: {difference}", hint=hint)
+    quality = training["psnr"]
     return Trained(
-        output, stored.recipe, training["updates"], training["seconds"], training["psnr"], training["items"],
-        training["validation_items"], training["unusable"], was_finished=True,
-    )  # fmt: skip
+        path=output,
+        recipe=stored.recipe,
+        updates=training["updates"],
+        seconds=training["seconds"],
+        psnr=math.nan if quality is None else quality,
+        items=training["items"],
+        validation_items=training["validation_items"],
+        unusable=training["unusable"],
+        was_finished=True,
+    )
 
 
 def differences(found: Any, asked: Any, at: str = "") -> str:
@@ -339,6 +355,7 @@ class _Run:
         self.position = Position()
         self.validated_at = -1
         self._validation_seconds = 0.0
+        self._placements: dict[tuple[int, ...], Placement] = {}
         self.last_psnr = math.nan
         self.shapes: set[tuple[int, ...]] = set()
         if saved is not None:
@@ -426,7 +443,7 @@ class _Run:
         if self.base.field.sites.count > 1:
             if training.inner_points is None or training.inner_points >= count:
                 return None, None
-            placement = self.base.field.sites.place(self.base.coords(batch.shape).cpu())
+            placement = self._sorted(batch.shape)
             cells = len(placement.index)
             chosen = torch.randperm(cells, generator=generator)[: max(1, training.inner_points * cells // count)]
             index = placement.index[chosen]
@@ -438,6 +455,12 @@ class _Run:
             None if wanted is None or wanted >= count else torch.randperm(count, generator=generator)[:wanted]
             for wanted in (training.inner_points, training.outer_points)
         )
+
+    def _sorted(self, shape: tuple[int, ...]) -> Placement:
+        """A grid's points by cell, on the CPU, where points are drawn."""
+        if shape not in self._placements:
+            self._placements[shape] = self.base.field.sites.place(Grid(shape).coords())
+        return self._placements[shape]
 
     def _recompute(self, batch: Batch, inner: Tensor | None) -> bool:
         if self.recipe.training.recompute != "auto":

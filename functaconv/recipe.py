@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tomli_w
 import torch
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 from pydantic.dataclasses import dataclass
 
 from functaconv.base import Base
@@ -84,6 +84,13 @@ class SolverRecipe:
     initial: tuple[Positive, Positive] = (0.5, 0.5)
     limits: tuple[Annotated[float, Field(ge=0, le=1e6)], Positive] = (1e-6, 10.0)
 
+    @field_validator("initial", "limits")
+    @classmethod
+    def _is_ordered(cls, span: tuple[float, float]) -> tuple[float, float]:
+        if span[0] > span[1]:
+            raise ValueError(f"the span runs from {span[0]:g} down to {span[1]:g}")
+        return span
+
 
 @dataclass(frozen=True, config=_STRICT)
 class TrainingRecipe:
@@ -98,8 +105,8 @@ class TrainingRecipe:
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup: Fraction = 0.02
     """fraction of the budget over which the rates rise from zero"""
-    clip: Positive | None = 1.0
-    """global norm of the outer gradient"""
+    clip: Annotated[float, Field(ge=0, le=1e6)] = 1.0
+    """global norm of the outer gradient; 0 does not clip"""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.995
     """decay of the moving average that is validated and exported; 0 exports the last update"""
     second_order: bool = True
@@ -253,7 +260,7 @@ def _functa(name: str, depth: int) -> Recipe:
             solver_rate=3e-6,
             schedule="constant",
             warmup=0,
-            clip=None,
+            clip=0,
             ema=0,
         ),
     )
@@ -273,7 +280,7 @@ def _spatial(name: str, depth: int, sites: tuple[int, int], numbers: int, kernel
             solver_rate=3e-5,
             schedule="constant",
             warmup=0,
-            clip=None,
+            clip=0,
             ema=0,
         ),
     )

@@ -17,7 +17,8 @@ CellFeatures = Float[Tensor, "item cell point channel"]
 """normalised values sorted into cells"""
 CellWeights = Float[Tensor, "#item cell point #channel"]
 """share of each value in its item's mean; sums to one over an item"""
-Latents = Float[Tensor, "item site latent"]
+Latents = Float[Tensor, "#item site latent"]
+"""one item may stand for all: the start of a fit"""
 Modulations = Float[Tensor, "item site modulation"]
 """what the network receives: shifts (and scales) of all layers, side by side"""
 PerItem = Float[Tensor, " item"]

@@ -89,7 +89,7 @@ def summarise(
         "psnr": {
             "mean": _number(quality.mean()) if count else None,
             "min": _number(quality.min()) if count else None,
-            **{name: _number(np.percentile(quality, at)) if count else None for name, at in PERCENTILES.items()},
+            **{name: _percentile(quality, at) for name, at in PERCENTILES.items()},
         },
         "psnr_of_mean_mse": _number(float(psnr(mse.mean()))) if count else None,
         "bytes": {
@@ -106,6 +106,14 @@ def raw_bytes(shapes: NDArray[np.int64], normaliser: Mapping[str, Any]) -> int:
     """Bytes of arrays of these shapes, in the type and with the channels the normaliser speaks of."""
     values = float(shapes.astype(np.float64).prod(-1).sum()) * len(normaliser["offset"])
     return int(values * int(normaliser.get("itemsize", 1)))
+
+
+def _percentile(quality: NDArray[np.float64], at: float) -> float | None:
+    if not len(quality):
+        return None
+    # between infinite values numpy subtracts them
+    with np.errstate(invalid="ignore"):
+        return _number(float(np.percentile(quality, at)))
 
 
 def _number(value: float | None) -> float | None:

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from functaconv.metalearning import fit_base
+from functaconv.networks import Placement
 from functaconv.packing import pack
 
 Shape = tuple[int, ...]
@@ -44,6 +46,11 @@ def test_data() -> Path:
     if not folder:
         pytest.skip("FUNCTACONV_TEST_DATA is not set")
     return Path(folder)
+
+
+def in_grid_order(placement: Placement, values: Tensor, points: int) -> Tensor:
+    """Values of cells, back in the order of the grid; NaN where none was put."""
+    return placement.scatter(values, values.new_full((values.shape[0], points, values.shape[-1]), torch.nan))
 
 
 def smooth(seed: int, shape: Shape, channels: int) -> np.ndarray:

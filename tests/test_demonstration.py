@@ -1,7 +1,9 @@
 """The demo makes what it promises, again and again, and takes nobody's directory."""
 
 import csv
+import io
 import json
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from PIL import Image
 
 from functaconv.cli.app import run
-from functaconv.demonstration import ZOOM
+from functaconv.demonstration import MARKER, ZOOM, _next_steps
 from functaconv.functaset.reader import open_functaset
 
 pytest.importorskip("sklearn")
@@ -17,11 +19,21 @@ MINUTES = "0.03"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the command makes."""
-    target = tmp_path_factory.mktemp("demo") / "here"
-    assert run(["demo", str(target), "--minutes", MINUTES, "-q", "--device", "cpu"]) == 0
-    return target
+def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """What the command makes, where an earlier demo was stopped, and what it says."""
+    folder = tmp_path_factory.mktemp("demo") / "here"
+    (folder / "renders").mkdir(parents=True)
+    (folder / "renders" / "old.png").touch()
+    (folder / MARKER).touch()
+    output, errors = io.StringIO(), io.StringIO()
+    with redirect_stdout(output), redirect_stderr(errors):
+        assert run(["demo", str(folder), "--minutes", MINUTES, "--json", "--device", "cpu"]) == 0
+    return folder, output.getvalue(), errors.getvalue()
+
+
+@pytest.fixture(scope="module")
+def folder(told: tuple[Path, str, str]) -> Path:
+    return told[0]
 
 
 def test_the_contact_sheet_shows_pictures(folder: Path) -> None:
@@ -69,27 +81,28 @@ def test_no_pixel_of_the_test_images_is_in_a_training_image(folder: Path) -> Non
     assert not train & test
 
 
-def test_a_demo_replaces_an_earlier_one_and_nothing_else(
-    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    (folder / "renders" / "old.png").touch()
-    assert run(["demo", str(folder), "--minutes", MINUTES, "--json"]) == 0
-    told = capfd.readouterr()
-    summary = json.loads(told.out)
+def test_it_tells_its_steps_and_its_numbers(told: tuple[Path, str, str]) -> None:
+    _, output, errors = told
+    summary = json.loads(output)
     assert summary["count"] > 50
     assert {"psnr", "difference"} <= summary["pca"].keys()
     assert summary["against"]["items"] == summary["count"]
-    assert [line[0] for line in told.err.splitlines() if line[1:3] == "/5"] == list("12345")
+    assert [line[0] for line in errors.splitlines() if line[1:3] == "/5"] == list("12345")
+
+
+def test_it_replaces_an_earlier_demo(folder: Path) -> None:
     assert not (folder / "renders" / "old.png").exists()
+
+
+def test_it_takes_no_directory_that_is_not_its_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     assert run(["demo", str(tmp_path), "--minutes", MINUTES]) == 73
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
     assert "error: " in capfd.readouterr().err
 
 
-def test_the_next_steps_are_commands(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+def test_the_next_steps_are_commands(folder: Path) -> None:
+    steps = _next_steps(folder)
     commands = {"pack", "fit-base", "encode", "report", "render", "inspect"}
-    from functaconv.demonstration import _next_steps
-
-    assert {step.split()[1] for step in _next_steps(folder)} <= commands
-    assert all(step.startswith("functaconv ") for step in _next_steps(folder))
+    assert {step.split()[1] for step in steps} <= commands
+    assert all(step.startswith("functaconv ") for step in steps)

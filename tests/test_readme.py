@@ -39,7 +39,12 @@ def test_all_other_blocks_run_in_order(tmp_path: Path) -> None:
         # head may close the pipe early: that is what the block shows
         code = block["code"].replace("| head -3", "| (head -3; cat >/dev/null)")
         done = subprocess.run(
-            [*script[block["language"]], code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
+            [*script[block["language"]], code],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
         )
         assert done.returncode == 0, f"{block['code']}\n{done.stdout}\n{done.stderr}"
         ran += 1

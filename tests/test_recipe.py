@@ -34,7 +34,7 @@ FUNCTA = {
     "latent": {"numbers": 256, "sites": (), "learned_start": False},
     "solver": {"kind": "gradient", "steps": 3, "per_step": False, "initial": (0.005, 0.1), "limits": (0, 1)},
     "training": {"steps": 500_000, "batch_size": 16, "rate": 3e-6, "solver_rate": 3e-6, "second_order": True,
-                 "schedule": "constant", "warmup": 0, "clip": None, "ema": 0, "inner_points": None},
+                 "schedule": "constant", "warmup": 0, "clip": 0, "ema": 0, "inner_points": None},
 }  # fmt: skip
 # Bauer et al. 2023
 SPATIAL = {

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -11,6 +11,7 @@ from functaconv.fitting.reconstruction import Reconstruction
 from functaconv.shapes import Latents, PerItem
 
 
+@runtime_checkable
 class Solver(Protocol):
     """How latents are fitted. A solver is an `nn.Module`: what it has learned belongs to the base."""
 

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from functaconv.networks import Placement
-from functaconv.shapes import CellFeatures, CellWeights, Coords, Features, Latents, PerItem
+from functaconv.shapes import CellFeatures, CellWeights, Features, Latents, PerItem
 
 
+@runtime_checkable
 class Field(Protocol):
     """What a solver needs of a network: features, and their cotangents pulled back onto the latents."""
 
@@ -65,15 +66,13 @@ class Reconstruction:
 
 def reconstruction(
     field: Field,
-    place: Callable[[Coords], Placement],
-    coords: Coords,
+    placement: Placement,
     features: Features,
     valid: Features | None = None,
     *,
-    sites: int,
     chunk: int | None = None,
 ) -> Reconstruction:
-    """Set a batch up for fitting, `chunk` points at a time.
+    """Set a batch up for fitting, about `chunk` points at a time.
 
     `valid` is 1 where a value was measured and 0 where not; what `features` holds there does not matter as long as
     it is finite. An item without any valid value gets zero weights.
@@ -84,14 +83,12 @@ def reconstruction(
     else:
         share = valid / valid.sum((1, 2), keepdim=True).clamp(min=1)
     pieces = []
-    for start in range(0, points, chunk or points):
-        part = slice(start, start + (chunk or points))
-        placement = place(coords[part])
-        weights = share[:, part][:, placement.index]
-        if placement.valid is not None:
-            weights = weights * placement.valid
-        pieces.append(Piece(placement, features[:, part][:, placement.index], weights))
-    return Reconstruction(field, tuple(pieces), sites)
+    for part in [placement] if chunk is None else placement.split(chunk):
+        weights = share[:, part.index]
+        if part.valid is not None:
+            weights = weights * part.valid
+        pieces.append(Piece(part, features[:, part.index], weights))
+    return Reconstruction(field, tuple(pieces), placement.covered)
 
 
 def _total(parts: list[Tensor]) -> Tensor:

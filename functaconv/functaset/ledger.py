@@ -16,7 +16,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from functaconv.errors import InputError, OutputExistsError
-from functaconv.functaset.blocks import Block, read_block, read_facts, write_block
+from functaconv.functaset.blocks import Block, Failure, read_block, read_facts, write_block
 from functaconv.functaset.files import read_json, replace_bytes, sync
 from functaconv.functaset.schema import FORMAT, VERSION, Layout, canonical, parse_attributes
 
@@ -33,6 +33,8 @@ class Progress:
     """records of the part that need no more work"""
     last_key: str | None
     done: bool
+    failures: tuple[Failure, ...] = ()
+    """of the last block, while the part is not done"""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Ledger:
         if not blocks:
             return Progress(0, 0, None, done=False)
         last = read_facts(self._block(part, blocks - 1))
-        return Progress(blocks, last.records, last.last_key, done=False)
+        return Progress(blocks, last.records, last.last_key, done=False, failures=tuple(last.failures))
 
     def commit(self, part: int, number: int, block: Block) -> None:
         write_block(self._block(part, number), block)

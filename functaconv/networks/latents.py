@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from functaconv.shapes import CellCoords, Coords
+from functaconv.shapes import CellCoords, CellFeatures, Coords, Features
 
 Interpolation = Literal["nearest", "linear"]
 Frame = Literal["local", "global"]
@@ -37,21 +37,32 @@ class Placement:
     sites: int
 
     @property
-    def is_coupled(self) -> bool:
-        """True when a point reads several sites."""
-        return self.blend is not None
+    def covered(self) -> int:
+        """How many sites have points of their own: all, unless cells of the nearest site are left out or empty."""
+        return self.sites if self.blend is not None else len(self.index)
 
-    def select(self, cells: Int[Tensor, " chosen"]) -> "Placement":
-        """Only the points of some cells."""
-        corners = self.corners if self.corners is not None else torch.arange(self.sites, device=cells.device)[:, None]
-        return Placement(
-            coords=self.coords[cells],
-            index=self.index[cells],
-            valid=None if self.valid is None else self.valid[cells],
-            corners=corners[cells],
-            blend=None if self.blend is None else self.blend[cells],
-            sites=self.sites,
-        )
+    def split(self, most: int) -> list["Placement"]:
+        """The same points in pieces of at most `most` slots: whole cells where they are smaller than that."""
+        cells, slots = self.index.shape
+        if cells * slots <= most:
+            return [self]
+        height, width = max(1, most // slots), min(slots, most)
+        corners = self.corners
+        if corners is None and cells > 1:
+            corners = torch.arange(cells, device=self.index.device)[:, None]
+        return [
+            Placement(
+                coords=self.coords[rows, columns],
+                index=self.index[rows, columns],
+                valid=None if self.valid is None else self.valid[rows, columns],
+                corners=None if corners is None else corners[rows],
+                blend=None if self.blend is None else self.blend[rows, columns],
+                sites=self.sites,
+            )
+            for top in range(0, cells, height)
+            for left in range(0, slots, width)
+            for rows, columns in [(slice(top, top + height), slice(left, left + width))]
+        ]
 
     def spread(self, values: Float[Tensor, "item site *rest"]) -> Float[Tensor, "item cell _ *rest"]:
         """Values at the sites, as each cell's points read them (one for a whole cell with the nearest site)."""
@@ -72,14 +83,13 @@ class Placement:
         sites = values.new_zeros(values.shape[0], self.sites, values.shape[-1])
         return sites.index_add(1, self.corners.flatten(), summed)
 
-    def scatter(self, values: Float[Tensor, "item cell point channel"], points: int) -> Float[Tensor, "item n channel"]:
-        """Values back in the grid's own order, with `points` of them."""
+    def scatter(self, values: CellFeatures, out: Features) -> Features:
+        """Put values where they belong in the grid's own order; returns `out`."""
         flat = values.flatten(1, 2)
         index = self.index.flatten()
         if self.valid is not None:
             kept = self.valid.flatten() > 0
             flat, index = flat[:, kept], index[kept]
-        out = values.new_empty(values.shape[0], points, values.shape[-1])
         out[:, index] = flat
         return out
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from functaconv.errors import ItemError, UsageError
+from functaconv.errors import InputError, ItemError, UsageError
 from functaconv.sources.items import Item, Kind
 
 ChannelAxis = Literal["auto", "last", "first", "none"]
@@ -35,6 +35,12 @@ class Axes:
         three or four, the last holds the channels when it is at most 4 long, otherwise three axes are a volume.
         """
         first = items[0]
+        for item in items:
+            if item.kind != first.kind or (item.kind == "array" and item.array.ndim != first.array.ndim):
+                raise InputError(
+                    f"mixed dataset: {first.key} is an {_described(first)}, {item.key} an {_described(item)}",
+                    hint="put them in shards of their own, or choose a member with --field",
+                )
         if first.kind == "image":
             return cls("image", 2, max(item.array.shape[-1] for item in items), itemsize=first.array.dtype.itemsize)
         shape = first.array.shape
@@ -165,6 +171,10 @@ def batched(
         yield Batch.of([s for _, s in chosen], [p for p, _ in chosen], pin=pin)
     for chosen in waiting.values():
         yield Batch.of([s for _, s in chosen], [p for p, _ in chosen], pin=pin)
+
+
+def _described(item: Item) -> str:
+    return f"{item.kind} of shape {'x'.join(map(str, item.array.shape))}"
 
 
 def _torch_dtype(values: np.ndarray) -> np.ndarray:

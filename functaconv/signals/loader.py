@@ -136,9 +136,10 @@ class Sampler:
         for index in self._position.waiting:
             self._add(groups, index)
         epoch, place = self._position.epoch, self._position.index
+        # an epoch that was resumed midway may have nothing left to give
+        gave = place > 0
         while True:
             order = np.random.default_rng((self._seed, epoch)).permutation(len(self._indices))
-            gave = False
             while place < len(order):
                 shape = self._add(groups, self._indices[order[place]])
                 place += 1
@@ -154,7 +155,7 @@ class Sampler:
                 gave = True
             if not gave:
                 raise InputError("no training item could be decoded", hint="`functaconv inspect` lists what is there")
-            epoch, place = epoch + 1, 0
+            epoch, place, gave = epoch + 1, 0, False
 
     def _add(self, groups: dict[tuple[int, ...], list[tuple[int, Signal]]], index: int) -> tuple[int, ...] | None:
         signal = self._load(index)

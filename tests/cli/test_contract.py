@@ -6,14 +6,14 @@ import pty
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import typer
 
 from functaconv.cli.app import app
-from tests.cli.conftest import SMALL, Invoke, Ran, World
+from tests.cli.conftest import SMALL, Invoke, World
 from tests.conftest import png, tar
 
 OPTIONS = {
@@ -122,15 +122,15 @@ def test_results_for_people_go_to_stdout_and_remarks_to_stderr(world: World, tmp
     assert "recipe 'images'" not in ran.output
 
 
-def test_long_lines_are_never_wrapped(tmp_path: Path, world: World, shell: Callable[[str], Ran]) -> None:
+def test_long_lines_are_never_wrapped(
+    tmp_path: Path, world: World, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
     key = "a-name-much-longer-than-a-terminal-is-wide" * 2
     tar(tmp_path / "long.tar", {f"{key}.png": png(1, (16, 16))})
-    ran = shell(
-        f"export COLUMNS=20; functaconv encode {world.base} long.tar long.zarr -q --json | python -m json.tool >/dev/null "
-        "&& functaconv report long.zarr && functaconv report none/of/such/a/name/that/would/fit/twenty/columns.zarr"
-    )
-    assert any(line.endswith(key) for line in ran.output.splitlines())
-    assert "error: none/of/such/a/name/that/would/fit/twenty/columns.zarr: " in ran.errors
+    assert invoke("encode", world.base, tmp_path / "long.tar", tmp_path / "long.zarr", "--json").json["count"] == 1
+    assert any(line.endswith(key) for line in invoke("report", tmp_path / "long.zarr").output.splitlines())
+    assert f"error: {tmp_path / key}: " in invoke("report", tmp_path / key).errors
 
 
 @pytest.mark.parametrize("coloured", [False, True])

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from functaconv.fitting import SOLVERS, Reconstruction, fit, reconstruction
 from functaconv.networks import LatentMap, ModulatedNetwork, Siren, SiteGrid
+from tests.conftest import in_grid_order
 
 LATENT, CHANNELS = 4, 2
 LAYOUTS = {
@@ -56,7 +57,7 @@ def targets(items: int, coords: Tensor) -> Tensor:
 def problem_of(
     field: ModulatedNetwork, features: Tensor, coords: Tensor, valid: Tensor | None = None, chunk: int | None = None
 ) -> Reconstruction:
-    return reconstruction(field, field.sites.place, coords, features, valid, sites=field.sites.count, chunk=chunk)
+    return reconstruction(field, field.sites.place(coords), features, valid, chunk=chunk)
 
 
 def start(field: ModulatedNetwork, items: int, like: Tensor | None = None) -> Tensor:
@@ -80,7 +81,7 @@ def test_error_is_the_mean_over_points_and_channels(field: ModulatedNetwork) -> 
     features = targets(3, COORDS)
     placement = field.sites.place(COORDS)
     latents = 0.1 * torch.randn(3, field.sites.count, LATENT, dtype=torch.float64)
-    found = placement.scatter(field(latents, placement), len(COORDS))
+    found = in_grid_order(placement, field(latents, placement), len(COORDS))
     expected = (found - features).square().mean((1, 2))
     torch.testing.assert_close(problem_of(field, features, COORDS).error(latents), expected, rtol=1e-12, atol=0)
 

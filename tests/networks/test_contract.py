@@ -8,6 +8,7 @@ from torch import Tensor
 
 from functaconv.networks import NETWORKS, ModulatedNetwork, Siren
 from functaconv.networks.siren import sine_cosine
+from tests.conftest import in_grid_order
 
 from .conftest import CHANNELS, LATENT, LAYOUTS, Layout, field_of, latents_of
 
@@ -57,7 +58,7 @@ def naive(field: ModulatedNetwork, layout: Layout, latents: Tensor, coords: Tens
 def test_features_are_those_of_the_formula_point_by_point(field: ModulatedNetwork, layout: Layout) -> None:
     coords, latents = layout.coords(), latents_of(layout)
     placement = layout.sites.place(coords)
-    features = placement.scatter(field(latents, placement), len(coords))
+    features = in_grid_order(placement, field(latents, placement), len(coords))
     assert features.shape == (len(latents), len(coords), CHANNELS)
     torch.testing.assert_close(features, naive(field, layout, latents, coords), **EXACT)
 

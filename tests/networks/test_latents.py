@@ -8,6 +8,7 @@ from torch import Tensor
 
 from functaconv.networks import LatentMap, SiteGrid
 from functaconv.networks.latents import neighbours
+from tests.conftest import in_grid_order
 
 from .conftest import LAYOUTS, Layout
 
@@ -29,7 +30,7 @@ def test_scatter_restores_the_order_of_the_grid(layout: Layout) -> None:
     coords = layout.coords()
     placement = layout.sites.place(coords)
     values = random(2, len(coords), 3)
-    assert torch.equal(placement.scatter(values[:, placement.index], len(coords)), values)
+    assert torch.equal(in_grid_order(placement, values[:, placement.index], len(coords)), values)
 
 
 def test_every_point_has_one_slot_and_the_rest_is_padding(layout: Layout) -> None:
@@ -44,18 +45,24 @@ def test_every_point_has_one_slot_and_the_rest_is_padding(layout: Layout) -> Non
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_selected_cells_read_what_they_read_among_all(name: str) -> None:
+@pytest.mark.parametrize("most", [1, 3, 8, 10**6])
+def test_the_pieces_of_a_split_are_the_whole(name: str, most: int) -> None:
     layout = LAYOUTS[name]
     placement = layout.sites.place(layout.coords())
-    chosen = torch.arange(len(placement.index)).flip(0)[::2]
-    some = placement.select(chosen)
-    at_sites = random(2, layout.sites.count, 3)
-    whole = placement.spread(at_sites)
-    assert torch.equal(some.spread(at_sites), whole[:, chosen])
-    at_points = random(2, *some.index.shape, 3, seed=1)
-    elsewhere = at_points.new_zeros(2, *placement.index.shape, 3)
-    elsewhere[:, chosen] = at_points
-    torch.testing.assert_close(some.gather(at_points), placement.gather(elsewhere), rtol=1e-12, atol=1e-12)
+    pieces = placement.split(most)
+    assert all(piece.index.numel() <= most for piece in pieces)
+    at_sites, values = random(2, layout.sites.count, 3), random(2, len(layout.coords()), 3, seed=1)
+    read = values.new_full(values.shape, torch.nan)
+    gathered = torch.zeros_like(at_sites)
+    for piece in pieces:
+        shape = (2, *piece.index.shape, 3)
+        piece.scatter(piece.spread(at_sites).expand(shape), read)
+        valid = 1 if piece.valid is None else piece.valid
+        gathered += piece.gather(values[:, piece.index] * valid)
+    whole = placement.spread(at_sites).expand(2, *placement.index.shape, 3)
+    assert torch.equal(read, in_grid_order(placement, whole, len(layout.coords())))
+    valid = 1 if placement.valid is None else placement.valid
+    torch.testing.assert_close(gathered, placement.gather(values[:, placement.index] * valid), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "linear"])
@@ -65,16 +72,16 @@ def test_points_outside_belong_to_the_cell_at_the_border(interpolation: str) -> 
     points = torch.tensor([[-5.0, -0.1], [0.1, 7.0], [1.0, 0.5], [3.0, 1.0]], dtype=torch.float64)
     placement = sites.place(points)
     spread = placement.spread(values).expand(-1, -1, placement.index.shape[1], -1)
-    read = placement.scatter(spread, len(points))
+    read = in_grid_order(placement, spread, len(points))
     assert read.flatten().tolist() == [0.0, 2.0, 4.0, 5.0]
     # the coordinates run on: extrapolation, not repetition
-    assert torch.equal(placement.scatter(placement.coords[None], 4)[0], points * torch.tensor([2.0, 3.0]))
+    assert torch.equal(in_grid_order(placement, placement.coords[None], 4)[0], points * torch.tensor([2.0, 3.0]))
 
 
 def read_along(sites: SiteGrid, positions: Tensor, values: Tensor) -> Tensor:
     """What points at these positions of a one-dimensional grid read of the sites' values."""
     placement = sites.place(positions[:, None])
-    return placement.scatter(placement.spread(values[None, :, None]), len(positions))[0, :, 0]
+    return in_grid_order(placement, placement.spread(values[None, :, None]), len(positions))[0, :, 0]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
