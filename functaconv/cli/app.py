@@ -93,8 +93,11 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         # click's own errors are not exported by typer; they are told apart by what they can do
         show, code = getattr(error, "format_message", None), getattr(error, "exit_code", None)
+        if type(error).__name__ == "NoArgsIsHelpError" and isinstance(code, int):
+            say(str(error))
+            return code
         if show is not None and isinstance(code, int):
-            _tell(arguments, show(), _usage_hint(error))
+            _tell(arguments, show(), _usage_hint(arguments, error))
             return code
         if type(error).__name__ == "Exit" and isinstance(code, int):
             return code
@@ -110,7 +113,9 @@ def _tell(arguments: Sequence[str], message: str, hint: str | None) -> None:
         say(f"hint: {hint}")
 
 
-def _usage_hint(error: Exception) -> str:
+def _usage_hint(arguments: Sequence[str], error: Exception) -> str:
     context = getattr(error, "ctx", None)
-    command = getattr(context, "command_path", "functaconv")
+    # an option without its value comes without a context
+    names = [command.name for command in app.registered_commands if command.name in arguments[:1]]
+    command = getattr(context, "command_path", " ".join(["functaconv", *map(str, names)]))
     return f"`{command} --help` shows what it takes"

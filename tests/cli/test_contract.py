@@ -62,6 +62,13 @@ def test_help_goes_to_stdout(command: str, flag: str, invoke: Invoke) -> None:
     assert all(f"--{name}" in ran.output for name in OPTIONS[command].split())
 
 
+def test_without_a_command_the_help_is_shown_and_the_code_is_that_of_usage(invoke: Invoke) -> None:
+    ran = invoke()
+    assert (ran.code, ran.output) == (2, "")
+    assert ran.errors.startswith("Usage: functaconv ")
+    assert "hint:" not in ran.errors
+
+
 def test_no_help_imports_torch() -> None:
     code = (
         "import sys; from functaconv.cli.app import run; "

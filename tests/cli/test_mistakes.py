@@ -60,6 +60,7 @@ USAGE = [
     ("fit-base {shards} new --precision bfloat16", "one of auto, float32, tf32"),
     ("fit-base {shards} new --stepz 3", "--steps"),
     ("fit-base {shards}", "fit-base --help"),
+    ("render {store} new --item", "render --help"),
     ("fitbase {shards} new", "Did you mean 'fit-base'?"),
     ("encode {base} {shards} new --bits 7", "float16, float32"),
     ("encode {base} {shards} new --limit 0", "'--limit'"),
