@@ -97,6 +97,17 @@ def read_base(path: Path | str, device: torch.device | str = "cpu") -> StoredBas
     return base_from_bytes(content, str(path), device)
 
 
+def is_base(path: Path) -> bool:
+    """There is a file at `path` that says it is a base, whole or damaged."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(1 << 16)
+    except OSError:
+        return False
+    # the description stands first in the header, after its length
+    return head[8:].startswith(b'{"__metadata__":{"functaconv":') and FORMAT.encode() in head
+
+
 def base_from_bytes(content: bytes, name: str, device: torch.device | str = "cpu") -> StoredBase:
     """The base in the content of a file; anything that is not one is an `InputError`."""
     description = _described(content, name)

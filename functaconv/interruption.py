@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -32,7 +32,7 @@ class CtrlCError(StoppedError):
 
 
 @contextmanager
-def stopping() -> Iterator[Stop]:
+def stopping(announce: Callable[[str], None] = lambda _: None) -> Iterator[Stop]:
     """Catch SIGINT, SIGTERM and SIGUSR1 while a workflow runs; a second Ctrl-C stops at once.
 
     Outside the main thread nothing is caught: signals are not ours there.
@@ -46,6 +46,7 @@ def stopping() -> Iterator[Stop]:
         if stop.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.signal = number
+        announce("stopping as soon as what is in hand is saved; Ctrl-C stops at once")
 
     wanted = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
     before = {number: signal.signal(number, note) for number in wanted}

@@ -7,7 +7,6 @@ Model-agnostic meta-learning (Finn et al. 2017) of the shared network, with the 
 import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -19,22 +18,27 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from functaconv.checkpoint import (
     TrainingState,
     base_to_bytes,
+    is_base,
     read_base,
     read_state,
     write_atomically,
     write_state,
 )
 from functaconv.errors import FunctaconvError, InputError, ItemError, OutputExistsError
+from functaconv.functaset.ledger import differences
+from functaconv.functaset.schema import canonical
 from functaconv.interruption import Stop, stopping
 from functaconv.metrics import psnr
 from functaconv.networks import Placement
-from functaconv.recipe import Recipe, Situation, build, from_toml, preset, validated
+from functaconv.recipe import Recipe, Situation, build, from_toml, validated
+from functaconv.recipe import preset as preset_of
 from functaconv.signals.batch import Axes, Batch, Signal, batched
-from functaconv.signals.device import device_of, free_memory, precision
+from functaconv.signals.device import device_of, free_memory, matmul_precision
 from functaconv.signals.grid import Grid
 from functaconv.signals.loader import Collection, Position, Sampler, prefetched
 from functaconv.signals.normalizer import Normalizer
@@ -113,27 +117,42 @@ class Watcher:
         """Called a few times a second."""
 
 
+class _Bar(Watcher):
+    """A bar of tqdm, in a terminal or a notebook."""
+
+    def __init__(self) -> None:
+        self._bar = tqdm(total=100, unit="%")
+
+    def announce(self, message: str) -> None:
+        self._bar.write(message)
+
+    def report(self, progress: Progress) -> None:
+        self._bar.set_postfix(updates=progress.update, dB=f"{progress.train_psnr:.2f}", refresh=False)
+        self._bar.update(round(100 * progress.fraction) - self._bar.n)
+
+
 def fit_base(
     shards: str | Sequence[str],
     output: Path | str,
     *,
-    preset_name: str | None = None,
-    recipe_file: Path | str | None = None,
+    preset: str | None = None,
+    recipe: Path | str | None = None,
     settings: Mapping[str, Any] | None = None,
     validation: str | Sequence[str] | None = None,
     device: str = "auto",
-    precision_name: str = "auto",
+    precision: str = "auto",
     log: Path | str | None = None,
     overwrite: bool = False,
     watcher: Watcher | None = None,
+    progress: bool = False,
 ) -> Trained:
     """Meta-learn a base from shards and write it to `output`.
 
     Settings come from the preset, then the recipe file, then `settings` (nested tables, as in the file). Without a
     preset the first items choose one. Stopped and started again with the same settings, the run goes on; finished,
-    it is left alone.
+    it is left alone. With `progress` a bar shows how far it is.
     """
-    output, watcher = Path(output), watcher or Watcher()
+    output, watcher = Path(output), watcher or (_Bar() if progress else Watcher())
     placed = device_of(device)
     names = expand_shards(_listed(shards))
     if "-" in names:
@@ -141,10 +160,10 @@ def fit_base(
             "fit-base reads its items many times and cannot take them from a pipe",
             hint="write the tar to a file first",
         )
-    recipe, axes = _recipe(names, placed, preset_name, recipe_file, settings or {}, watcher)
+    chosen, axes = _recipe(names, placed, preset, recipe, settings or {}, watcher)
     validation_names = expand_shards(_listed(validation)) if validation else []
     identity = {
-        "recipe": recipe.settings(),
+        "recipe": chosen.settings(),
         "data": [fingerprint(name) for name in names],
         "validation": [fingerprint(name) for name in validation_names],
     }
@@ -152,8 +171,8 @@ def fit_base(
     if finished is not None:
         watcher.announce(f"{output} is finished, with these settings: nothing to do")
         return finished
-    with precision(precision_name, placed), stopping() as stop:
-        run = _Run(names, validation_names, output, recipe, axes, identity, placed, watcher, log, stop)
+    with matmul_precision(precision, placed), stopping(watcher.announce) as stop:
+        run = _Run(names, validation_names, output, chosen, axes, identity, placed, watcher, log, stop)
         return run.train()
 
 
@@ -179,7 +198,7 @@ def _recipe(
     latent = validated({"latent": asked}).latent if asked else None
     situation = Situation(first.shape, axes.channels, device.type == "cuda", latent)
     chosen = preset_name or {"image": "images", "array": "arrays"}[axes.kind]
-    recipe = preset(str(chosen), situation).changed(written).changed(settings)
+    recipe = preset_of(str(chosen), situation).changed(written).changed(settings)
     budget = {**written.get("training", {}), **settings.get("training", {})}
     if ("steps" in budget) != ("minutes" in budget):
         # the budget that was asked for replaces the preset's, whichever kind that was
@@ -244,23 +263,24 @@ def _first_signal(items: Sequence[Item], axes: Axes) -> Signal:
 
 def _already(output: Path, identity: Mapping[str, Any], overwrite: bool) -> Trained | None:
     """The finished run with these very settings, if the output is one; anything else there is an error."""
-    if overwrite:
-        if output.is_dir():
-            raise OutputExistsError(f"{output} is a directory", hint="name a file, such as base.safetensors")
-        output.unlink(missing_ok=True)
-        shutil.rmtree(_training_folder(output), ignore_errors=True)
-        return None
     if not output.exists():
+        if overwrite:
+            _clear(_training_folder(output))
+        return None
+    if not is_base(output):
+        raise OutputExistsError(f"{output} exists and is not a base", hint="choose another name")
+    if overwrite:
+        output.unlink()
+        _clear(_training_folder(output))
         return None
     hint = "choose another name, or pass --overwrite"
     try:
         stored = read_base(output)
     except InputError as error:
-        raise OutputExistsError(f"{output} exists and is not a base: {error}", hint=hint) from None
+        raise OutputExistsError(f"{output} exists and is damaged: {error}", hint=hint) from None
     training = stored.description.training
-    difference = differences(training.get("identity", {}), identity)
-    if difference:
-        raise OutputExistsError(f"{output} exists and was made differently: {difference}", hint=hint)
+    if changes := differences(training.get("identity", {}), canonical(dict(identity))):
+        raise OutputExistsError(f"{output} was made with other settings: {'; '.join(changes)}", hint=hint)
     quality = training["psnr"]
     return Trained(
         path=output,
@@ -275,20 +295,13 @@ def _already(output: Path, identity: Mapping[str, Any], overwrite: bool) -> Trai
     )
 
 
-def differences(found: Any, asked: Any, at: str = "") -> str:
-    """Where two nested settings differ, in words; empty when they do not."""
-    if isinstance(found, Mapping) and isinstance(asked, Mapping):
-        parts = [
-            differences(found.get(key), asked.get(key), f"{at}.{key}" if at else str(key))
-            for key in sorted({*found, *asked})
-        ]
-        return "; ".join(part for part in parts if part)
-    return "" if found == asked else f"{at}: there {_short(found)}, asked {_short(asked)}"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _clear(folder: Path) -> None:
+    """Remove a training folder, but nothing in it that is not ours."""
+    if folder.is_dir():
+        for file in (*folder.glob(".state.safetensors.*.partial"), folder / "state.safetensors", folder / "log.jsonl"):
+            file.unlink(missing_ok=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _training_folder(output: Path) -> Path:
@@ -318,8 +331,6 @@ class _Run:
         self.log = Path(log) if log is not None else self.folder / "log.jsonl"
         self.reading = Reading(axes, recipe.data.field)
         saved = self._saved()
-        self.folder.mkdir(parents=True, exist_ok=True)
-
         self.items = Collection(names, self._decode)
         held_out = MOST_HELD_OUT if validation_names else min(MOST_HELD_OUT, math.ceil(HELD_OUT * len(self.items)))
         others = Collection(validation_names, self._decode) if validation_names else self.items
@@ -364,6 +375,7 @@ class _Run:
 
     def train(self) -> Trained:
         """Run to the end of the budget and write the base."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         sampler = Sampler(
             self.items.__getitem__, self.training_indices, self.recipe.training.batch_size,
             self.recipe.training.seed, self.position, pin=self.device.type == "cuda",
@@ -561,16 +573,11 @@ class _Run:
 
     def _saved(self) -> TrainingState | None:
         if not self.state_file.exists():
-            if self.folder.exists() and any(self.folder.iterdir()) and not (self.folder / "log.jsonl").exists():
-                raise OutputExistsError(
-                    f"{self.folder} exists and holds no training state", hint="remove it, or pass --overwrite"
-                )
             return None
         saved = read_state(self.state_file)
-        difference = differences(saved.values["identity"], dict(self.identity))
-        if difference:
+        if changes := differences(saved.values["identity"], canonical(dict(self.identity))):
             raise OutputExistsError(
-                f"an unfinished training in {self.folder} has other settings: {difference}",
+                f"an unfinished training in {self.folder} has other settings: {'; '.join(changes)}",
                 hint="use the same settings to go on, another name, or --overwrite",
             )
         return saved
@@ -641,7 +648,7 @@ class _Run:
             self.average.describe_latents(torch.cat(latents))
         content = base_to_bytes(self.average, self.recipe, training)
         write_atomically(self.output, content)
-        shutil.rmtree(self.folder)
+        _clear(self.folder)
         return trained
 
 

@@ -152,9 +152,9 @@ def validated(settings: Mapping[str, Any]) -> Recipe:
             f" (found {str(problem['input'])[:80]!r})"
             for problem in error.errors()[:5]
         )
-        raise UsageError(
-            f"the recipe is not valid: {problems}", hint="known settings: " + ", ".join(_names())
-        ) from None
+        unknown = any(problem["type"] == "unexpected_keyword_argument" for problem in error.errors())
+        hint = "known settings: " + ", ".join(_names()) if unknown else "`functaconv.recipe` says what each may be"
+        raise UsageError(f"the recipe is not valid: {problems}", hint=hint) from None
 
 
 def from_toml(path: Path) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def from_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"there is no recipe file {path}") from None
+        raise InputError(f"there is no recipe file {path}", hint="a recipe is a TOML file") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"cannot read the recipe {path}: {error}", hint="a recipe is a TOML file") from None
 

@@ -243,7 +243,7 @@ def _chosen(functaset: Functaset, index: Items, items: Sequence[int | str] | Non
 def _format(asked: str | None, target: str, functaset: Functaset, count: int) -> str:
     suffix = Path(target).suffix.lstrip(".").lower()
     if asked is None:
-        named = suffix if target != "-" and suffix and suffix != "tar" else None
+        named = suffix if target != "-" and (suffix in FORMATS or (count == 1 and suffix not in ("", "tar"))) else None
         asked = named or ("png" if functaset.attributes.modality == "image" else "npy")
     channels = len(list(functaset.attributes.normaliser["offset"]))  # type: ignore[arg-type]
     if asked == "png" and (len(functaset.layout.axes) != 2 or channels not in (1, 3)):
@@ -252,6 +252,8 @@ def _format(asked: str | None, target: str, functaset: Functaset, count: int) ->
             f"and {channels} channels",
             hint="--format npy",
         )
+    if count == 1 and suffix in FORMATS and suffix != asked:
+        raise UsageError(f"{target} does not name a {asked} file", hint="leave --format out, or name it so")
     if count > 1 and target != "-" and suffix in FORMATS:
         raise UsageError(
             f"{target} names one file, and {count} items are to be rendered", hint="name a directory, or a .tar"

@@ -14,9 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from functaconv import conversion
 from functaconv.checkpoint import base_from_bytes
-from functaconv.conversion import Encoded, Watcher, encode, plan
+from functaconv.conversion import Encoded, Watcher, encode, plan, work
 from functaconv.errors import InputError, OutputExistsError, StoppedError, UsageError
 from functaconv.functaset.reader import Functaset, open_functaset
 from functaconv.functaset.writer import FunctasetWriter
@@ -36,8 +35,8 @@ FEW = 10
 @pytest.fixture(autouse=True)
 def small_blocks(no_waiting_for_the_disk: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks, the last one short."""
-    monkeypatch.setattr(conversion, "LEAST_BLOCK", FEW)
-    monkeypatch.setattr(conversion, "MOST_BLOCK", FEW)
+    monkeypatch.setattr(work, "LEAST_BLOCK", FEW)
+    monkeypatch.setattr(work, "MOST_BLOCK", FEW)
 
 
 @pytest.fixture(scope="module")

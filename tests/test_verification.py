@@ -12,10 +12,9 @@ import pytest
 import torch
 import zarr
 
-import functaconv.conversion as conversion
 import functaconv.metalearning as metalearning
 from functaconv.checkpoint import TrainingState, base_to_bytes, read_base, read_state, write_state
-from functaconv.conversion import encode
+from functaconv.conversion import encode, workflow
 from functaconv.errors import InputError, VerificationError
 from functaconv.verification import Inspection, inspect
 
@@ -170,7 +169,7 @@ def begun(spatial_base_file: Path, shards: Path, tmp_path: Path, monkeypatch: py
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(conversion, "_seal", killed)
+    monkeypatch.setattr(workflow, "_seal", killed)
     with pytest.raises(KeyboardInterrupt):
         encode(spatial_base_file, str(shards), tmp_path / "begun.zarr", device="cpu")
     return tmp_path / "begun.zarr"

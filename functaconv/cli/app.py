@@ -1,13 +1,14 @@
 """The application: its commands, its errors, its exit codes."""
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from functaconv import __version__
 from functaconv.cli import demo, encode, fit_base, inspect, pack, render, report
@@ -24,22 +25,37 @@ class _InOrder(TyperGroup):
         return list(self.commands)
 
 
+class _Command(TyperCommand):
+    """Help without a line per environment variable: they all have one pattern, which the application's help tells."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        params = list(super().get_params(ctx))
+        for param in params:
+            if hasattr(param, "show_envvar"):
+                param.show_envvar = False
+        return params
+
+
 app = typer.Typer(
     cls=_InOrder,
     help="Convert array datasets to functasets: one shared coordinate network, one small fitted latent per item.",
     no_args_is_help=True,
+    epilog="Every option can also be given as FUNCTACONV_<COMMAND>_<OPTION>, such as FUNCTACONV_ENCODE_BITS=8.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"auto_envvar_prefix": "FUNCTACONV", "help_option_names": ["-h", "--help"]},
 )
-app.command("pack")(pack.command)
-app.command("fit-base")(fit_base.command)
-app.command("encode")(encode.command)
-app.command("render")(render.command)
-app.command("report")(report.command)
-app.command("inspect")(inspect.command)
-app.command("demo")(demo.command)
+for name, module, summary in (
+    ("pack", pack, "A folder of images or arrays becomes shards."),
+    ("fit-base", fit_base, "Learn the shared base network."),
+    ("encode", encode, "Fit a latent per item: shards become a functaset."),
+    ("render", render, "Decode items at any size or place."),
+    ("report", report, "Quality, size and speed; the worst items."),
+    ("inspect", inspect, "What a base, functaset or shard set holds."),
+    ("demo", demo, "All of it on photographs, in two minutes."),
+):
+    app.command(name, cls=_Command, short_help=summary)(module.command)
 
 
 def _version(asked: bool) -> None:
@@ -106,7 +122,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _tell(arguments: Sequence[str], message: str, hint: str | None) -> None:
-    if "-v" in arguments or "--verbose" in arguments:
+    if any(argument == "--verbose" or re.fullmatch("-[qv]*v[qv]*", argument) for argument in arguments):
         traceback.print_exc()
     say(f"error: {message}")
     if hint:

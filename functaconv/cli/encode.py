@@ -1,7 +1,7 @@
 """`functaconv encode`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -46,19 +46,20 @@ def command(
     from functaconv.conversion import encode, plan
     from functaconv.sources.images import ImageTransform, parse_size
 
-    if dry_run:
-        planned = plan(base, shards, out, bits=bits)
-        facts = planned.to_json()
-        write_json(facts) if json else write_lines(table(list(facts.items())))
-        return
     transform = None
     if resize or crop:
         transform = ImageTransform(parse_size(resize) if resize else None, parse_size(crop) if crop else None)
+    options: dict[str, Any] = {
+        "steps": steps, "solver": solver, "batch_size": batch_size, "bits": bits, "device": device, "field": field,
+        "transform": transform, "tile": tile, "limit": limit, "workers": workers, "overwrite": overwrite,
+    }  # fmt: skip
+    if dry_run:
+        facts = plan(base, shards, out, **options).to_json()
+        write_json(facts) if json else write_lines(table(facts.items()))
+        return
     with Meter(silent=quiet) as meter:
         encoded = encode(
-            base, shards, out, steps=steps, solver=solver, batch_size=batch_size, bits=bits, device=device,
-            precision_name=precision, field_name=field, transform=transform, tile=tile,
-            max_error_rate=max_error_rate, min_psnr=min_psnr, limit=limit, workers=workers, overwrite=overwrite,
+            base, shards, out, **options, precision=precision, max_error_rate=max_error_rate, min_psnr=min_psnr,
             watcher=EncodingMeter(meter),
         )  # fmt: skip
     if json:

@@ -13,7 +13,12 @@ def command(
     shards: Annotated[list[str], typer.Argument(metavar="SHARDS...", help="Tars: paths, globs, braces, directories.")],
     base: Annotated[Path, typer.Argument(metavar="BASE", help="The base to write, BASE.safetensors.")],
     preset: Annotated[
-        str | None, typer.Option("--preset", help="images, functa-cifar10, spatial-cifar10, ...", metavar="NAME")
+        str | None,
+        typer.Option(
+            "--preset",
+            help="images, arrays, functa-cifar10, functa-celeba64, spatial-cifar10, spatial-imagenet256.",
+            metavar="NAME",
+        ),
     ] = None,
     recipe: Annotated[
         Path | None, typer.Option("--recipe", help="Settings from a TOML file.", metavar="FILE.toml")
@@ -68,8 +73,8 @@ def command(
             settings = merged(settings, {section: given})
     with Meter(silent=quiet) as meter:
         trained = fit_base(
-            shards, base, preset_name=preset, recipe_file=recipe, settings=settings, validation=val, device=device,
-            precision_name=precision, log=log, overwrite=overwrite, watcher=TrainingMeter(meter),
+            shards, base, preset=preset, recipe=recipe, settings=settings, validation=val, device=device,
+            precision=precision, log=log, overwrite=overwrite, watcher=TrainingMeter(meter),
         )  # fmt: skip
     if json:
         write_json(trained.to_json())

@@ -130,12 +130,26 @@ class Ledger:
 
 def open_store(path: Path, layout: Layout, settings: Mapping[str, Any], *, overwrite: bool) -> bool:
     """Make sure that a store with these settings stands at `path`, and say whether it is finished."""
+    exists = check_store(path, layout, settings, overwrite=overwrite)
+    if overwrite or not exists:
+        _create(path, _description(layout, settings), replaces=exists)
+        # another process may have been first, with settings of its own
+        check_store(path, layout, settings, overwrite=False)
+    is_finished = _attributes(path) is not None
+    if is_finished:
+        # the last run may have been killed after sealing
+        shutil.rmtree(path / PARTS, ignore_errors=True)
+    return is_finished
+
+
+def check_store(path: Path, layout: Layout, settings: Mapping[str, Any], *, overwrite: bool) -> bool:
+    """Whether there is a store at `path`; an error unless it is ours and, but to `overwrite`, has these settings."""
     asked = _description(layout, settings)
     exists = path.exists() and not (path.is_dir() and not any(path.iterdir()))
     if exists and not is_ours(path):
         raise OutputExistsError(f"{path} exists and is not a functaset", hint="choose another name, or move it away")
     if overwrite or not exists:
-        _create(path, asked, replaces=exists)
+        return exists
     attributes = _attributes(path)
     if attributes is not None:
         sealed = parse_attributes(attributes, path)
@@ -146,10 +160,7 @@ def open_store(path: Path, layout: Layout, settings: Mapping[str, Any], *, overw
         raise OutputExistsError(
             f"{path} was made with other settings: {'; '.join(changes)}", hint="--overwrite or another name"
         )
-    if attributes is not None:
-        # the last run may have been killed after sealing
-        shutil.rmtree(path / PARTS, ignore_errors=True)
-    return attributes is not None
+    return True
 
 
 def is_ours(path: Path) -> bool:

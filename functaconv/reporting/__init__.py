@@ -17,7 +17,7 @@ from functaconv.reporting.comparison import TOLERANCE_DB, Comparer, base_of
 from functaconv.reporting.page import BEST, WORST, to_csv, to_html
 from functaconv.reporting.result import ItemQuality, Report, Table
 from functaconv.reporting.thumbnails import Thumbnails, can_show
-from functaconv.signals.device import device_of, precision
+from functaconv.signals.device import device_of, matmul_precision
 from functaconv.sources.webdataset import expand_shards
 
 __all__ = ["ItemQuality", "Report", "Table", "report", "to_csv", "to_html"]
@@ -48,7 +48,7 @@ def report(
     originals: dict[int, np.ndarray] = {}
     if against is not None:
         place = device_of(device)
-        with precision("auto", place), torch.inference_mode():
+        with matmul_precision("auto", place), torch.inference_mode():
             comparer = Comparer(functaset, table, base_of(functaset, place), expand_shards(_listed(against)))
             yardstick = fit_baseline_of(comparer, train)
             thumbnails = _thumbnails(functaset, table, comparer)

@@ -35,7 +35,7 @@ def free_memory(device: torch.device) -> int:
 
 
 @contextmanager
-def precision(name: str, device: torch.device) -> Iterator[None]:
+def matmul_precision(name: str, device: torch.device) -> Iterator[None]:
     """How float32 matrices are multiplied meanwhile: `auto` is full float32, as on the CPU."""
     if name not in PRECISIONS:
         raise UsageError(f"there is no precision {name!r}", hint=f"one of {', '.join(PRECISIONS)}")

@@ -293,7 +293,7 @@ def test_73_an_output_with_other_settings_is_left_alone_and_the_difference_told(
     assert "bits: found 'float16', asked for '8'" in ran.errors
     ran = invoke("fit-base", world.shards, world.base, "--steps", 4, *SMALL)
     assert ran.code == 73
-    assert "training.steps: there 3, asked 4" in ran.errors
+    assert "training.steps: found 3, asked for 4" in ran.errors
     assert before == ((world.store / "zarr.json").read_bytes(), world.base.read_bytes())
 
 

@@ -146,7 +146,6 @@ def test_input_that_is_not_there_or_something_else(line: str, words: str, wrong:
     assert words in wrong(line, 65).errors
 
 
-@pytest.mark.xfail(reason="encode makes an empty functaset of shards without any usable item, and exits with 0")
 @pytest.mark.parametrize("shards", ["bare.tar", "text.tar"])
 def test_shards_without_an_item_are_no_input_for_encode(shards: str, wrong: Wrong) -> None:
     wrong(f"encode {{base}} {shards} new", 65)
@@ -184,7 +183,6 @@ def test_pack_replaces_no_file(line: str, place: dict[str, Path], invoke: Invoke
     assert (tmp_path / "random").read_bytes() == before
 
 
-@pytest.mark.xfail(reason="fit-base --overwrite removes whatever file the output is")
 @pytest.mark.parametrize("victim", ["random", "bare.tar"])
 def test_fit_base_overwrites_no_file_that_is_not_a_base(victim: str, wrong: Wrong, tmp_path: Path) -> None:
     before = (tmp_path / victim).read_bytes()

@@ -1,0 +1,119 @@
+"""From a block of decoded records to the rows of a functaset."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from functaconv.conversion.reading import ReadBlock
+from functaconv.conversion.work import Work
+from functaconv.functaset.blocks import Block, Failure
+from functaconv.metrics import psnr
+from functaconv.signals.batch import Signal, batched
+from functaconv.signals.loader import prefetched
+
+DAMAGED = "damaged shard: "
+INFINITE_DB = 200.0
+"""what a perfect item counts in a running mean"""
+
+
+@dataclass
+class Pace:
+    """How an encoding goes: items and seconds of this run, records of all runs."""
+
+    items: int = 0
+    failed: int = 0
+    rows: int = 0
+    sum_of_psnr: float = 0.0
+    seconds: float = 0.0
+    consumed: int = 0
+    total: int | None = None
+    """records in all, where that can be told"""
+
+    @property
+    def items_per_second(self) -> float | None:
+        return self.items / self.seconds if self.items and self.seconds else None
+
+    @property
+    def mean_psnr(self) -> float:
+        return self.sum_of_psnr / self.rows if self.rows else float("nan")
+
+
+@dataclass
+class _Fitted:
+    """Rows by position in the block, and why some are not to be used."""
+
+    modulation: np.ndarray
+    mse: np.ndarray
+    reasons: dict[int, str]
+
+
+def encode_block(work: Work, shard: str, block: ReadBlock, pace: Pace, report: Callable[[int], None]) -> Block:
+    """Fit, quantise, measure. `report` is called after every batch with the records done so far."""
+    tiles = [(number, tile) for number, read in enumerate(block.reads) for tile in read.tiles]
+    before = block.consumed - len(block.reads)
+    fitted = _fit(
+        work, [tile.signal for _, tile in tiles], pace,
+        lambda rows: report(before + round(len(block.reads) * rows / len(tiles))),
+    )  # fmt: skip
+    # an image with a tile that cannot be fitted is lost as a whole
+    lost = {tiles[position][0]: reason for position, reason in sorted(fitted.reasons.items(), reverse=True)}
+    reasons = {number: read.reason for number, read in enumerate(block.reads) if read.reason is not None} | lost
+    failures = [
+        Failure(shard, block.reads[number].number, block.reads[number].key, reason)
+        for number, reason in sorted(reasons.items())
+    ]
+    if block.damage is not None:
+        failures.append(Failure(shard, block.consumed, "", DAMAGED + block.damage))
+    kept = [position for position, (number, _) in enumerate(tiles) if number not in lost]
+    places = [tiles[position][1] for position in kept]
+    pace.items += len({tiles[position][0] for position in kept})
+    pace.failed += len(failures)
+    axes = work.stored.base.axes.dims
+    mse = fitted.mse[kept]
+    meta = [json.dumps(place.signal.attributes) if place.signal.attributes else "null" for place in places]
+    return Block(
+        modulation=fitted.modulation[kept],
+        keys=[place.signal.key for place in places],
+        label=np.array([place.signal.label for place in places], np.int64),
+        shape=np.array([place.signal.shape for place in places], np.int32).reshape(-1, axes),
+        mse=mse,
+        psnr=psnr(mse).astype(np.float32),
+        records=block.consumed,
+        last_key=block.last_key,
+        meta=meta if any(text != "null" for text in meta) else None,
+        tile=None
+        if work.tile is None
+        else np.array([[*place.origin, *place.whole] for place in places], np.int32).reshape(-1, 2 * axes),
+        failures=failures,
+        ignored=sum(read.is_ignored for read in block.reads),
+    )
+
+
+@torch.no_grad()
+def _fit(work: Work, signals: Sequence[Signal], pace: Pace, report: Callable[[int], None]) -> _Fitted:
+    base, quantiser, layout = work.stored.base, work.quantiser, work.layout
+    shape = (*layout.sites, layout.latent)
+    fitted = _Fitted(np.zeros((len(signals), *shape), quantiser.dtype), np.zeros(len(signals), np.float32), {})
+    done = 0
+    for batch in prefetched(batched(enumerate(signals), work.batch_size, pin=base.device.type == "cuda")):
+        problem = base.problem(batch, chunk=base.chunk(len(batch)))
+        latents = base.fit(problem, steps=work.steps).latents
+        # the one moment a batch waits for the device
+        values = latents.cpu().numpy().reshape(len(batch), *shape)
+        positions = np.array(batch.positions)
+        fits = quantiser.fits(values)
+        stored = quantiser.quantise(np.where(fits.reshape(-1, *(1,) * len(shape)), values, 0))
+        kept = torch.from_numpy(quantiser.dequantise(stored).reshape(latents.shape)).to(base.device)
+        mse = problem.error(kept).cpu().numpy()
+        fits &= np.isfinite(mse)
+        fitted.modulation[positions], fitted.mse[positions] = stored, mse
+        for position in positions[~fits]:
+            fitted.reasons[int(position)] = f"the fit diverged (latents not finite, or too large for {work.bits})"
+        pace.rows += int(fits.sum())
+        pace.sum_of_psnr += float(psnr(mse[fits]).clip(max=INFINITE_DB).sum())
+        done += len(batch)
+        report(done)
+    return fitted

@@ -1,0 +1,167 @@
+"""Everything about an encoding that does not change while it runs."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from functaconv.checkpoint import StoredBase, read_base
+from functaconv.errors import InputError, UsageError, lookup
+from functaconv.fitting import SOLVERS
+from functaconv.functaset.quantise import Quantiser
+from functaconv.functaset.schema import Bits, Layout
+from functaconv.signals.device import device_of
+from functaconv.signals.grid import AXES
+from functaconv.signals.reading import Reading
+from functaconv.sources.images import ImageTransform, Size
+from functaconv.sources.webdataset import expand_shards, fingerprint, index_shard
+
+CODE_SIGMAS = 4.5
+"""8-bit codes span this many standard deviations of the training latents to either side"""
+BLOCK_VALUES = 1 << 20
+LEAST_BLOCK, MOST_BLOCK = 16, 2048
+BATCH_ON_CPU, BATCH_ON_GPU = 64, 1024
+LEAST_TILE = 8
+BITS: dict[str, Bits] = {"float16": "float16", "float32": "float32", "8": "8"}
+
+
+@dataclass(frozen=True)
+class Work:
+    """A base, shards, and what to do with them."""
+
+    stored: StoredBase
+    names: Sequence[str]
+    bits: Bits
+    steps: int
+    batch_size: int
+    workers: int
+    field: str | None = None
+    transform: ImageTransform | None = None
+    tile: int | None = None
+    limit: int | None = None
+    stdin: BinaryIO | None = None
+
+    @classmethod
+    def of(
+        cls,
+        base: Path | str,
+        shards: str | Sequence[str],
+        *,
+        steps: int | None = None,
+        solver: str | None = None,
+        batch_size: int | None = None,
+        bits: str = "float16",
+        device: str = "auto",
+        field: str | None = None,
+        transform: ImageTransform | None = None,
+        tile: int | None = None,
+        limit: int | None = None,
+        workers: int | None = None,
+        stdin: BinaryIO | None = None,
+    ) -> "Work":
+        """Check the request against the base; what makes no sense stops here, before any work."""
+        stored = read_base(base, device_of(device))
+        for name, value in {"steps": steps, "batch-size": batch_size, "limit": limit}.items():
+            if value is not None and value < 1:
+                raise UsageError(f"--{name} must be at least 1, not {value}")
+        if solver is not None:
+            lookup(SOLVERS, solver, what="solver")
+        if solver not in (None, stored.recipe.solver.kind):
+            raise UsageError(
+                f"the base was learned for the solver {stored.recipe.solver.kind!r}, not {solver!r}",
+                hint="leave --solver out, or learn a base with it",
+            )
+        if (tile is not None or transform is not None) and stored.base.axes.kind != "image":
+            raise UsageError(
+                "--tile, --resize and --crop are for images; this base is for arrays", hint="leave them out"
+            )
+        if tile is not None and tile < LEAST_TILE:
+            raise UsageError(f"--tile must be at least {LEAST_TILE} pixels, not {tile}")
+        on_cpu = stored.base.device.type == "cpu"
+        return cls(
+            stored,
+            expand_shards([shards] if isinstance(shards, str) else list(shards)),
+            lookup(BITS, bits, what="kind of --bits"),
+            steps=steps or stored.base.solver.steps,
+            batch_size=batch_size or (BATCH_ON_CPU if on_cpu else BATCH_ON_GPU),
+            workers=(os.cpu_count() or 1) if workers is None else workers,
+            field=field or stored.recipe.data.field,
+            transform=transform,
+            tile=tile,
+            limit=limit,
+            stdin=stdin,
+        )
+
+    @property
+    def is_piped(self) -> bool:
+        return "-" in self.names
+
+    @cached_property
+    def sources(self) -> list[Mapping[str, Any]]:
+        """A fingerprint of every shard, by which a changed one is noticed."""
+        return [fingerprint(name) for name in self.names]
+
+    @property
+    def layout(self) -> Layout:
+        base = self.stored.base
+        axes, tiled = AXES[base.axes.dims], self.tile is not None
+        return Layout(axes=axes, sites=base.sites, latent=base.latent, bits=self.bits, tiled=tiled)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What makes another functaset when it changes; batch size and device do not."""
+        transform = self.transform or ImageTransform()
+        return {
+            "base": self.stored.sha256,
+            "shards": [source["name"] for source in self.sources],
+            "solver": self.stored.recipe.solver.kind,
+            "steps": self.steps,
+            "field": self.field,
+            "resize": _plain(transform.resize),
+            "crop": _plain(transform.crop),
+            "tile": self.tile,
+            "limit": self.limit,
+        }
+
+    @property
+    def reading(self) -> Reading:
+        return Reading(self.stored.base.axes, self.field, self.transform, self.tile)
+
+    @cached_property
+    def quantiser(self) -> Quantiser:
+        if self.bits != "8":
+            return Quantiser(self.bits)
+        base = self.stored.base
+        mean, reach = base.latent_mean.cpu().numpy(), CODE_SIGMAS * base.latent_std.cpu().numpy()
+        return Quantiser.for_range(mean - reach, mean + reach)
+
+    @property
+    def block(self) -> int:
+        """Records in a block, the unit of saving: a property of the base, so that batches are the same in every run."""
+        shapes = self.stored.description.training.get("shapes") or [[1024]]
+        points = max(1, int(np.prod([float(size) for size in shapes[0]])))
+        return int(min(MOST_BLOCK, max(LEAST_BLOCK, BLOCK_VALUES // points)))
+
+    def expected(self) -> int | None:
+        """About how many records there are: those of the first shard, in proportion to the bytes of all.
+
+        None where that cannot be told: from a pipe, or when the first shard is damaged.
+        """
+        if self.is_piped:
+            return self.limit
+        sizes = [int(source["size"]) for source in self.sources]
+        try:
+            records = round(len(index_shard(self.names[0])) * sum(sizes) / max(1, sizes[0]))
+        except InputError:
+            # the work itself will come upon the damage, after the good items
+            return None
+        return records if self.limit is None else min(records, self.limit)
+
+
+def _plain(size: Size | None) -> int | list[int] | None:
+    """A size as JSON holds it."""
+    return list(size) if isinstance(size, tuple) else size
