@@ -1,5 +1,6 @@
 """A command that is stopped or killed and started again ends as if nothing had happened."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -64,7 +65,7 @@ def test_encode_goes_on(
     assert invoke("inspect", out, "--json").json["kind"] == "unfinished functaset"
     ran = invoke(*command)
     assert ran.code == 0
-    assert "going on: 8 records" in ran.errors
+    assert re.search(r"going on: \d+ records", ran.errors)
     assert_same_functaset(out, undisturbed / "store.zarr")
 
 
