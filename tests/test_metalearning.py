@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from functaconv import metalearning
 from functaconv.checkpoint import read_base
 from functaconv.errors import FunctaconvError, InputError, OutputExistsError, StoppedError
-from functaconv.metalearning import Progress, Trained, Watcher, fit_base
+from functaconv.metalearning import Progress, Trained, Watcher, fit_base, learner
+from functaconv.metalearning import run as running
 from functaconv.recipe import merged
 
 from .conftest import npy, png, tar
@@ -113,7 +113,7 @@ def test_a_run_that_broke_ends_as_one_that_did_not(
 
     with monkeypatch.context() as patch:
         # a state after every update but the one that breaks
-        patch.setattr(metalearning, "SAVE_EVERY", -1)
+        patch.setattr(running, "SAVE_EVERY", -1)
         stop_at(patch, 6, fail)
         with pytest.raises(RuntimeError, match="power cut"):
             train(few, tmp_path / "broken", **VARIANTS[variant])
@@ -126,14 +126,14 @@ def test_a_run_that_broke_ends_as_one_that_did_not(
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, number: int, how: Callable[[], None]) -> None:
     """Do something in the middle of an update."""
-    plain = metalearning._Run._update
+    plain = learner.Learner.update
 
-    def update(run: Any, batch: Any) -> Any:
-        if run.updates == number - 1:
+    def update(learning: Any, batch: Any, spent: float) -> Any:
+        if learning.updates == number - 1:
             how()
-        return plain(run, batch)
+        return plain(learning, batch, spent)
 
-    monkeypatch.setattr(metalearning._Run, "_update", update)
+    monkeypatch.setattr(learner.Learner, "update", update)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
@@ -145,7 +145,7 @@ def test_a_watcher_may_be_where_the_signal_comes(
             os.kill(os.getpid(), number)
 
     # report whenever a validation is due, however long validations take
-    monkeypatch.setattr(metalearning, "MOST_VALIDATING", math.inf)
+    monkeypatch.setattr(running, "MOST_VALIDATING", math.inf)
     before = signal.getsignal(number)
     with pytest.raises(StoppedError) as caught:
         train(few, tmp_path / "base", watcher=Killer())
@@ -229,15 +229,16 @@ def test_an_update_that_is_not_finite_is_left_out(
 def test_several_in_a_row_take_the_run_back_to_its_last_good_state(
     few: Path, tmp_path: Path, train: Callable[..., Trained], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, rates = metalearning._Run._roll_back, []
+    plain, rates = learner.Learner._roll_back, []
 
-    def roll_back(run: Any, good: Settings) -> None:
-        plain(run, good)
-        rates.append(run.slowdown)
-        assert all(torch.equal(good["base"][name], tensor) for name, tensor in run.base.state_dict().items())
-        assert all(torch.equal(good["average"][name], tensor) for name, tensor in run.average.state_dict().items())
+    def roll_back(learning: Any) -> None:
+        plain(learning)
+        rates.append(learning.slowdown)
+        for name, module in (("base", learning.base), ("average", learning.average)):
+            good = learning._good[name]
+            assert all(torch.equal(good[key], tensor) for key, tensor in module.state_dict().items())
 
-    monkeypatch.setattr(metalearning._Run, "_roll_back", roll_back)
+    monkeypatch.setattr(learner.Learner, "_roll_back", roll_back)
     spoil(monkeypatch, lambda call: 4 <= call <= 8)
     notes = Notes()
     train(few, tmp_path / "base", watcher=notes, training={"steps": 12})

@@ -15,7 +15,7 @@ import zarr
 import functaconv.metalearning as metalearning
 from functaconv.checkpoint import TrainingState, base_to_bytes, read_base, read_state, write_state
 from functaconv.conversion import encode, workflow
-from functaconv.errors import InputError, VerificationError
+from functaconv.errors import FunctaconvError, InputError, VerificationError
 from functaconv.verification import Inspection, inspect
 
 from .conftest import npy, png, tar
@@ -96,7 +96,7 @@ def training(images: Path, tmp_path_factory: pytest.TempPathFactory, tiny: dict[
             if progress.validation_psnr is not None:
                 signal.raise_signal(signal.SIGTERM)
 
-    with pytest.raises(metalearning.FunctaconvError, match="saved"):
+    with pytest.raises(FunctaconvError, match="saved"):
         metalearning.fit_base(str(images), path, settings=settings, device="cpu", watcher=Impatient())
     return path
 

@@ -1,0 +1,195 @@
+"""The outer loop's arithmetic: one update after another, without files or clocks.
+
+Model-agnostic meta-learning (Finn et al. 2017) of the shared network, with the inner fit differentiated through
+(second order), as functa does.
+"""
+
+import math
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from functaconv.base import Base
+from functaconv.errors import FunctaconvError
+from functaconv.networks import Placement
+from functaconv.recipe import TrainingRecipe
+from functaconv.signals.batch import Batch
+from functaconv.signals.device import free_memory
+from functaconv.signals.grid import Grid
+
+MOST_SKIPS = 5
+"""updates in a row without a finite gradient before the run goes back to its last good state"""
+MOST_ROLLBACKS = 5
+KEEP_GOOD_EVERY = 50
+"""updates"""
+TENSORS_PER_LAYER = 6
+"""of activation size, that forward and pullback of an inner step leave for the backward"""
+
+
+class Learner:
+    """A base that learns, and its moving average, which is what will be exported."""
+
+    def __init__(self, base: Base, training: TrainingRecipe) -> None:
+        self.base, self.training = base, training
+        self.average = deepcopy(base).requires_grad_(False)
+        solver = list(base.solver.parameters())
+        own = {id(parameter) for parameter in solver}
+        self._shared = [parameter for parameter in base.parameters() if id(parameter) not in own]
+        self._solver = solver
+        self._rates = (training.rate, training.solver_rate)
+        self.optimizer = torch.optim.Adam([{"params": self._shared}, {"params": solver}])
+        self.updates, self.skipped, self.rollbacks, self.slowdown = 0, 0, 0, 1.0
+        self._skipped_in_a_row = 0
+        self._placements: dict[tuple[int, ...], Placement] = {}
+        self._good = self._snapshot()
+
+    def rate(self, spent: float) -> float:
+        """The network's rate when a fraction of the budget is spent."""
+        return self._rates[0] * self._schedule(spent) * self.slowdown
+
+    def update(self, batch: Batch, spent: float) -> tuple[float, float]:
+        """Learn from a batch; its mean squared error after the inner fit, and the norm of the outer gradient.
+
+        An update whose gradient is not finite is left out (its norm is NaN); after several in a row the learner goes
+        back to its last good state, at half the rate.
+        """
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * self._schedule(spent) * self.slowdown
+        loss = self._loss(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        norm = nn.utils.clip_grad_norm_(self._shared, self.training.clip or math.inf)
+        solver_norm = nn.utils.get_total_norm([p.grad for p in self._solver if p.grad is not None])
+        # the one moment an update waits for the device
+        error, size, solver_size = torch.stack([loss.detach(), norm, solver_norm.to(norm.device)]).tolist()
+        self.updates += 1
+        if not all(map(math.isfinite, (error, size, solver_size))):
+            self._skip()
+            return error, math.nan
+        self._skipped_in_a_row = 0
+        self.optimizer.step()
+        self.base.solver.project()
+        self._average()
+        if self.updates % KEEP_GOOD_EVERY == 0:
+            self._good = self._snapshot()
+        return error, size
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that is needed to go on: tensors by name, and plain values."""
+        tensors: dict[str, Tensor] = {}
+        for prefix, module in (("base", self.base), ("average", self.average)):
+            tensors |= {f"{prefix}.{name}": tensor for name, tensor in module.state_dict().items()}
+        for index, slots in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"adam.{index}.{slot}": value for slot, value in slots.items()}
+        values = {name: getattr(self, name) for name in ("updates", "skipped", "rollbacks", "slowdown")}
+        return tensors, values
+
+    def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Be as when `state` was called."""
+        for prefix, module in (("base", self.base), ("average", self.average)):
+            module.load_state_dict({name: tensors[f"{prefix}.{name}"] for name in module.state_dict()})
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            kind, _, rest = name.partition(".")
+            if kind == "adam":
+                index, slot = rest.split(".")
+                slots.setdefault(int(index), {})[slot] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        self.updates, self.skipped = int(values["updates"]), int(values["skipped"])
+        self.rollbacks, self.slowdown = int(values["rollbacks"]), float(values["slowdown"])
+        self._good = self._snapshot()
+
+    def _loss(self, batch: Batch) -> Tensor:
+        inner, outer = self._points(batch)
+        problem = self.base.problem(batch, points=inner)
+        fitted = self.base.fit(
+            problem, second_order=self.training.second_order, recompute=self._recompute(batch, inner)
+        )
+        if outer is inner:
+            return fitted.error.mean()
+        return self.base.problem(batch, points=outer).error(fitted.latents).mean()
+
+    def _points(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
+        """Points of the inner fit and of the outer loss, the same for all items; None for all points.
+
+        They are a function of seed and update alone: a run that is stopped goes on as if it had not been.
+        """
+        training, count = self.training, batch.values.shape[1]
+        generator = torch.Generator().manual_seed((training.seed << 32) + self.updates)
+        if self.base.is_coupled:
+            return None, None
+        if self.base.field.sites.count > 1:
+            if training.inner_points is None or training.inner_points >= count:
+                return None, None
+            placement = self._sorted(batch.shape)
+            cells = len(placement.index)
+            chosen = torch.randperm(cells, generator=generator)[: max(1, training.inner_points * cells // count)]
+            index = placement.index[chosen]
+            if placement.valid is not None:
+                index = index[placement.valid[chosen, :, 0] > 0]
+            # the fit of a cell says nothing about points elsewhere: inner and outer points are the same
+            return (points := index.flatten()), points
+        return tuple(  # type: ignore[return-value]
+            None if wanted is None or wanted >= count else torch.randperm(count, generator=generator)[:wanted]
+            for wanted in (training.inner_points, training.outer_points)
+        )
+
+    def _sorted(self, shape: tuple[int, ...]) -> Placement:
+        """A grid's points by cell, on the CPU, where points are drawn."""
+        if shape not in self._placements:
+            self._placements[shape] = self.base.field.sites.place(Grid(shape).coords())
+        return self._placements[shape]
+
+    def _recompute(self, batch: Batch, inner: Tensor | None) -> bool:
+        if self.training.recompute != "auto":
+            return self.training.recompute == "yes"
+        points = batch.values.shape[1] if inner is None else len(inner)
+        network = self.base.field.network
+        kept = (
+            4 * TENSORS_PER_LAYER * len(batch) * points * network.width * len(network.w0) * (self.base.solver.steps + 1)
+        )
+        return kept > 0.5 * free_memory(self.base.device)
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = min(self.training.ema, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.base.parameters()), 1 - decay)
+
+    def _schedule(self, spent: float) -> float:
+        training = self.training
+        if training.warmup and spent < training.warmup:
+            # the very first update of a run by the clock would otherwise have no rate at all
+            return max(spent / training.warmup, 0.01)
+        if training.schedule == "constant":
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * (spent - training.warmup) / max(1e-9, 1 - training.warmup)))
+
+    def _skip(self) -> None:
+        self.skipped += 1
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= MOST_SKIPS:
+            self._skipped_in_a_row = 0
+            self._roll_back()
+
+    def _snapshot(self) -> dict[str, Any]:
+        return {
+            "base": {name: tensor.clone() for name, tensor in self.base.state_dict().items()},
+            "average": {name: tensor.clone() for name, tensor in self.average.state_dict().items()},
+            "optimizer": deepcopy(self.optimizer.state_dict()),
+        }
+
+    def _roll_back(self) -> None:
+        self.rollbacks += 1
+        if self.rollbacks > MOST_ROLLBACKS:
+            raise FunctaconvError(
+                f"training diverged: no finite gradient after {self.rollbacks - 1} returns to a good state",
+                hint="lower the rate (--set training.rate=1e-4) or w0 (--set network.w0_hidden=10)",
+            )
+        self.base.load_state_dict(self._good["base"])
+        self.average.load_state_dict(self._good["average"])
+        self.optimizer.load_state_dict(deepcopy(self._good["optimizer"]))
+        self.slowdown /= 2

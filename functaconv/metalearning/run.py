@@ -1,0 +1,329 @@
+"""One training run: its data, its budget, its state on disk."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from functaconv.checkpoint import TrainingState, base_to_bytes, read_state, write_atomically, write_state
+from functaconv.errors import ItemError, OutputExistsError
+from functaconv.functaset.ledger import differences
+from functaconv.functaset.schema import canonical
+from functaconv.interruption import Stop
+from functaconv.metalearning.learner import Learner
+from functaconv.metrics import psnr
+from functaconv.recipe import Recipe, build
+from functaconv.signals.batch import Axes, Batch, Signal, batched
+from functaconv.signals.loader import Collection, Position, Sampler, prefetched
+from functaconv.signals.normalizer import Normalizer
+from functaconv.signals.reading import Reading
+from functaconv.sources.items import Record
+
+HELD_OUT = 0.02
+MOST_HELD_OUT = 256
+LATENT_SAMPLE = 512
+"""training items from which the range of the latents is taken"""
+SAVE_EVERY = 20.0
+"""seconds between training states"""
+REPORT_EVERY = 0.5
+VALIDATIONS = 10
+MOST_VALIDATING = 0.1
+"""share of the time that may go into validations on the way; the last one is always made"""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of `fit_base`."""
+
+    path: Path
+    recipe: Recipe
+    updates: int
+    seconds: float
+    psnr: float
+    """mean PSNR (dB) of the validation items, fitted with the exported base"""
+    items: int
+    validation_items: int
+    unusable: int
+    was_finished: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "base": str(self.path),
+            "recipe": self.recipe.name,
+            "latent": {"sites": list(self.recipe.latent.sites), "numbers": self.recipe.latent.numbers},
+            "solver": self.recipe.solver.kind,
+            "updates": self.updates,
+            "seconds": round(self.seconds, 1),
+            "validation_psnr": plain(round(self.psnr, 3)),
+            "items": self.items,
+            "validation_items": self.validation_items,
+            "unusable": self.unusable,
+            "already_finished": self.was_finished,
+        }
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One line of the log."""
+
+    update: int
+    seconds: float
+    fraction: float
+    """of the budget that is spent"""
+    train_psnr: float
+    gradient_norm: float
+    rate: float
+    skipped: int
+    validation_psnr: float | None = None
+
+
+class Watcher:
+    """Told how a training run goes. This one says nothing."""
+
+    def announce(self, message: str) -> None:
+        """Something a user wants to know once."""
+
+    def report(self, progress: Progress) -> None:
+        """Called a few times a second."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be learned, from what, and where it goes."""
+
+    shards: Sequence[str]
+    validation: Sequence[str]
+    output: Path
+    recipe: Recipe
+    axes: Axes
+    identity: Mapping[str, Any]
+    """settings and fingerprints: a run with another identity is another run"""
+    device: torch.device
+    log: Path | None = None
+
+
+class Run:
+    """A training run, new or to be continued."""
+
+    def __init__(self, request: Request, watcher: Watcher, stop: Stop) -> None:
+        self.request, self.watcher, self.stop = request, watcher, stop
+        self.folder = training_folder(request.output)
+        self._state_file = self.folder / "state.safetensors"
+        self._log = request.log or self.folder / "log.jsonl"
+        self._reading = Reading(request.axes, request.recipe.data.field)
+        saved = self._saved()
+        self._items = Collection(request.shards, self._decode)
+        self._training, self._validation = self._split()
+        base = build(request.recipe, request.axes, self._normalizer(saved)).to(request.device)
+        self.learner = Learner(base, request.recipe.training)
+        self.seconds, self._validation_seconds, self._validated_at = 0.0, 0.0, -1
+        self._position = Position()
+        self._shapes: set[tuple[int, ...]] = set()
+        if saved is not None:
+            self._restore(saved)
+            watcher.announce(f"going on after {self.learner.updates} updates ({self.seconds:.0f} s)")
+
+    def train(self) -> Trained:
+        """Run to the end of the budget and write the base."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        training, learner = self.request.recipe.training, self.learner
+        sampler = Sampler(
+            self._items.__getitem__, self._training, training.batch_size, training.seed, self._position,
+            pin=self.request.device.type == "cuda",
+        )  # fmt: skip
+        started = time.monotonic() - self.seconds
+        saved_at = reported_at = time.monotonic()
+        error = math.nan
+        batches = prefetched(iter(sampler))
+        try:
+            while (spent := self._spent()) < 1:
+                batch, position = next(batches)
+                rollbacks = learner.rollbacks
+                error, norm = learner.update(batch, spent)
+                if learner.rollbacks > rollbacks:
+                    self.watcher.announce(
+                        f"update {learner.updates}: no finite gradient; back to the last good state at half the rate"
+                    )
+                self._position = position
+                self.seconds = time.monotonic() - started
+                self._shapes.add(batch.shape)
+                now = time.monotonic()
+                value = self._validate_if_due()
+                if value is not None or now - reported_at > REPORT_EVERY:
+                    self._report(error, norm, value)
+                    reported_at = now
+                self.seconds = time.monotonic() - started
+                if now - saved_at > SAVE_EVERY or self.stop.signal is not None:
+                    self._save()
+                    saved_at = time.monotonic()
+                self.stop.check(f"{learner.updates} updates are saved in {self.folder}")
+        finally:
+            batches.close()
+        quality = self._validation_psnr()
+        self._report(error, math.nan, quality)
+        return self._finish(quality)
+
+    def _split(self) -> tuple[list[int], list[Batch]]:
+        """Indices to train on, and batches to validate on."""
+        recipe, names = self.request.recipe, self.request.validation
+        count = len(self._items)
+        others = Collection(names, self._decode) if names else self._items
+        held_out = MOST_HELD_OUT if names else min(MOST_HELD_OUT, math.ceil(HELD_OUT * count))
+        order = np.random.default_rng((recipe.training.seed, 0)).permutation(len(others))
+        chosen = sorted(order[:held_out].tolist())
+        training = list(range(count))
+        if not names and count > len(chosen):
+            training = sorted(set(training) - set(chosen))
+        elif not names:
+            self.watcher.announce("too few items to hold any out: the validation PSNR is that of the training items")
+        signals = ((index, signal) for index in chosen if (signal := others[index]) is not None)
+        return training, list(batched(signals, min(64, recipe.training.batch_size)))
+
+    def _normalizer(self, saved: TrainingState | None) -> Normalizer:
+        axes = self.request.axes
+        if saved is not None:
+            return Normalizer(tuple(saved.values["offset"]), tuple(saved.values["scale"]))
+        if axes.kind == "image":
+            return Normalizer.of_code_range(axes.channels)
+        signals = self._items.all(workers=os.cpu_count() or 1)
+        return Normalizer.of_range(signal for signal in signals if signal is not None)
+
+    def _spent(self) -> float:
+        """How much of the budget is spent, by updates or by the clock, whichever is further."""
+        training = self.request.recipe.training
+        by_steps = self.learner.updates / training.steps if training.steps else 0.0
+        by_clock = self.seconds / (60 * training.minutes) if training.minutes else 0.0
+        return max(by_steps, by_clock)
+
+    def _validate_if_due(self) -> float | None:
+        due = int(self._spent() * VALIDATIONS)
+        if due <= self._validated_at or due >= VALIDATIONS:
+            return None
+        is_first, self._validated_at = self._validated_at < 0, due
+        if is_first or self._validation_seconds > MOST_VALIDATING * self.seconds:
+            return None
+        started = time.monotonic()
+        quality = self._validation_psnr()
+        # counted twice: the next one would cost as much again
+        self._validation_seconds += 2 * (time.monotonic() - started)
+        return quality
+
+    def _validation_psnr(self) -> float:
+        average = self.learner.average
+        values = [psnr(average.encode(batch).error.cpu().numpy()) for batch in self._validation]
+        return float(np.concatenate(values).mean()) if values else math.nan
+
+    def _sample(self) -> Iterator[Batch]:
+        """Some training items, for the range of the latents."""
+        training = self.request.recipe.training
+        chosen = np.random.default_rng((training.seed, 1)).permutation(self._training)[:LATENT_SAMPLE]
+        signals = ((int(index), signal) for index in sorted(chosen) if (signal := self._items[int(index)]) is not None)
+        return batched(signals, min(64, training.batch_size))
+
+    def _report(self, error: float, norm: float, quality: float | None) -> None:
+        learner, spent = self.learner, self._spent()
+        progress = Progress(
+            learner.updates, round(self.seconds, 2), min(1.0, spent), float(psnr(error)), norm,
+            learner.rate(min(1.0, spent)), learner.skipped, quality,
+        )  # fmt: skip
+        self.watcher.report(progress)
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({key: plain(value) for key, value in asdict(progress).items()}) + "\n")
+
+    def _decode(self, record: Record) -> Signal | None:
+        try:
+            return self._reading.signal(record)
+        except ItemError as error:
+            self.watcher.announce(f"left out {record.key}: {error}")
+            return None
+
+    def _saved(self) -> TrainingState | None:
+        if not self._state_file.exists():
+            return None
+        saved = read_state(self._state_file)
+        if changes := differences(saved.values["identity"], canonical(dict(self.request.identity))):
+            raise OutputExistsError(
+                f"an unfinished training in {self.folder} has other settings: {'; '.join(changes)}",
+                hint="use the same settings to go on, another name, or --overwrite",
+            )
+        return saved
+
+    def _save(self) -> None:
+        tensors, values = self.learner.state()
+        normalizer = self.learner.base.normalizer
+        values |= {
+            "identity": self.request.identity,
+            "seconds": self.seconds,
+            "validated_at": self._validated_at,
+            "position": asdict(self._position),
+            "shapes": sorted(self._shapes),
+            "offset": normalizer.offset,
+            "scale": normalizer.scale,
+        }
+        write_state(self._state_file, TrainingState(tensors, values))
+
+    def _restore(self, saved: TrainingState) -> None:
+        self.learner.restore(saved.tensors, saved.values)
+        self.seconds, self._validated_at = float(saved.values["seconds"]), int(saved.values["validated_at"])
+        position = saved.values["position"]
+        self._position = Position(position["epoch"], position["index"], tuple(position["waiting"]))
+        self._shapes = {tuple(shape) for shape in saved.values["shapes"]}
+
+    def _finish(self, quality: float) -> Trained:
+        average, recipe = self.learner.average, self.request.recipe
+        unusable = sum(self._items.is_known_bad(index) for index in self._training)
+        trained = Trained(
+            path=self.request.output,
+            recipe=recipe,
+            updates=self.learner.updates,
+            seconds=self.seconds,
+            psnr=quality,
+            items=len(self._training) - unusable,
+            validation_items=sum(len(batch) for batch in self._validation),
+            unusable=unusable,
+        )
+        training = {
+            "identity": dict(self.request.identity),
+            "updates": trained.updates,
+            "seconds": round(trained.seconds, 1),
+            "psnr": plain(quality),
+            "items": trained.items,
+            "validation_items": trained.validation_items,
+            "unusable": unusable,
+            "skipped": self.learner.skipped,
+            "shapes": [list(shape) for shape in sorted(self._shapes)[:64]],
+            "device": self.request.device.type,
+        }
+        latents = [average.encode(batch).latents.cpu() for batch in self._sample()]
+        if latents:
+            average.describe_latents(torch.cat(latents))
+        write_atomically(self.request.output, base_to_bytes(average, recipe, training))
+        clear(self.folder)
+        return trained
+
+
+def training_folder(output: Path) -> Path:
+    """Where the state of a training stands until its base is complete."""
+    return output.with_name(output.name + ".training")
+
+
+def clear(folder: Path) -> None:
+    """Remove a training folder, but nothing in it that is not ours."""
+    if folder.is_dir():
+        for file in (*folder.glob(".state.safetensors.*.partial"), folder / "state.safetensors", folder / "log.jsonl"):
+            file.unlink(missing_ok=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def plain(number: float | int | None) -> float | int | None:
+    """JSON has no NaN."""
+    return None if isinstance(number, float) and not math.isfinite(number) else number

@@ -1,0 +1,206 @@
+"""From shards to a base: which recipe, what is there already, then the run."""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from functaconv.checkpoint import is_base, read_base
+from functaconv.errors import InputError, ItemError, OutputExistsError
+from functaconv.functaset.ledger import differences
+from functaconv.functaset.schema import canonical
+from functaconv.interruption import stopping
+from functaconv.metalearning.run import Progress, Request, Run, Trained, Watcher, clear, training_folder
+from functaconv.recipe import Recipe, Situation, from_toml, validated
+from functaconv.recipe import preset as preset_of
+from functaconv.signals.batch import Axes, Signal
+from functaconv.signals.device import device_of, matmul_precision
+from functaconv.sources.decoders import decode, usable_field
+from functaconv.sources.items import Item
+from functaconv.sources.webdataset import expand_shards, fingerprint, read_records
+
+FIRST_ITEMS = 64
+
+
+def fit_base(
+    shards: str | Sequence[str],
+    output: Path | str,
+    *,
+    preset: str | None = None,
+    recipe: Path | str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    validation: str | Sequence[str] | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    log: Path | str | None = None,
+    overwrite: bool = False,
+    watcher: Watcher | None = None,
+    progress: bool = False,
+) -> Trained:
+    """Meta-learn a base from shards and write it to `output`.
+
+    Settings come from the preset, then the recipe file, then `settings` (nested tables, as in the file). Without a
+    preset the first items choose one. Stopped and started again with the same settings, the run goes on; finished,
+    it is left alone. With `progress` a bar shows how far it is.
+    """
+    output, watcher = Path(output), watcher or (_Bar() if progress else Watcher())
+    placed = device_of(device)
+    names = expand_shards(_listed(shards))
+    if "-" in names:
+        raise InputError(
+            "fit-base reads its items many times and cannot take them from a pipe",
+            hint="write the tar to a file first",
+        )
+    chosen, axes = _recipe(names, placed, preset, recipe, settings or {}, watcher)
+    validation_names = expand_shards(_listed(validation)) if validation else []
+    identity = {
+        "recipe": chosen.settings(),
+        "data": [fingerprint(name) for name in names],
+        "validation": [fingerprint(name) for name in validation_names],
+    }
+    finished = _already(output, identity, overwrite)
+    if finished is not None:
+        watcher.announce(f"{output} is finished, with these settings: nothing to do")
+        return finished
+    with matmul_precision(precision, placed), stopping(watcher.announce) as stop:
+        request = Request(
+            names, validation_names, output, chosen, axes, identity, placed, None if log is None else Path(log)
+        )
+        return Run(request, watcher, stop).train()
+
+
+def _listed(shards: str | Sequence[str]) -> list[str]:
+    return [shards] if isinstance(shards, str) else list(shards)
+
+
+def _recipe(
+    names: Sequence[str],
+    device: torch.device,
+    preset_name: str | None,
+    recipe_file: Path | str | None,
+    settings: Mapping[str, Any],
+    watcher: Watcher,
+) -> tuple[Recipe, Axes]:
+    written = from_toml(Path(recipe_file)) if recipe_file is not None else {}
+    preset_name = preset_name or written.pop("preset", None)
+    data = {**written.get("data", {}), **settings.get("data", {})}
+    items = _first_items(names, data.get("field"), data.get("channels"))
+    axes = Axes.of(items, data.get("channel_axis", "auto"))
+    first = _first_signal(items, axes)
+    asked = {**written.get("latent", {}), **settings.get("latent", {})}
+    latent = validated({"latent": asked}).latent if asked else None
+    situation = Situation(first.shape, axes.channels, device.type == "cuda", latent)
+    chosen = preset_name or {"image": "images", "array": "arrays"}[axes.kind]
+    recipe = preset_of(str(chosen), situation).changed(written).changed(settings)
+    budget = {**written.get("training", {}), **settings.get("training", {})}
+    if ("steps" in budget) != ("minutes" in budget):
+        # the budget that was asked for replaces the preset's, whichever kind that was
+        dropped = "minutes" if "steps" in budget else "steps"
+        table = recipe.settings()
+        table["training"].pop(dropped, None)
+        recipe = validated(table)
+    if recipe.training.steps is None and recipe.training.minutes is None:
+        recipe = recipe.changed({"training": {"minutes": 10.0}})
+    if not preset_name:
+        shape = "x".join(map(str, first.shape))
+        watcher.announce(
+            f"{axes.kind}s of {shape}, {axes.channels} channel{'s' * (axes.channels > 1)}, on {device.type}: "
+            f"recipe {chosen!r} ({_described(recipe)})"
+        )
+    return recipe, axes
+
+
+def _described(recipe: Recipe) -> str:
+    network, latent, training = recipe.network, recipe.latent, recipe.training
+    sites = "x".join(map(str, [*latent.sites, latent.numbers]))
+    budget = f"{training.minutes:g} minutes" if training.minutes else f"{training.steps} steps"
+    return (
+        f"{network.kind} {network.width}x{network.depth}, latent {sites}, {recipe.solver.kind} solver, "
+        f"batch {training.batch_size}, {budget}"
+    )
+
+
+def _first_items(names: Sequence[str], field: str | None, channels: int | None) -> list[Item]:
+    items: list[Item] = []
+    problems: list[str] = []
+    seen = 0
+    for number, name in enumerate(names):
+        for record in islice(read_records(name, number), FIRST_ITEMS):
+            seen += 1
+            if record.problem is not None or usable_field(record, field) is None:
+                continue
+            try:
+                items.append(decode(record, field=field, channels=channels))
+            except ItemError as error:
+                problems.append(f"{record.key}: {error}")
+            if len(items) >= FIRST_ITEMS:
+                return items
+    if not items:
+        why = f"; the first problem: {problems[0]}" if problems else ""
+        raise InputError(
+            f"no usable item in {', '.join(names[:3])} ({seen} records looked at){why}",
+            hint="shards hold png, jpg, webp, bmp, tif, npy or npz members; --field names another suffix",
+        )
+    return items
+
+
+def _first_signal(items: Sequence[Item], axes: Axes) -> Signal:
+    problem = ""
+    for item in items:
+        try:
+            return Signal.of(item, axes)
+        except ItemError as error:
+            problem = f"{item.key}: {error}"
+    raise InputError(f"none of the first {len(items)} items can be used; {problem}")
+
+
+def _already(output: Path, identity: Mapping[str, Any], overwrite: bool) -> Trained | None:
+    """The finished run with these very settings, if the output is one; anything else there is an error."""
+    if not output.exists():
+        if overwrite:
+            clear(training_folder(output))
+        return None
+    if not is_base(output):
+        raise OutputExistsError(f"{output} exists and is not a base", hint="choose another name")
+    if overwrite:
+        output.unlink()
+        clear(training_folder(output))
+        return None
+    hint = "choose another name, or pass --overwrite"
+    try:
+        stored = read_base(output)
+    except InputError as error:
+        raise OutputExistsError(f"{output} exists and is damaged: {error}", hint=hint) from None
+    training = stored.description.training
+    if changes := differences(training.get("identity", {}), canonical(dict(identity))):
+        raise OutputExistsError(f"{output} was made with other settings: {'; '.join(changes)}", hint=hint)
+    quality = training["psnr"]
+    return Trained(
+        path=output,
+        recipe=stored.recipe,
+        updates=training["updates"],
+        seconds=training["seconds"],
+        psnr=math.nan if quality is None else quality,
+        items=training["items"],
+        validation_items=training["validation_items"],
+        unusable=training["unusable"],
+        was_finished=True,
+    )
+
+
+class _Bar(Watcher):
+    """A bar of tqdm, in a terminal or a notebook."""
+
+    def __init__(self) -> None:
+        self._bar = tqdm(total=100, unit="%")
+
+    def announce(self, message: str) -> None:
+        self._bar.write(message)
+
+    def report(self, progress: Progress) -> None:
+        self._bar.set_postfix(updates=progress.update, dB=f"{progress.train_psnr:.2f}", refresh=False)
+        self._bar.update(round(100 * progress.fraction) - self._bar.n)
