@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from functaconv.shapes import CellCoords, CellFeatures, Coords, Features
+from functaconv.shapes import CellCoords, CellFeatures, Coords
 
 Interpolation = Literal["nearest", "linear"]
 Frame = Literal["local", "global"]
@@ -83,7 +83,9 @@ class Placement:
         sites = values.new_zeros(values.shape[0], self.sites, values.shape[-1])
         return sites.index_add(1, self.corners.flatten(), summed)
 
-    def scatter(self, values: CellFeatures, out: Features) -> Features:
+    def scatter(
+        self, values: CellFeatures, out: Float[Tensor, "item any channel"]
+    ) -> Float[Tensor, "item any channel"]:
         """Put values where they belong in the grid's own order; returns `out`."""
         flat = values.flatten(1, 2)
         index = self.index.flatten()
