@@ -29,7 +29,9 @@ TEST_BAND = (0.35, 0.68)
 COLUMNS = 6
 ZOOM = 8
 MARKER = "demo.json"
-LATENT = {"numbers": 16, "sites": [4, 4]}
+LATENT = {"numbers": 32, "sites": [4, 4]}
+W0_FIRST = 6.0
+"""within cells of 8 pixels: higher frequencies show between the pixels when rendered large"""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def demonstrate(
         announce(f"    {split}: {count} images in {directory / split}")
     base, store = directory / "base.safetensors", directory / "test.zarr"
     announce(f"2/5 fit-base: {minutes:g} minutes")
-    settings = {"latent": LATENT, "training": {"minutes": minutes}, "network": {"w0_first": 10.0}}
+    settings = {"latent": LATENT, "training": {"minutes": minutes}, "network": {"w0_first": W0_FIRST}}
     metalearning.fit_base(str(directory / "train"), base, settings=settings, device=device, watcher=training_watcher)
     announce("3/5 encode the test images")
     conversion.encode(base, str(directory / "test"), store, device=device, watcher=encoding_watcher)
