@@ -28,8 +28,8 @@ from functaconv.sources.items import Record
 
 HELD_OUT = 0.02
 MOST_HELD_OUT = 256
-LATENT_SAMPLE = 512
-"""training items from which the range of the latents is taken"""
+LATENT_SAMPLE, LEAST_SAMPLE, SAMPLE_POINTS = 512, 8, 1 << 20
+"""training items from which the range of the latents is taken: fewer where they are large"""
 SAVE_EVERY = 20.0
 """seconds between training states"""
 REPORT_EVERY = 0.5
@@ -223,7 +223,9 @@ class Run:
     def _sample(self) -> Iterator[Batch]:
         """Some training items, for the range of the latents."""
         training = self.request.recipe.training
-        chosen = np.random.default_rng((training.seed, 1)).permutation(self._training)[:LATENT_SAMPLE]
+        points = max((math.prod(shape) for shape in self._shapes), default=1)
+        count = min(LATENT_SAMPLE, max(LEAST_SAMPLE, SAMPLE_POINTS // points))
+        chosen = np.random.default_rng((training.seed, 1)).permutation(self._training)[:count]
         signals = ((int(index), signal) for index in sorted(chosen) if (signal := self._items[int(index)]) is not None)
         return batched(signals, min(64, training.batch_size))
 
