@@ -9,6 +9,7 @@ from functaconv.fitting import Fit, GradientDescent, Reconstruction, fit, recons
 from functaconv.networks import ModulatedNetwork, Placement
 from functaconv.shapes import Coords, Features, Latents
 from functaconv.signals.batch import Axes, Batch
+from functaconv.signals.device import free_memory
 from functaconv.signals.grid import Grid
 from functaconv.signals.normalizer import Normalizer
 
@@ -97,13 +98,15 @@ class Base(nn.Module):
         With `points` (indices into the batch's grid, on the CPU) only those; whole cells of them where the latents
         are spatial.
         """
+        batch = batch.to(self.device)
         if points is None:
             placement = self.placement(batch.shape)
         else:
+            points = points.to(self.device, non_blocking=True)
             batch = batch.select(points)
-            placement = self.field.sites.place(self.coords(batch.shape)[points.to(self.device, non_blocking=True)])
-        features = self.normalizer.features(batch, self.device)
-        valid = None if batch.valid is None else batch.valid.to(self.device, non_blocking=True).to(features.dtype)
+            placement = self.field.sites.place(self.coords(batch.shape)[points])
+        features = self.normalizer.features(batch)
+        valid = None if batch.valid is None else batch.valid.to(features.dtype)
         problem = reconstruction(self.field, placement, features, valid, chunk=chunk)
         if self.is_coupled:
             return replace(problem, sites=self.field.sites.count)
@@ -147,7 +150,7 @@ class Base(nn.Module):
             room = CPU_CACHE // (items * network.width * BYTES_PER_ACTIVATION)
         else:
             per_point = items * network.width * len(network.w0) * TAPE_PER_LAYER * BYTES_PER_ACTIVATION
-            room = GPU_ACTIVATIONS // per_point
+            room = min(GPU_ACTIVATIONS, free_memory(self.device) // 2) // per_point
         return int(max(LEAST_POINTS, room))
 
     def coords(self, shape: tuple[int, ...]) -> Tensor:

@@ -29,6 +29,18 @@ TEST_BAND = (0.35, 0.68)
 COLUMNS = 6
 ZOOM = 8
 MARKER = "demo.json"
+MADE = (
+    "images",
+    "train",
+    "test",
+    "base.safetensors",
+    "base.safetensors.training",
+    "test.zarr",
+    "items.csv",
+    "renders",
+    "contact-sheet.png",
+)
+"""what an earlier demo left; anything else in its directory stays"""
 LATENT = {"numbers": 32, "sites": [4, 4]}
 W0_FIRST = 6.0
 """within cells of 8 pixels: higher frequencies show between the pixels when rendered large"""
@@ -97,7 +109,10 @@ def _clear(directory: Path) -> None:
             raise OutputExistsError(
                 f"{directory} exists and is not an earlier demo", hint="functaconv demo ANOTHER-DIRECTORY"
             )
-        shutil.rmtree(directory)
+        for name in MADE:
+            shutil.rmtree(directory / name) if (directory / name).is_dir() else (directory / name).unlink(
+                missing_ok=True
+            )
     directory.mkdir(parents=True, exist_ok=True)
     write_atomically(directory / MARKER, json.dumps({"made_by": "functaconv demo"}).encode())
 

@@ -186,7 +186,7 @@ def _content(candidate: Candidate, field: str | None, transform: ImageTransform 
     if item.peak is None:
         raise ItemError(f"{suffix}: resizing and cropping are for images, found an array")
     array = transform_image(item.array, item.peak, transform, max_pixels=DEFAULT_LIMITS.pixels)
-    if array.shape == item.array.shape:
+    if np.array_equal(array, item.array):
         return {suffix: content}
     return _encoded(replace(item, array=array))
 

@@ -206,7 +206,7 @@ def _joined(base: Base, functaset: Functaset, index: Items, number: int, grid: G
     whole = index.shape[number]
     latents = torch.from_numpy(functaset.latents(slice(first, first + rows))).reshape(rows, -1, base.latent)
     shapes = functaset.shapes[first : first + rows]
-    centres = [grid.axis(axis).double() for axis in range(dims)]
+    centres = [grid.axis(axis) for axis in range(dims)]
     out = torch.zeros(*grid.shape, base.axes.channels)
     for row in range(rows):
         inside, local = [], []

@@ -27,8 +27,13 @@ class Items:
     is_tiled: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, keys: NDArray[np.object_], shapes: NDArray[np.int32], tiles: NDArray[np.int32] | None) -> "Items":
-        count = len(keys)
+    def of(
+        cls, keys: NDArray[np.object_] | None, shapes: NDArray[np.int32], tiles: NDArray[np.int32] | None
+    ) -> "Items":
+        """From the columns of a functaset; without `keys` the items have empty names."""
+        count = len(shapes)
+        if keys is None:
+            keys = np.full(count, "", object)
         if tiles is None:
             ones = np.ones(count, np.int64)
             return cls(np.arange(count), ones, shapes.astype(np.int64), keys, np.zeros(count, bool))

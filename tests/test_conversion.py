@@ -4,6 +4,7 @@ import io
 import json
 import os
 import signal
+import tarfile
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,17 +18,22 @@ from PIL import Image
 from functaconv.checkpoint import base_from_bytes
 from functaconv.conversion import Encoded, Watcher, encode, plan, work
 from functaconv.errors import InputError, OutputExistsError, StoppedError, UsageError
+from functaconv.functaset.checks import verify
 from functaconv.functaset.reader import Functaset, open_functaset
 from functaconv.functaset.writer import FunctasetWriter
 from functaconv.metalearning import fit_base
 from functaconv.metrics import mse_of, psnr
+from functaconv.packing import pack
 from functaconv.recipe import merged
+from functaconv.rendering import arrays
 from functaconv.signals.grid import Grid
 from functaconv.signals.reading import Reading
 from functaconv.sources.images import ImageTransform
 from functaconv.sources.webdataset import expand_shards, read_records
+from functaconv.summary import Items
 
-from .conftest import npy, png, tar
+from .conftest import TINY, npy, png
+from .conftest import tar as tar_of
 
 FEW = 10
 
@@ -320,10 +326,38 @@ def noise(seed: int) -> bytes:
 def test_memory_does_not_grow_with_the_number_of_items(base_file: Path, tmp_path: Path) -> None:
     peaks = []
     for count in (100, 400):
-        shard = tar(tmp_path / f"{count}.tar", {f"{n}.png": noise(n) for n in range(count)})
+        shard = tar_of(tmp_path / f"{count}.tar", {f"{n}.png": noise(n) for n in range(count)})
         tracemalloc.start()
         run(base_file, shard, tmp_path / str(count), batch_size=5)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     # the index of the shard and the ledger: far less than the 12 kB of an image
     assert peaks[1] - peaks[0] < 300 * 1000
+
+
+def test_tiles_of_odd_sizes_verify_and_join_to_the_stored_error(tmp_path: Path) -> None:
+    shapes = [(77, 46), (33, 50)]
+    folder = _odd_images(tmp_path, shapes)
+    base = tmp_path / "spatial.safetensors"
+    settings = merged(TINY, {"latent": {"sites": [8, 8], "numbers": 4}, "training": {"steps": 2}})
+    fit_base(str(folder), base, settings=settings)
+    encode(base, str(folder), tmp_path / "tiled", tile=16)
+    assert verify(tmp_path / "tiled") == []
+    functaset = open_functaset(tmp_path / "tiled")
+    items = Items.of(functaset.keys, functaset.shapes, functaset.tiles)
+    expected = psnr(items.mse(functaset.mse, functaset.shapes))
+    with tarfile.open(next(folder.glob("*.tar"))) as tar:
+        originals = {m.name[:-4]: np.asarray(Image.open(io.BytesIO(tar.extractfile(m).read()))) for m in tar}  # type: ignore[union-attr]
+    for number, (key, array) in enumerate(arrays(functaset)):
+        found = -10 * np.log10(np.mean((array.astype(np.float64) - originals[key] / 255) ** 2))
+        assert found == pytest.approx(expected[number], abs=1e-4)
+
+
+def _odd_images(tmp_path: Path, shapes: list[tuple[int, int]]) -> Path:
+    source = tmp_path / "odd"
+    source.mkdir()
+    for number, shape in enumerate(shapes):
+        noise = np.random.default_rng(number).integers(0, 255, (*shape, 3), np.uint8)
+        Image.fromarray(noise).save(source / f"{number}.png")
+    pack(source, tmp_path / "odd-shards")
+    return tmp_path / "odd-shards"

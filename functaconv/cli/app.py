@@ -117,6 +117,9 @@ def run(arguments: Sequence[str]) -> int:
             return code
         if type(error).__name__ == "Exit" and isinstance(code, int):
             return code
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            _tell(arguments, f"out of memory: {error}".partition("\n")[0], "a smaller --batch-size needs less")
+            return 1
         _tell(arguments, f"internal error: {type(error).__name__}: {error}", "this is a bug; -v shows where")
         return 1
 

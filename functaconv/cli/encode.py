@@ -21,6 +21,9 @@ def command(
     bits: Annotated[str, typer.Option("--bits", help="float16, float32, or 8.", metavar="BITS")] = "float16",
     device: options.Device = "auto",
     precision: options.Precision = "auto",
+    channels: Annotated[
+        int | None, typer.Option("--channels", help="Images: 1 lets a gray base convert colour.", min=1, max=3)
+    ] = None,
     field: options.Field = None,
     resize: options.Resize = None,
     crop: options.Crop = None,
@@ -50,7 +53,8 @@ def command(
     if resize or crop:
         transform = ImageTransform(parse_size(resize) if resize else None, parse_size(crop) if crop else None)
     options: dict[str, Any] = {
-        "steps": steps, "solver": solver, "batch_size": batch_size, "bits": bits, "device": device, "field": field,
+        "steps": steps, "solver": solver, "batch_size": batch_size, "bits": bits, "device": device,
+        "precision": precision, "channels": channels, "field": field,
         "transform": transform, "tile": tile, "limit": limit, "workers": workers, "overwrite": overwrite,
     }  # fmt: skip
     if dry_run:
@@ -59,7 +63,7 @@ def command(
         return
     with Meter(silent=quiet) as meter:
         encoded = encode(
-            base, shards, out, **options, precision=precision, max_error_rate=max_error_rate, min_psnr=min_psnr,
+            base, shards, out, **options, max_error_rate=max_error_rate, min_psnr=min_psnr,
             watcher=EncodingMeter(meter),
         )  # fmt: skip
     if json:

@@ -101,7 +101,7 @@ def _fit(work: Work, signals: Sequence[Signal], pace: Pace, report: Callable[[in
     for batch in prefetched(batched(enumerate(signals), work.batch_size, pin=base.device.type == "cuda")):
         problem = base.problem(batch, chunk=base.chunk(len(batch)))
         latents = base.fit(problem, steps=work.steps).latents
-        # the one moment a batch waits for the device
+        # here a batch waits for the device: between the inner loop and the quantiser, and below for its error
         values = latents.cpu().numpy().reshape(len(batch), *shape)
         positions = np.array(batch.positions)
         fits = quantiser.fits(values)

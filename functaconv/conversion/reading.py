@@ -7,10 +7,16 @@ from itertools import islice
 from functaconv.conversion.work import Work
 from functaconv.errors import ChangedInputError, InputError, ItemError
 from functaconv.functaset.ledger import Progress
+from functaconv.signals.batch import Signal
 from functaconv.signals.loader import map_ahead
 from functaconv.signals.tiles import Tile
+from functaconv.sources.decoders import decode, usable_field
 from functaconv.sources.items import Record
 from functaconv.sources.webdataset import read_records
+
+FIRST_ITEMS = 16
+MOST_BYTES = 256 << 20
+"""decoded, in a block"""
 
 
 @dataclass(frozen=True)
@@ -42,16 +48,22 @@ class ReadBlock:
 def read_blocks(work: Work, part: int, progress: Progress, room: int | None) -> Iterator[ReadBlock]:
     """What is left of a part, in blocks of `work.block` records; at most `room` records of the part in all.
 
-    A damaged shard ends with a block, empty perhaps, that says so.
+    Where items are much larger than those of the training a block ends sooner, by their bytes. A damaged shard ends
+    with a block, empty perhaps, that says so.
     """
     consumed, last_key = progress.records, progress.last_key or ""
     reads = map_ahead(lambda record: _read(work, record), _records(work, part, progress, room), workers=work.workers)
     while True:
         block: list[Read] = []
         damage = None
+        room_left, is_last = MOST_BYTES, True
         try:
-            while len(block) < work.block and (read := next(reads, None)) is not None:
+            while (read := next(reads, None)) is not None:
                 block.append(read)
+                room_left -= sum(tile.signal.values.nbytes for tile in read.tiles)
+                if len(block) >= work.block or room_left <= 0:
+                    is_last = False
+                    break
         except ChangedInputError:
             raise
         except InputError as error:
@@ -60,7 +72,7 @@ def read_blocks(work: Work, part: int, progress: Progress, room: int | None) -> 
         last_key = block[-1].key if block else last_key
         if block or damage:
             yield ReadBlock(tuple(block), consumed, last_key, damage)
-        if len(block) < work.block:
+        if is_last:
             return
 
 
@@ -85,3 +97,61 @@ def _read(work: Work, record: Record) -> Read:
         return Read(record.key, record.record, work.reading.tiles(record))
     except ItemError as error:
         return Read(record.key, record.record, reason=str(error))
+
+
+def check_first_items(work: Work) -> None:
+    """Before anything is made or replaced: shards without any usable item, or with items that the base is not for.
+
+    What comes through a pipe cannot be looked at twice, and a damaged shard is the conversion's to tell.
+    """
+    axes = work.stored.base.axes
+    if work.is_piped:
+        return
+    try:
+        looks = [_look(work, record) for record in islice(_usable(work), FIRST_ITEMS)]
+    except InputError:
+        return
+    if not looks:
+        raise InputError(
+            f"there is no usable item in {', '.join(work.names[:3])}",
+            hint="shards hold png, jpg, webp, bmp, tif, npy or npz members; --field names another suffix",
+        )
+    found = [look.mismatch for look in looks if look.mismatch]
+    # one item that does not fit is a failed item; but colour would be lost without a word
+    if len(found) == len(looks) or any(look.loses_colour for look in looks):
+        raise InputError(
+            f"the base is for {axes.kind}s of {axes.channels} channel{'s' * (axes.channels > 1)}: {found[0]}",
+            hint="learn a base on such data with fit-base"
+            + ("; --channels 1 converts to gray" if axes.kind == "image" and axes.channels == 1 else ""),
+        )
+
+
+def _usable(work: Work) -> Iterator[Record]:
+    for part, name in enumerate(work.names):
+        for record in islice(read_records(name, part), work.limit):
+            if record.problem is not None or usable_field(record, work.field) is not None:
+                yield record
+
+
+@dataclass(frozen=True)
+class _Look:
+    mismatch: str = ""
+    """why a sound record is not what the base is for"""
+    loses_colour: bool = False
+
+
+def _look(work: Work, record: Record) -> _Look:
+    axes = work.stored.base.axes
+    try:
+        item = decode(record, field=work.field)
+    except ItemError:
+        return _Look()
+    if item.kind == axes.kind == "image":
+        if item.array.shape[-1] > axes.channels and not work.may_lose_colour:
+            return _Look(f"{item.key} is a colour image", loses_colour=True)
+        return _Look()
+    try:
+        Signal.of(item, axes)
+    except ItemError as error:
+        return _Look(f"{item.key}: {error}")
+    return _Look()

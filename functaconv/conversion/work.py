@@ -14,7 +14,7 @@ from functaconv.errors import InputError, UsageError, lookup
 from functaconv.fitting import SOLVERS
 from functaconv.functaset.quantise import Quantiser
 from functaconv.functaset.schema import Bits, Layout
-from functaconv.signals.device import device_of
+from functaconv.signals.device import device_of, precision_of
 from functaconv.signals.grid import AXES
 from functaconv.signals.reading import Reading
 from functaconv.sources.images import ImageTransform, Size
@@ -25,6 +25,8 @@ CODE_SIGMAS = 4.5
 BLOCK_VALUES = 1 << 20
 LEAST_BLOCK, MOST_BLOCK = 16, 2048
 BATCH_ON_CPU, BATCH_ON_GPU = 64, 1024
+POINTS_ON_CPU, POINTS_ON_GPU = 1 << 16, 1 << 20
+"""of a batch: on the CPU more would only leave the cache"""
 LEAST_TILE = 8
 BITS: dict[str, Bits] = {"float16": "float16", "float32": "float32", "8": "8"}
 
@@ -39,6 +41,9 @@ class Work:
     steps: int
     batch_size: int
     workers: int
+    precision: str = "float32"
+    may_lose_colour: bool = False
+    """gray was asked for by name: colour images may be converted"""
     field: str | None = None
     transform: ImageTransform | None = None
     tile: int | None = None
@@ -56,6 +61,8 @@ class Work:
         batch_size: int | None = None,
         bits: str = "float16",
         device: str = "auto",
+        precision: str = "auto",
+        channels: int | None = None,
         field: str | None = None,
         transform: ImageTransform | None = None,
         tile: int | None = None,
@@ -75,20 +82,30 @@ class Work:
                 f"the base was learned for the solver {stored.recipe.solver.kind!r}, not {solver!r}",
                 hint="leave --solver out, or learn a base with it",
             )
+        if channels not in (None, stored.base.axes.channels):
+            raise UsageError(
+                f"the base was learned on {stored.base.axes.channels} channels, not {channels}",
+                hint="leave --channels out, or learn a base with it",
+            )
         if (tile is not None or transform is not None) and stored.base.axes.kind != "image":
             raise UsageError(
                 "--tile, --resize and --crop are for images; this base is for arrays", hint="leave them out"
             )
         if tile is not None and tile < LEAST_TILE:
             raise UsageError(f"--tile must be at least {LEAST_TILE} pixels, not {tile}")
-        on_cpu = stored.base.device.type == "cpu"
+        if batch_size is None:
+            on_cpu = stored.base.device.type == "cpu"
+            most, room = (BATCH_ON_CPU, POINTS_ON_CPU) if on_cpu else (BATCH_ON_GPU, POINTS_ON_GPU)
+            batch_size = max(1, min(most, room // _usual_points(stored)))
         return cls(
             stored,
             expand_shards([shards] if isinstance(shards, str) else list(shards)),
             lookup(BITS, bits, what="kind of --bits"),
             steps=steps or stored.base.solver.steps,
-            batch_size=batch_size or (BATCH_ON_CPU if on_cpu else BATCH_ON_GPU),
+            batch_size=batch_size,
             workers=(os.cpu_count() or 1) if workers is None else workers,
+            precision=precision_of(precision, stored.base.device),
+            may_lose_colour=channels == 1,
             field=field or stored.recipe.data.field,
             transform=transform,
             tile=tile,
@@ -120,6 +137,7 @@ class Work:
             "shards": [source["name"] for source in self.sources],
             "solver": self.stored.recipe.solver.kind,
             "steps": self.steps,
+            "precision": self.precision,
             "field": self.field,
             "resize": _plain(transform.resize),
             "crop": _plain(transform.crop),
@@ -142,9 +160,7 @@ class Work:
     @property
     def block(self) -> int:
         """Records in a block, the unit of saving: a property of the base, so that batches are the same in every run."""
-        shapes = self.stored.description.training.get("shapes") or [[1024]]
-        points = max(1, int(np.prod([float(size) for size in shapes[0]])))
-        return int(min(MOST_BLOCK, max(LEAST_BLOCK, BLOCK_VALUES // points)))
+        return int(min(MOST_BLOCK, max(LEAST_BLOCK, BLOCK_VALUES // _usual_points(self.stored))))
 
     def expected(self) -> int | None:
         """About how many records there are: those of the first shard, in proportion to the bytes of all.
@@ -160,6 +176,12 @@ class Work:
             # the work itself will come upon the damage, after the good items
             return None
         return records if self.limit is None else min(records, self.limit)
+
+
+def _usual_points(stored: StoredBase) -> int:
+    """Points of a training item."""
+    shapes = stored.description.training.get("shapes") or [[1024]]
+    return max(1, int(np.prod([float(size) for size in shapes[0]])))
 
 
 def _plain(size: Size | None) -> int | list[int] | None:

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 import functaconv
 from functaconv.conversion.encoding import DAMAGED, Pace, encode_block
-from functaconv.conversion.reading import read_blocks
+from functaconv.conversion.reading import check_first_items, read_blocks
 from functaconv.conversion.work import Work
 from functaconv.errors import (
     ChangedInputError,
@@ -111,6 +111,7 @@ def encode(
     bits: str = "float16",
     device: str = "auto",
     precision: str = "auto",
+    channels: int | None = None,
     field: str | None = None,
     transform: ImageTransform | None = None,
     tile: int | None = None,
@@ -131,17 +132,19 @@ def encode(
     """
     watcher = watcher or (_Bar() if progress else Watcher())
     work = Work.of(
-        base, shards, steps=steps, solver=solver, batch_size=batch_size, bits=bits, device=device, field=field,
+        base, shards, steps=steps, solver=solver, batch_size=batch_size, bits=bits, device=device,
+        precision=precision, channels=channels, field=field,
         transform=transform, tile=tile, limit=limit, workers=workers, stdin=stdin,
     )  # fmt: skip
     target = Path(output)
     if work.is_piped and not overwrite and target.exists() and any(target.iterdir() if target.is_dir() else [0]):
         raise OutputExistsError(f"{target} exists, and {PIPED.partition(':')[0]}", hint="--overwrite, or another name")
+    check_first_items(work)
     is_new = not target.exists()
     writer = FunctasetWriter.open(target, work.layout, work.settings, overwrite=overwrite)
     if writer.finished:
         return _finished(target, work, min_psnr, max_error_rate, watcher)
-    with matmul_precision(precision, work.stored.base.device), stopping(watcher.announce) as stop:
+    with matmul_precision(work.precision, work.stored.base.device), stopping(watcher.announce) as stop:
         pace = _convert(work, writer, stop, watcher)
     if writer.totals().rows + writer.totals().failed == 0:
         if is_new or overwrite:
@@ -258,7 +261,7 @@ def _seal(work: Work, writer: FunctasetWriter, pace: Pace) -> dict[str, Any]:
     stored, totals = work.stored, writer.totals()
     shapes = writer.column("shape")
     tiles = writer.column("tile") if work.tile is not None else None
-    items = Items.of(writer.column("key"), shapes, tiles)
+    items = Items.of(None, shapes, tiles)
     normaliser: dict[str, Any] = {
         "offset": list(stored.base.normalizer.offset),
         "scale": list(stored.base.normalizer.scale),

@@ -27,6 +27,9 @@ KEEP_GOOD_EVERY = 50
 """updates"""
 TENSORS_PER_LAYER = 6
 """of activation size, that forward and pullback of an inner step leave for the backward"""
+TENSORS_OF_FORWARD = 3
+MEMORY_SHARE = 0.5
+"""of what is free, for activations"""
 
 
 class Learner:
@@ -43,6 +46,8 @@ class Learner:
         self.optimizer = torch.optim.Adam([{"params": self._shared}, {"params": solver}])
         self.updates, self.skipped, self.rollbacks, self.slowdown = 0, 0, 0, 1.0
         self._skipped_in_a_row = 0
+        # asked once: which items go together must not change from one update to the next
+        self._memory = MEMORY_SHARE * free_memory(base.device)
         self._placements: dict[tuple[int, ...], Placement] = {}
         self._good = self._snapshot()
 
@@ -58,13 +63,12 @@ class Learner:
         """
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * self._schedule(spent) * self.slowdown
-        loss = self._loss(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        loss = self._backward(batch)
         norm = nn.utils.clip_grad_norm_(self._shared, self.training.clip or math.inf)
         solver_norm = nn.utils.get_total_norm([p.grad for p in self._solver if p.grad is not None])
         # the one moment an update waits for the device
-        error, size, solver_size = torch.stack([loss.detach(), norm, solver_norm.to(norm.device)]).tolist()
+        error, size, solver_size = torch.stack([loss, norm, solver_norm.to(norm.device)]).tolist()
         self.updates += 1
         if not all(map(math.isfinite, (error, size, solver_size))):
             self._skip()
@@ -85,6 +89,7 @@ class Learner:
         for index, slots in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{slot}": value for slot, value in slots.items()}
         values = {name: getattr(self, name) for name in ("updates", "skipped", "rollbacks", "slowdown")}
+        values["skipped_in_a_row"] = self._skipped_in_a_row
         return tensors, values
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
@@ -101,17 +106,23 @@ class Learner:
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
         self.updates, self.skipped = int(values["updates"]), int(values["skipped"])
         self.rollbacks, self.slowdown = int(values["rollbacks"]), float(values["slowdown"])
+        self._skipped_in_a_row = int(values["skipped_in_a_row"])
         self._good = self._snapshot()
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _backward(self, batch: Batch) -> Tensor:
+        """Leave the gradient of the batch's mean error with the parameters; as many items at a time as fit."""
         inner, outer = self._points(batch)
-        problem = self.base.problem(batch, points=inner)
-        fitted = self.base.fit(
-            problem, second_order=self.training.second_order, recompute=self._recompute(batch, inner)
-        )
-        if outer is inner:
-            return fitted.error.mean()
-        return self.base.problem(batch, points=outer).error(fitted.latents).mean()
+        together, recompute = self._room(batch, inner, outer)
+        total = torch.zeros((), device=self.base.device)
+        for start in range(0, len(batch), together):
+            part = batch.items(slice(start, start + together))
+            problem = self.base.problem(part, points=inner)
+            fitted = self.base.fit(problem, second_order=self.training.second_order, recompute=recompute)
+            error = fitted.error if outer is inner else self.base.problem(part, points=outer).error(fitted.latents)
+            loss = error.sum() / len(batch)
+            torch.autograd.backward(loss)
+            total += loss.detach()
+        return total
 
     def _points(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
         """Points of the inner fit and of the outer loss, the same for all items; None for all points.
@@ -144,15 +155,20 @@ class Learner:
             self._placements[shape] = self.base.field.sites.place(Grid(shape).coords())
         return self._placements[shape]
 
-    def _recompute(self, batch: Batch, inner: Tensor | None) -> bool:
-        if self.training.recompute != "auto":
-            return self.training.recompute == "yes"
-        points = batch.values.shape[1] if inner is None else len(inner)
-        network = self.base.field.network
-        kept = (
-            4 * TENSORS_PER_LAYER * len(batch) * points * network.width * len(network.w0) * (self.base.solver.steps + 1)
-        )
-        return kept > 0.5 * free_memory(self.base.device)
+    def _room(self, batch: Batch, inner: Tensor | None, outer: Tensor | None) -> tuple[int, bool]:
+        """How many items go together, and whether their inner steps are recomputed in the backward pass.
+
+        First the steps are recomputed, then the batch is taken in parts: its gradient is a sum over items.
+        """
+        count = batch.values.shape[1]
+        network, steps = self.base.field.network, self.base.solver.steps
+        layer = 4 * network.width * len(network.w0)
+        step = TENSORS_PER_LAYER * layer * (count if inner is None else len(inner))
+        last = TENSORS_OF_FORWARD * layer * (count if outer is None else len(outer))
+        wish = self.training.recompute
+        if wish != "yes" and (wish == "no" or len(batch) * (steps * step + last) <= self._memory):
+            return max(1, int(self._memory // (steps * step + last))), False
+        return max(1, int(self._memory // (step + last))), True
 
     @torch.no_grad()
     def _average(self) -> None:

@@ -26,6 +26,7 @@ from functaconv.signals.normalizer import Normalizer
 from functaconv.signals.reading import Reading
 from functaconv.sources.items import Record
 
+STATE = "state.safetensors"
 HELD_OUT = 0.02
 MOST_HELD_OUT = 256
 LATENT_SAMPLE, LEAST_SAMPLE, SAMPLE_POINTS = 512, 8, 1 << 20
@@ -115,7 +116,7 @@ class Run:
     def __init__(self, request: Request, watcher: Watcher, stop: Stop) -> None:
         self.request, self.watcher, self.stop = request, watcher, stop
         self.folder = training_folder(request.output)
-        self._state_file = self.folder / "state.safetensors"
+        self._state_file = self.folder / STATE
         self._log = request.log or self.folder / "log.jsonl"
         self._reading = Reading(request.axes, request.recipe.data.field)
         saved = self._saved()
@@ -317,10 +318,16 @@ def training_folder(output: Path) -> Path:
     return output.with_name(output.name + ".training")
 
 
+def is_begun(output: Path, identity: Mapping[str, Any]) -> bool:
+    """An unfinished training with these settings is to take the place of what is at `output`."""
+    state = training_folder(output) / STATE
+    return state.exists() and not differences(read_state(state).values["identity"], canonical(dict(identity)))
+
+
 def clear(folder: Path) -> None:
     """Remove a training folder, but nothing in it that is not ours."""
     if folder.is_dir():
-        for file in (*folder.glob(".state.safetensors.*.partial"), folder / "state.safetensors", folder / "log.jsonl"):
+        for file in (*folder.glob(".state.safetensors.*.partial"), folder / STATE, folder / "log.jsonl"):
             file.unlink(missing_ok=True)
         if not any(folder.iterdir()):
             folder.rmdir()

@@ -14,11 +14,11 @@ from functaconv.errors import InputError, ItemError, OutputExistsError
 from functaconv.functaset.ledger import differences
 from functaconv.functaset.schema import canonical
 from functaconv.interruption import stopping
-from functaconv.metalearning.run import Progress, Request, Run, Trained, Watcher, clear, training_folder
+from functaconv.metalearning.run import Progress, Request, Run, Trained, Watcher, clear, is_begun, training_folder
 from functaconv.recipe import Recipe, Situation, from_toml, validated
 from functaconv.recipe import preset as preset_of
 from functaconv.signals.batch import Axes, Signal
-from functaconv.signals.device import device_of, matmul_precision
+from functaconv.signals.device import device_of, matmul_precision, precision_of
 from functaconv.sources.decoders import decode, usable_field
 from functaconv.sources.items import Item
 from functaconv.sources.webdataset import expand_shards, fingerprint, read_records
@@ -59,6 +59,7 @@ def fit_base(
     validation_names = expand_shards(_listed(validation)) if validation else []
     identity = {
         "recipe": chosen.settings(),
+        "precision": precision_of(precision, placed),
         "data": [fingerprint(name) for name in names],
         "validation": [fingerprint(name) for name in validation_names],
     }
@@ -167,8 +168,10 @@ def _already(output: Path, identity: Mapping[str, Any], overwrite: bool) -> Trai
     if not is_base(output):
         raise OutputExistsError(f"{output} exists and is not a base", hint="choose another name")
     if overwrite:
-        output.unlink()
+        # the old base stays until the new one takes its place
         clear(training_folder(output))
+        return None
+    if is_begun(output, identity):
         return None
     hint = "choose another name, or pass --overwrite"
     try:
@@ -178,6 +181,8 @@ def _already(output: Path, identity: Mapping[str, Any], overwrite: bool) -> Trai
     training = stored.description.training
     if changes := differences(training.get("identity", {}), canonical(dict(identity))):
         raise OutputExistsError(f"{output} was made with other settings: {'; '.join(changes)}", hint=hint)
+    # killed between writing the base and clearing up
+    clear(training_folder(output))
     quality = training["psnr"]
     return Trained(
         path=output,

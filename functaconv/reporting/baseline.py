@@ -131,7 +131,7 @@ def _read(
     for batch in prefetched(batched(_signals(reading, shards, shape), BATCH)):
         if batch.valid is not None:
             raise _UnsuitableError("training items have missing values")
-        features = base.normalizer.features(batch, base.device)
+        features = base.normalizer.features(batch)
         if whole is not None:
             whole.add(features.flatten(1))
         if cells is not None:

@@ -154,9 +154,10 @@ class Comparer:
             rows = thumbnails.watched(rows, base.normalizer)
         size = 64 if base.device.type == "cpu" else 1024
         batches = prefetched(batched(rows, size, most_bytes=MOST_BYTES, pin=base.device.type == "cuda"))
-        for batch in batches:
+        for read in batches:
+            batch = read.to(base.device)
             positions = np.array(batch.positions)
-            features = base.normalizer.features(batch, base.device)
+            features = base.normalizer.features(batch)
             latents = torch.from_numpy(self._latents(positions)).reshape(len(batch), -1, base.latent)
             decoded = base.decode(latents.to(base.device), base.coords(batch.shape))
             found[positions] = row_errors(decoded, features, batch.valid).cpu().numpy()

@@ -140,6 +140,26 @@ class Batch:
     def __len__(self) -> int:
         return len(self.positions)
 
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same items on a device; the copy is not waited for when they are in pinned memory."""
+
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
+        return replace(
+            self, values=self.values.to(device, non_blocking=True), peaks=moved(self.peaks), valid=moved(self.valid)
+        )
+
+    def items(self, chosen: slice) -> "Batch":
+        """Some of the items."""
+        return replace(
+            self,
+            values=self.values[chosen],
+            peaks=None if self.peaks is None else self.peaks[chosen],
+            valid=None if self.valid is None else self.valid[chosen],
+            positions=self.positions[chosen],
+        )
+
     def select(self, points: Tensor) -> "Batch":
         """The same items at some of their points only."""
         valid = None if self.valid is None else self.valid[:, points]

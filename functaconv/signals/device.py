@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -31,16 +32,27 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        # not Linux: half of what is built in
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-@contextmanager
-def matmul_precision(name: str, device: torch.device) -> Iterator[None]:
-    """How float32 matrices are multiplied meanwhile: `auto` is full float32, as on the CPU."""
+def precision_of(name: str, device: torch.device) -> str:
+    """The precision that a name stands for; `auto` is full float32 on every device."""
     if name not in PRECISIONS:
         raise UsageError(f"there is no precision {name!r}", hint=f"one of {', '.join(PRECISIONS)}")
     if name == "tf32" and device.type != "cuda":
         raise UsageError("tf32 is a mode of CUDA devices", hint="leave --precision out, or use --device cuda")
+    return "float32" if name == "auto" else name
+
+
+@contextmanager
+def matmul_precision(name: str, device: torch.device) -> Iterator[None]:
+    """How float32 matrices are multiplied meanwhile."""
+    name = precision_of(name, device)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
     try:

@@ -36,14 +36,13 @@ class Grid:
         return math.prod(self.shape)
 
     def axis(self, number: int) -> Tensor:
-        """Cell centres along one axis, float32."""
+        """Cell centres along one axis, float64."""
         low, high = (0.0, 1.0) if self.region is None else self.region[number]
         size = self.shape[number]
-        # in float64 first, so that a centre does not depend on how it was reached
-        centres = low + (high - low) * (torch.arange(size, dtype=torch.float64) + 0.5) / size
-        return centres.to(torch.float32)
+        return low + (high - low) * (torch.arange(size, dtype=torch.float64) + 0.5) / size
 
     def coords(self) -> Tensor:
         """Cell centres, `[point, coord]`, float32, last axis fastest."""
-        axes = [self.axis(number) for number in range(len(self.shape))]
+        # rounded once, at the end: a centre must not depend on how it was reached
+        axes = [self.axis(number).float() for number in range(len(self.shape))]
         return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))

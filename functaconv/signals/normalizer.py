@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -47,24 +48,27 @@ class Normalizer:
         spread = np.where(high > low, high - low, 1.0)
         return cls(tuple(map(float, low)), tuple(map(float, spread)))
 
-    def features(self, batch: Batch, device: torch.device | str = "cpu") -> Tensor:
-        """The batch's features on a device, `[item, point, channel]` float32; missing values become 0."""
-        values = batch.values.to(device, non_blocking=True).to(torch.float32)
+    def features(self, batch: Batch) -> Tensor:
+        """The batch's features, on its device, `[item, point, channel]` float32; missing values become 0."""
+        values = batch.values.to(torch.float32)
         if batch.peaks is not None:
-            values = values / batch.peaks.to(device, non_blocking=True)[:, None, None]
-        offset, scale = self._tensors(values.device)
+            values = values / batch.peaks[:, None, None]
+        offset, scale = _constants(self, values.device)
         features = (values - offset) / scale
         if batch.valid is not None:
-            features = features.masked_fill(~batch.valid.to(device, non_blocking=True), 0.0)
+            features = features.masked_fill(~batch.valid, 0.0)
         return features
 
     def values(self, features: Tensor) -> Tensor:
         """Raw units again; images stay a fraction of their code range."""
-        offset, scale = self._tensors(features.device)
+        offset, scale = _constants(self, features.device)
         return features * scale + offset
 
-    def _tensors(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        return (
-            torch.tensor(self.offset, dtype=torch.float32, device=device),
-            torch.tensor(self.scale, dtype=torch.float32, device=device),
-        )
+
+@lru_cache(maxsize=64)
+def _constants(normalizer: Normalizer, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Offset and scale on a device, where they are copied once."""
+    return (
+        torch.tensor(normalizer.offset, dtype=torch.float32, device=device),
+        torch.tensor(normalizer.scale, dtype=torch.float32, device=device),
+    )

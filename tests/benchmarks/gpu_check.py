@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from functaconv.base import Base
-from functaconv.recipe import Situation, build, preset
+from functaconv.recipe import LatentRecipe, Situation, build, preset
 from functaconv.signals.batch import Axes, Batch, Signal
 from functaconv.signals.grid import Grid
 from functaconv.signals.normalizer import Normalizer
@@ -63,16 +63,30 @@ def check_agreement() -> dict[str, float]:
     return found
 
 
+LAYOUTS: tuple[dict[str, Any], ...] = (
+    {"numbers": 64},
+    {"numbers": 16, "sites": (4, 4)},
+    {"numbers": 16, "sites": (4, 4), "interpolation": "linear"},
+    {"numbers": 16, "sites": (4, 4), "kernel": 3},
+)
+
+
 def check_no_synchronisation() -> None:
-    base = fresh("images", 32, on_gpu=True).cuda().requires_grad_(False)
-    batch = Batch.of(images(64, 32), range(64), pin=True)
-    base.encode(batch)
-    problem = base.problem(batch)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        base.fit(problem)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    """The inner loop of every latent layout, with and without a graph, never waits for the device."""
+    for layout in LAYOUTS:
+        situation = Situation((32, 32), 3, True, LatentRecipe(**layout))
+        base = build(preset("images", situation), Axes("image", 2, 3), Normalizer.of_code_range(3)).cuda()
+        batch = Batch.of(images(16, 32), range(16), pin=True)
+        problem = base.problem(batch)
+        for recompute in (False, True):
+            base.fit(problem, recompute=recompute).error.sum().backward()
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                base.fit(problem, recompute=recompute)
+                with torch.no_grad():
+                    base.fit(problem)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
 
 
 def learned_alike() -> dict[str, float]:
