@@ -304,7 +304,7 @@ def test_a_plan_says_what_would_be_done(base_file: Path, shards: Path, tmp_path:
 
 
 def test_labels_and_attributes_travel_along(base_file: Path, tmp_path: Path) -> None:
-    shard = tar(
+    shard = tar_of(
         tmp_path / "a.tar",
         {"0.png": png(0, (8, 8)), "0.cls": b"7", "0.json": b'{"a": [1]}', "1.png": png(1, (8, 8)), "1.txt": b"words"},
     )
