@@ -260,3 +260,15 @@ def test_real_images_are_packed_or_listed_with_a_reason(tmp_path: Path) -> None:
     for record in records(tmp_path / "out"):
         item = decode(record, transform=ImageTransform(resize=32, crop=32), channels=3)
         assert item.array.shape == (32, 32, 3)
+
+
+def test_an_image_is_resized_and_cropped_even_when_its_size_is_right_already(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    original = image(3, (24, 24, 3))
+    original.save(folder / "a.png")
+    pack(folder, tmp_path / "shards", transform=ImageTransform(resize=48, crop=24))
+    (record,) = records(tmp_path / "shards")
+    packed = decode(record).array
+    assert packed.shape == (24, 24, 3)
+    assert not np.array_equal(packed, np.asarray(original)), "the middle of the enlarged image, not the image itself"

@@ -46,7 +46,9 @@ def command(
     channels: Annotated[
         int | None, typer.Option("--channels", help="Images: 1 for gray, 3 for RGB.", min=1, max=3)
     ] = None,
-    log: Annotated[Path | None, typer.Option("--log", help="Progress as JSON lines.", metavar="FILE.jsonl")] = None,
+    log: Annotated[
+        Path | None, typer.Option("--log", help="Keep the progress as JSON lines.", metavar="FILE.jsonl")
+    ] = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
