@@ -18,6 +18,7 @@ from functaconv.errors import InputError, ItemError, OutputExistsError, UsageErr
 from functaconv.sources.decoders import (
     ARRAY_SUFFIXES,
     DEFAULT_LIMITS,
+    OTHER_IMAGES,
     ImageTransform,
     decode,
     parse_field,
@@ -139,11 +140,11 @@ def _candidates(source: Path, field: str | None, labels: bool | None, exclude: P
         raise InputError(f"no such folder: {source}", hint="give a folder of images, or of npy or npz files")
     if not source.is_dir():
         raise InputError(f"not a folder: {source}", hint="put the file into a folder of its own and pack that")
-    suffixes = ARRAY_SUFFIXES if field is None else (parse_field(field)[0],)
+    suffixes = (*ARRAY_SUFFIXES, *OTHER_IMAGES) if field is None else (parse_field(field)[0],)
     folder = walk(source, suffixes, exclude=exclude)
     if not folder.candidates:
         found = ", ".join(f"{count} {suffix}" for suffix, count in folder.ignored.items()) or "no files at all"
-        raise InputError(f"nothing to pack in {source}: found {found}", hint=f"expected {', '.join(suffixes)}")
+        raise InputError(f"nothing to pack in {source}: found {found}", hint=f"expected {', '.join(ARRAY_SUFFIXES)}")
     if labels and not folder.classes:
         raise InputError(f"no classes in {source}: some files lie beside the sub-folders, expected all within them")
     if labels is False:
@@ -173,6 +174,8 @@ def _samples(
 
 def _content(candidate: Candidate, field: str | None, transform: ImageTransform | None) -> dict[str, bytes]:
     suffix = candidate.path.suffix.lower().removeprefix(".")
+    if suffix in OTHER_IMAGES:
+        raise ItemError(f"{suffix} images are not read; expected one of {', '.join(ARRAY_SUFFIXES)}: convert it first")
     try:
         size = candidate.path.stat().st_size
         if size > DEFAULT_LIMITS.member:

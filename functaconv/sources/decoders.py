@@ -32,6 +32,7 @@ from functaconv.sources.items import Item, Record
 __all__ = [
     "ARRAY_SUFFIXES",
     "DEFAULT_LIMITS",
+    "OTHER_IMAGES",
     "SUFFIXES",
     "ImageTransform",
     "Limits",
@@ -44,6 +45,9 @@ __all__ = [
 
 ARRAY_SUFFIXES = (*IMAGE_SUFFIXES, "npy", "npz")
 """the suffixes that hold an array, in the order of preference when a record has several: lossless first"""
+OTHER_IMAGES = ("gif", "heic", "heif", "avif", "jp2", "jxl", "psd", "svg", "eps", "ico", "tga", "ppm", "pgm", "pbm")
+"""images that are not read: who packs them wants to hear of it"""
+
 SUFFIXES = frozenset({*ARRAY_SUFFIXES, "cls", "txt", "json"})
 """the allow-list; of a suffix with dots (`mask.png`) the last part counts"""
 
