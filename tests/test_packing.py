@@ -245,11 +245,8 @@ def test_progress_is_shown_on_request_only(source: Path, tmp_path: Path, capsys:
 
 
 @pytest.mark.realdata
-def test_real_images_are_packed_or_listed_with_a_reason(tmp_path: Path) -> None:
-    root = os.environ.get("FUNCTACONV_TEST_DATA")
-    if not root:
-        pytest.skip("FUNCTACONV_TEST_DATA is not set")
-    folder = Path(root) / "raw" / "images"
+def test_real_images_are_packed_or_listed_with_a_reason(tmp_path: Path, test_data: Path) -> None:
+    folder = test_data / "raw" / "images"
     summary = pack(folder, tmp_path / "out")
     files = sum(1 for path in folder.rglob("*") if path.is_file())
     assert summary.count + summary.failed + sum(summary.ignored.values()) == files

@@ -10,7 +10,7 @@ from functaconv.functaset.ledger import Progress
 from functaconv.signals.batch import Signal
 from functaconv.signals.loader import map_ahead
 from functaconv.signals.tiles import Tile
-from functaconv.sources.decoders import decode, usable_field
+from functaconv.sources.decoders import USABLE_HINT, decode, usable_field
 from functaconv.sources.items import Record
 from functaconv.sources.webdataset import read_records
 
@@ -114,7 +114,7 @@ def check_first_items(work: Work) -> None:
     if not looks:
         raise InputError(
             f"there is no usable item in {', '.join(work.names[:3])}",
-            hint="shards hold png, jpg, webp, bmp, tif, npy or npz members; --field names another suffix",
+            hint=USABLE_HINT,
         )
     found = [look.mismatch for look in looks if look.mismatch]
     # one item that does not fit is a failed item; but colour would be lost without a word

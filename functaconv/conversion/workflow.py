@@ -32,6 +32,7 @@ from functaconv.interruption import Stop, stopping
 from functaconv.signals.device import matmul_precision
 from functaconv.signals.loader import prefetched
 from functaconv.signals.tiles import Tile
+from functaconv.sources.decoders import USABLE_HINT
 from functaconv.sources.images import ImageTransform
 from functaconv.sources.webdataset import index_shard
 from functaconv.summary import Items, Size, raw_bytes, summarise
@@ -151,7 +152,7 @@ def encode(
             shutil.rmtree(writer.path)
         raise InputError(
             f"there is no usable item in {', '.join(work.names[:3])} ({pace.consumed} records looked at)",
-            hint="shards hold png, jpg, webp, bmp, tif, npy or npz members; --field names another suffix",
+            hint=USABLE_HINT,
         )
     writer.assemble(work.quantiser)
     report = _seal(work, writer, pace)

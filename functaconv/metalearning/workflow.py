@@ -19,7 +19,7 @@ from functaconv.recipe import Recipe, Situation, from_toml, validated
 from functaconv.recipe import preset as preset_of
 from functaconv.signals.batch import Axes, Signal
 from functaconv.signals.device import device_of, matmul_precision, precision_of
-from functaconv.sources.decoders import decode, usable_field
+from functaconv.sources.decoders import USABLE_HINT, decode, usable_field
 from functaconv.sources.items import Item
 from functaconv.sources.webdataset import expand_shards, fingerprint, read_records
 
@@ -144,7 +144,7 @@ def _first_items(names: Sequence[str], field: str | None, channels: int | None) 
         why = f"; the first problem: {problems[0]}" if problems else ""
         raise InputError(
             f"no usable item in {', '.join(names[:3])} ({seen} records looked at){why}",
-            hint="shards hold png, jpg, webp, bmp, tif, npy or npz members; --field names another suffix",
+            hint=USABLE_HINT,
         )
     return items
 

@@ -34,6 +34,7 @@ __all__ = [
     "DEFAULT_LIMITS",
     "OTHER_IMAGES",
     "SUFFIXES",
+    "USABLE_HINT",
     "ImageTransform",
     "Limits",
     "decode",
@@ -47,6 +48,9 @@ ARRAY_SUFFIXES = (*IMAGE_SUFFIXES, "npy", "npz")
 """the suffixes that hold an array, in the order of preference when a record has several: lossless first"""
 OTHER_IMAGES = ("gif", "heic", "heif", "avif", "jp2", "jxl", "psd", "svg", "eps", "ico", "tga", "ppm", "pgm", "pbm")
 """images that are not read: who packs them wants to hear of it"""
+
+USABLE_HINT = "shards hold png, jpg, webp, bmp, tif, npy or npz members; --field names another suffix"
+"""for whoever finds no usable item in shards"""
 
 SUFFIXES = frozenset({*ARRAY_SUFFIXES, "cls", "txt", "json"})
 """the allow-list; of a suffix with dots (`mask.png`) the last part counts"""

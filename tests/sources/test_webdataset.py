@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import os
 import sys
 import tarfile
 from collections.abc import Sequence
@@ -354,12 +353,9 @@ def test_a_directory_of_images_leads_to_pack(shards: Path) -> None:
 
 
 @pytest.mark.realdata
-def test_real_shards_have_as_many_records_as_keys() -> None:
-    root = os.environ.get("FUNCTACONV_TEST_DATA")
-    if not root:
-        pytest.skip("FUNCTACONV_TEST_DATA is not set")
+def test_real_shards_have_as_many_records_as_keys(test_data: Path) -> None:
     for name in ("lfw64", "era5_t2m_uk", "modelnet10_vox32"):
-        for shard in expand_shards([str(Path(root) / name)]):
+        for shard in expand_shards([str(test_data / name)]):
             with tarfile.open(shard) as archive:
                 keys = {member.name.partition(".")[0] for member in archive}
             records = list(read_records(shard))
