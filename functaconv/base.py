@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from functaconv.fitting import Fit, GradientDescent, Reconstruction, fit, reconstruction
+from functaconv.fitting import Fit, GaussNewton, Reconstruction, Solver, Tangent, best_fit, fit, reconstruction
 from functaconv.networks import ModulatedNetwork, Placement
 from functaconv.shapes import Coords, Features, Latents
 from functaconv.signals.batch import Axes, Batch
@@ -23,6 +23,10 @@ GPU_ACTIVATIONS = 8 << 30
 LEAST_POINTS = 256
 DECODED_TOGETHER = 1 << 20
 """points sorted into cells at a time"""
+MOST_TANGENT, MOST_TANGENTS = 1 << 28, 1 << 30
+"""bytes of a Jacobian that is kept for all batches, and of all that are kept"""
+SWEEPS = 2
+"""items per channel from which one Jacobian for all is less work than a pullback for each"""
 TAPE_PER_LAYER = 4
 """tensors of activation size alive per layer while one gradient is computed (sine, cosine, angle, cotangent)"""
 
@@ -40,7 +44,7 @@ class Base(nn.Module):
     def __init__(
         self,
         field: ModulatedNetwork,
-        solver: GradientDescent,
+        solver: Solver,
         normalizer: Normalizer,
         axes: Axes,
         *,
@@ -64,6 +68,7 @@ class Base(nn.Module):
         self.register_buffer("latent_mean", torch.zeros(latent))
         self.register_buffer("latent_std", torch.ones(latent))
         self._grids: dict[tuple[object, ...], tuple[Tensor, Placement]] = {}
+        self._tangents: dict[tuple[object, ...], Tangent] = {}
 
     @torch.no_grad()
     def describe_latents(self, latents: Latents) -> None:
@@ -112,22 +117,28 @@ class Base(nn.Module):
             return replace(problem, sites=self.field.sites.count)
         return problem
 
-    def fit(
-        self,
-        problem: Reconstruction,
-        *,
-        steps: int | None = None,
-        second_order: bool = True,
-        recompute: bool = False,
-    ) -> Fit:
+    def fit(self, problem: Reconstruction, *, second_order: bool = True, recompute: bool = False) -> Fit:
         """Fit latents to a problem, differentiably unless gradients are off."""
+        if problem.tangent is None and self._is_linearised(problem):
+            problem = problem.at(self.start)
         # one start for all items: the first step's forward is computed once, not once per item
-        return fit(problem, self.start, self.solver, steps=steps, second_order=second_order, recompute=recompute)
+        return fit(problem, self.start, self.solver, second_order=second_order, recompute=recompute)
 
     @torch.no_grad()
-    def encode(self, batch: Batch, *, steps: int | None = None) -> Fit:
-        """Fit latents to a batch, as many points at a time as suit the device."""
-        return self.fit(self.problem(batch, chunk=self.chunk(len(batch))), steps=steps)
+    def encode(
+        self, batch: Batch, *, steps: int | None = None, min_gain: float | None = None, chunk: int | None = None
+    ) -> Fit:
+        """Fit latents to a batch, as many points at a time as suit the device.
+
+        An item keeps its best where a step may make it worse: with a solver that looks before it goes on, and with
+        more steps than were learned. With `min_gain` (dB) it is done when a step brings less.
+        """
+        steps = self.solver.steps if steps is None else steps
+        problem = self.problem(batch, chunk=self.chunk(len(batch)) if chunk is None else chunk)
+        problem = self._linearised(problem, batch)
+        if min_gain is None and steps <= (1 if self.solver.is_adaptive else self.solver.steps):
+            return fit(problem, self.start, self.solver, steps=steps)
+        return best_fit(problem, self.start, self.solver, steps=steps, min_gain=min_gain)
 
     @torch.no_grad()
     def decode(self, latents: Latents, coords: Coords) -> Features:
@@ -146,12 +157,45 @@ class Base(nn.Module):
         On the CPU as many as stay in the cache; on a GPU as many as fit into a part of its memory.
         """
         network = self.field.network
+        rows = self.axes.channels * self.read_numbers if isinstance(self.solver, GaussNewton) else 0
         if self.device.type == "cpu":
-            room = CPU_CACHE // (items * network.width * BYTES_PER_ACTIVATION)
+            room = CPU_CACHE // (items * max(network.width, rows) * BYTES_PER_ACTIVATION)
         else:
-            per_point = items * network.width * len(network.w0) * TAPE_PER_LAYER * BYTES_PER_ACTIVATION
+            per_point = items * (network.width * len(network.w0) * TAPE_PER_LAYER + 2 * rows) * BYTES_PER_ACTIVATION
             room = min(GPU_ACTIVATIONS, free_memory(self.device) // 2) // per_point
         return int(max(LEAST_POINTS, room))
+
+    def _linearised(self, problem: Reconstruction, batch: Batch) -> Reconstruction:
+        """With the first step prepared: once for all batches with these points and this mask."""
+        if not self._is_linearised(problem):
+            return problem
+        # a base that learns on, or moves to another device, is another base
+        state = tuple((tensor.data_ptr(), tensor._version) for tensor in self.state_dict(keep_vars=True).values())
+        pieces = tuple(piece.targets.shape[1:3] for piece in problem.pieces)
+        key = (batch.shape, batch.mask_key, pieces, state)
+        if key not in self._tangents:
+            prepared = problem.at(self.start)
+            assert prepared.tangent is not None
+            known = sum(tangent.bytes for tangent in self._tangents.values())
+            if known + prepared.tangent.bytes > MOST_TANGENTS:
+                self._tangents.clear()
+            self._tangents[key] = prepared.tangent
+        return replace(problem, tangent=self._tangents[key])
+
+    def _is_linearised(self, problem: Reconstruction) -> bool:
+        """The first step is computed for all items at once, and its Jacobian may be kept."""
+        if not problem.is_shared:
+            return False
+        if not isinstance(self.solver, GaussNewton) and problem.items <= SWEEPS * self.axes.channels:
+            # so few pullbacks cost less than a Jacobian
+            return False
+        return 4 * problem.values * self.read_numbers <= MOST_TANGENT
+
+    @property
+    def read_numbers(self) -> int:
+        """How many numbers a point depends on."""
+        corners = 2**self.axes.dims if self.field.sites.interpolation != "nearest" and self.sites else 1
+        return corners * self.field.latent_map.weight.shape[1]
 
     def coords(self, shape: tuple[int, ...]) -> Tensor:
         """Cell centres of a grid on the base's device."""

@@ -83,6 +83,11 @@ class SolverRecipe:
     """learn the rates of each step on their own"""
     initial: tuple[Positive, Positive] = (0.5, 0.5)
     limits: tuple[Annotated[float, Field(ge=0, le=1e6)], Positive] = (1e-6, 10.0)
+    damping: Annotated[float, Field(ge=1e-9, le=1e6)] = 1e-3
+    """gauss-newton: added to the curvature, relative to the mean of its diagonal"""
+    learned_damping: bool = False
+    chord: bool = False
+    """gauss-newton: the curvature of the start serves all steps"""
 
     @field_validator("initial", "limits")
     @classmethod
@@ -234,14 +239,9 @@ def build(recipe: Recipe, axes: Axes, normalizer: Normalizer) -> Base:
         generator=generator,
     )
     latent_map = LatentMap(grid, latent.numbers, network.modulations, kernel=latent.kernel, generator=generator)
-    solver = lookup(SOLVERS, recipe.solver.kind, what="solver")(
-        latent.numbers,
-        steps=recipe.solver.steps,
-        per_step=recipe.solver.per_step,
-        initial=recipe.solver.initial,
-        limits=recipe.solver.limits,
-        generator=generator,
-    )
+    kind = lookup(SOLVERS, recipe.solver.kind, what="solver")
+    options = {name: getattr(recipe.solver, name) for name in kind.settings}
+    solver = kind(latent.numbers, steps=recipe.solver.steps, **options, generator=generator)
     field = ModulatedNetwork(network, latent_map, grid)
     return Base(field, solver, normalizer, axes, latent=latent.numbers, learned_start=latent.learned_start)
 

@@ -22,3 +22,7 @@ Latents = Float[Tensor, "#item site latent"]
 Modulations = Float[Tensor, "item site modulation"]
 """what the network receives: shifts (and scales) of all layers, side by side"""
 PerItem = Float[Tensor, " item"]
+CellJacobian = Float[Tensor, "item cell point channel number"]
+"""derivative of the values in a cell by the numbers the cell reads: those of one site after the other"""
+CellMatrices = Float[Tensor, "#item cell number number"]
+"""a symmetric matrix per cell, over the numbers the cell reads"""

@@ -97,17 +97,18 @@ def _fit(work: Work, signals: Sequence[Signal], pace: Pace, report: Callable[[in
     base, quantiser, layout = work.stored.base, work.quantiser, work.layout
     shape = (*layout.sites, layout.latent)
     fitted = _Fitted(np.zeros((len(signals), *shape), quantiser.dtype), np.zeros(len(signals), np.float32), {})
-    done = 0
+    done, chunk = 0, base.chunk(work.batch_size)
     for batch in prefetched(batched(enumerate(signals), work.batch_size, pin=base.device.type == "cuda")):
-        problem = base.problem(batch, chunk=base.chunk(len(batch)))
-        latents = base.fit(problem, steps=work.steps).latents
+        # the same chunks for short batches too: how an item is summed up must not depend on where a run began
+        found = base.encode(batch, steps=work.steps, chunk=chunk)
+        latents = found.latents
         # here a batch waits for the device: between the inner loop and the quantiser, and below for its error
         values = latents.cpu().numpy().reshape(len(batch), *shape)
         positions = np.array(batch.positions)
         fits = quantiser.fits(values)
         stored = quantiser.quantise(np.where(fits.reshape(-1, *(1,) * len(shape)), values, 0))
         kept = torch.from_numpy(quantiser.dequantise(stored).reshape(latents.shape)).to(base.device)
-        mse = problem.error(kept).cpu().numpy()
+        mse = found.problem.error(kept).cpu().numpy()
         fits &= np.isfinite(mse)
         fitted.modulation[positions], fitted.mse[positions] = stored, mse
         for position in positions[~fits]:

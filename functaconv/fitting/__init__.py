@@ -1,9 +1,21 @@
 """The inner loop on plain tensors: what a batch asks of a latent, and the solvers that answer."""
 
-from functaconv.fitting.fit import Fit, Solver, fit
+from functaconv.fitting.fit import Fit, Solver, best_fit, fit
+from functaconv.fitting.gauss_newton import GaussNewton
 from functaconv.fitting.gradient_descent import GradientDescent
-from functaconv.fitting.reconstruction import Reconstruction, reconstruction
+from functaconv.fitting.reconstruction import Reconstruction, Tangent, reconstruction
 
-SOLVERS = {"gradient": GradientDescent}
+SOLVERS = {"gradient": GradientDescent, "gauss-newton": GaussNewton}
 
-__all__ = ["SOLVERS", "Fit", "GradientDescent", "Reconstruction", "Solver", "fit", "reconstruction"]
+__all__ = [
+    "SOLVERS",
+    "Fit",
+    "GaussNewton",
+    "GradientDescent",
+    "Reconstruction",
+    "Solver",
+    "Tangent",
+    "best_fit",
+    "fit",
+    "reconstruction",
+]

@@ -1,5 +1,6 @@
 """The inner loop: from a start, a few steps of a solver."""
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -7,8 +8,11 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from functaconv.fitting.reconstruction import Reconstruction
+from functaconv.fitting.reconstruction import Reconstruction, Slope
 from functaconv.shapes import Latents, PerItem
+
+MORE_TRUST, LESS_TRUST = 3.0, 0.1
+"""what an accepted and a rejected step make of the trust in an item's next one"""
 
 
 @runtime_checkable
@@ -17,7 +21,12 @@ class Solver(Protocol):
 
     steps: int
 
-    def step(self, problem: Reconstruction, latents: Latents, number: int) -> Latents: ...
+    @property
+    def is_adaptive(self) -> bool: ...
+    def look(self, problem: Reconstruction, latents: Latents) -> Slope: ...
+    def move(
+        self, problem: Reconstruction, view: Slope, number: int, trust: PerItem | None = None
+    ) -> Latents: ...
     def project(self) -> None: ...
 
 
@@ -50,10 +59,56 @@ def fit(
     """
     latents = start
     inner = problem if second_order else replace(problem, differentiable=False)
+
+    def step(latents: Latents, number: int) -> Latents:
+        return latents + solver.move(inner, solver.look(inner, latents), number)
+
     for number in range(solver.steps if steps is None else steps):
         if recompute and torch.is_grad_enabled():
-            latents = checkpoint(solver.step, inner, latents, number, use_reentrant=False)
+            latents = checkpoint(step, latents, number, use_reentrant=False)
         else:
-            latents = solver.step(inner, latents, number)
-    items = problem.pieces[0].targets.shape[0]
-    return Fit(problem, latents.expand(items, -1, -1))
+            latents = step(latents, number)
+    return Fit(problem, latents.expand(problem.items, -1, -1))
+
+
+@torch.no_grad()
+def best_fit(
+    problem: Reconstruction, start: Latents, solver: Solver, *, steps: int, min_gain: float | None = None
+) -> Fit:
+    """Fit latents by up to `steps` steps, of which each item keeps its best: more steps never make it worse.
+
+    An adaptive solver goes back after a step that made an item worse and takes a smaller one, as Levenberg and
+    Marquardt did. With `min_gain` (dB) an item is done when a step has brought it less than that; here, and only
+    here, every step waits for the device.
+    """
+    latents, view = start.expand(problem.items, -1, -1), solver.look(problem, start)
+    error, trust = view.error, torch.ones_like(view.error)
+    best, best_error = latents.clone(), error
+    # the items still on their way, by their place in the batch
+    active = torch.arange(problem.items, device=latents.device)
+    for number in range(steps):
+        ahead = latents + solver.move(problem, view, number, trust if number else None)
+        last = number == steps - 1
+        there = Slope(ahead, problem.error(ahead)) if last else solver.look(problem, ahead)
+        better = there.error < best_error[active]
+        best = best.index_copy(0, active, torch.where(better[:, None, None], ahead, best[active]))
+        gain = 10 * torch.log10(best_error[active] / there.error)
+        best_error = best_error.index_copy(0, active, torch.where(better, there.error, best_error[active]))
+        if last:
+            break
+        if solver.is_adaptive:
+            latents = torch.where(better[:, None, None], ahead, latents)
+            view = there.where(better, view)
+            trust = torch.where(better, MORE_TRUST * trust, LESS_TRUST * trust)
+        else:
+            latents, view = ahead, there
+        if min_gain is not None:
+            # a step taken back says nothing about the next, smaller one, unless it was tiny already
+            going = torch.where(better, gain >= min_gain, trust > LESS_TRUST**3)
+            if not bool(going.all()):
+                chosen = going.nonzero()[:, 0]
+                if not len(chosen):
+                    break
+                active, latents, trust = active[chosen], latents[chosen], trust[chosen]
+                view, problem = view.select(chosen), problem.select(chosen)
+    return Fit(problem, best)

@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from functaconv.fitting.reconstruction import Reconstruction
-from functaconv.shapes import Latents
+from functaconv.fitting.reconstruction import Reconstruction, Slope
+from functaconv.shapes import Latents, PerItem
 
 
 class GradientDescent(nn.Module):
@@ -14,6 +14,9 @@ class GradientDescent(nn.Module):
     Rates start uniformly in `initial`, are learned in the outer loop by an optimiser group of their own, and are
     kept within `limits`. Steps beyond those trained use the last step's rates.
     """
+
+    settings = ("per_step", "initial", "limits")
+    """what a recipe may say of it"""
 
     def __init__(
         self,
@@ -29,9 +32,18 @@ class GradientDescent(nn.Module):
         self.steps, self.limits = steps, limits
         self.rates = nn.Parameter(torch.empty(steps if per_step else 1, latent).uniform_(*initial, generator=generator))
 
-    def step(self, problem: Reconstruction, latents: Latents, number: int) -> Latents:
-        """The latents after one more step; `number` counts from 0."""
-        return latents - self._rate(number) * problem.gradient(latents)
+    @property
+    def is_adaptive(self) -> bool:
+        """Learned steps are taken as they were learned, even one that leads uphill for a moment."""
+        return False
+
+    def look(self, problem: Reconstruction, latents: Latents) -> Slope:
+        """What the next step needs to know at these latents."""
+        return problem.slope(latents)
+
+    def move(self, problem: Reconstruction, view: Slope, number: int, trust: PerItem | None = None) -> Latents:
+        """The step; `number` counts from 0."""
+        return self._rate(number) * problem.downhill(view)
 
     @torch.no_grad()
     def project(self) -> None:

@@ -1,22 +1,29 @@
 """A batch to be explained: the solvers' only door to the network."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from functaconv.fitting.curvature import Curvature, Factor
 from functaconv.networks import Placement
-from functaconv.shapes import CellFeatures, CellWeights, Features, Latents, PerItem
+from functaconv.shapes import CellFeatures, CellJacobian, CellMatrices, CellWeights, Features, Latents, PerItem
+
+Rows = Float[Tensor, "#item cell value number"]
+"""a Jacobian with points and channels side by side"""
 
 
 @runtime_checkable
 class Field(Protocol):
-    """What a solver needs of a network: features, and their cotangents pulled back onto the latents."""
+    """What a solver needs of a network: features, their cotangents pulled back onto the latents, their Jacobian."""
 
     def __call__(self, latents: Latents, placement: Placement) -> CellFeatures: ...
     def vjp(self, latents: Latents, placement: Placement) -> tuple[CellFeatures, Callable[[CellFeatures], Latents]]: ...
+    def jacobian(self, latents: Latents, placement: Placement) -> tuple[CellFeatures, CellJacobian]: ...
+    def reads(self, placement: Placement) -> Int[Tensor, "cell read"] | None: ...
 
 
 @dataclass(frozen=True)
@@ -28,10 +35,80 @@ class Piece:
     weights: CellWeights
     """a value's share of its item's mean: over all pieces they sum to one"""
 
+    def error(self, residual: CellFeatures) -> PerItem:
+        return (self.weights * residual.square()).sum((-3, -2, -1))
+
+    def weighted(self, values: CellFeatures | CellJacobian) -> Rows:
+        """Values or derivatives times their weights, points and channels side by side."""
+        weights = self.weights if values.dim() == self.weights.dim() else self.weights[..., None]
+        weighted = values * weights
+        return weighted.flatten(2) if values.dim() == self.weights.dim() else weighted.flatten(2, 3)
+
+
+@dataclass(frozen=True)
+class Slope:
+    """How an item's error changes with its latent."""
+
+    slope: Latents
+    """J'W(y - f), J the derivative of the features and W the weights: downhill, half as steep as the error"""
+    error: PerItem
+    """weighted mean of the squared residuals"""
+
+    def select(self, chosen: Tensor) -> "Slope":
+        """Those of some of the items."""
+        return Slope(self.slope[chosen], self.error[chosen])
+
+    def where(self, mask: PerItem, other: "Slope") -> "Slope":
+        """These where `mask` holds, those of `other` elsewhere."""
+        return Slope(
+            torch.where(mask[:, None, None], self.slope, other.slope), torch.where(mask, self.error, other.error)
+        )
+
+
+@dataclass(frozen=True)
+class NormalEquations(Slope):
+    """A least-squares fit linearised at some latents: `(J'WJ) step = J'W(y - f)`."""
+
+    curvature: Curvature
+
+    def select(self, chosen: Tensor) -> "NormalEquations":
+        return NormalEquations(self.slope[chosen], self.error[chosen], self.curvature.select(chosen))
+
+    def where(self, mask: PerItem, other: Slope) -> "NormalEquations":
+        assert isinstance(other, NormalEquations)
+        both = super().where(mask, other)
+        return NormalEquations(both.slope, both.error, self.curvature.where(mask, other.curvature))
+
+
+@dataclass(frozen=True)
+class Tangent:
+    """The network linearised at a latent that all items share: computed once, it serves every item with the same
+    points and weights.
+    """
+
+    latents: Latents
+    features: Sequence[CellFeatures]
+    """per piece"""
+    rows: Sequence[Rows]
+    """weighted derivatives, per piece"""
+    curvature: Curvature
+    _factors: list[Factor] = field(default_factory=list, repr=False)
+
+    @property
+    def bytes(self) -> int:
+        """What it takes to keep it."""
+        return sum(rows.nbytes for rows in self.rows) + self.curvature.matrix.nbytes
+
+    def factor(self, damping: Tensor, metric: Tensor | None) -> Factor:
+        """The damped curvature, factored once: a solver does not change its damping within a tangent's life."""
+        if not self._factors:
+            self._factors.append(self.curvature.damped(damping, metric))
+        return self._factors[0]
+
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """The error of latents, and its gradient, for a batch of items on a common grid.
+    """The error of latents, its gradient and its normal equations, for a batch of items on a common grid.
 
     Pieces are chunks of points: they bound the memory and do not change the result.
     """
@@ -42,26 +119,153 @@ class Reconstruction:
     """how many sites the pieces cover: the gradient is that of the mean over a site's own points"""
     differentiable: bool = True
     """False: the gradient is a number, not a function, to an outer derivative (first-order MAML)"""
+    tangent: Tangent | None = None
+    """the network linearised at the latent where all items begin"""
+
+    @property
+    def items(self) -> int:
+        return len(self.pieces[0].targets)
+
+    @property
+    def values(self) -> int:
+        """How many values an item has, padding included."""
+        return sum(piece.targets[0].numel() for piece in self.pieces)
+
+    @property
+    def is_shared(self) -> bool:
+        """All items have the same points with the same weights: what depends on them alone is computed once."""
+        return len(self.pieces[0].weights) == 1
+
+    def select(self, chosen: Tensor) -> "Reconstruction":
+        """Some of the items."""
+        pieces = [
+            replace(
+                piece,
+                targets=piece.targets[chosen],
+                weights=piece.weights if self.is_shared else piece.weights[chosen],
+            )
+            for piece in self.pieces
+        ]
+        return replace(self, pieces=tuple(pieces))
 
     def error(self, latents: Latents) -> PerItem:
         """Mean squared error of each item over its valid points and channels."""
-        parts: list[PerItem] = []
-        for piece in self.pieces:
-            residual = self.field(latents, piece.placement) - piece.targets
-            parts.append((piece.weights * residual.square()).sum((-3, -2, -1)))
-        return _total(parts)
+        return _total([piece.error(self.field(latents, piece.placement) - piece.targets) for piece in self.pieces])
 
     def gradient(self, latents: Latents) -> Latents:
-        """Derivative of `sites * error`, summed over items: every item's gradient is its own.
+        """Derivative of `sites * error`, summed over items: every item's gradient is its own."""
+        return -self.downhill(self.slope(latents))
+
+    def downhill(self, view: Slope) -> Latents:
+        """Minus the derivative of `sites * error`: of the mean over a site's own points."""
+        return 2 * self.sites * view.slope
+
+    def slope(self, latents: Latents) -> Slope:
+        """J'W(y - f) and the error.
 
         Differentiable in its turn: the outer loop of meta-learning goes through it.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.differentiable):
-            parts: list[Latents] = []
+            if self._is_start(latents):
+                return self._slope_at_start()
+            slopes: list[Latents] = []
+            errors: list[PerItem] = []
             for piece in self.pieces:
                 features, pullback = self.field.vjp(latents, piece.placement)
-                parts.append(pullback(2 * self.sites * piece.weights * (features - piece.targets)))
-            return _total(parts)
+                residual = piece.targets - features
+                slopes.append(pullback(piece.weights * residual))
+                errors.append(piece.error(residual))
+            return Slope(_total(slopes), _total(errors))
+
+    def normal_equations(self, latents: Latents) -> NormalEquations:
+        """The fit linearised at `latents`: C reverse sweeps through the network, accumulated piece by piece.
+
+        With one latent for all items, and weights they share, there is one curvature for all. Differentiable.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.differentiable):
+            if self.tangent is not None and self._is_start(latents):
+                begun = self._slope_at_start()
+                return NormalEquations(begun.slope, begun.error, self.tangent.curvature)
+            slopes: list[Latents] = []
+            errors: list[PerItem] = []
+            matrices = _Matrices()
+            for piece in self.pieces:
+                features, jacobian = self.field.jacobian(latents, piece.placement)
+                reads = self.field.reads(piece.placement)
+                weighted = piece.weighted(jacobian)
+                matrices.add(piece.placement, reads, weighted.mT @ jacobian.flatten(2, 3))
+                slope, error = self._slope_of(piece, features, weighted if self.is_shared else jacobian, reads)
+                slopes.append(slope)
+                errors.append(error)
+            return NormalEquations(_total(slopes), _total(errors), matrices.curvature(self._count))
+
+    def at(self, latents: Latents) -> "Reconstruction":
+        """The same problem with the network linearised at one latent for all items (`[1, site, latent]`), where the
+        items share points and weights; the problem itself where they do not.
+        """
+        if not self.is_shared:
+            return self
+        features: list[CellFeatures] = []
+        rows: list[Rows] = []
+        matrices = _Matrices()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.differentiable):
+            for piece in self.pieces:
+                found, jacobian = self.field.jacobian(latents, piece.placement)
+                weighted = piece.weighted(jacobian)
+                matrices.add(piece.placement, self.field.reads(piece.placement), weighted.mT @ jacobian.flatten(2, 3))
+                features.append(found)
+                rows.append(weighted)
+        return replace(self, tangent=Tangent(latents, features, rows, matrices.curvature(self._count)))
+
+    @property
+    def _count(self) -> int:
+        return self.pieces[0].placement.sites
+
+    def _is_start(self, latents: Latents) -> bool:
+        return self.tangent is not None and latents is self.tangent.latents
+
+    def _slope_at_start(self) -> Slope:
+        """One product with the residuals per piece: features and derivatives are known."""
+        assert self.tangent is not None
+        found = [
+            self._slope_of(piece, features, rows, self.field.reads(piece.placement))
+            for piece, features, rows in zip(self.pieces, self.tangent.features, self.tangent.rows, strict=True)
+        ]
+        return Slope(_total([slope for slope, _ in found]), _total([error for _, error in found]))
+
+    def _slope_of(
+        self, piece: Piece, features: CellFeatures, rows: Tensor, reads: Int[Tensor, "cell read"] | None
+    ) -> tuple[Latents, PerItem]:
+        """The slope from derivatives, weighted already where all items share them, and the error."""
+        residual = piece.targets - features
+        if rows.dim() == 5:
+            values, rows = piece.weighted(residual), rows.flatten(2, 3)
+        else:
+            values = residual.flatten(2)
+        if len(rows) == 1:
+            # [cell, number, value] @ [cell, value, item]
+            slope = (rows[0].mT @ values.permute(1, 2, 0)).permute(2, 0, 1)
+        else:
+            slope = (values[:, :, None] @ rows)[:, :, 0]
+        return _onto_sites(slope, reads, self._count), piece.error(residual)
+
+
+class _Matrices:
+    """Cell matrices as they come, piece by piece: points of one cell are added up, cells stand side by side."""
+
+    def __init__(self) -> None:
+        self._cells: dict[int, tuple[CellMatrices, Int[Tensor, "cell read"] | None]] = {}
+
+    def add(self, placement: Placement, reads: Int[Tensor, "cell read"] | None, matrix: CellMatrices) -> None:
+        known = self._cells.get(placement.first)
+        self._cells[placement.first] = (matrix if known is None else known[0] + matrix, reads)
+
+    def curvature(self, sites: int) -> Curvature:
+        matrices, reads = zip(*self._cells.values(), strict=True)
+        whole = matrices[0] if len(matrices) == 1 else torch.cat(matrices, 1)
+        if any(part is None for part in reads):
+            return Curvature(whole, None, sites)
+        return Curvature(whole, torch.cat(reads), sites)
 
 
 def reconstruction(
@@ -74,8 +278,8 @@ def reconstruction(
 ) -> Reconstruction:
     """Set a batch up for fitting, about `chunk` points at a time.
 
-    `valid` is 1 where a value was measured and 0 where not; what `features` holds there does not matter as long as
-    it is finite. An item without any valid value gets zero weights.
+    `valid` is 1 where a value was measured and 0 where not, `[item or 1, point, channel]`; what `features` holds
+    there does not matter as long as it is finite. An item without any valid value gets zero weights.
     """
     points, channels = features.shape[1:]
     if valid is None:
@@ -91,7 +295,16 @@ def reconstruction(
     return Reconstruction(field, tuple(pieces), placement.covered)
 
 
-def _total(parts: list[Tensor]) -> Tensor:
+def _onto_sites(values: Float[Tensor, "item cell number"], reads: Int[Tensor, "cell read"] | None, sites: int) -> Latents:
+    """Sums over the cells that read a site."""
+    if reads is None:
+        return values
+    parts = values.unflatten(-1, (reads.shape[1], -1)).flatten(1, 2)
+    summed = values.new_zeros(len(values), sites + 1, parts.shape[-1])
+    return summed.index_add(1, reads.flatten(), parts)[:, :sites]
+
+
+def _total(parts: Sequence[Tensor]) -> Tensor:
     total = parts[0]
     for part in parts[1:]:
         total = total + part

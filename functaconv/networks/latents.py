@@ -35,6 +35,8 @@ class Placement:
     blend: Float[Tensor, "cell point corner"] | None
     """how much a point takes from each corner; None for the nearest site"""
     sites: int
+    first: int = 0
+    """number of the first cell, in a piece of a larger placement"""
 
     @property
     def covered(self) -> int:
@@ -58,6 +60,7 @@ class Placement:
                 corners=None if corners is None else corners[rows],
                 blend=None if self.blend is None else self.blend[rows, columns],
                 sites=self.sites,
+                first=self.first + top,
             )
             for top in range(0, cells, height)
             for left in range(0, slots, width)

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from functaconv.networks.latents import Placement, SiteGrid, neighbours
 from functaconv.networks.siren import Siren
-from functaconv.shapes import CellFeatures, Latents, Modulations
+from functaconv.shapes import CellFeatures, CellJacobian, Latents, Modulations
 
 
 class LatentMap(nn.Module):
@@ -73,3 +74,21 @@ class ModulatedNetwork(nn.Module):
         """Features, and the function that pulls a cotangent of them back onto the latents."""
         features, onto_modulations = self.network.vjp(self.latent_map(latents), placement)
         return features, lambda cotangent: self.latent_map.pullback(onto_modulations(cotangent))
+
+    def jacobian(self, latents: Latents, placement: Placement) -> tuple[CellFeatures, CellJacobian]:
+        """Features, and their derivative by the latents their cell reads (`reads`), at every point."""
+        onto = self.latent_map.weight
+        features, rows = self.network.jacobian(self.latent_map(latents), placement, onto)
+        if placement.blend is not None:
+            rows = torch.einsum("cpk,icpfn->icpfkn", placement.blend, rows).flatten(-2)
+        return features, rows
+
+    def reads(self, placement: Placement) -> Int[Tensor, "cell read"] | None:
+        """Whose latents a cell's points depend on, in the order of the Jacobian's columns; None when cell i reads
+        site i only. The number of sites stands for "none": a place beyond the border.
+        """
+        corners = placement.corners
+        if self.latent_map.kernel == 1:
+            return corners
+        around = self.latent_map.neighbourhood
+        return around if corners is None else around[corners].flatten(1)

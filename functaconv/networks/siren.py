@@ -4,7 +4,7 @@ Layer l computes `sin(w0 * (scale * (W h + b) + shift))`; the last layer is line
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from functaconv.networks.latents import Placement
 from functaconv.shapes import CellFeatures, Modulations
 
 Pullback = Callable[[CellFeatures], Modulations]
+Sweep = Callable[[Tensor], Iterator[tuple[int, Tensor, Tensor | None]]]
 
 
 class Siren(nn.Module):
@@ -66,6 +67,47 @@ class Siren(nn.Module):
         The pullback is written out in ordinary differentiable operations, so that the outer loop differentiates
         through it once instead of asking autograd for a double backward.
         """
+        features, sweep = self._run(modulation, placement)
+
+        def pullback(cotangent: CellFeatures) -> Modulations:
+            shift_parts: list[Tensor] = []
+            scale_parts: list[Tensor] = []
+            for layer, by_shift, by_scale in sweep(cotangent @ self.weights[-1]):
+                shift_parts.append(placement.gather(by_shift) * self.w0[layer])
+                if by_scale is not None:
+                    scale_parts.append(placement.gather(by_scale))
+            return torch.cat(shift_parts[::-1] + scale_parts[::-1], -1)
+
+        return features, pullback
+
+    def jacobian(
+        self, modulation: Modulations, placement: Placement, onto: Float[Tensor, "modulation number"]
+    ) -> tuple[CellFeatures, Float[Tensor, "item cell point channel number"]]:
+        """Features, and their derivative by the numbers that `onto` maps to the modulations a point reads.
+
+        One reverse sweep per channel, kept apart for every point; of the modulations only what `onto` makes of
+        them is ever held.
+        """
+        features, sweep = self._run(modulation, placement)
+        parts = torch.split(onto, self.width)
+        shifts = [w0 * part for w0, part in zip(self.w0, parts, strict=False)]
+        scales = parts[len(self.w0) :]
+        shape = (*features.shape[:3], self.width)
+        channels: list[Tensor] = []
+        for weight in self.weights[-1]:
+            rows: Tensor | None = None
+            for layer, by_shift, by_scale in sweep(weight.expand(shape)):
+                rows = _plus(rows, by_shift, shifts[layer])
+                if by_scale is not None:
+                    rows = _plus(rows, by_scale, scales[layer])
+            assert rows is not None
+            channels.append(rows.reshape(*shape[:3], -1))
+        return features, torch.stack(channels, 3)
+
+    def _run(self, modulation: Modulations, placement: Placement) -> tuple[CellFeatures, Sweep]:
+        """Features, and the way back: from a cotangent of the last hidden layer, layer by layer from the last to
+        the first, the derivative by its shift (short of the factor w0) and by its scale, at every point.
+        """
         shifts, scales = self._per_layer(modulation, placement)
         cosines: list[Tensor] = []
         inputs: list[Tensor] = []
@@ -84,23 +126,16 @@ class Siren(nn.Module):
             cosines.append(cosine)
         features = functional.linear(hidden, self.weights[-1], self.biases[-1] + self.output_offset)
 
-        def pullback(cotangent: CellFeatures) -> Modulations:
-            back = cotangent @ self.weights[-1]
-            shift_parts: list[Tensor] = []
-            scale_parts: list[Tensor] = []
+        def sweep(back: Tensor) -> Iterator[tuple[int, Tensor, Tensor | None]]:
             for layer in reversed(range(len(self.w0))):
-                # derivative by the layer's (scale * linear + shift), short of the factor w0
                 back = back * cosines[layer]
-                shift_parts.append(placement.gather(back) * self.w0[layer])
                 scale = scales[layer]
-                if scale is not None:
-                    scale_parts.append(placement.gather(back * inputs[layer]))
+                yield layer, back, None if scale is None else back * inputs[layer]
                 if layer:
                     inner = back if scale is None else back * scale
                     back = inner @ (self.w0[layer] * self.weights[layer])
-            return torch.cat(shift_parts[::-1] + scale_parts[::-1], -1)
 
-        return features, pullback
+        return features, sweep
 
     def _per_layer(
         self, modulation: Modulations, placement: Placement
@@ -112,6 +147,12 @@ class Siren(nn.Module):
             return shifts, [None] * layers
         # a zero latent leaves the network as it is: scales are counted from one
         return shifts, [1 + placement.spread(part) for part in parts[layers:]]
+
+
+def _plus(rows: Tensor | None, values: Tensor, weight: Tensor) -> Tensor:
+    """`rows + values @ weight`, with points in one row each."""
+    flat = values.reshape(-1, values.shape[-1])
+    return flat @ weight if rows is None else torch.addmm(rows, flat, weight)
 
 
 class _SineCosine(torch.autograd.Function):

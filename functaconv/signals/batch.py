@@ -1,5 +1,6 @@
 """Items as signals, and signals of one shape as batches."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -114,9 +115,11 @@ class Batch:
     peaks: Tensor | None
     """`[item]`, the code of full intensity; None for arrays"""
     valid: Tensor | None
-    """`[item, point, channel]` bool"""
+    """`[item, point, channel]` bool; one item stands for all where they miss the same values"""
     positions: tuple[int, ...]
     """where each signal stood in the stream that was batched"""
+    mask_key: bytes | None = None
+    """a digest of the mask that all items share; None without one"""
 
     @classmethod
     def of(cls, signals: Sequence[Signal], positions: Sequence[int], *, pin: bool = False) -> "Batch":
@@ -127,15 +130,18 @@ class Batch:
         peaks = None
         if signals[0].peak is not None:
             peaks = torch.tensor([s.peak for s in signals], dtype=torch.float32)
-        valid = None
+        valid, mask_key = None, None
         if any(s.valid is not None for s in signals):
-            masks = [np.ones(s.values.shape, bool) if s.valid is None else s.valid for s in signals]
-            valid = torch.from_numpy(np.stack(masks).reshape(len(signals), -1, channels))
+            masks = np.stack([np.ones(s.values.shape, bool) if s.valid is None else s.valid for s in signals])
+            if (masks == masks[:1]).all():
+                masks = masks[:1]
+                mask_key = hashlib.blake2b(np.packbits(masks), digest_size=16).digest()
+            valid = torch.from_numpy(masks.reshape(len(masks), -1, channels))
         if pin:
             values = values.pin_memory()
             peaks = None if peaks is None else peaks.pin_memory()
             valid = None if valid is None else valid.pin_memory()
-        return cls(signals[0].shape, values, peaks, valid, tuple(positions))
+        return cls(signals[0].shape, values, peaks, valid, tuple(positions), mask_key)
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -156,7 +162,7 @@ class Batch:
             self,
             values=self.values[chosen],
             peaks=None if self.peaks is None else self.peaks[chosen],
-            valid=None if self.valid is None else self.valid[chosen],
+            valid=self.valid if self.valid is None or len(self.valid) == 1 else self.valid[chosen],
             positions=self.positions[chosen],
         )
 

@@ -36,7 +36,8 @@ def field(request: pytest.FixtureRequest) -> ModulatedNetwork:
 @pytest.fixture(params=SOLVERS, ids=str)
 def make_solver(request: pytest.FixtureRequest) -> Callable[..., nn.Module]:
     def make(**options: object) -> nn.Module:
-        given = {"initial": (0.05, 0.3), "generator": torch.Generator().manual_seed(3), **options}
+        own = {"initial": (0.05, 0.3)} if request.param == "gradient" else {}
+        given = {**own, "generator": torch.Generator().manual_seed(3), **options}
         return SOLVERS[request.param](LATENT, **given).double()
 
     return make

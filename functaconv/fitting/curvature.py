@@ -1,0 +1,202 @@
+"""The curvature of a least-squares fit, J'WJ, cell by cell, and the ways to solve with it.
+
+A cell contributes one small matrix over the latents it reads, as an element contributes to a stiffness matrix. Where
+every cell reads a site of its own the whole is block diagonal; where cells overlap (linear interpolation, 3x3 latent
+maps) it is assembled and factored when it is small or shared by many items, and solved by conjugate gradients with
+the sites' own blocks as preconditioner when not.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from functaconv.shapes import CellMatrices, Latents, PerItem
+
+MOST_ASSEMBLED = 4096
+"""numbers of an item up to which a matrix shared by all items is assembled"""
+MOST_ASSEMBLED_EACH = 512
+"""the same for matrices of single items: their factors cost more than conjugate gradients beyond that"""
+CONJUGATE_STEPS = 16
+TINY = 1e-30
+
+
+class Factor(Protocol):
+    """Something that solves `(J'WJ + damping) x = slope`."""
+
+    def solve(self, slope: Latents) -> Latents: ...
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """J'WJ of every item, or one for all items."""
+
+    matrix: CellMatrices
+    reads: Int[Tensor, "cell read"] | None
+    """whose latents a cell's rows and columns stand for; None when cell i reads site i only. The number of sites
+    stands for "none"."""
+    sites: int
+
+    @property
+    def items(self) -> int:
+        """How many matrices there are; one may stand for all items."""
+        return len(self.matrix)
+
+    @property
+    def is_coupled(self) -> bool:
+        """Latents of different sites depend on each other."""
+        return self.reads is not None and self.reads.shape[1] > 1
+
+    @property
+    def latent(self) -> int:
+        return self.matrix.shape[-1] // (1 if self.reads is None else self.reads.shape[1])
+
+    @cached_property
+    def blocks(self) -> Float[Tensor, "item site latent latent"]:
+        """Each site's own block of the whole matrix."""
+        if self.reads is None:
+            return self.matrix
+        count, size = self.reads.shape[1], self.latent
+        # a cell at the border may read a site twice: both places count, and so do the terms between them
+        cell, row, column = torch.nonzero(self.reads[:, :, None] == self.reads[:, None, :], as_tuple=True)
+        elements = self.matrix.unflatten(-1, (count, size)).unflatten(-3, (count, size))
+        picked = elements[:, cell, row, :, column, :].movedim(0, 1)
+        summed = self.matrix.new_zeros(self.items, self.sites + 1, size, size)
+        return summed.index_add(1, self.reads[cell, row], picked)[:, : self.sites]
+
+    def assembled(self) -> Float[Tensor, "item number number"]:
+        """The whole matrix, sites one after the other."""
+        reads = torch.arange(len(self.matrix[0]), device=self.matrix.device)[:, None] if self.reads is None else self.reads
+        size = self.latent
+        index = (reads[:, :, None] * size + torch.arange(size, device=reads.device)).flatten(1)
+        side = (self.sites + 1) * size
+        flat = (index[:, :, None] * side + index[:, None, :]).flatten()
+        whole = self.matrix.new_zeros(self.items, side * side).index_add(1, flat, self.matrix.flatten(1))
+        used = self.sites * size
+        return whole.unflatten(1, (side, side))[:, :used, :used]
+
+    def times(self, latents: Latents) -> Latents:
+        """The product with one latent per item."""
+        if self.reads is None:
+            return _times(self.matrix, latents)
+        items, size = len(latents), self.latent
+        padded = torch.cat([latents, torch.zeros_like(latents[:, :1])], 1)
+        product = _times(self.matrix, padded[:, self.reads].flatten(2)).reshape(items, -1, size)
+        summed = latents.new_zeros(items, self.sites + 1, size)
+        return summed.index_add(1, self.reads.flatten(), product)[:, : self.sites]
+
+    def level(self, metric: Float[Tensor, "latent latent"] | None = None) -> PerItem:
+        """The mean of the diagonal, in the coordinates in which the damping `metric` is the identity."""
+        diagonal = self.blocks.mean(1)
+        if metric is not None:
+            return (diagonal * torch.linalg.inv(metric).T).sum((-2, -1)) / self.latent
+        return diagonal.diagonal(dim1=-2, dim2=-1).mean(-1)
+
+    def damped(self, damping: Tensor | float, metric: Float[Tensor, "latent latent"] | None = None) -> Factor:
+        """Add `damping * level * metric` to every site's block and factor; `damping` is one number, or one per item.
+
+        Never not finite: where a matrix cannot be factored, its diagonal stands for it.
+        """
+        amount = torch.as_tensor(damping, device=self.matrix.device, dtype=self.matrix.dtype) * self.level(metric)
+        eye = torch.eye(self.latent, device=self.matrix.device, dtype=self.matrix.dtype) if metric is None else metric
+        added = amount[:, None, None, None] * eye
+        if not self.is_coupled:
+            return _Blocks.of(self.blocks + added)
+        numbers = self.sites * self.latent
+        if numbers <= MOST_ASSEMBLED_EACH or (self.items == len(added) == 1 and numbers <= MOST_ASSEMBLED):
+            diagonal = torch.block_diag(*eye.expand(self.sites, -1, -1)) if metric is not None else None
+            whole = self.assembled()
+            if diagonal is None:
+                whole = whole + amount[:, None, None] * torch.eye(numbers, device=whole.device, dtype=whole.dtype)
+            else:
+                whole = whole + amount[:, None, None] * diagonal
+            return _Whole(_Blocks.of(whole[:, None]))
+        return ConjugateGradients(self, added, _Blocks.of(self.blocks + added))
+
+    def select(self, chosen: Tensor) -> "Curvature":
+        """The matrices of some of the items."""
+        return self if self.items == 1 else Curvature(self.matrix[chosen], self.reads, self.sites)
+
+    def where(self, mask: PerItem, other: "Curvature") -> "Curvature":
+        """The matrices of this where `mask` holds, those of `other` elsewhere."""
+        if other is self:
+            return self
+        return Curvature(torch.where(mask[:, None, None, None], self.matrix, other.matrix), self.reads, self.sites)
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """Cholesky factors, one per site."""
+
+    lower: Float[Tensor, "item site latent latent"]
+
+    @classmethod
+    def of(cls, matrix: Float[Tensor, "item site latent latent"]) -> "_Blocks":
+        lower, failed = torch.linalg.cholesky_ex(matrix)
+        # not positive definite in this precision: a step along the gradient, scaled number by number
+        diagonal = matrix.diagonal(dim1=-2, dim2=-1)
+        usable = (failed == 0) & torch.isfinite(lower).all(-1).all(-1)
+        scale = diagonal.nan_to_num(0, 0, 0).clamp(min=0)
+        scale = (scale + scale.amax(-1, keepdim=True) + TINY).sqrt()
+        return cls(torch.where(usable[..., None, None], lower, torch.diag_embed(scale)))
+
+    def solve(self, slope: Latents) -> Latents:
+        if len(self.lower) == 1 and len(slope) > 1:
+            columns = torch.cholesky_solve(slope.permute(1, 2, 0), self.lower[0])
+            return columns.permute(2, 0, 1)
+        return torch.cholesky_solve(slope[..., None], self.lower)[..., 0]
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """One Cholesky factor for all the sites of an item."""
+
+    blocks: _Blocks
+
+    def solve(self, slope: Latents) -> Latents:
+        return self.blocks.solve(slope.flatten(1)[:, None])[:, 0].unflatten(1, slope.shape[1:])
+
+
+@dataclass(frozen=True)
+class ConjugateGradients:
+    """Preconditioned conjugate gradients (Hestenes and Stiefel 1952): a fixed number of steps, none of which waits
+    for the device.
+    """
+
+    curvature: Curvature
+    added: Float[Tensor, "item 1 latent latent"]
+    preconditioner: Factor
+    steps: int = CONJUGATE_STEPS
+
+    def solve(self, slope: Latents) -> Latents:
+        found = torch.zeros_like(slope)
+        residual = slope
+        along = turned = self.preconditioner.solve(residual)
+        energy = _dot(residual, turned)
+        for _ in range(self.steps):
+            image = self.curvature.times(along) + _times(self.added, along)
+            curved = _dot(along, image)
+            # what has converged stays where it is: 0 / 0 is no step
+            length = torch.where(curved > TINY, energy / curved.clamp(min=TINY), 0.0)[:, None, None]
+            found = found + length * along
+            residual = residual - length * image
+            turned = self.preconditioner.solve(residual)
+            before, energy = energy, _dot(residual, turned)
+            ratio = torch.where(before > TINY, energy / before.clamp(min=TINY), 0.0)[:, None, None]
+            along = turned + ratio * along
+        return found
+
+
+def _times(matrix: Tensor, values: Latents) -> Latents:
+    """A matrix per cell times a vector per cell; one item's matrices may stand for all."""
+    if len(matrix) == 1 and len(values) > 1:
+        # [cell, number, number] @ [cell, number, item]
+        return (matrix[0] @ values.permute(1, 2, 0)).permute(2, 0, 1)
+    return (matrix @ values[..., None])[..., 0]
+
+
+def _dot(one: Latents, other: Latents) -> PerItem:
+    return (one * other).sum((1, 2))
