@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from functaconv.fitting import Fit, GaussNewton, Reconstruction, Solver, Tangent, best_fit, fit, reconstruction
 from functaconv.networks import ModulatedNetwork, Placement
-from functaconv.shapes import Coords, Features, Latents
+from functaconv.shapes import Coords, Features, Latents, PerItem
 from functaconv.signals.batch import Axes, Batch
 from functaconv.signals.device import free_memory
 from functaconv.signals.grid import Grid
@@ -60,6 +60,7 @@ class Base(nn.Module):
             latent,
         )
         start = torch.zeros(1, field.sites.count, latent)
+        self.learned_start = learned_start
         if learned_start:
             self.start = nn.Parameter(start)
         else:
@@ -88,6 +89,11 @@ class Base(nn.Module):
         return shape if self.field.sites.count > 1 else ()
 
     @property
+    def is_canonical(self) -> bool:
+        """Latents are uncorrelated, the most important number first, in units of the output's error."""
+        return isinstance(self.solver, GaussNewton) and self.solver.metric is not None
+
+    @property
     def is_coupled(self) -> bool:
         """True when a point's features depend on several sites' latents."""
         return self.field.sites.interpolation != "nearest" or self.field.latent_map.kernel > 1
@@ -110,19 +116,40 @@ class Base(nn.Module):
             points = points.to(self.device, non_blocking=True)
             batch = batch.select(points)
             placement = self.field.sites.place(self.coords(batch.shape)[points])
-        features = self.normalizer.features(batch)
+        features = self.normalizer.features(batch).to(self.start.dtype)
         valid = None if batch.valid is None else batch.valid.to(features.dtype)
         problem = reconstruction(self.field, placement, features, valid, chunk=chunk)
         if self.is_coupled:
             return replace(problem, sites=self.field.sites.count)
-        return problem
+        # a start that is learned may differ from site to site
+        alike = valid is None and placement.is_uniform and not self.learned_start
+        return replace(problem, cells_alike=alike)
 
-    def fit(self, problem: Reconstruction, *, second_order: bool = True, recompute: bool = False) -> Fit:
+    def fit(
+        self,
+        problem: Reconstruction,
+        *,
+        steps: int | None = None,
+        second_order: bool = True,
+        recompute: bool = False,
+    ) -> Fit:
         """Fit latents to a problem, differentiably unless gradients are off."""
+        if not second_order:
+            problem = replace(problem, differentiable=False)
         if problem.tangent is None and self._is_linearised(problem):
             problem = problem.at(self.start)
         # one start for all items: the first step's forward is computed once, not once per item
-        return fit(problem, self.start, self.solver, second_order=second_order, recompute=recompute)
+        return fit(problem, self.start, self.solver, steps=steps, second_order=second_order, recompute=recompute)
+
+    @torch.no_grad()
+    def decrement(self, problem: Reconstruction, slope: Latents) -> PerItem:
+        """By how much one more Gauss-Newton step would lower each item's error, to first order (Newton's decrement),
+        where the error falls by twice `slope` per unit of latent. Measured with the curvature at the start.
+        """
+        assert isinstance(self.solver, GaussNewton)
+        curvature = problem.normal_equations(self.start).curvature
+        step = curvature.damped(self.solver.log_damping.exp(), self.solver.metric).solve(slope)
+        return (slope * step).sum((1, 2))
 
     @torch.no_grad()
     def encode(
@@ -207,10 +234,10 @@ class Base(nn.Module):
 
     def _grid(self, shape: tuple[int, ...]) -> tuple[Tensor, Placement]:
         """Those of the last shapes are kept."""
-        key = (*shape, self.device)
+        key = (*shape, self.device, self.start.dtype)
         if key not in self._grids:
             if len(self._grids) >= MOST_GRIDS:
                 self._grids.clear()
-            coords = Grid(shape).coords().to(self.device)
+            coords = Grid(shape).coords().to(self.start)
             self._grids[key] = coords, self.field.sites.place(coords)
         return self._grids[key]

@@ -105,6 +105,12 @@ class TrainingRecipe:
     minutes: Positive | None = None
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 16
     rate: Positive = 1e-3
+    optimizer: Literal["adam", "muon"] = "adam"
+    """muon: for the matrices between hidden layers and from latents to modulations; Adam takes the rest"""
+    matrix_rate: Positive = 2e-3
+    """of Muon, in Adam's units"""
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """of Muon's matrices"""
     solver_rate: Positive = 1e-2
     """Adam's rate for the learned inner rates: with the network's they could not move"""
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -115,6 +121,14 @@ class TrainingRecipe:
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.995
     """decay of the moving average that is validated and exported; 0 exports the last update"""
     second_order: bool = True
+    one_step: Fraction = 1.0
+    """gauss-newton: fraction of the budget in which the base learns through one step; then through the several of
+    the solver"""
+    envelope: bool = True
+    """gauss-newton, several steps: hold the latents fixed in the outer derivative where the fit has converged, and
+    go back to one step where it has not; off: differentiate through all steps"""
+    converged: Fraction = 0.02
+    """the share of the error that another step may still take away from a fit that counts as converged"""
     inner_points: Count | None = None
     """points of each item in the inner steps (global latents), or in whole cells (nearest site); all by default"""
     outer_points: Count | None = None
@@ -208,6 +222,8 @@ class Situation:
     on_gpu: bool
     latent: LatentRecipe | None = None
     """what was asked for, where something was"""
+    solver: str | None = None
+    """the same"""
 
 
 def preset(name: str, situation: Situation) -> Recipe:
@@ -287,13 +303,45 @@ def _spatial(name: str, depth: int, sites: tuple[int, int], numbers: int, kernel
 
 
 def _sized(name: str, situation: Situation) -> Recipe:
-    """Global latents for small items, spatial ones for large: sized so that minutes are enough on the device.
-
-    The rates are as high as runs of minutes bear: with w0 30 throughout, or twice the rate, training collapses.
-    """
+    """Global latents for small items, spatial ones for large: sized so that minutes are enough on the device."""
     points, gpu = math.prod(situation.shape), situation.on_gpu
     sites = tuple(min(64, max(1, round(size / 8))) for size in situation.shape) if points > 64**2 else ()
     latent = situation.latent or LatentRecipe(numbers=16 if sites else (256 if gpu else 64), sites=sites)
+    sized = _by_gradient if situation.solver == "gradient" else _by_gauss_newton
+    network, solver, training = sized(points, latent, gpu)
+    return Recipe(name=name, network=network, latent=latent, solver=solver, training=training)
+
+
+def _by_gauss_newton(
+    points: int, latent: LatentRecipe, gpu: bool
+) -> tuple[NetworkRecipe, SolverRecipe, TrainingRecipe]:
+    """Many cheap updates: few items, and few points of each.
+
+    The points an item is fitted on outnumber several times what is fitted. Muon learns in a third of Adam's updates.
+    """
+    inner: int | None
+    outer: int | None
+    if latent.sites:
+        width = 256 if gpu else 192
+        batch = max(1, (1 << 18 if gpu else 1 << 13) // min(points, MOST_POINTS))
+        inner = None if points <= MOST_POINTS else MOST_POINTS
+        outer = None
+    else:
+        width = 256 if gpu else max(96, min(192, latent.numbers // 2))
+        batch = 64 if gpu else 16
+        inner = min(points, max(256, 2 * latent.numbers))
+        outer = min(points, 256)
+    return (
+        NetworkRecipe(width=width, depth=6 if gpu else 5, w0_first=10.0 if latent.sites else 20.0, w0_hidden=10.0),
+        SolverRecipe(kind="gauss-newton", steps=2),
+        TrainingRecipe(minutes=10, batch_size=batch, inner_points=inner, outer_points=outer, optimizer="muon"),
+    )
+
+
+def _by_gradient(points: int, latent: LatentRecipe, gpu: bool) -> tuple[NetworkRecipe, SolverRecipe, TrainingRecipe]:
+    """The functa recipe with rates as high as runs of minutes bear: with w0 30 throughout, or twice the rate, training
+    collapses.
+    """
     inner: int | None
     outer: int | None
     if latent.sites:
@@ -305,16 +353,15 @@ def _sized(name: str, situation: Situation) -> Recipe:
         # the points an item is fitted on must outnumber what is fitted
         inner = min(points, max(256, 2 * latent.numbers))
         outer = min(points, 2 * inner)
-    return Recipe(
-        name=name,
-        network=NetworkRecipe(
+    return (
+        NetworkRecipe(
             width=256 if gpu else 96,
             depth=6 if gpu else 5,
             w0_first=10.0 if latent.sites else 20.0,
             w0_hidden=10.0,
         ),
-        latent=latent,
-        training=TrainingRecipe(minutes=10, batch_size=batch, inner_points=inner, outer_points=outer),
+        SolverRecipe(),
+        TrainingRecipe(minutes=10, batch_size=batch, inner_points=inner, outer_points=outer),
     )
 
 

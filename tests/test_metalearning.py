@@ -49,15 +49,20 @@ class Notes(Watcher):
         self.lines.append(progress)
 
 
+@pytest.fixture(params=["gradient", "gauss-newton"])
+def solver(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def train(tiny: Settings) -> Callable[..., Trained]:
+def train(tiny: Settings, solver: str) -> Callable[..., Trained]:
     """A short run; keyword arguments that are sections of a recipe are settings."""
 
     def run(shards: Path, output: Path, **options: Any) -> Trained:
         given = {
             name: options.pop(name) for name in ("network", "latent", "solver", "training", "data") if name in options
         }
-        settings = merged(merged(tiny, {"training": {"steps": 9}}), given)
+        settings = merged(merged(tiny, {"training": {"steps": 9}, "solver": {"kind": solver}}), given)
         return fit_base(str(shards), output, settings=settings, device="cpu", **options)
 
     return run
@@ -70,11 +75,13 @@ def same(first: Path, second: Path) -> bool:
 
 @pytest.mark.parametrize("latent", [{"numbers": 8}, {"numbers": 4, "sites": [2, 3]}], ids=["global", "spatial"])
 def test_a_short_run_is_better_than_no_run(
-    images: Path, tmp_path: Path, train: Callable[..., Trained], latent: Settings
+    images: Path, tmp_path: Path, train: Callable[..., Trained], latent: Settings, solver: str
 ) -> None:
-    untrained = train(images, tmp_path / "a", latent=latent, training={"steps": 1, "rate": 1e-9, "solver_rate": 1e-9})
+    still = {"steps": 1, "rate": 1e-9, "solver_rate": 1e-9, "matrix_rate": 1e-9}
+    untrained = train(images, tmp_path / "a", latent=latent, training=still)
     trained = train(images, tmp_path / "b", latent=latent, training={"steps": 60})
-    assert trained.psnr > untrained.psnr + 2
+    # Gauss-Newton makes much of random features already
+    assert trained.psnr > untrained.psnr + (2 if solver == "gradient" else 0.5)
     assert (trained.updates, trained.items, trained.validation_items, trained.unusable) == (60, 68, 2, 0)
     json.dumps(trained.to_json(), allow_nan=False)
 

@@ -30,7 +30,7 @@ def command(
     latent: Annotated[
         str | None, typer.Option("--latent", help="256, or 8x8x16 for 8 x 8 sites of 16.", metavar="SHAPE")
     ] = None,
-    solver: Annotated[str | None, typer.Option("--solver", help="gradient.", metavar="NAME")] = None,
+    solver: Annotated[str | None, typer.Option("--solver", help="gauss-newton or gradient.", metavar="NAME")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Outer updates.", min=1)] = None,
     minutes: Annotated[
         float | None, typer.Option("--minutes", help="Wall clock, summed over restarts.", min=0.001)

@@ -23,6 +23,7 @@ class Solver(Protocol):
 
     @property
     def is_adaptive(self) -> bool: ...
+    def prepare(self, problem: Reconstruction) -> None: ...
     def look(self, problem: Reconstruction, latents: Latents) -> Slope: ...
     def move(
         self, problem: Reconstruction, view: Slope, number: int, trust: PerItem | None = None
@@ -59,6 +60,8 @@ def fit(
     """
     latents = start
     inner = problem if second_order else replace(problem, differentiable=False)
+    # what all steps share is computed outside of them: a step that is recomputed must find what it found before
+    solver.prepare(inner)
 
     def step(latents: Latents, number: int) -> Latents:
         return latents + solver.move(inner, solver.look(inner, latents), number)

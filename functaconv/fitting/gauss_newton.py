@@ -52,6 +52,11 @@ class GaussNewton(nn.Module):
         """A step that makes an item worse is taken back and tried again with more damping."""
         return True
 
+    def prepare(self, problem: Reconstruction) -> None:
+        """Factor the curvature at the start, where all items share it."""
+        if problem.tangent is not None:
+            problem.tangent.factor(self.log_damping.exp(), self.metric)
+
     def look(self, problem: Reconstruction, latents: Latents) -> NormalEquations:
         """What the next step needs to know at these latents."""
         tangent = problem.tangent

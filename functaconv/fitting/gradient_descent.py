@@ -37,6 +37,9 @@ class GradientDescent(nn.Module):
         """Learned steps are taken as they were learned, even one that leads uphill for a moment."""
         return False
 
+    def prepare(self, problem: Reconstruction) -> None:
+        """Nothing is shared by the steps."""
+
     def look(self, problem: Reconstruction, latents: Latents) -> Slope:
         """What the next step needs to know at these latents."""
         return problem.slope(latents)

@@ -121,6 +121,8 @@ class Reconstruction:
     """False: the gradient is a number, not a function, to an outer derivative (first-order MAML)"""
     tangent: Tangent | None = None
     """the network linearised at the latent where all items begin"""
+    cells_alike: bool = False
+    """at that latent all cells are the same: same coordinates, same weights, same latents"""
 
     @property
     def items(self) -> int:
@@ -210,9 +212,14 @@ class Reconstruction:
         matrices = _Matrices()
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.differentiable):
             for piece in self.pieces:
-                found, jacobian = self.field.jacobian(latents, piece.placement)
-                weighted = piece.weighted(jacobian)
-                matrices.add(piece.placement, self.field.reads(piece.placement), weighted.mT @ jacobian.flatten(2, 3))
+                placement, weights = piece.placement, piece.weights
+                if self.cells_alike:
+                    placement, weights = placement.first_cell(), weights[:, :1]
+                found, jacobian = self.field.jacobian(latents[:, :1] if self.cells_alike else latents, placement)
+                weighted = (jacobian * weights[..., None]).flatten(2, 3)
+                matrix = weighted.mT @ jacobian.flatten(2, 3)
+                cells = len(piece.placement.index)
+                matrices.add(piece.placement, self.field.reads(piece.placement), matrix.expand(-1, cells, -1, -1))
                 features.append(found)
                 rows.append(weighted)
         return replace(self, tangent=Tangent(latents, features, rows, matrices.curvature(self._count)))
@@ -242,7 +249,9 @@ class Reconstruction:
             values, rows = piece.weighted(residual), rows.flatten(2, 3)
         else:
             values = residual.flatten(2)
-        if len(rows) == 1:
+        if len(rows) == 1 and rows.shape[1] == 1:
+            slope = values @ rows[0, 0]
+        elif len(rows) == 1:
             # [cell, number, value] @ [cell, value, item]
             slope = (rows[0].mT @ values.permute(1, 2, 0)).permute(2, 0, 1)
         else:

@@ -1,11 +1,13 @@
 """The outer loop's arithmetic: one update after another, without files or clocks.
 
 Model-agnostic meta-learning (Finn et al. 2017) of the shared network, with the inner fit differentiated through
-(second order), as functa does.
+(second order), as functa does. A Gauss-Newton base learns through one step first. Then, where its several steps have
+converged, the outer loss is at its minimum in the latents, its derivative through them vanishes (the envelope
+theorem; variable projection, Golub and Pereyra 1973), and the fit needs no graph.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from functaconv.base import Base
 from functaconv.errors import FunctaconvError
+from functaconv.fitting import GaussNewton
 from functaconv.networks import Placement
 from functaconv.recipe import TrainingRecipe
 from functaconv.signals.batch import Batch
@@ -32,6 +35,11 @@ MEMORY_SHARE = 0.5
 """of what is free, for activations"""
 
 
+RECHECK_AFTER = 20
+"""updates through the graph before the inner fit is looked at again for convergence"""
+_COUNTS = ("updates", "skipped", "rollbacks", "slowdown", "unconverged_until")
+
+
 class Learner:
     """A base that learns, and its moving average, which is what will be exported."""
 
@@ -42,9 +50,9 @@ class Learner:
         own = {id(parameter) for parameter in solver}
         self._shared = [parameter for parameter in base.parameters() if id(parameter) not in own]
         self._solver = solver
-        self._rates = (training.rate, training.solver_rate)
-        self.optimizer = torch.optim.Adam([{"params": self._shared}, {"params": solver}])
+        self._optimizers = _optimizers(base, self._shared, solver, training)
         self.updates, self.skipped, self.rollbacks, self.slowdown = 0, 0, 0, 1.0
+        self.unconverged_until = 0
         self._skipped_in_a_row = 0
         # asked once: which items go together must not change from one update to the next
         self._memory = MEMORY_SHARE * free_memory(base.device)
@@ -53,7 +61,7 @@ class Learner:
 
     def rate(self, spent: float) -> float:
         """The network's rate when a fraction of the budget is spent."""
-        return self._rates[0] * self._schedule(spent) * self.slowdown
+        return self.training.rate * self._schedule(spent) * self.slowdown
 
     def update(self, batch: Batch, spent: float) -> tuple[float, float]:
         """Learn from a batch; its mean squared error after the inner fit, and the norm of the outer gradient.
@@ -61,10 +69,9 @@ class Learner:
         An update whose gradient is not finite is left out (its norm is NaN); after several in a row the learner goes
         back to its last good state, at half the rate.
         """
-        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = rate * self._schedule(spent) * self.slowdown
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self._backward(batch)
+        for group in self._groups():
+            group["lr"] = group["full_rate"] * self._schedule(spent) * self.slowdown
+        loss = self._descend(batch, spent)
         norm = nn.utils.clip_grad_norm_(self._shared, self.training.clip or math.inf)
         solver_norm = nn.utils.get_total_norm([p.grad for p in self._solver if p.grad is not None])
         # the one moment an update waits for the device
@@ -74,7 +81,8 @@ class Learner:
             self._skip()
             return error, math.nan
         self._skipped_in_a_row = 0
-        self.optimizer.step()
+        for optimizer in self._optimizers.values():
+            optimizer.step()
         self.base.solver.project()
         self._average()
         if self.updates % KEEP_GOOD_EVERY == 0:
@@ -86,9 +94,10 @@ class Learner:
         tensors: dict[str, Tensor] = {}
         for prefix, module in (("base", self.base), ("average", self.average)):
             tensors |= {f"{prefix}.{name}": tensor for name, tensor in module.state_dict().items()}
-        for index, slots in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"adam.{index}.{slot}": value for slot, value in slots.items()}
-        values = {name: getattr(self, name) for name in ("updates", "skipped", "rollbacks", "slowdown")}
+        for kind, optimizer in self._optimizers.items():
+            for index, slots in optimizer.state_dict()["state"].items():
+                tensors |= {f"{kind}.{index}.{slot}": value for slot, value in slots.items()}
+        values = {name: getattr(self, name) for name in _COUNTS}
         values["skipped_in_a_row"] = self._skipped_in_a_row
         return tensors, values
 
@@ -96,33 +105,71 @@ class Learner:
         """Be as when `state` was called."""
         for prefix, module in (("base", self.base), ("average", self.average)):
             module.load_state_dict({name: tensors[f"{prefix}.{name}"] for name in module.state_dict()})
-        slots: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            kind, _, rest = name.partition(".")
-            if kind == "adam":
-                index, slot = rest.split(".")
-                slots.setdefault(int(index), {})[slot] = tensor
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        for kind, optimizer in self._optimizers.items():
+            slots: dict[int, dict[str, Tensor]] = {}
+            for name, tensor in tensors.items():
+                if name.startswith(f"{kind}."):
+                    _, index, slot = name.split(".")
+                    slots.setdefault(int(index), {})[slot] = tensor
+            optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
         self.updates, self.skipped = int(values["updates"]), int(values["skipped"])
         self.rollbacks, self.slowdown = int(values["rollbacks"]), float(values["slowdown"])
+        self.unconverged_until = int(values["unconverged_until"])
         self._skipped_in_a_row = int(values["skipped_in_a_row"])
         self._good = self._snapshot()
 
-    def _backward(self, batch: Batch) -> Tensor:
-        """Leave the gradient of the batch's mean error with the parameters; as many items at a time as fit."""
+    def _descend(self, batch: Batch, spent: float) -> Tensor:
+        """Leave the gradient of the batch's mean error with the parameters."""
+        solver, training = self.base.solver, self.training
+        several = solver.steps > 1 and spent >= training.one_step
+        if solver.is_adaptive and (not several or self.updates < self.unconverged_until):
+            return self._backward(batch, steps=1)
+        if not solver.is_adaptive or not training.envelope:
+            return self._backward(batch, steps=solver.steps)
+        loss, left = self._backward_at_minimum(batch)
+        if not left < training.converged:
+            # what the latents still have to gain would be missing from the gradient
+            self.unconverged_until = self.updates + RECHECK_AFTER
+            return self._backward(batch, steps=1)
+        return loss
+
+    def _backward(self, batch: Batch, steps: int) -> Tensor:
+        """Through the inner fit; as many items at a time as fit into memory."""
+        self._clear()
         inner, outer = self._points(batch)
-        together, recompute = self._room(batch, inner, outer)
+        together, recompute = self._room(batch, inner, outer, steps)
         total = torch.zeros((), device=self.base.device)
-        for start in range(0, len(batch), together):
-            part = batch.items(slice(start, start + together))
+        for part in _parts(batch, together):
             problem = self.base.problem(part, points=inner)
-            fitted = self.base.fit(problem, second_order=self.training.second_order, recompute=recompute)
+            fitted = self.base.fit(
+                problem, steps=steps, second_order=self.training.second_order, recompute=recompute
+            )
             error = fitted.error if outer is inner else self.base.problem(part, points=outer).error(fitted.latents)
             loss = error.sum() / len(batch)
             torch.autograd.backward(loss)
             total += loss.detach()
         return total
+
+    def _backward_at_minimum(self, batch: Batch) -> tuple[Tensor, float]:
+        """With the fitted latents held fixed; and how much of the error another Gauss-Newton step would take away.
+
+        The fit sees all points: the outer loss on some of them then has, on average, the same minimum.
+        """
+        self._clear()
+        _, outer = self._points(batch)
+        together, _ = self._room(batch, None, outer, 1)
+        total, left = torch.zeros(2, device=self.base.device)
+        chunk = self.base.chunk(min(together, len(batch)))
+        for part in _parts(batch, together):
+            with torch.no_grad():
+                fitted = self.base.fit(self.base.problem(part, chunk=chunk))
+            latents = fitted.latents.detach().requires_grad_()
+            loss = self.base.problem(part, points=outer).error(latents).sum() / len(batch)
+            torch.autograd.backward(loss)
+            assert latents.grad is not None
+            left += self.base.decrement(fitted.problem, latents.grad * (len(batch) / 2)).sum() / len(batch)
+            total += loss.detach()
+        return total, float(left / total)
 
     def _points(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
         """Points of the inner fit and of the outer loss, the same for all items; None for all points.
@@ -155,15 +202,20 @@ class Learner:
             self._placements[shape] = self.base.field.sites.place(Grid(shape).coords())
         return self._placements[shape]
 
-    def _room(self, batch: Batch, inner: Tensor | None, outer: Tensor | None) -> tuple[int, bool]:
+    def _room(self, batch: Batch, inner: Tensor | None, outer: Tensor | None, steps: int) -> tuple[int, bool]:
         """How many items go together, and whether their inner steps are recomputed in the backward pass.
 
         First the steps are recomputed, then the batch is taken in parts: its gradient is a sum over items.
         """
         count = batch.values.shape[1]
-        network, steps = self.base.field.network, self.base.solver.steps
+        network = self.base.field.network
         layer = 4 * network.width * len(network.w0)
-        step = TENSORS_PER_LAYER * layer * (count if inner is None else len(inner))
+        seen = count if inner is None else len(inner)
+        step = TENSORS_PER_LAYER * layer * seen
+        if isinstance(self.base.solver, GaussNewton) and steps > 1:
+            # every step after the shared first one leaves a Jacobian, and its sweeps
+            rows = 4 * self.base.read_numbers * self.base.axes.channels
+            step += (TENSORS_PER_LAYER * self.base.axes.channels * layer + 2 * rows) * seen
         last = TENSORS_OF_FORWARD * layer * (count if outer is None else len(outer))
         wish = self.training.recompute
         if wish != "yes" and (wish == "no" or len(batch) * (steps * step + last) <= self._memory):
@@ -174,6 +226,14 @@ class Learner:
     def _average(self) -> None:
         decay = min(self.training.ema, (1 + self.updates) / (10 + self.updates))
         torch._foreach_lerp_(list(self.average.parameters()), list(self.base.parameters()), 1 - decay)
+
+    def _groups(self) -> Iterator[dict[str, Any]]:
+        for optimizer in self._optimizers.values():
+            yield from optimizer.param_groups
+
+    def _clear(self) -> None:
+        for optimizer in self._optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
 
     def _schedule(self, spent: float) -> float:
         training = self.training
@@ -195,7 +255,7 @@ class Learner:
         return {
             "base": {name: tensor.clone() for name, tensor in self.base.state_dict().items()},
             "average": {name: tensor.clone() for name, tensor in self.average.state_dict().items()},
-            "optimizer": deepcopy(self.optimizer.state_dict()),
+            **{kind: deepcopy(optimizer.state_dict()) for kind, optimizer in self._optimizers.items()},
         }
 
     def _roll_back(self) -> None:
@@ -207,5 +267,35 @@ class Learner:
             )
         self.base.load_state_dict(self._good["base"])
         self.average.load_state_dict(self._good["average"])
-        self.optimizer.load_state_dict(deepcopy(self._good["optimizer"]))
+        for kind, optimizer in self._optimizers.items():
+            optimizer.load_state_dict(deepcopy(self._good[kind]))
         self.slowdown /= 2
+
+
+def _optimizers(
+    base: Base, shared: Sequence[nn.Parameter], solver: Sequence[nn.Parameter], training: TrainingRecipe
+) -> dict[str, torch.optim.Optimizer]:
+    """By name. Muon (Jordan et al. 2024) takes the matrices between hidden layers, and from latents to modulations;
+    Adam takes the rest, and the solver's own at a rate of their own.
+    """
+    network = base.field.network
+    matrices: list[nn.Parameter] = []
+    if training.optimizer == "muon":
+        matrices = [*list(network.weights)[1:-1], base.field.latent_map.weight]
+    taken = {id(matrix) for matrix in matrices}
+    groups = [
+        {"params": [parameter for parameter in shared if id(parameter) not in taken], "full_rate": training.rate},
+        {"params": list(solver), "full_rate": training.solver_rate},
+    ]
+    optimizers: dict[str, torch.optim.Optimizer] = {"adam": torch.optim.Adam(groups)}
+    if matrices:
+        optimizers["muon"] = torch.optim.Muon(
+            [{"params": matrices, "full_rate": training.matrix_rate}],
+            weight_decay=training.weight_decay, adjust_lr_fn="match_rms_adamw",
+        )  # fmt: skip
+    return optimizers
+
+
+def _parts(batch: Batch, together: int) -> Iterator[Batch]:
+    for start in range(0, len(batch), together):
+        yield batch.items(slice(start, start + together))

@@ -94,7 +94,8 @@ def _recipe(
     first = _first_signal(items, axes)
     asked = {**written.get("latent", {}), **settings.get("latent", {})}
     latent = validated({"latent": asked}).latent if asked else None
-    situation = Situation(first.shape, axes.channels, device.type == "cuda", latent)
+    solver = {**written.get("solver", {}), **settings.get("solver", {})}.get("kind")
+    situation = Situation(first.shape, axes.channels, device.type == "cuda", latent, solver)
     chosen = preset_name or {"image": "images", "array": "arrays"}[axes.kind]
     recipe = preset_of(str(chosen), situation).changed(written).changed(settings)
     budget = {**written.get("training", {}), **settings.get("training", {})}

@@ -17,6 +17,9 @@ from torch import Tensor
 
 from functaconv.shapes import CellCoords, CellFeatures, Coords
 
+ALIKE = 1e-4
+"""of a cell's side: less is rounding"""
+
 Interpolation = Literal["nearest", "linear"]
 Frame = Literal["local", "global"]
 
@@ -37,6 +40,8 @@ class Placement:
     sites: int
     first: int = 0
     """number of the first cell, in a piece of a larger placement"""
+    is_uniform: bool = False
+    """all cells see the same coordinates: one may stand for all where they read the same latents"""
 
     @property
     def covered(self) -> int:
@@ -61,11 +66,16 @@ class Placement:
                 blend=None if self.blend is None else self.blend[rows, columns],
                 sites=self.sites,
                 first=self.first + top,
+                is_uniform=self.is_uniform,
             )
             for top in range(0, cells, height)
             for left in range(0, slots, width)
             for rows, columns in [(slice(top, top + height), slice(left, left + width))]
         ]
+
+    def first_cell(self) -> "Placement":
+        """One cell by itself, with a site of its own."""
+        return Placement(self.coords[:1], self.index[:1], None, None, None, 1)
 
     def spread(self, values: Float[Tensor, "item site *rest"]) -> Float[Tensor, "item cell _ *rest"]:
         """Values at the sites, as each cell's points read them (one for a whole cell with the nearest site)."""
@@ -144,8 +154,10 @@ class SiteGrid:
 
         seen = local if self.frame == "local" else scaled
         if self.interpolation == "nearest":
-            whole = len(names) == self.count
-            return Placement(seen[index], index, valid, None if whole else names[:, None], None, self.count)
+            corners = None if len(names) == self.count else names[:, None]
+            coords = seen[index]
+            uniform = valid is None and bool(((coords - coords[:1]).abs() < ALIKE).all())
+            return Placement(coords, index, valid, corners, None, self.count, is_uniform=uniform)
         corners, blend = self._corners(names, cells_per_axis, local.clamp(0, 1))
         return Placement(seen[index], index, valid, corners, blend[index], self.count)
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from functaconv.networks.latents import Placement, SiteGrid, neighbours
@@ -57,6 +57,12 @@ class LatentMap(nn.Module):
         offsets = torch.arange(count, device=back.device)
         return padded[:, self.reflected, offsets].sum(2)
 
+    @torch.no_grad()
+    def substitute(self, matrix: Float[Tensor, "latent latent"]) -> None:
+        """Become the same map of other latents, of which the present ones are `matrix @ other`."""
+        per_site = self.weight.reshape(len(self.weight), -1, len(matrix)).to(matrix.dtype)
+        self.weight.copy_((per_site @ matrix).flatten(1))
+
 
 class ModulatedNetwork(nn.Module):
     """Latents and placed points to features: all that a base learns except its solver."""
@@ -82,6 +88,23 @@ class ModulatedNetwork(nn.Module):
         if placement.blend is not None:
             rows = torch.einsum("cpk,icpfn->icpfkn", placement.blend, rows).flatten(-2)
         return features, rows
+
+    @property
+    def absorbs_constants(self) -> bool:
+        """What all latents have in common can become part of the network: not where it scales a layer, nor where it
+        is missing beyond the border.
+        """
+        return self.latent_map.kernel == 1 and not self.network.scales
+
+    @torch.no_grad()
+    def substitute(self, matrix: Float[Tensor, "latent latent"], constant: Float[Tensor, " latent"]) -> None:
+        """Become the same functions of other latents, of which the present ones are `matrix @ other + constant`."""
+        assert self.absorbs_constants or not constant.any()
+        if self.absorbs_constants:
+            shifts = self.latent_map.weight.to(constant.dtype) @ constant
+            for bias, shift in zip(self.network.biases, torch.split(shifts, self.network.width), strict=False):
+                bias.copy_(bias + shift)
+        self.latent_map.substitute(matrix)
 
     def reads(self, placement: Placement) -> Int[Tensor, "cell read"] | None:
         """Whose latents a cell's points depend on, in the order of the Jacobian's columns; None when cell i reads

@@ -58,7 +58,7 @@ class Siren(nn.Module):
 
     def forward(self, modulation: Modulations, placement: Placement) -> CellFeatures:
         """Features of every point of every cell."""
-        features, _ = self.vjp(modulation, placement)
+        features, _ = self._run(modulation, placement, one_way=not torch.is_grad_enabled())
         return features
 
     def vjp(self, modulation: Modulations, placement: Placement) -> tuple[CellFeatures, Pullback]:
@@ -104,9 +104,12 @@ class Siren(nn.Module):
             channels.append(rows.reshape(*shape[:3], -1))
         return features, torch.stack(channels, 3)
 
-    def _run(self, modulation: Modulations, placement: Placement) -> tuple[CellFeatures, Sweep]:
+    def _run(
+        self, modulation: Modulations, placement: Placement, *, one_way: bool = False
+    ) -> tuple[CellFeatures, Sweep]:
         """Features, and the way back: from a cotangent of the last hidden layer, layer by layer from the last to
-        the first, the derivative by its shift (short of the factor w0) and by its scale, at every point.
+        the first, the derivative by its shift (short of the factor w0) and by its scale, at every point. With
+        `one_way` nothing is kept for it.
         """
         shifts, scales = self._per_layer(modulation, placement)
         cosines: list[Tensor] = []
@@ -122,6 +125,10 @@ class Siren(nn.Module):
             else:
                 angle = torch.addcmul(w0 * shift, linear, scale)
                 inputs.append(linear)
+            if one_way:
+                hidden = angle.sin_()
+                inputs.clear()
+                continue
             hidden, cosine = sine_cosine(angle)
             cosines.append(cosine)
         features = functional.linear(hidden, self.weights[-1], self.biases[-1] + self.output_offset)
