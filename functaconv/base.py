@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from functaconv.fitting import Fit, GaussNewton, Reconstruction, Solver, Tangent, best_fit, fit, reconstruction
+from functaconv.fitting import AnySolver, Fit, GaussNewton, Reconstruction, Tangent, best_fit, fit, reconstruction
 from functaconv.networks import ModulatedNetwork, Placement
 from functaconv.shapes import Coords, Features, Latents, PerItem
 from functaconv.signals.batch import Axes, Batch
@@ -25,6 +25,8 @@ DECODED_TOGETHER = 1 << 20
 """points sorted into cells at a time"""
 MOST_TANGENT, MOST_TANGENTS = 1 << 28, 1 << 30
 """bytes of a Jacobian that is kept for all batches, and of all that are kept"""
+SLIGHT_DAMPING = 1e-3
+"""when only the size of a step matters"""
 SWEEPS = 2
 """items per channel from which one Jacobian for all is less work than a pullback for each"""
 TAPE_PER_LAYER = 4
@@ -44,7 +46,7 @@ class Base(nn.Module):
     def __init__(
         self,
         field: ModulatedNetwork,
-        solver: Solver,
+        solver: AnySolver,
         normalizer: Normalizer,
         axes: Axes,
         *,
@@ -132,13 +134,18 @@ class Base(nn.Module):
         steps: int | None = None,
         second_order: bool = True,
         recompute: bool = False,
+        careful: bool = False,
     ) -> Fit:
-        """Fit latents to a problem, differentiably unless gradients are off."""
+        """Fit latents to a problem, differentiably unless gradients are off or the fit is `careful`: then every item
+        keeps its best.
+        """
         if not second_order:
             problem = replace(problem, differentiable=False)
         if problem.tangent is None and self._is_linearised(problem):
             problem = problem.at(self.start)
         # one start for all items: the first step's forward is computed once, not once per item
+        if careful:
+            return best_fit(problem, self.start, self.solver, steps=self.solver.steps if steps is None else steps)
         return fit(problem, self.start, self.solver, steps=steps, second_order=second_order, recompute=recompute)
 
     @torch.no_grad()
@@ -146,9 +153,8 @@ class Base(nn.Module):
         """By how much one more Gauss-Newton step would lower each item's error, to first order (Newton's decrement),
         where the error falls by twice `slope` per unit of latent. Measured with the curvature at the start.
         """
-        assert isinstance(self.solver, GaussNewton)
         curvature = problem.normal_equations(self.start).curvature
-        step = curvature.damped(self.solver.log_damping.exp(), self.solver.metric).solve(slope)
+        step = curvature.damped(SLIGHT_DAMPING).solve(slope)
         return (slope * step).sum((1, 2))
 
     @torch.no_grad()
@@ -196,6 +202,8 @@ class Base(nn.Module):
         """With the first step prepared: once for all batches with these points and this mask."""
         if not self._is_linearised(problem):
             return problem
+        if batch.valid is not None and batch.mask_key is None:
+            return problem.at(self.start)
         # a base that learns on, or moves to another device, is another base
         state = tuple((tensor.data_ptr(), tensor._version) for tensor in self.state_dict(keep_vars=True).values())
         pieces = tuple(piece.targets.shape[1:3] for piece in problem.pieces)
@@ -211,9 +219,9 @@ class Base(nn.Module):
 
     def _is_linearised(self, problem: Reconstruction) -> bool:
         """The first step is computed for all items at once, and its Jacobian may be kept."""
-        if not problem.is_shared:
-            return False
-        if not isinstance(self.solver, GaussNewton) and problem.items <= SWEEPS * self.axes.channels:
+        if not isinstance(self.solver, GaussNewton) and (
+            not problem.is_shared or problem.items <= SWEEPS * self.axes.channels
+        ):
             # so few pullbacks cost less than a Jacobian
             return False
         return 4 * problem.values * self.read_numbers <= MOST_TANGENT

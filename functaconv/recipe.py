@@ -55,6 +55,10 @@ class NetworkRecipe:
     output_offset: Annotated[float, Field(ge=-10, le=10)] = 0.5
     modulation: Literal["shift", "film"] = "shift"
     """film: scales as well as shifts"""
+    skips: bool = False
+    """hidden layers add to what they were given"""
+    frequencies: Annotated[int, Field(ge=0, le=8192)] = 0
+    """learned frequencies whose sines and cosines stand in for the coordinates; 0 for none"""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -121,12 +125,13 @@ class TrainingRecipe:
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.995
     """decay of the moving average that is validated and exported; 0 exports the last update"""
     second_order: bool = True
-    one_step: Fraction = 1.0
-    """gauss-newton: fraction of the budget in which the base learns through one step; then through the several of
-    the solver"""
-    envelope: bool = True
-    """gauss-newton, several steps: hold the latents fixed in the outer derivative where the fit has converged, and
-    go back to one step where it has not; off: differentiate through all steps"""
+    one_step: Fraction = 0.5
+    """gauss-newton: fraction of the budget in which the base learns through one step; then through several"""
+    through: Annotated[int, Field(ge=1, le=16)] = 2
+    """gauss-newton: how many steps the outer derivative goes through then"""
+    envelope: bool = False
+    """gauss-newton: hold the latents of all the solver's steps fixed in the outer derivative instead, where the fit
+    has converged, and go back to one step where it has not"""
     converged: Fraction = 0.02
     """the share of the error that another step may still take away from a fit that counts as converged"""
     inner_points: Count | None = None
@@ -252,6 +257,8 @@ def build(recipe: Recipe, axes: Axes, normalizer: Normalizer) -> Base:
         w0_hidden=recipe.network.w0_hidden,
         output_offset=recipe.network.output_offset,
         scales=recipe.network.modulation == "film",
+        skips=recipe.network.skips,
+        frequencies=recipe.network.frequencies,
         generator=generator,
     )
     latent_map = LatentMap(grid, latent.numbers, network.modulations, kernel=latent.kernel, generator=generator)
@@ -333,7 +340,7 @@ def _by_gauss_newton(
         outer = min(points, 256)
     return (
         NetworkRecipe(width=width, depth=6 if gpu else 5, w0_first=10.0 if latent.sites else 20.0, w0_hidden=10.0),
-        SolverRecipe(kind="gauss-newton", steps=2),
+        SolverRecipe(kind="gauss-newton", steps=2 if latent.sites else 3),
         TrainingRecipe(minutes=10, batch_size=batch, inner_points=inner, outer_points=outer, optimizer="muon"),
     )
 

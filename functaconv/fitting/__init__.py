@@ -5,10 +5,15 @@ from functaconv.fitting.gauss_newton import GaussNewton
 from functaconv.fitting.gradient_descent import GradientDescent
 from functaconv.fitting.reconstruction import Reconstruction, Tangent, reconstruction
 
-SOLVERS = {"gradient": GradientDescent, "gauss-newton": GaussNewton}
+AnySolver = GradientDescent | GaussNewton
+SOLVERS: dict[str, type[GradientDescent] | type[GaussNewton]] = {
+    "gradient": GradientDescent,
+    "gauss-newton": GaussNewton,
+}
 
 __all__ = [
     "SOLVERS",
+    "AnySolver",
     "Fit",
     "GaussNewton",
     "GradientDescent",

@@ -39,6 +39,8 @@ class Curvature:
     """whose latents a cell's rows and columns stand for; None when cell i reads site i only. The number of sites
     stands for "none"."""
     sites: int
+    is_common: bool = False
+    """one matrix for all items of all batches, not only for the items at hand"""
 
     @property
     def items(self) -> int:
@@ -62,21 +64,23 @@ class Curvature:
         count, size = self.reads.shape[1], self.latent
         # a cell at the border may read a site twice: both places count, and so do the terms between them
         cell, row, column = torch.nonzero(self.reads[:, :, None] == self.reads[:, None, :], as_tuple=True)
-        elements = self.matrix.unflatten(-1, (count, size)).unflatten(-3, (count, size))
+        elements = self.matrix.reshape(*self.matrix.shape[:2], count, size, count, size)
         picked = elements[:, cell, row, :, column, :].movedim(0, 1)
         summed = self.matrix.new_zeros(self.items, self.sites + 1, size, size)
         return summed.index_add(1, self.reads[cell, row], picked)[:, : self.sites]
 
     def assembled(self) -> Float[Tensor, "item number number"]:
         """The whole matrix, sites one after the other."""
-        reads = torch.arange(len(self.matrix[0]), device=self.matrix.device)[:, None] if self.reads is None else self.reads
+        reads = (
+            torch.arange(len(self.matrix[0]), device=self.matrix.device)[:, None] if self.reads is None else self.reads
+        )
         size = self.latent
         index = (reads[:, :, None] * size + torch.arange(size, device=reads.device)).flatten(1)
         side = (self.sites + 1) * size
         flat = (index[:, :, None] * side + index[:, None, :]).flatten()
         whole = self.matrix.new_zeros(self.items, side * side).index_add(1, flat, self.matrix.flatten(1))
         used = self.sites * size
-        return whole.unflatten(1, (side, side))[:, :used, :used]
+        return whole.reshape(-1, side, side)[:, :used, :used]
 
     def times(self, latents: Latents) -> Latents:
         """The product with one latent per item."""
@@ -92,7 +96,8 @@ class Curvature:
         """The mean of the diagonal, in the coordinates in which the damping `metric` is the identity."""
         diagonal = self.blocks.mean(1)
         if metric is not None:
-            return (diagonal * torch.linalg.inv(metric).T).sum((-2, -1)) / self.latent
+            back: Tensor = torch.linalg.inv(metric)
+            return (diagonal * back.T).sum((-2, -1)) / self.latent
         return diagonal.diagonal(dim1=-2, dim2=-1).mean(-1)
 
     def damped(self, damping: Tensor | float, metric: Float[Tensor, "latent latent"] | None = None) -> Factor:
@@ -106,13 +111,9 @@ class Curvature:
         if not self.is_coupled:
             return _Blocks.of(self.blocks + added)
         numbers = self.sites * self.latent
-        if numbers <= MOST_ASSEMBLED_EACH or (self.items == len(added) == 1 and numbers <= MOST_ASSEMBLED):
-            diagonal = torch.block_diag(*eye.expand(self.sites, -1, -1)) if metric is not None else None
-            whole = self.assembled()
-            if diagonal is None:
-                whole = whole + amount[:, None, None] * torch.eye(numbers, device=whole.device, dtype=whole.dtype)
-            else:
-                whole = whole + amount[:, None, None] * diagonal
+        if numbers <= MOST_ASSEMBLED_EACH or (self.is_common and len(added) == 1 and numbers <= MOST_ASSEMBLED):
+            every = torch.kron(torch.eye(self.sites, device=eye.device, dtype=eye.dtype), eye)
+            whole = self.assembled() + amount[:, None, None] * every
             return _Whole(_Blocks.of(whole[:, None]))
         return ConjugateGradients(self, added, _Blocks.of(self.blocks + added))
 
@@ -141,7 +142,12 @@ class _Blocks:
         usable = (failed == 0) & torch.isfinite(lower).all(-1).all(-1)
         scale = diagonal.nan_to_num(0, 0, 0).clamp(min=0)
         scale = (scale + scale.amax(-1, keepdim=True) + TINY).sqrt()
-        return cls(torch.where(usable[..., None, None], lower, torch.diag_embed(scale)))
+        spare = torch.diag_embed(scale).detach()
+        if torch.is_grad_enabled() and matrix.requires_grad:
+            # a derivative must not go through a factor that failed: 0 * inf
+            eye = torch.eye(matrix.shape[-1], device=matrix.device, dtype=matrix.dtype)
+            lower, _ = torch.linalg.cholesky_ex(torch.where(usable[..., None, None], matrix, eye))
+        return cls(torch.where(usable[..., None, None], lower, spare))
 
     def solve(self, slope: Latents) -> Latents:
         if len(self.lower) == 1 and len(slope) > 1:
@@ -157,7 +163,7 @@ class _Whole:
     blocks: _Blocks
 
     def solve(self, slope: Latents) -> Latents:
-        return self.blocks.solve(slope.flatten(1)[:, None])[:, 0].unflatten(1, slope.shape[1:])
+        return self.blocks.solve(slope.flatten(1)[:, None])[:, 0].reshape(slope.shape)
 
 
 @dataclass(frozen=True)
@@ -172,6 +178,8 @@ class ConjugateGradients:
     steps: int = CONJUGATE_STEPS
 
     def solve(self, slope: Latents) -> Latents:
+        size = slope.detach().abs().amax((1, 2), keepdim=True).clamp(min=TINY)
+        slope = slope / size
         found = torch.zeros_like(slope)
         residual = slope
         along = turned = self.preconditioner.solve(residual)
@@ -187,7 +195,7 @@ class ConjugateGradients:
             before, energy = energy, _dot(residual, turned)
             ratio = torch.where(before > TINY, energy / before.clamp(min=TINY), 0.0)[:, None, None]
             along = turned + ratio * along
-        return found
+        return size * found
 
 
 def _times(matrix: Tensor, values: Latents) -> Latents:

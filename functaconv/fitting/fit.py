@@ -1,7 +1,6 @@
 """The inner loop: from a start, a few steps of a solver."""
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
@@ -25,9 +24,7 @@ class Solver(Protocol):
     def is_adaptive(self) -> bool: ...
     def prepare(self, problem: Reconstruction) -> None: ...
     def look(self, problem: Reconstruction, latents: Latents) -> Slope: ...
-    def move(
-        self, problem: Reconstruction, view: Slope, number: int, trust: PerItem | None = None
-    ) -> Latents: ...
+    def move(self, problem: Reconstruction, view: Slope, number: int, trust: PerItem | None = None) -> Latents: ...
     def project(self) -> None: ...
 
 
@@ -59,7 +56,7 @@ def fit(
     With `recompute` each step is run again in the backward pass instead of being kept in memory.
     """
     latents = start
-    inner = problem if second_order else replace(problem, differentiable=False)
+    inner = problem if second_order else problem.as_numbers()
     # what all steps share is computed outside of them: a step that is recomputed must find what it found before
     solver.prepare(inner)
 
@@ -86,6 +83,7 @@ def best_fit(
     """
     latents, view = start.expand(problem.items, -1, -1), solver.look(problem, start)
     error, trust = view.error, torch.ones_like(view.error)
+    whole = problem
     best, best_error = latents.clone(), error
     # the items still on their way, by their place in the batch
     active = torch.arange(problem.items, device=latents.device)
@@ -107,11 +105,11 @@ def best_fit(
             latents, view = ahead, there
         if min_gain is not None:
             # a step taken back says nothing about the next, smaller one, unless it was tiny already
-            going = torch.where(better, gain >= min_gain, trust > LESS_TRUST**3)
+            going = torch.where(better, gain >= min_gain, trust > LESS_TRUST**7)
             if not bool(going.all()):
                 chosen = going.nonzero()[:, 0]
                 if not len(chosen):
                     break
                 active, latents, trust = active[chosen], latents[chosen], trust[chosen]
                 view, problem = view.select(chosen), problem.select(chosen)
-    return Fit(problem, best)
+    return Fit(whole, best)

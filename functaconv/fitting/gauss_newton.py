@@ -65,13 +65,11 @@ class GaussNewton(nn.Module):
             return NormalEquations(here.slope, here.error, tangent.curvature)
         return problem.normal_equations(latents)
 
-    def move(
-        self, problem: Reconstruction, view: Slope, number: int, trust: PerItem | None = None
-    ) -> Latents:
+    def move(self, problem: Reconstruction, view: Slope, number: int, trust: PerItem | None = None) -> Latents:
         """The step; `trust` below 1 damps an item's more."""
         assert isinstance(view, NormalEquations)
         tangent, damping = problem.tangent, self.log_damping.exp()
-        if tangent is None or view.curvature is not tangent.curvature:
+        if tangent is None or view.curvature.matrix is not tangent.curvature.matrix:
             if trust is not None:
                 damping = (damping / trust).clamp(LEAST_DAMPING, MOST_DAMPING)
             return view.curvature.damped(damping, self.metric).solve(view.slope)

@@ -83,14 +83,14 @@ class NormalEquations(Slope):
 @dataclass(frozen=True)
 class Tangent:
     """The network linearised at a latent that all items share: computed once, it serves every item with the same
-    points and weights.
+    points, and its curvature every item with the same weights.
     """
 
     latents: Latents
     features: Sequence[CellFeatures]
     """per piece"""
-    rows: Sequence[Rows]
-    """weighted derivatives, per piece"""
+    rows: Sequence[Tensor]
+    """derivatives per piece: weighted, as `Rows`, where all items share the weights; else as they are"""
     curvature: Curvature
     _factors: list[Factor] = field(default_factory=list, repr=False)
 
@@ -98,6 +98,11 @@ class Tangent:
     def bytes(self) -> int:
         """What it takes to keep it."""
         return sum(rows.nbytes for rows in self.rows) + self.curvature.matrix.nbytes
+
+    def detached(self) -> "Tangent":
+        """Derivatives as constants; the latents remain those that the fit begins with."""
+        curvature = replace(self.curvature, matrix=self.curvature.matrix.detach())
+        return Tangent(self.latents, [f.detach() for f in self.features], [r.detach() for r in self.rows], curvature)
 
     def factor(self, damping: Tensor, metric: Tensor | None) -> Factor:
         """The damped curvature, factored once: a solver does not change its damping within a tangent's life."""
@@ -138,6 +143,11 @@ class Reconstruction:
         """All items have the same points with the same weights: what depends on them alone is computed once."""
         return len(self.pieces[0].weights) == 1
 
+    def as_numbers(self) -> "Reconstruction":
+        """The same problem, constant to an outer derivative."""
+        tangent = None if self.tangent is None else self.tangent.detached()
+        return replace(self, differentiable=False, tangent=tangent)
+
     def select(self, chosen: Tensor) -> "Reconstruction":
         """Some of the items."""
         pieces = [
@@ -148,7 +158,10 @@ class Reconstruction:
             )
             for piece in self.pieces
         ]
-        return replace(self, pieces=tuple(pieces))
+        tangent = self.tangent
+        if tangent is not None and not self.is_shared:
+            tangent = replace(tangent, curvature=tangent.curvature.select(chosen), _factors=[])
+        return replace(self, pieces=tuple(pieces), tangent=tangent)
 
     def error(self, latents: Latents) -> PerItem:
         """Mean squared error of each item over its valid points and channels."""
@@ -202,13 +215,12 @@ class Reconstruction:
             return NormalEquations(_total(slopes), _total(errors), matrices.curvature(self._count))
 
     def at(self, latents: Latents) -> "Reconstruction":
-        """The same problem with the network linearised at one latent for all items (`[1, site, latent]`), where the
-        items share points and weights; the problem itself where they do not.
+        """The same problem with the network linearised at one latent for all items (`[1, site, latent]`).
+
+        Where the items share their weights too, there is one curvature for all.
         """
-        if not self.is_shared:
-            return self
         features: list[CellFeatures] = []
-        rows: list[Rows] = []
+        rows: list[Tensor] = []
         matrices = _Matrices()
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.differentiable):
             for piece in self.pieces:
@@ -221,8 +233,9 @@ class Reconstruction:
                 cells = len(piece.placement.index)
                 matrices.add(piece.placement, self.field.reads(piece.placement), matrix.expand(-1, cells, -1, -1))
                 features.append(found)
-                rows.append(weighted)
-        return replace(self, tangent=Tangent(latents, features, rows, matrices.curvature(self._count)))
+                rows.append(weighted if self.is_shared else jacobian)
+            curvature = matrices.curvature(self._count, is_common=self.is_shared)
+        return replace(self, tangent=Tangent(latents, features, rows, curvature))
 
     @property
     def _count(self) -> int:
@@ -269,12 +282,12 @@ class _Matrices:
         known = self._cells.get(placement.first)
         self._cells[placement.first] = (matrix if known is None else known[0] + matrix, reads)
 
-    def curvature(self, sites: int) -> Curvature:
+    def curvature(self, sites: int, *, is_common: bool = False) -> Curvature:
         matrices, reads = zip(*self._cells.values(), strict=True)
         whole = matrices[0] if len(matrices) == 1 else torch.cat(matrices, 1)
         if any(part is None for part in reads):
-            return Curvature(whole, None, sites)
-        return Curvature(whole, torch.cat(reads), sites)
+            return Curvature(whole, None, sites, is_common)
+        return Curvature(whole, torch.cat(reads), sites, is_common)
 
 
 def reconstruction(
@@ -304,11 +317,13 @@ def reconstruction(
     return Reconstruction(field, tuple(pieces), placement.covered)
 
 
-def _onto_sites(values: Float[Tensor, "item cell number"], reads: Int[Tensor, "cell read"] | None, sites: int) -> Latents:
+def _onto_sites(
+    values: Float[Tensor, "item cell number"], reads: Int[Tensor, "cell read"] | None, sites: int
+) -> Latents:
     """Sums over the cells that read a site."""
     if reads is None:
         return values
-    parts = values.unflatten(-1, (reads.shape[1], -1)).flatten(1, 2)
+    parts = values.reshape(len(values), reads.numel(), -1)
     summed = values.new_zeros(len(values), sites + 1, parts.shape[-1])
     return summed.index_add(1, reads.flatten(), parts)[:, :sites]
 

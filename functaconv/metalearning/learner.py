@@ -125,7 +125,7 @@ class Learner:
         if solver.is_adaptive and (not several or self.updates < self.unconverged_until):
             return self._backward(batch, steps=1)
         if not solver.is_adaptive or not training.envelope:
-            return self._backward(batch, steps=solver.steps)
+            return self._backward(batch, min(solver.steps, training.through) if solver.is_adaptive else solver.steps)
         loss, left = self._backward_at_minimum(batch)
         if not left < training.converged:
             # what the latents still have to gain would be missing from the gradient
@@ -141,9 +141,7 @@ class Learner:
         total = torch.zeros((), device=self.base.device)
         for part in _parts(batch, together):
             problem = self.base.problem(part, points=inner)
-            fitted = self.base.fit(
-                problem, steps=steps, second_order=self.training.second_order, recompute=recompute
-            )
+            fitted = self.base.fit(problem, steps=steps, second_order=self.training.second_order, recompute=recompute)
             error = fitted.error if outer is inner else self.base.problem(part, points=outer).error(fitted.latents)
             loss = error.sum() / len(batch)
             torch.autograd.backward(loss)
@@ -162,7 +160,7 @@ class Learner:
         chunk = self.base.chunk(min(together, len(batch)))
         for part in _parts(batch, together):
             with torch.no_grad():
-                fitted = self.base.fit(self.base.problem(part, chunk=chunk))
+                fitted = self.base.fit(self.base.problem(part, chunk=chunk), careful=True)
             latents = fitted.latents.detach().requires_grad_()
             loss = self.base.problem(part, points=outer).error(latents).sum() / len(batch)
             torch.autograd.backward(loss)

@@ -24,6 +24,10 @@ class Siren(nn.Module):
 
     `depth` counts the linear output layer, as functa does: depth 10 has nine sine layers. Initialisation is
     functa's: first layer U(±1/fan_in), the others U(±sqrt(6/fan_in)/w0), zero biases.
+
+    With `skips` a hidden layer adds to what it was given. With `frequencies` the first layer sees sines and cosines of
+    that many learned frequencies (cycles per unit, drawn with standard deviation w0_first / 2 pi) in place of the
+    coordinates.
     """
 
     def __init__(
@@ -37,14 +41,23 @@ class Siren(nn.Module):
         w0_hidden: float = 30.0,
         output_offset: float = 0.5,
         scales: bool = False,
+        skips: bool = False,
+        frequencies: int = 0,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.width, self.scales, self.output_offset = width, scales, output_offset
+        self.width, self.scales, self.skips, self.output_offset = width, scales, skips, output_offset
         self.w0 = [w0_first] + [w0_hidden] * (depth - 2)
+        self.frequencies: nn.Parameter | None = None
         fan_in = [coords] + [width] * (depth - 1)
+        if frequencies:
+            spread = torch.empty(frequencies, coords).normal_(std=w0_first / (2 * math.pi), generator=generator)
+            self.frequencies = nn.Parameter(spread)
+            self.w0[0], fan_in[0] = w0_hidden, 2 * frequencies
         fan_out = [width] * (depth - 1) + [channels]
         bounds = [1 / coords] + [math.sqrt(6 / width) / w0_hidden] * (depth - 1)
+        if frequencies:
+            bounds[0] = math.sqrt(6 / (2 * frequencies)) / w0_hidden
         self.weights = nn.ParameterList(
             torch.empty(out, into).uniform_(-bound, bound, generator=generator)
             for into, out, bound in zip(fan_in, fan_out, bounds, strict=True)
@@ -114,10 +127,14 @@ class Siren(nn.Module):
         shifts, scales = self._per_layer(modulation, placement)
         cosines: list[Tensor] = []
         inputs: list[Tensor] = []
-        hidden = placement.coords
-        for weight, bias, w0, shift, scale in zip(
-            self.weights[:-1], self.biases[:-1], self.w0, shifts, scales, strict=True
+        hidden: Tensor = placement.coords
+        if self.frequencies is not None:
+            phase = hidden @ (2 * math.pi * self.frequencies).T
+            hidden = torch.cat(sine_cosine(phase), -1)
+        for layer, (weight, bias, w0, shift, scale) in enumerate(
+            zip(self.weights[:-1], self.biases[:-1], self.w0, shifts, scales, strict=True)
         ):
+            before = hidden if self.skips and layer else None
             # w0 goes into the small matrices, not over the large activations
             linear = functional.linear(hidden, w0 * weight, w0 * bias)
             if scale is None:
@@ -128,19 +145,23 @@ class Siren(nn.Module):
             if one_way:
                 hidden = angle.sin_()
                 inputs.clear()
-                continue
-            hidden, cosine = sine_cosine(angle)
-            cosines.append(cosine)
+            else:
+                hidden, cosine = sine_cosine(angle)
+                cosines.append(cosine)
+            if before is not None:
+                hidden = hidden + before
         features = functional.linear(hidden, self.weights[-1], self.biases[-1] + self.output_offset)
 
         def sweep(back: Tensor) -> Iterator[tuple[int, Tensor, Tensor | None]]:
             for layer in reversed(range(len(self.w0))):
-                back = back * cosines[layer]
+                beyond, back = back, back * cosines[layer]
                 scale = scales[layer]
                 yield layer, back, None if scale is None else back * inputs[layer]
                 if layer:
                     inner = back if scale is None else back * scale
                     back = inner @ (self.w0[layer] * self.weights[layer])
+                    if self.skips:
+                        back = back + beyond
 
         return features, sweep
 

@@ -135,7 +135,7 @@ class Batch:
             masks = np.stack([np.ones(s.values.shape, bool) if s.valid is None else s.valid for s in signals])
             if (masks == masks[:1]).all():
                 masks = masks[:1]
-                mask_key = hashlib.blake2b(np.packbits(masks), digest_size=16).digest()
+                mask_key = hashlib.blake2b(np.packbits(masks).tobytes(), digest_size=16).digest()
             valid = torch.from_numpy(masks.reshape(len(masks), -1, channels))
         if pin:
             values = values.pin_memory()

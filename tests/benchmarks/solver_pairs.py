@@ -83,7 +83,7 @@ def measure(data: Path, work: Path, cell: str, solvers: tuple[str, ...] = SOLVER
         "dtype": "float32, latents stored as float16",
         **machine(),
         "threads": 1,
-    }  # fmt: skip
+    }
 
 
 def log_of(work: Path, cell: str, solver: str) -> Path:
@@ -96,8 +96,10 @@ def together(commands: Any) -> list[dict[str, Any]]:
     running = [
         subprocess.Popen(
             [sys.executable, "-m", "functaconv", *map(str, command), "--json"],
-            stdout=subprocess.PIPE, text=True, env=environment,
-        )  # fmt: skip
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
         for command in commands
     ]
     printed = [process.communicate()[0] for process in running]

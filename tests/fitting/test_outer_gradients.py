@@ -1,30 +1,49 @@
 """The outer derivative through the inner fit: what meta-learning descends."""
 
+from functools import cache
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd.functional import jacobian
 
-from functaconv.fitting import SOLVERS, Reconstruction, fit
+from functaconv.fitting import GaussNewton, Reconstruction, fit
 from functaconv.networks import ModulatedNetwork
 
-from .test_contract import COORDS, LATENT, LAYOUTS, field_of, problem_of, targets
+from .test_contract import COORDS, LATENT, LAYOUTS, field_of, problem_of, solver_of, targets
+
+FIELDS = [(name, film) for name in LAYOUTS for film in (False, True)]
+LEARNED = {"gradient": {"initial": (0.2, 0.5)}, "gauss-newton": {"damping": 0.03, "learned_damping": True}}
+"""solvers with a parameter of their own"""
 
 
-@pytest.fixture(params=[(name, film) for name in LAYOUTS for film in (False, True)], ids=lambda p: f"{p[0]}-{p[1]}")
-def field(request: pytest.FixtureRequest) -> ModulatedNetwork:
-    name, film = request.param
+@pytest.fixture(params=FIELDS, ids=lambda p: f"{p[0]}-{p[1]}")
+def kind(request: pytest.FixtureRequest) -> tuple[str, bool]:
+    found: tuple[str, bool] = request.param
+    return found
+
+
+@pytest.fixture
+def field(kind: tuple[str, bool]) -> ModulatedNetwork:
+    name, film = kind
     return field_of(*LAYOUTS[name], film=film)
-
-
-@pytest.fixture(params=SOLVERS, ids=str)
-def solver(request: pytest.FixtureRequest) -> nn.Module:
-    return SOLVERS[request.param](
-        LATENT, steps=2, initial=(0.2, 0.5), generator=torch.Generator().manual_seed(3)
-    ).double()
 
 
 @pytest.fixture
 def begin(field: ModulatedNetwork) -> Tensor:
+    return begin_of(field)
+
+
+@pytest.fixture(params=LEARNED)
+def solver(request: pytest.FixtureRequest) -> nn.Module:
+    return learned(request.param)
+
+
+def learned(name: str, **options: object) -> nn.Module:
+    return solver_of(name, steps=2, **LEARNED[name], **options)
+
+
+def begin_of(field: ModulatedNetwork) -> Tensor:
     """A learned start."""
     generator = torch.Generator().manual_seed(9)
     start = 0.1 * torch.randn(1, field.sites.count, LATENT, dtype=torch.float64, generator=generator)
@@ -41,6 +60,38 @@ def naive_latents(field: ModulatedNetwork, problem: Reconstruction, begin: Tenso
     return latents
 
 
+def naive_gauss_newton(field: ModulatedNetwork, problem: Reconstruction, begin: Tensor, solver: GaussNewton) -> Tensor:
+    """The Gauss-Newton steps again, the slow way: autograd's Jacobian of every item and a dense solve."""
+    (piece,) = problem.pieces
+    weights = piece.weights.expand_as(piece.targets[:1]).flatten()
+
+    def values(numbers: Tensor) -> Tensor:
+        return field(numbers.reshape(begin.shape), piece.placement).flatten()
+
+    fitted = []
+    first = jacobian(values, begin.flatten(), create_graph=True)
+    for target in piece.targets:
+        numbers = begin.flatten()
+        for number in range(solver.steps):
+            here = jacobian(values, numbers, create_graph=True) if number else first
+            slope = here.T @ (weights * (target.flatten() - values(numbers)))
+            bent = first if solver.chord else here
+            matrix = bent.T @ (weights[:, None] * bent)
+            damping = solver.log_damping.exp() * matrix.diagonal().mean()
+            numbers = numbers + torch.linalg.solve(matrix + damping * torch.eye(len(matrix), dtype=matrix.dtype), slope)
+        fitted.append(numbers.reshape(begin.shape[1:]))
+    return torch.stack(fitted)
+
+
+@cache
+def gauss_newton_reference(kind: tuple[str, bool], chord: bool) -> list[Tensor]:
+    """Latents, then the derivatives of their mean error."""
+    field, solver = field_of(*LAYOUTS[kind[0]], film=kind[1]), learned("gauss-newton", chord=chord)
+    begin, problem = begin_of(field), problem_of(field, targets(2, COORDS), COORDS)
+    latents = naive_gauss_newton(field, problem, begin, solver)
+    return [latents.detach(), *gradients(problem.error(latents).mean(), wanted_of(field, solver, begin))]
+
+
 def gradients(loss: Tensor, wanted: list[Tensor]) -> list[Tensor]:
     found = torch.autograd.grad(loss, wanted, allow_unused=True)
     return [torch.zeros_like(w) if g is None else g for w, g in zip(wanted, found, strict=True)]
@@ -50,19 +101,34 @@ def wanted_of(field: nn.Module, solver: nn.Module, begin: Tensor) -> list[Tensor
     return [begin, *solver.parameters(), *field.parameters()]
 
 
+@pytest.mark.parametrize("prepared", [False, True])
 @pytest.mark.parametrize("chunk", [None, 10])
-def test_second_order_is_autograd_through_a_naive_fit(
-    field: ModulatedNetwork, solver: nn.Module, begin: Tensor, chunk: int | None
+def test_second_order_is_autograd_through_naive_gradient_steps(
+    field: ModulatedNetwork, begin: Tensor, chunk: int | None, prepared: bool
 ) -> None:
-    features = targets(3, COORDS)
+    features, solver = targets(3, COORDS), learned("gradient")
     wanted = wanted_of(field, solver, begin)
     problem = problem_of(field, features, COORDS, chunk=chunk)
-    fitted = fit(problem, begin.expand(3, -1, -1), solver)
+    fitted = fit(problem.at(begin), begin, solver) if prepared else fit(problem, begin.expand(3, -1, -1), solver)
     expected = naive_latents(field, problem, begin, solver.rates, 3)
     torch.testing.assert_close(fitted.latents, expected, rtol=1e-10, atol=1e-12)
     found = gradients(fitted.error.mean(), wanted)
     for mine, theirs in zip(found, gradients(problem.error(expected).mean(), wanted), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-11)
+
+
+@pytest.mark.parametrize("chunk", [None, 10])
+@pytest.mark.parametrize(("prepared", "chord"), [(False, False), (True, False), (True, True)])
+def test_second_order_is_autograd_through_naive_gauss_newton_steps(
+    kind: tuple[str, bool], field: ModulatedNetwork, begin: Tensor, chunk: int | None, prepared: bool, chord: bool
+) -> None:
+    solver = learned("gauss-newton", chord=chord)
+    problem = problem_of(field, targets(2, COORDS), COORDS, chunk=chunk)
+    fitted = fit(problem.at(begin), begin, solver) if prepared else fit(problem, begin.expand(2, -1, -1), solver)
+    found = [fitted.latents.detach(), *gradients(fitted.error.mean(), wanted_of(field, solver, begin))]
+    for mine, theirs in zip(found, gauss_newton_reference(kind, chord), strict=True):
+        # relative to each tensor as a whole: the solve spreads rounding over all numbers
+        assert (mine - theirs).norm() <= 1e-9 * theirs.norm() + 1e-12
 
 
 def test_second_order_agrees_with_finite_differences(field: ModulatedNetwork, solver: nn.Module, begin: Tensor) -> None:
@@ -75,7 +141,7 @@ def test_second_order_agrees_with_finite_differences(field: ModulatedNetwork, so
     generator = torch.Generator().manual_seed(11)
     directions = [torch.randn(w.shape, dtype=w.dtype, generator=generator) for w in wanted]
     slope = sum((g * d).sum() for g, d in zip(gradients(loss(), wanted), directions, strict=True))
-    step, values = 1e-5, []
+    step, values = 1e-6, []
     with torch.no_grad():
         for sign in (1, -2):
             for tensor, direction in zip(wanted, directions, strict=True):
@@ -85,33 +151,37 @@ def test_second_order_agrees_with_finite_differences(field: ModulatedNetwork, so
     torch.testing.assert_close((values[0] - values[1]) / (2 * step), slope, rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.parametrize("prepared", [False, True])
 def test_first_order_is_another_gradient_from_which_start_and_rates_still_learn(
-    field: ModulatedNetwork, solver: nn.Module, begin: Tensor
+    field: ModulatedNetwork, solver: nn.Module, begin: Tensor, prepared: bool
 ) -> None:
-    problem = problem_of(field, targets(3, COORDS), COORDS)
+    plain = problem_of(field, targets(3, COORDS), COORDS)
+    problem = plain.at(begin) if prepared else plain
     wanted = wanted_of(field, solver, begin)
-    first = fit(problem, begin.expand(3, -1, -1), solver, second_order=False)
-    second = fit(problem, begin.expand(3, -1, -1), solver)
+    first = fit(problem, begin, solver, second_order=False)
+    second = fit(problem, begin, solver)
     assert torch.equal(first.latents, second.latents)
     found, exact = gradients(first.error.mean(), wanted), gradients(second.error.mean(), wanted)
     assert found[0].any(), "the start learns"
     assert found[1].any(), "the rates learn"
     assert any(not torch.allclose(a, b, rtol=1e-3) for a, b in zip(found, exact, strict=True))
     # the steps as constants: the derivative of the error at fixed latents, for the network
-    fixed = gradients(problem.error(first.latents.detach()).mean(), wanted)
+    fixed = gradients(plain.error(first.latents.detach()).mean(), wanted)
     for mine, theirs in zip(found[2:], fixed[2:], strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.parametrize("prepared", [False, True])
 @pytest.mark.parametrize("second_order", [True, False])
 def test_recomputing_gives_the_same_gradients(
-    field: ModulatedNetwork, solver: nn.Module, begin: Tensor, second_order: bool
+    field: ModulatedNetwork, solver: nn.Module, begin: Tensor, second_order: bool, prepared: bool
 ) -> None:
     problem = problem_of(field, targets(3, COORDS), COORDS)
     wanted = wanted_of(field, solver, begin)
 
     def found(recompute: bool) -> list[Tensor]:
-        fitted = fit(problem, begin.expand(3, -1, -1), solver, second_order=second_order, recompute=recompute)
+        given = problem.at(begin) if prepared else problem
+        fitted = fit(given, begin, solver, second_order=second_order, recompute=recompute)
         return [fitted.latents, *gradients(fitted.error.mean(), wanted)]
 
     for kept, again in zip(found(False), found(True), strict=True):
@@ -122,3 +192,15 @@ def test_fitting_without_gradients_builds_no_graph(field: ModulatedNetwork, solv
     with torch.no_grad():
         fitted = fit(problem_of(field, targets(2, COORDS), COORDS), begin.expand(2, -1, -1), solver, recompute=True)
     assert not fitted.latents.requires_grad
+
+
+def test_an_item_without_any_value_does_not_disturb_the_outer_gradients(
+    field: ModulatedNetwork, solver: nn.Module, begin: Tensor
+) -> None:
+    features, wanted = targets(3, COORDS), wanted_of(field, solver, begin)
+    valid = torch.ones_like(features)
+    valid[1] = 0
+    found = gradients(fit(problem_of(field, features, COORDS, valid), begin, solver).error.sum(), wanted)
+    others = gradients(fit(problem_of(field, features[::2], COORDS), begin, solver).error.sum(), wanted)
+    for mine, theirs in zip(found, others, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-11)

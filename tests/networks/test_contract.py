@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from functaconv.networks import NETWORKS, ModulatedNetwork, Siren
+from functaconv.networks import NETWORKS, ModulatedNetwork, Placement, Siren
 from functaconv.networks.siren import sine_cosine
 from tests.conftest import in_grid_order
 
@@ -63,6 +63,15 @@ def test_features_are_those_of_the_formula_point_by_point(field: ModulatedNetwor
     torch.testing.assert_close(features, naive(field, layout, latents, coords), **EXACT)
 
 
+def test_features_are_the_same_without_gradients(field: ModulatedNetwork, layout: Layout) -> None:
+    placement, latents = layout.sites.place(layout.coords()), latents_of(layout)
+    before = latents.clone()
+    with torch.no_grad():
+        features = field(latents, placement)
+    torch.testing.assert_close(features, field(latents, placement).detach(), **EXACT)
+    assert torch.equal(latents, before)
+
+
 def test_vjp_is_autograds(field: ModulatedNetwork, layout: Layout) -> None:
     placement = layout.sites.place(layout.coords())
     latents = latents_of(layout).requires_grad_()
@@ -92,6 +101,83 @@ def test_derivatives_through_the_pullback_are_those_of_a_double_backward(
     for mine, theirs in zip(ours, expected, strict=True):
         assert mine is not None
         torch.testing.assert_close(mine, torch.zeros_like(mine) if theirs is None else theirs, rtol=1e-10, atol=1e-10)
+
+
+def unit_cotangents(features: Tensor) -> Tensor:
+    """One for each value of one item, side by side as items: `[value, cell, point, channel]`."""
+    return torch.eye(features[0].numel(), dtype=features.dtype).reshape(-1, *features.shape[1:])
+
+
+def of_all_latents(field: ModulatedNetwork, placement: Placement, rows: Tensor) -> Tensor:
+    """A Jacobian by the latents its cells read, as one by all of them: `[item, cell, point, channel, site, latent]`."""
+    reads, sites = field.reads(placement), placement.sites
+    if reads is None:
+        reads = torch.arange(sites)[:, None]
+    assert rows.shape[-1] == reads.shape[1] * LATENT
+    whole = rows.new_zeros(*rows.shape[:4], sites + 1, LATENT)
+    for cell, read in enumerate(reads):
+        part = rows[:, cell].unflatten(-1, (len(read), LATENT))
+        whole[:, cell] = whole[:, cell].index_add(3, read, part)
+    return whole[..., :sites, :]
+
+
+def test_jacobian_is_the_pullback_of_unit_cotangents(field: ModulatedNetwork, layout: Layout) -> None:
+    placement, latents = layout.sites.place(layout.coords()), latents_of(layout)
+    features, rows = field.jacobian(latents, placement)
+    torch.testing.assert_close(features, field(latents, placement), **EXACT)
+    whole = of_all_latents(field, placement, rows)
+    units = unit_cotangents(features)
+    for item in range(len(latents)):
+        _, pullback = field.vjp(latents[item : item + 1].expand(len(units), -1, -1), placement)
+        torch.testing.assert_close(whole[item].reshape(len(units), -1, LATENT), pullback(units), **EXACT)
+
+
+def test_jacobian_by_the_modulations_is_the_pullback_of_unit_cotangents(
+    field: ModulatedNetwork, layout: Layout
+) -> None:
+    placement, network = layout.sites.place(layout.coords()), field.network
+    modulation = field.latent_map(latents_of(layout, 1))
+    features, rows = network.jacobian(modulation, placement, torch.eye(network.modulations, dtype=torch.float64))
+    assert rows.shape == (*features.shape, network.modulations)
+    units = unit_cotangents(features)
+    _, pullback = network.vjp(modulation.expand(len(units), -1, -1), placement)
+    # how much of each site a point reads
+    shares = placement.spread(torch.eye(layout.sites.count, dtype=torch.float64)[None])[0]
+    shares = shares.expand(*placement.index.shape, -1)
+    expected = torch.einsum("cps,cpfm->cpfsm", shares, rows[0]).reshape(len(units), -1, network.modulations)
+    torch.testing.assert_close(pullback(units), expected, **EXACT)
+
+
+@pytest.mark.parametrize("most", [1, 4, 9])
+def test_the_jacobians_of_the_pieces_are_the_whole(field: ModulatedNetwork, layout: Layout, most: int) -> None:
+    placement, latents = layout.sites.place(layout.coords()), latents_of(layout, 2)
+
+    def put(part: Placement) -> Tensor:
+        whole = of_all_latents(field, part, field.jacobian(latents, part)[1]).flatten(3)
+        return part.scatter(whole, whole.new_zeros(2, len(layout.coords()), whole.shape[-1]))
+
+    pieces = sum(put(piece) for piece in placement.split(most))
+    torch.testing.assert_close(pieces, put(placement), **EXACT)
+
+
+def test_derivatives_through_the_jacobian_are_those_through_the_pullback(
+    field: ModulatedNetwork, layout: Layout
+) -> None:
+    placement = layout.sites.place(layout.coords())
+    latents = latents_of(layout, 1).requires_grad_()
+    wanted = [latents, *field.parameters()]
+    features, rows = field.jacobian(latents, placement)
+    units = unit_cotangents(features)
+    _, pullback = field.vjp(latents.expand(len(units), -1, -1), placement)
+    expected = pullback(units)
+    direction = torch.randn(expected.shape, dtype=expected.dtype, generator=torch.Generator().manual_seed(6))
+    mine = (of_all_latents(field, placement, rows).reshape(expected.shape) * direction).sum()
+    found = torch.autograd.grad(mine, wanted, allow_unused=True)
+    theirs = torch.autograd.grad((expected * direction).sum(), wanted, allow_unused=True)
+    for one, other, parameter in zip(found, theirs, wanted, strict=True):
+        # the output's bias has no part in a derivative
+        one, other = (torch.zeros_like(parameter) if g is None else g for g in (one, other))
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", ["global-1d", "nearest-2d", "linear-2d", "kernel3-1d"])

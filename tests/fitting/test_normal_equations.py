@@ -1,0 +1,533 @@
+"""A fit linearised at some latents: the matrices, what they are solved with, and what items share."""
+
+from dataclasses import dataclass, replace
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd.functional import jacobian
+
+from functaconv.fitting import SOLVERS, Reconstruction, best_fit, fit, reconstruction
+from functaconv.fitting.curvature import ConjugateGradients, Curvature
+from functaconv.fitting.reconstruction import NormalEquations
+from functaconv.networks import ModulatedNetwork, SiteGrid
+from tests.conftest import in_grid_order
+
+from . import test_contract
+from .test_contract import COORDS, LATENT, field_of, grid, problem_of, solver_of, start, targets
+
+LAYOUTS = {
+    **test_contract.LAYOUTS,
+    "linear-kernel3": (SiteGrid((2, 3), "linear", "global"), 3),
+    "sites-without-points": (SiteGrid((6, 4)), 1),
+}
+COUPLED = ["linear", "kernel3", "linear-kernel3"]
+ITEMS = 3
+MASKS = {"no mask": 0, "one mask": 1, "a mask each": ITEMS}
+"""how many masks there are"""
+
+
+def mask_of(masks: int, features: Tensor) -> Tensor | None:
+    if not masks:
+        return None
+    generator = torch.Generator().manual_seed(1)
+    return (torch.rand(masks, *features.shape[1:], generator=generator) > 0.3).to(features.dtype)
+
+
+def latents_of(field: ModulatedNetwork, items: int, seed: int = 2, size: float = 0.3) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return size * torch.randn(items, field.sites.count, LATENT, dtype=torch.float64, generator=generator)
+
+
+def assert_near(found: Tensor, expected: Tensor, tolerance: float = 1e-12) -> None:
+    """Relative to the whole: a number near zero has no relative accuracy of its own."""
+    assert found.shape == expected.shape
+    assert torch.isfinite(found).all()
+    assert (found - expected).norm() <= tolerance * expected.norm() + 1e-14
+
+
+@cache
+def derivatives(name: str, film: bool, shared: bool) -> tuple[Tensor, Tensor]:
+    """Features and their derivatives, `[item, value]` and `[item, value, number]`, by autograd in the grid's order."""
+    field = field_of(*LAYOUTS[name], film=film)
+    placement = field.sites.place(COORDS)
+
+    def values(numbers: Tensor) -> Tensor:
+        features = field(numbers.reshape(1, -1, LATENT), placement)
+        return in_grid_order(placement, features, len(COORDS)).flatten()
+
+    latents = latents_of(field, 1 if shared else ITEMS).flatten(1)
+    features = torch.stack([values(one) for one in latents]).detach()
+    return features.expand(ITEMS, -1), torch.stack([jacobian(values, one) for one in latents]).expand(ITEMS, -1, -1)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A problem, latents, the normal equations there, and the same from a dense Jacobian."""
+
+    problem: Reconstruction
+    latents: Tensor
+    found: NormalEquations
+    matrix: Tensor
+    slope: Tensor
+    error: Tensor
+
+    def each(self, values: Tensor) -> Tensor:
+        """One matrix may stand for all items."""
+        return values.expand(ITEMS, *values.shape[1:])
+
+    def damped(self, damping: Tensor, metric: Tensor | None = None) -> Tensor:
+        """Explicitly, for one damping per item."""
+        sites = self.matrix.shape[-1] // LATENT
+        metric = torch.eye(LATENT, dtype=torch.float64) if metric is None else metric
+        whole = torch.block_diag(*[metric] * sites)
+        # the mean of the diagonal, in coordinates in which the metric is the identity
+        lower = torch.linalg.inv(torch.linalg.cholesky(whole))
+        level = (lower @ self.matrix @ lower.T).diagonal(dim1=-2, dim2=-1).mean(-1)
+        return self.matrix + (damping * level)[:, None, None] * whole
+
+
+def case_of(name: str, film: bool, masks: int, chunk: int | None, shared: bool) -> Case:
+    field, features = field_of(*LAYOUTS[name], film=film), targets(ITEMS, COORDS)
+    valid = mask_of(masks, features)
+    problem = problem_of(field, features, COORDS, valid, chunk)
+    latents = latents_of(field, 1 if shared else ITEMS)
+    with torch.no_grad():
+        found = problem.normal_equations(latents)
+    values, rows = derivatives(name, film, shared)
+    weights = (torch.ones_like(features) if valid is None else valid.expand_as(features)).flatten(1)
+    weights = weights / weights.sum(1, keepdim=True)
+    residual = features.flatten(1) - values
+    return Case(
+        problem,
+        latents,
+        found,
+        matrix=rows.mT @ (weights[..., None] * rows),
+        slope=(rows.mT @ (weights * residual)[..., None]).reshape(ITEMS, -1, LATENT),
+        error=(weights * residual.square()).sum(1),
+    )
+
+
+class Counting:
+    """A network that notes of how many items it was asked the Jacobian."""
+
+    def __init__(self, field: ModulatedNetwork) -> None:
+        self.field, self.sites, self.jacobians = field, field.sites, []
+        self.vjp, self.reads = field.vjp, field.reads
+
+    def __call__(self, latents: Tensor, placement: object) -> Tensor:
+        return self.field(latents, placement)
+
+    def jacobian(self, latents: Tensor, placement: object) -> tuple[Tensor, Tensor]:
+        self.jacobians.append(len(latents))
+        return self.field.jacobian(latents, placement)
+
+
+@pytest.fixture(params=LAYOUTS)
+def name(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
+
+
+@pytest.fixture(params=[False, True], ids=["shift", "film"])
+def film(request: pytest.FixtureRequest) -> bool:
+    found: bool = request.param
+    return found
+
+
+@pytest.fixture(params=MASKS.values(), ids=MASKS.keys())
+def masks(request: pytest.FixtureRequest) -> int:
+    found: int = request.param
+    return found
+
+
+@pytest.fixture(params=[None, 4, 9])
+def chunk(request: pytest.FixtureRequest) -> int | None:
+    found: int | None = request.param
+    return found
+
+
+@pytest.fixture(params=[True, False], ids=["one latent", "a latent each"])
+def case(request: pytest.FixtureRequest, name: str, film: bool, masks: int, chunk: int | None) -> Case:
+    return case_of(name, film, masks, chunk, request.param)
+
+
+@pytest.fixture
+def conjugate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No coupled matrix is small enough to be assembled."""
+    monkeypatch.setattr("functaconv.fitting.curvature.MOST_ASSEMBLED", 0)
+    monkeypatch.setattr("functaconv.fitting.curvature.MOST_ASSEMBLED_EACH", 0)
+
+
+def test_slope_and_error_are_those_of_autograds_jacobian(case: Case) -> None:
+    assert_near(case.found.slope, case.slope)
+    assert_near(case.found.error, case.error)
+    alone = case.problem.slope(case.latents)
+    assert_near(alone.slope, case.slope)
+    assert_near(alone.error, case.error)
+
+
+def test_curvature_is_that_of_autograds_jacobian(case: Case) -> None:
+    curvature, sites = case.found.curvature, case.slope.shape[1]
+    whole = case.each(curvature.assembled())
+    assert_near(whole, case.matrix)
+    torch.testing.assert_close(whole, whole.mT, rtol=1e-12, atol=1e-14)
+    cut = case.matrix.unflatten(1, (sites, LATENT)).unflatten(3, (sites, LATENT))
+    assert_near(case.each(curvature.blocks), cut[:, range(sites), :, range(sites)].movedim(0, 1))
+    vectors = latents_of(field_of(*LAYOUTS["global"]), ITEMS * sites, seed=7).reshape(ITEMS, sites, LATENT)
+    assert_near(curvature.times(vectors), (case.matrix @ vectors.flatten(1)[..., None]).reshape(vectors.shape))
+    assert_near(case.each(curvature.level()), case.matrix.diagonal(dim1=-2, dim2=-1).mean(-1))
+
+
+def test_damped_solve_is_that_of_the_dense_matrix(case: Case) -> None:
+    curvature = case.found.curvature
+    metric = latents_of(field_of(*LAYOUTS["global"]), LATENT, seed=8, size=1.0)[:, 0]
+    metric = metric @ metric.T + torch.eye(LATENT, dtype=torch.float64)
+    each = torch.tensor([1e-3, 1e-2, 1.0], dtype=torch.float64)
+    for damping in (1e-3, each):
+        for measure in (None, metric):
+            matrix = case.damped(torch.as_tensor(damping, dtype=torch.float64).expand(ITEMS), measure)
+            expected = torch.linalg.solve(matrix, case.slope.flatten(1)).reshape(case.slope.shape)
+            # a condition of up to about 1000 * numbers
+            assert_near(curvature.damped(damping, measure).solve(case.slope), expected, 1e-9)
+
+
+@pytest.mark.parametrize("masks", MASKS.values(), ids=MASKS.keys())
+def test_one_latent_and_one_mask_make_one_curvature_for_all(name: str, masks: int) -> None:
+    assert case_of(name, False, masks, None, shared=True).found.curvature.items == (ITEMS if masks > 1 else 1)
+    assert case_of(name, False, masks, None, shared=False).found.curvature.items == ITEMS
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("name", COUPLED)
+def test_conjugate_gradients_converge_to_the_direct_solution(
+    conjugate: None, name: str, masks: int, shared: bool
+) -> None:
+    case = case_of(name, True, masks, None, shared)
+    each = torch.tensor([1e-3, 1e-2, 1.0], dtype=torch.float64)
+    for damping in (1e-3, each):
+        matrix = case.damped(torch.as_tensor(damping, dtype=torch.float64).expand(ITEMS))
+        expected = torch.linalg.solve(matrix, case.slope.flatten(1)).reshape(case.slope.shape)
+        solver = case.found.curvature.damped(damping)
+        assert isinstance(solver, ConjugateGradients)
+        assert_near(replace(solver, steps=200).solve(case.slope), expected, 1e-8)
+
+        def energy(found: Tensor, matrix: Tensor = matrix, expected: Tensor = expected) -> Tensor:
+            wrong = (found - expected).flatten(1)
+            return (wrong[:, None] @ matrix @ wrong[..., None])[:, 0, 0]
+
+        energies = [energy(replace(solver, steps=n).solve(case.slope)) for n in (0, 1, 2, 4, 8)]
+        assert (torch.stack(energies).diff(dim=0) < 0).all()
+        assert (energy(solver.solve(case.slope)) < energies[-1]).all()
+        assert (energy(solver.solve(case.slope)) < 0.05 * energies[0]).all()
+
+
+@pytest.mark.parametrize("name", COUPLED)
+def test_conjugate_gradients_leave_alone_what_has_converged(conjugate: None, name: str) -> None:
+    case = case_of(name, False, 0, None, shared=False)
+    solver = case.found.curvature.damped(10.0)
+    slope = case.slope.clone()
+    slope[1] = 0
+    many = replace(solver, steps=200).solve(slope)
+    assert not many[1].any()
+    assert torch.isfinite(many).all()
+    assert_near(many[::2], replace(solver, steps=50).solve(slope)[::2], 1e-9)
+
+
+def assert_solved_alike_alone(name: str, tolerance: float) -> None:
+    case = case_of(name, False, ITEMS, None, shared=False)
+    together = case.found.curvature.damped(1e-3).solve(case.slope)
+    for item in range(ITEMS):
+        chosen = torch.tensor([item])
+        alone = case.found.curvature.select(chosen).damped(1e-3).solve(case.slope[chosen])
+        assert_near(alone, together[chosen], tolerance)
+
+
+@pytest.mark.parametrize("name", ["nearest", *COUPLED])
+def test_an_item_is_solved_alike_alone_and_among_others(name: str) -> None:
+    assert_solved_alike_alone(name, 1e-10)
+
+
+@pytest.mark.parametrize("name", COUPLED)
+def test_an_item_too_large_to_assemble_is_solved_alike_alone_and_among_others(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("functaconv.fitting.curvature.MOST_ASSEMBLED_EACH", 0)
+    assert_solved_alike_alone(name, 1e-4)
+
+
+@pytest.mark.parametrize("name", ["global", "nearest", *COUPLED])
+def test_with_a_metric_the_step_does_not_depend_on_the_latents_basis(name: str) -> None:
+    field, features = field_of(*LAYOUTS[name]), targets(ITEMS, COORDS)
+    basis = latents_of(field_of(*LAYOUTS["global"]), LATENT, seed=8, size=1.0)[:, 0] + torch.eye(LATENT)
+    back = torch.linalg.inv(basis)
+    count = field.latent_map.weight.shape[1] // LATENT
+    turned = field_of(*LAYOUTS[name])
+    with torch.no_grad():
+        # new latents are basis @ old ones
+        turned.latent_map.weight.copy_(field.latent_map.weight @ torch.block_diag(*[back] * count))
+    plain, measured = solver_of("gauss-newton", damping=0.1), solver_of("gauss-newton", damping=0.1)
+    measured.metric = back.T @ back
+    old = fit(problem_of(field, features, COORDS), start(field, 1), plain).latents
+    new = fit(problem_of(turned, features, COORDS), start(turned, 1), measured).latents
+    assert_near(new.detach(), (old @ basis.T).detach(), 1e-8)
+
+
+@pytest.mark.parametrize("metric", [None, torch.arange(1.0, LATENT + 1).double().diag()], ids=["identity", "metric"])
+def test_a_gauss_newton_step_is_the_damped_solve(name: str, metric: Tensor | None) -> None:
+    field = field_of(*LAYOUTS[name])
+    problem, latents = problem_of(field, targets(ITEMS, COORDS), COORDS), latents_of(field, ITEMS)
+    solver = solver_of("gauss-newton", damping=0.02)
+    solver.metric = metric
+    view, damping = problem.normal_equations(latents), solver.log_damping.exp()
+    assert_near(solver.move(problem, view, 0), view.curvature.damped(damping, metric).solve(view.slope))
+    trust = torch.tensor([1.0, 0.1, 3.0], dtype=torch.float64)
+    less = view.curvature.damped(damping / trust, metric).solve(view.slope)
+    assert_near(solver.move(problem, view, 1, trust), less)
+
+
+@pytest.mark.parametrize("chunk", [None, 9])
+@pytest.mark.parametrize("masks", [0, 1], ids=["no mask", "one mask"])
+def test_a_shared_start_changes_nothing(name: str, film: bool, masks: int, chunk: int | None) -> None:
+    field, features = field_of(*LAYOUTS[name], film=film), targets(ITEMS, COORDS)
+    problem = problem_of(field, features, COORDS, mask_of(masks, features), chunk)
+    begin = latents_of(field, 1)
+    with torch.no_grad():
+        prepared = problem.at(begin)
+        each = begin.expand(ITEMS, -1, -1).clone()
+        for slope, equations in (
+            (prepared.slope(begin), prepared.normal_equations(begin)),
+            (problem.slope(begin), problem.normal_equations(begin)),
+        ):
+            assert_near(slope.slope, problem.slope(each).slope)
+            assert_near(slope.error, problem.slope(each).error)
+            expected = problem.normal_equations(each)
+            assert_near(equations.slope, expected.slope)
+            assert_near(equations.error, expected.error)
+            whole = equations.curvature.assembled()
+            assert_near(whole.expand(ITEMS, -1, -1), expected.curvature.assembled())
+        # away from the start it is the same problem
+        assert_near(prepared.slope(each + 0.1).slope, problem.slope(each + 0.1).slope)
+        for solver in map(solver_of, SOLVERS):
+            expected = fit(problem, each, solver, steps=1).latents
+            for given, where in ((prepared, begin), (prepared, each), (problem, begin)):
+                assert_near(fit(given, where, solver, steps=1).latents, expected, 1e-10)
+
+
+@pytest.mark.parametrize("solver_name", SOLVERS)
+def test_a_shared_start_changes_no_more_than_rounding_in_float32(name: str, solver_name: str) -> None:
+    field, coords = field_of(*LAYOUTS[name]).float(), COORDS.float()
+    problem = problem_of(field, targets(ITEMS, coords), coords)
+    begin, solver = latents_of(field, 1).float(), solver_of(solver_name).float()
+    with torch.no_grad():
+        prepared, each = problem.at(begin), begin.expand(ITEMS, -1, -1).clone()
+        assert_near(prepared.slope(begin).slope, problem.slope(each).slope, 1e-5)
+        expected = fit(problem, each, solver, steps=1).latents - each
+        assert_near(fit(prepared, begin, solver, steps=1).latents - each, expected, 1e-3)
+
+
+def test_a_shared_start_is_linearised_once_for_all_items_and_steps(name: str) -> None:
+    field = Counting(field_of(*LAYOUTS[name]))
+    problem = reconstruction(field, field.sites.place(COORDS), targets(ITEMS, COORDS))
+    begin = latents_of(field, 1)
+    prepared = problem.at(begin)
+    assert field.jacobians == [1], "one item's worth"
+    fit(prepared, begin, solver_of("gauss-newton"), steps=1)
+    assert field.jacobians == [1]
+    fit(prepared, begin, solver_of("gauss-newton"), steps=3)
+    assert field.jacobians == [1, ITEMS, ITEMS]
+    assert prepared.tangent is not None
+    assert prepared.tangent.bytes > 0
+
+
+@pytest.mark.parametrize("film", [False, True])
+@pytest.mark.parametrize("most", [None, 8, 5])
+def test_where_all_cells_are_alike_one_stands_for_all(most: int | None, film: bool) -> None:
+    field, coords = field_of(SiteGrid((2, 3)), film=film), grid(4, 9)
+    problem, begin = problem_of(field, targets(ITEMS, coords), coords, chunk=most), start(field, 1) + 0.1
+    assert all(piece.placement.is_uniform for piece in problem.pieces)
+    with torch.no_grad():
+        each, alike = problem.at(begin), replace(problem, cells_alike=True).at(begin)
+        found, expected = alike.normal_equations(begin), each.normal_equations(begin)
+        assert_near(found.slope, expected.slope)
+        assert_near(found.error, expected.error)
+        assert_near(found.curvature.assembled(), expected.curvature.assembled())
+        for solver in map(solver_of, SOLVERS):
+            assert_near(fit(alike, begin, solver).latents, fit(each, begin, solver).latents, 1e-9)
+    for solver in map(solver_of, SOLVERS):
+        found, expected = (
+            torch.autograd.grad(fit(given.at(begin), begin, solver, steps=2).error.mean(), list(field.parameters()))
+            for given in (replace(problem, cells_alike=True), problem)
+        )
+        for one, other in zip(found, expected, strict=True):
+            assert_near(one, other, 1e-8)
+
+
+def test_some_of_the_items_keep_the_shared_start(name: str) -> None:
+    field, chosen = field_of(*LAYOUTS[name]), torch.tensor([2, 0])
+    problem, begin = problem_of(field, targets(ITEMS, COORDS), COORDS), latents_of(field, 1)
+    prepared = problem.at(begin)
+    some = prepared.select(chosen)
+    assert some.tangent is prepared.tangent
+    assert_near(some.slope(begin).slope, problem.slope(begin).slope[chosen])
+    assert_near(some.error(begin), problem.error(begin)[chosen])
+
+
+@pytest.mark.parametrize("masks", MASKS.values(), ids=MASKS.keys())
+def test_a_selection_is_the_problem_of_the_selected_items(name: str, masks: int, chunk: int | None) -> None:
+    field, features, chosen = field_of(*LAYOUTS[name]), targets(ITEMS, COORDS), torch.tensor([2, 0])
+    valid = mask_of(masks, features)
+    part = valid if valid is None or len(valid) == 1 else valid[chosen]
+    latents = latents_of(field, ITEMS)
+    problem = problem_of(field, features, COORDS, valid, chunk)
+    expected = problem_of(field, features[chosen], COORDS, part, chunk).normal_equations(latents[chosen])
+    for found in (
+        problem.select(chosen).normal_equations(latents[chosen]),
+        problem.normal_equations(latents).select(chosen),
+    ):
+        assert_near(found.slope, expected.slope)
+        assert_near(found.error, expected.error)
+        assert_near(found.curvature.assembled(), expected.curvature.assembled())
+
+
+def test_with_a_mask_per_item_the_derivatives_are_shared_and_the_curvature_is_not(name: str) -> None:
+    field, features, begin = field_of(*LAYOUTS[name]), targets(ITEMS, COORDS), start(field_of(*LAYOUTS[name]), 1)
+    for items in (ITEMS, 1):
+        problem = problem_of(field, features, COORDS, mask_of(items, features))
+        prepared, plain = problem.at(begin), problem.normal_equations(begin)
+        found = prepared.normal_equations(begin)
+        assert prepared.tangent is not None
+        assert found.curvature.items == items
+        assert found.curvature.is_common == (items == 1)
+        assert_near(found.slope, plain.slope, 1e-12)
+        assert_near(found.error, plain.error, 1e-12)
+        assert_near(found.curvature.assembled(), plain.curvature.assembled(), 1e-12)
+
+
+@pytest.mark.parametrize("chord", [False, True])
+def test_a_masked_latent_does_not_depend_on_the_batch(name: str, chord: bool) -> None:
+    field, features = field_of(*LAYOUTS[name]), targets(ITEMS, COORDS)
+    valid, begin, solver = mask_of(ITEMS, features), start(field, 1), solver_of("gauss-newton", steps=2, chord=chord)
+
+    def fitted(chosen: slice) -> Tensor:
+        problem = problem_of(field, features[chosen], COORDS, valid[chosen])
+        with torch.no_grad():
+            return fit(problem.at(begin), begin, solver).latents
+
+    alone = torch.cat([fitted(slice(item, item + 1)) for item in range(ITEMS)])
+    assert_near(alone, fitted(slice(None)), 1e-8)
+
+
+def test_a_chord_keeps_the_curvature_of_the_start(name: str) -> None:
+    field = Counting(field_of(*LAYOUTS[name]))
+    problem = reconstruction(field, field.sites.place(COORDS), targets(ITEMS, COORDS))
+    begin, solver = start(field, 1), solver_of("gauss-newton", steps=4, chord=True, damping=1.0)
+    with torch.no_grad():
+        factor = problem.normal_equations(begin).curvature.damped(solver.log_damping.exp())
+        expected = begin.expand(ITEMS, -1, -1)
+        for _ in range(4):
+            expected = expected + factor.solve(problem.slope(expected).slope)
+        field.jacobians.clear()
+        assert_near(fit(problem.at(begin), begin, solver).latents, expected, 1e-9)
+    assert field.jacobians == [1], "no step costs a further Jacobian"
+
+
+def step_of(matrix: Tensor, slope: Tensor, damping: float = 1e-3) -> Tensor:
+    """One site of one item."""
+    return Curvature(matrix[None, None], None, 1).damped(damping).solve(slope[None, None])[0, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        [[1.0, 2.0], [2.0, 1.0]],
+        [[1.0, 1.0], [1.0, 0.9]],
+        [[-1.0, 0.0], [0.0, 1.0]],
+        [[0.0, 0.0], [0.0, 0.0]],
+        [[1.0, 1e20], [1e20, 1.0]],
+        [[1e30, 1e30], [1e30, 1e30]],
+        [[torch.inf, 0.0], [0.0, 1.0]],
+        [[torch.nan, 0.0], [0.0, 1.0]],
+        [[1.0, torch.nan], [torch.nan, 1.0]],
+    ],
+    ids=str,
+)
+def test_a_matrix_that_cannot_be_factored_still_gives_a_step_downhill(
+    matrix: list[list[float]], dtype: torch.dtype
+) -> None:
+    for slope in ([1.0, -2.0], [0.0, 0.0], [-1e-3, 5.0]):
+        given = torch.tensor(slope, dtype=dtype)
+        step = step_of(torch.tensor(matrix, dtype=dtype), given)
+        assert torch.isfinite(step).all()
+        assert (step * given).sum() >= 0
+        assert torch.equal(step == 0, given == 0)
+
+
+def test_a_matrix_that_cannot_be_factored_spoils_no_other() -> None:
+    good, bad = torch.eye(2, dtype=torch.float64), torch.tensor([[1.0, 2.0], [2.0, 1.0]], dtype=torch.float64)
+    slope = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    # sites of two items, one of them bad
+    matrices = torch.stack([torch.stack([good, bad]), torch.stack([good, good])])
+    steps = Curvature(matrices, None, 2).damped(1e-3).solve(slope.expand(2, 2, 2))
+    for item, site in ((0, 0), (1, 0), (1, 1)):
+        assert_near(steps[item, site], slope / 1.001)
+
+
+@pytest.mark.parametrize("damping", [1e-9, 1e-3])
+@pytest.mark.parametrize("columns", ["twice the same", "nothing", "nothing at all"])
+@pytest.mark.parametrize("solved", ["factored", "by conjugate gradients"])
+def test_numbers_without_an_own_effect_do_no_harm(
+    request: pytest.FixtureRequest, name: str, columns: str, damping: float, solved: str
+) -> None:
+    if solved == "by conjugate gradients":
+        request.getfixturevalue("conjugate")
+    field, coords = field_of(*LAYOUTS[name]).float(), COORDS.float()
+    with torch.no_grad():
+        weight = field.latent_map.weight.unflatten(1, (-1, LATENT))
+        weight[..., 1] = weight[..., 0] if columns == "twice the same" else 0
+        if columns == "nothing at all":
+            weight.zero_()
+    problem, begin = problem_of(field, targets(ITEMS, coords), coords), start(field, 1, coords)
+    solver = solver_of("gauss-newton", damping=damping).float()
+    with torch.no_grad():
+        for given in (problem, problem.at(begin)):
+            for steps in (1, 3):
+                assert torch.isfinite(fit(given, begin, solver, steps=steps).latents).all()
+            best = best_fit(given, begin, solver, steps=4)
+            assert torch.isfinite(best.latents).all()
+            assert (best.error <= problem.error(begin)).all()
+            if columns == "nothing":
+                assert not best.latents[..., 1].any()
+            if columns == "nothing at all":
+                assert not best.latents.any()
+
+
+@pytest.mark.parametrize("size", [1e10, 1e20])
+@pytest.mark.parametrize("prepared", [False, True])
+@pytest.mark.parametrize(
+    ("name", "solved"),
+    [
+        *[(name, "factored") for name in LAYOUTS],
+        *[(name, "by conjugate gradients") for name in COUPLED],
+    ],
+)
+def test_overflowing_features_leave_finite_latents(
+    request: pytest.FixtureRequest, name: str, solved: str, prepared: bool, size: float
+) -> None:
+    if solved == "by conjugate gradients":
+        request.getfixturevalue("conjugate")
+    field, coords = field_of(*LAYOUTS[name]).float(), COORDS.float()
+    begin, solver = start(field, 1, coords), solver_of("gauss-newton").float()
+    features = targets(ITEMS, coords)
+    features[1] *= size
+    with torch.no_grad():
+        problem = problem_of(field, features, coords)
+        given = problem.at(begin) if prepared else problem
+        assert torch.isfinite(best_fit(given, begin, solver, steps=4).latents).all()
+        fitted = fit(given, begin, solver).latents
+        assert torch.isfinite(fitted).all()
+        # nor do they reach the other items
+        others = fit(problem_of(field, features[::2], coords), begin, solver).latents
+        assert_near(fitted[::2], others, 1e-3)
