@@ -19,13 +19,18 @@ from torch import Tensor
 import functaconv
 from functaconv.base import Base
 from functaconv.errors import InputError, UsageError
-from functaconv.recipe import Recipe, build, validated
+from functaconv.fitting import GaussNewton
+from functaconv.functaset.reader import Functaset
+from functaconv.functaset.schema import BASE, check_keep
+from functaconv.recipe import Recipe, build, merged, validated
 from functaconv.signals.batch import Axes
 from functaconv.signals.normalizer import Normalizer
 
 FORMAT = "functaconv-base"
 VERSION = 1
 MOST_BYTES = 64 << 30
+METRIC = "solver.metric"
+"""what canonical bases have and others have not"""
 
 Bounded = Annotated[tuple[float, ...], Field(min_length=1, max_length=4096)]
 
@@ -60,6 +65,28 @@ class StoredBase:
     def sha256(self) -> str:
         return hashlib.sha256(self.content).hexdigest()
 
+    def truncated(self, keep: int) -> "StoredBase":
+        """The base of only the first, most important `keep` numbers of every site; the others stay at zero."""
+        base, said = self.base, self.description
+        check_keep(keep, base.latent, canonical=base.is_canonical)
+        if keep == base.latent:
+            return self
+        tensors = dict(base.state_dict())
+        weight = tensors["field.latent_map.weight"]
+        per_site = weight.reshape(len(weight), -1, base.latent)
+        tensors["field.latent_map.weight"] = per_site[..., :keep].flatten(1)
+        tensors[METRIC] = tensors[METRIC][:keep, :keep]
+        for name in ("start", "latent_mean", "latent_std"):
+            tensors[name] = tensors[name][..., :keep]
+        # only what differs: the same base has the same bytes, whichever version cuts it
+        description = said.model_copy(
+            update={
+                "recipe": merged(said.recipe, {"latent": {"numbers": keep}}),
+                "training": {**said.training, "truncated_from": said.training.get("truncated_from", base.latent)},
+            }
+        )
+        return base_from_bytes(_to_bytes(tensors, description), f"the base of {keep} numbers", base.device)
+
 
 def base_to_bytes(base: Base, recipe: Recipe, training: Mapping[str, Any]) -> bytes:
     """A base as the content of a `.safetensors` file."""
@@ -71,8 +98,12 @@ def base_to_bytes(base: Base, recipe: Recipe, training: Mapping[str, Any]) -> by
         scale=base.normalizer.scale,
         training=dict(training),
     )
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in base.state_dict().items()}
-    return save_bytes(tensors, {"functaconv": description.model_dump_json()})
+    return _to_bytes(base.state_dict(), description)
+
+
+def _to_bytes(tensors: Mapping[str, Tensor], description: Description) -> bytes:
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return save_bytes(content, {"functaconv": description.model_dump_json()})
 
 
 def read_base(path: Path | str, device: torch.device | str = "cpu") -> StoredBase:
@@ -120,13 +151,31 @@ def base_from_bytes(content: bytes, name: str, device: torch.device | str = "cpu
         if not axes.channels == len(description.offset) == len(description.scale) or min(description.scale) <= 0:
             raise InputError(f"{name}: the normaliser does not fit {axes.channels} channels")
         base = build(recipe, axes, Normalizer(description.offset, description.scale))
+        if METRIC in tensors and isinstance(base.solver, GaussNewton):
+            # only canonical bases have one: it waits for its values
+            base.solver.metric = torch.empty(base.latent, base.latent)
         base.load_state_dict(tensors)
     except (TypeError, SafetensorError, RuntimeError, UsageError, ValidationError) as error:
         raise InputError(f"{name} does not hold the base it describes: {error}") from None
     for key, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise InputError(f"{name}: {key} holds values that are not finite", hint="the file is damaged or untrained")
+    if base.is_canonical and torch.linalg.cholesky_ex(tensors[METRIC].double()).info:
+        raise InputError(f"{name}: {METRIC} is not positive definite", hint="the file is damaged")
     return StoredBase(base.to(device).requires_grad_(False), recipe, description, content)
+
+
+def base_of(functaset: Functaset, device: torch.device | str = "cpu") -> Base:
+    """The base that decodes a functaset's latents; one that does not fit them is an `InputError`."""
+    stored, layout = base_from_bytes(functaset.base_bytes(), str(functaset.path / BASE), device), functaset.layout
+    base = stored.base
+    if (base.sites, base.latent, base.axes.dims) != (layout.sites, functaset.attributes.latent, len(layout.axes)):
+        raise InputError(
+            f"{functaset.path}: the base makes latents of {(*base.sites, base.latent)} for {base.axes.dims} axes, "
+            f"the functaset holds {(*layout.sites, functaset.attributes.latent)} for {len(layout.axes)}",
+            hint="put back the base that encoded these items",
+        )
+    return base if layout.latent == base.latent else stored.truncated(layout.latent).base
 
 
 def _described(content: bytes, name: str) -> Description:
@@ -155,11 +204,18 @@ def _check_size(tensors: Mapping[str, Tensor], recipe: Recipe, axes: Axes, name:
     network, latent = recipe.network, recipe.latent
     if not 1 <= axes.dims <= 3 or not 1 <= axes.channels <= 4096 or (axes.kind == "image" and axes.dims != 2):
         raise InputError(f"{name} speaks of {axes.dims} axes and {axes.channels} channels")
-    sizes = [axes.dims, *[network.width] * (network.depth - 1), axes.channels]
+    first = 2 * network.frequencies or axes.dims
+    sizes = [first, *[network.width] * (network.depth - 1), axes.channels]
     expected = {f"field.network.weights.{layer}": (sizes[layer + 1], sizes[layer]) for layer in range(network.depth)}
+    if network.frequencies:
+        expected["field.network.frequencies"] = (network.frequencies, axes.dims)
     modulations = (network.depth - 1) * network.width * (2 if network.modulation == "film" else 1)
     expected["field.latent_map.weight"] = (modulations, latent.numbers * latent.kernel**axes.dims)
     sites = math.prod(latent.sites or (1,) * axes.dims)
+    if METRIC in tensors:
+        if recipe.solver.kind != "gauss-newton":
+            raise InputError(f"{name} has a {METRIC}, which the solver {recipe.solver.kind!r} has not")
+        expected[METRIC] = (latent.numbers, latent.numbers)
     for key, shape in {**expected, "start": (1, sites, latent.numbers)}.items():
         found = tuple(tensors[key].shape) if key in tensors else None
         if found != shape:

@@ -330,8 +330,11 @@ def _by_gauss_newton(
     outer: int | None
     if latent.sites:
         width = 256 if gpu else 192
-        batch = max(1, (1 << 18 if gpu else 1 << 13) // min(points, MOST_POINTS))
-        inner = None if points <= MOST_POINTS else MOST_POINTS
+        # some cells of many items say more than all cells of a few; overlapping cells go together
+        coupled = latent.interpolation != "nearest" or latent.kernel > 1
+        together, batch = 1 << 18 if gpu else 1 << 13, 32 if points <= 64**2 else 16
+        inner = None if coupled else min(points, together // batch)
+        batch = max(1, together // points) if coupled else batch
         outer = None
     else:
         width = 256 if gpu else max(96, min(192, latent.numbers // 2))

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from functaconv.base import Base
-from functaconv.checkpoint import base_from_bytes, write_atomically
+from functaconv.checkpoint import base_of, write_atomically
 from functaconv.errors import InputError, OutputExistsError, UsageError, lookup
 from functaconv.functaset.reader import Functaset, open_functaset
 from functaconv.signals.device import device_of
@@ -166,7 +166,7 @@ def arrays(
     """
     view = view or View()
     index = index or Items.of(functaset.keys, functaset.shapes, functaset.tiles)
-    base = base_from_bytes(functaset.base_bytes(), str(functaset.path), device_of(device)).base
+    base = base_of(functaset, device_of(device))
     numbers = range(len(index)) if chosen is None else chosen
     for group in _alike(index, numbers, view, base.axes.channels):
         grid = view.grid(index.shape[group[0]].tolist())

@@ -137,10 +137,11 @@ def _of_base(stored: StoredBase) -> dict[str, Any]:
         "items": f"{base.axes.kind}s, {base.axes.dims} axes, {base.axes.channels} channels",
         "network": f"{network.kind}, width {network.width}, depth {network.depth}, {network.modulation}",
         "parameters": sum(parameter.numel() for parameter in base.parameters()),
-        "latent": {"sites": list(base.sites), "numbers": base.numbers},
+        "latent": {"sites": list(base.sites), "numbers": base.numbers, "canonical": base.is_canonical},
         "solver": {"name": recipe.solver.kind, "steps": recipe.solver.steps},
         "training": {
-            name: training.get(name) for name in ("updates", "seconds", "psnr", "items", "validation_items", "shapes")
+            name: training.get(name)
+            for name in ("updates", "seconds", "psnr", "items", "validation_items", "shapes", "truncated_from")
         },
         "tool_version": stored.description.tool_version,
         "sha256": stored.sha256,
@@ -211,7 +212,7 @@ def _functaset(path: Path, verify: bool) -> Inspection:
         "ignored": summary.get("ignored"),
         "modality": attributes.modality,
         "axes": list(attributes.axes),
-        "latent": {"sites": list(layout.sites), "numbers": layout.numbers},
+        "latent": {"sites": list(layout.sites), "numbers": layout.numbers, "canonical": attributes.canonical},
         "bits": layout.bits,
         "solver": {"name": attributes.solver.name, "steps": attributes.solver.steps},
         "psnr": summary.get("psnr_mean"),
@@ -237,9 +238,11 @@ def _contents(functaset: Functaset) -> Iterator[str]:
     except InputError as error:
         yield str(error)
         return
-    layout = functaset.layout
+    layout, attributes = functaset.layout, functaset.attributes
     if (base.sites, base.latent, base.axes.dims) != (layout.sites, layout.latent, len(layout.axes)):
         yield f"{BASE}: it makes latents of {(*base.sites, base.latent)}, stored are {(*layout.sites, layout.latent)}"
+    if base.is_canonical != attributes.canonical:
+        yield f"{BASE}: its latents are {'' if base.is_canonical else 'not '}canonical, zarr.json says otherwise"
     try:
         stored, told = psnr(functaset.mse), functaset.psnr
     except (FunctaconvError, KeyError):

@@ -142,7 +142,7 @@ def images(image_shards: Callable[..., Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def base_file(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base for RGB images with a global latent, learned in a second."""
+    """A base for RGB images with a global latent, learned in a second, for Gauss-Newton steps."""
     return fit_base(str(images), tmp_path_factory.mktemp("base") / "base.safetensors", settings=TINY, device="cpu").path
 
 
@@ -152,6 +152,13 @@ def spatial_base_file(images: Path, tmp_path_factory: pytest.TempPathFactory) ->
     settings = {**TINY, "latent": {"numbers": 4, "sites": [2, 3]}}
     path = tmp_path_factory.mktemp("base") / "spatial.safetensors"
     return fit_base(str(images), path, settings=settings, device="cpu").path
+
+
+@pytest.fixture(scope="session")
+def gradient_base_file(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base learned for gradient steps: its latents are in no particular basis."""
+    settings = {**TINY, "solver": {"kind": "gradient"}}
+    return fit_base(str(images), tmp_path_factory.mktemp("base") / "gradient", settings=settings, device="cpu").path
 
 
 @pytest.fixture

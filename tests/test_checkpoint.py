@@ -252,3 +252,59 @@ def test_flipped_bits_never_surface_as_anything_but_input_errors(content: bytes)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 64 << 20
+
+
+CANONICAL = RECIPE.changed({"solver": {"kind": "gauss-newton"}})
+
+
+def canonical() -> Base:
+    base = made(CANONICAL)
+    base.solver.metric = torch.tensor([[2.0, 0.5, 0.0], [0.5, 1.0, 0.25], [0.0, 0.25, 3.0]])
+    return base
+
+
+@pytest.fixture
+def canonical_content() -> bytes:
+    return base_to_bytes(canonical(), CANONICAL, {"updates": 7})
+
+
+def test_a_canonical_base_comes_back_as_it_was(canonical_content: bytes) -> None:
+    found, expected = base_from_bytes(canonical_content, "canonical").base, canonical()
+    assert found.is_canonical
+    assert found.state_dict().keys() == expected.state_dict().keys()
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor), name
+    plain = base_from_bytes(base_to_bytes(made(CANONICAL), CANONICAL, {}), "plain").base
+    assert not plain.is_canonical
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        (torch.eye(4), r"solver.metric is \(4, 4\), not \(3, 3\)"),
+        (torch.ones(3), r"solver.metric is \(3,\), not \(3, 3\)"),
+        (torch.zeros(3, 3), "not positive definite"),
+        (torch.diag(torch.tensor([1.0, -1.0, 1.0])), "not positive definite"),
+        (torch.full((3, 3), float("nan")), "not finite"),
+    ],
+    ids=["too-large", "one-axis", "zero", "negative", "nan"],
+)
+def test_a_metric_that_makes_no_sense_is_an_input_error(canonical_content: bytes, metric: Tensor, message: str) -> None:
+    tensors = {**load(canonical_content), "solver.metric": metric}
+    with pytest.raises(InputError, match=message):
+        base_from_bytes(save(tensors, {"functaconv": json.dumps(described(canonical_content))}), "wrong")
+
+
+def test_a_metric_belongs_to_gauss_newton(content: bytes) -> None:
+    tensors = {**load(content), "solver.metric": torch.eye(3)}
+    with pytest.raises(InputError, match=r"has a solver\.metric, which the solver 'gradient' has not"):
+        base_from_bytes(save(tensors, {"functaconv": json.dumps(described(content))}), "wrong")
+
+
+def test_flipped_bits_of_a_canonical_base_are_input_errors_too(canonical_content: bytes) -> None:
+    chance = np.random.default_rng(0)
+    for place in range(0, len(canonical_content), 7):
+        damaged = bytearray(canonical_content)
+        damaged[place] ^= 1 << int(chance.integers(8))
+        with contextlib.suppress(InputError):
+            base_from_bytes(bytes(damaged), "damaged")

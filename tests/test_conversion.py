@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from functaconv.checkpoint import base_from_bytes
+from functaconv.checkpoint import base_from_bytes, read_base
 from functaconv.conversion import Encoded, Watcher, encode, plan, work
 from functaconv.errors import InputError, OutputExistsError, StoppedError, UsageError
 from functaconv.functaset.checks import verify
@@ -187,7 +187,9 @@ def test_a_finished_encoding_is_left_alone(base_file: Path, shards: Path, tmp_pa
     assert stored_tree(tmp_path / "out") == before
 
 
-@pytest.mark.parametrize("options", [{"bits": "8"}, {"steps": 5}, {"limit": 3}, {"tile": 8}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"bits": "8"}, {"steps": 5}, {"keep": 3}, {"min_gain": 0.5}, {"limit": 3}, {"tile": 8}], ids=str
+)
 def test_other_settings_are_refused(base_file: Path, shards: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     run(base_file, shards, tmp_path / "out")
     with pytest.raises(OutputExistsError, match=next(iter(options))) as caught:
@@ -274,7 +276,17 @@ def test_a_limit_counts_records_over_all_shards(base_file: Path, shards: Path, t
 
 @pytest.mark.parametrize(
     "options",
-    [{"solver": "gradiant"}, {"steps": 0}, {"tile": 4}],
+    [
+        {"solver": "gradiant"},
+        {"solver": "gradient"},
+        {"steps": 0},
+        {"tile": 4},
+        {"keep": 0},
+        {"keep": 9},
+        {"min_gain": -0.1},
+        {"min_gain": float("nan")},
+        {"min_gain": float("inf")},
+    ],
     ids=str,
 )
 def test_a_request_that_makes_no_sense_is_refused_before_anything_is_made(
@@ -361,3 +373,45 @@ def _odd_images(tmp_path: Path, shapes: list[tuple[int, int]]) -> Path:
         Image.fromarray(noise).save(source / f"{number}.png")
     pack(source, tmp_path / "odd-shards")
     return tmp_path / "odd-shards"
+
+
+def test_fewer_numbers_are_a_functaset_of_their_own(base_file: Path, shards: Path, tmp_path: Path) -> None:
+    assert plan(base_file, str(shards), tmp_path / "out", keep=3).numbers == 3
+    with pytest.raises(StoppedError):
+        run(base_file, shards, tmp_path / "out", keep=3, watcher=Killer(1))
+    encoded = run(base_file, shards, tmp_path / "out", keep=3)
+    functaset = open_functaset(encoded.path)
+    assert encoded.report["latent"] == {"sites": [], "numbers": 3}
+    assert functaset.latents().shape == (25, 3)
+    assert verify(encoded.path) == []
+    assert_measured_is_stored(encoded.path, shards)
+    assert (tmp_path / "out" / "base.safetensors").read_bytes() == read_base(base_file).truncated(3).content
+    # more numbers, fewer errors; all of them are what is made without asking
+    quality = [run(base_file, shards, tmp_path / str(keep), keep=keep).report["psnr"]["mean"] for keep in (1, 3, 8)]
+    assert quality[0] < quality[1] < quality[2]
+    assert run(base_file, shards, tmp_path / "8").was_finished
+
+
+def test_numbers_without_an_order_are_kept_all(gradient_base_file: Path, shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--keep needs canonical latents: a base learned with gauss-newton"):
+        run(gradient_base_file, shards, tmp_path / "out", keep=3)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["gauss-newton", "gradient"])
+def test_an_item_is_done_when_a_step_brings_too_little(
+    base_file: Path, gradient_base_file: Path, shards: Path, tmp_path: Path, kind: str
+) -> None:
+    base = base_file if kind == "gauss-newton" else gradient_base_file
+    # however much the first step brings, after it all items are done
+    one, done, two = (
+        run(base, shards, tmp_path / name, **options).report["psnr"]["mean"]
+        for name, options in (
+            ("one", {"steps": 1, "min_gain": 0}),
+            ("done", {"steps": 4, "min_gain": 1000}),
+            ("more", {"steps": 4, "min_gain": 0}),
+        )
+    )
+    assert done == pytest.approx(one, abs=1e-3)
+    assert two > one
+    assert open_functaset(tmp_path / "done").attributes.settings["min_gain"] == 1000

@@ -90,9 +90,9 @@ def assert_rate_is_too_high(encoded: Encoded) -> None:
 
 
 def test_an_encoding_of_which_nothing_is_left_is_whole_and_complains(
-    base_file: Path, tmp_path: Path, shards: Path
+    gradient_base_file: Path, tmp_path: Path, shards: Path
 ) -> None:
-    stored = read_base(base_file)
+    stored = read_base(gradient_base_file)
     stored.base.solver.rates.fill_(1e30)
     wild = tmp_path / "wild.safetensors"
     wild.write_bytes(base_to_bytes(stored.base, stored.recipe, stored.description.training))

@@ -48,6 +48,6 @@ def test_all_other_blocks_run_in_order(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, f"{block['code']}\n{done.stdout}\n{done.stderr}"
         ran += 1
-    assert ran == 7
+    assert ran == 8
     assert (tmp_path / "functaconv-demo" / "contact-sheet.png").stat().st_size > 10_000
     assert len(list((tmp_path / "pictures").iterdir())) == 4

@@ -11,16 +11,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import zarr
 from PIL import Image
 
+from functaconv.checkpoint import base_of
+from functaconv.cli.console import by_numbers_lines, summary_lines
 from functaconv.conversion import encode
 from functaconv.errors import InputError, MissingExtraError, UsageError, VerificationError
 from functaconv.functaset.reader import open_functaset
 from functaconv.metalearning import fit_base
 from functaconv.metrics import mse_of, psnr
 from functaconv.reporting import Report, report, to_csv, to_html
-from functaconv.reporting.comparison import base_of
+from functaconv.reporting.comparison import lengths
 from functaconv.reporting.thumbnails import Thumbnails
 from functaconv.sources.decoders import ImageTransform, decode
 from functaconv.sources.webdataset import read_records
@@ -355,3 +358,87 @@ def test_missing_packages_are_named(store: Path, tmp_path: Path, monkeypatch: py
     with pytest.raises(MissingExtraError) as caught:
         to_html(report(store), tmp_path / "report.html")
     assert caught.value.hint == 'pip install "functaconv[report]"'
+
+
+@pytest.fixture(scope="module")
+def gradient_store(gradient_base_file: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("store") / "gradient.zarr"
+    return encode(gradient_base_file, str(images), path, device="cpu", limit=8).path
+
+
+def test_fewer_numbers_are_measured_where_latents_are_canonical(compared: Report, store: Path, images: Path) -> None:
+    found = compared.summary["psnr_by_numbers"]
+    assert list(found) == ["1", "2", "4"]
+    assert list(found.values()) == sorted(found.values())
+    assert found["4"] == compared.summary["against"]["psnr_mean"]
+    functaset, base = open_functaset(store), base_of(open_functaset(store))
+    latents = torch.from_numpy(functaset.latents()).flatten(1, 2)
+    latents[..., 2:] = 0
+    decoded = base.decode(latents, base.coords(SHAPE)).numpy()
+    (shard,) = images.glob("*.tar")
+    items = np.stack([decode(record).array for record in read_records(str(shard))]).reshape(70, -1, 3) / 255.0
+    assert found["2"] == pytest.approx(psnr(np.square(decoded - items).mean((1, 2))).mean(), abs=1e-3)
+
+
+def test_fewer_numbers_are_not_measured_without_originals_or_order(
+    store: Path, gradient_store: Path, images: Path
+) -> None:
+    assert "psnr_by_numbers" not in report(store).summary
+    summary = report(gradient_store, against=str(images)).summary
+    assert summary["against"]["items"] == 8
+    assert "psnr_by_numbers" not in summary
+
+
+@pytest.mark.parametrize(
+    ("latent", "expected"),
+    [
+        (1, [1]),
+        (3, [1, 2, 3]),
+        (16, [1, 2, 4, 8, 16]),
+        (256, [1, 2, 4, 8, 16, 32, 64, 128, 256]),
+        (1000, [1, 4, 16, 64, 256, 1000]),
+    ],
+)
+def test_lengths_are_powers_of_two_and_the_whole(latent: int, expected: list[int]) -> None:
+    assert lengths(latent) == expected
+
+
+@pytest.mark.parametrize("latent", [1, 2, 255, 256, 257, 4096, 65536])
+def test_there_are_few_lengths_whatever_the_latent(latent: int) -> None:
+    found = lengths(latent)
+    assert len(found) <= 9
+    assert found[-1] == latent
+    assert found == sorted(set(found))
+
+
+def test_page_and_text_say_what_fewer_numbers_are_worth(compared: Report, store: Path, tmp_path: Path) -> None:
+    to_html(compared, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    Page(text)
+    assert "Fewer numbers" in text
+    assert f"<td>{compared.summary['psnr_by_numbers']['1']:.2f} dB</td>" in text
+    to_html(report(store), tmp_path / "plain.html")
+    assert "Fewer numbers" not in (tmp_path / "plain.html").read_text(encoding="utf-8")
+    lines = by_numbers_lines(compared.summary)
+    assert lines[2:] == [
+        f"  {value:6.2f} dB  {keep} number{'s' * (keep != '1')}"
+        for keep, value in compared.summary["psnr_by_numbers"].items()
+    ]
+    assert by_numbers_lines(report(store).summary) == []
+
+
+def test_solver_steps_and_distance_to_pca_are_told(compared: Report, tmp_path: Path) -> None:
+    text = "\n".join(summary_lines(compared.summary))
+    told = f"gauss-newton, {compared.summary['steps']} steps"
+    assert re.search(rf"solver +{told}\n", text)
+    assert re.search(r"PCA +[\d.]+ dB with as many numbers: we are [\d.]+ dB (above|below)", text)
+    to_html(compared, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert told in page
+    assert re.search(r"this functaset [+−][\d.]+ dB", page)
+
+
+def test_a_report_is_about_what_is_stored(store: Path, images: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        report(open_functaset(store).truncated(2), against=str(images))
+    assert "encode --keep" in str(caught.value.hint)

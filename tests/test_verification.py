@@ -57,11 +57,21 @@ def test_a_base_says_what_it_is(spatial_base_file: Path) -> None:
     found = verified(spatial_base_file)
     stored = read_base(spatial_base_file)
     assert (found.kind, found.problems) == ("base", [])
-    assert found.facts["latent"] == {"sites": [2, 3], "numbers": 24}
+    assert found.facts["latent"] == {"sites": [2, 3], "numbers": 24, "canonical": True}
     assert found.facts["parameters"] == sum(p.numel() for p in stored.base.parameters())
     assert found.facts["training"]["updates"] == stored.description.training["updates"]
     assert found.facts["training"]["shapes"] == [list(SHAPE)]
     assert found.facts["bytes"] == spatial_base_file.stat().st_size
+
+
+def test_a_base_whose_latents_are_in_no_order_says_so(gradient_base_file: Path) -> None:
+    assert verified(gradient_base_file).facts["latent"] == {"sites": [], "numbers": 8, "canonical": False}
+
+
+def test_a_base_of_fewer_numbers_says_of_how_many_it_was_cut(base_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut").write_bytes(read_base(base_file).truncated(3).content)
+    facts = verified(tmp_path / "cut").facts
+    assert (facts["latent"]["numbers"], facts["training"]["truncated_from"]) == (3, 8)
 
 
 def test_a_base_is_known_by_its_content(spatial_base_file: Path, tmp_path: Path) -> None:
@@ -125,8 +135,8 @@ def test_a_functaset_says_what_it_holds(sealed: Path) -> None:
     report = json.loads((sealed / "report.json").read_text())
     assert (found.kind, found.problems) == ("functaset", [])
     assert (found.facts["items"], found.facts["failed"], found.facts["ignored"]) == (5, 2, 2)
-    assert found.facts["latent"] == {"sites": [2, 3], "numbers": 24}
-    assert (found.facts["bits"], found.facts["solver"]["name"]) == ("float16", "gradient")
+    assert found.facts["latent"] == {"sites": [2, 3], "numbers": 24, "canonical": True}
+    assert (found.facts["bits"], found.facts["solver"]["name"]) == ("float16", "gauss-newton")
     assert found.facts["psnr"] == report["psnr"]["mean"]
     assert found.facts["bytes"]["store"] == report["bytes"]["store"]
     assert found.facts["input"] == ["a.tar", "b.tar"]
@@ -155,6 +165,12 @@ def test_a_base_that_does_not_fit_is_found(store: Path, base_file: Path) -> None
     assert any("it makes latents of (8,), stored are (2, 3, 4)" in problem for problem in verified(store).problems)
 
 
+def test_latents_that_are_said_to_be_canonical_and_are_not_are_found(store: Path) -> None:
+    text = (store / "zarr.json").read_text()
+    (store / "zarr.json").write_text(text.replace('"canonical": true', '"canonical": false'))
+    assert verified(store).problems == ["base.safetensors: its latents are canonical, zarr.json says otherwise"]
+
+
 def test_numbers_that_contradict_each_other_are_found(store: Path) -> None:
     array = zarr.open_group(store, mode="r+", use_consolidated=False)["psnr"]
     assert isinstance(array, zarr.Array)
@@ -175,11 +191,11 @@ def begun(spatial_base_file: Path, shards: Path, tmp_path: Path, monkeypatch: py
     return tmp_path / "begun.zarr"
 
 
-def test_an_unfinished_functaset_says_how_far_it_is(begun: Path) -> None:
+def test_an_unfinished_functaset_says_how_far_it_is(begun: Path, spatial_base_file: Path) -> None:
     found = verified(begun)
     assert (found.kind, found.problems) == ("unfinished functaset", [])
     assert (found.facts["parts"], found.facts["parts_done"], found.facts["records_done"]) == (2, 2, 9)
-    assert found.facts["solver"]["steps"] == 3
+    assert found.facts["solver"]["steps"] == read_base(spatial_base_file).recipe.solver.steps
 
 
 def test_a_damaged_block_is_found(begun: Path) -> None:

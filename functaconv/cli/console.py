@@ -68,7 +68,7 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     return table(
         [
             ("items", f"{summary['count']}, failed {summary['failed']}"),
-            ("solver", f"{summary['solver']}, {summary['steps']} steps"),
+            ("solver", f"{summary['solver']}, {counted(summary['steps'], 'step')}"),
             ("latent", f"{latent['numbers']} numbers" + (f" ({layout} sites)" if layout else "")),
             ("PSNR", f"{psnr['mean']:.2f} dB mean of items ({spread})" if psnr["mean"] is not None else "no items"),
             ("", f"{summary['psnr_of_mean_mse']:.2f} dB of the mean error" if psnr["mean"] is not None else None),
@@ -79,6 +79,13 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
             ("speed", f"{summary['items_per_second']:.1f} items/s" if summary.get("items_per_second") else None),
         ]
     )
+
+
+def by_numbers_lines(summary: Mapping[str, Any]) -> list[str]:
+    """What fewer numbers are worth, where that was measured, for people."""
+    found = {keep: value for keep, value in summary.get("psnr_by_numbers", {}).items() if value is not None}
+    lines = [f"  {value:6.2f} dB  {counted(int(keep), 'number')}" for keep, value in found.items()]
+    return ["", "with only the first numbers of each site", *lines] if lines else []
 
 
 def _pca(pca: Mapping[str, Any]) -> str:

@@ -16,7 +16,9 @@ def command(
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT.zarr", help="The functaset to write.")],
     steps: Annotated[int | None, typer.Option("--steps", help="Inner steps (default: as trained).", min=1)] = None,
-    solver: Annotated[str | None, typer.Option("--solver", help="gradient.", metavar="NAME")] = None,
+    solver: Annotated[
+        str | None, typer.Option("--solver", help="The one the base was learned for.", metavar="NAME")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Items fitted together.", min=1)] = None,
     bits: Annotated[str, typer.Option("--bits", help="float16, float32, or 8.", metavar="BITS")] = "float16",
     device: options.Device = "auto",
@@ -29,6 +31,12 @@ def command(
     crop: options.Crop = None,
     tile: Annotated[
         int | None, typer.Option("--tile", help="Cut larger images into tiles of at most this side.", min=8)
+    ] = None,
+    keep: Annotated[
+        int | None, typer.Option("--keep", help="Only the first N numbers of each site (gauss-newton bases).", min=1)
+    ] = None,
+    min_gain: Annotated[
+        float | None, typer.Option("--min-gain", help="An item is done when a step brings less.", metavar="DB")
     ] = None,
     max_error_rate: Annotated[
         float, typer.Option("--max-error-rate", help="More failed items than this share: exit 3.", min=0, max=1)
@@ -55,7 +63,8 @@ def command(
     options: dict[str, Any] = {
         "steps": steps, "solver": solver, "batch_size": batch_size, "bits": bits, "device": device,
         "precision": precision, "channels": channels, "field": field,
-        "transform": transform, "tile": tile, "limit": limit, "workers": workers, "overwrite": overwrite,
+        "transform": transform, "tile": tile, "keep": keep, "min_gain": min_gain,
+        "limit": limit, "workers": workers, "overwrite": overwrite,
     }  # fmt: skip
     if dry_run:
         facts = plan(base, shards, out, **options).to_json()

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from functaconv.cli import options
-from functaconv.cli.console import summary_lines, write_json, write_lines
+from functaconv.cli.console import by_numbers_lines, summary_lines, write_json, write_lines
 from functaconv.errors import UsageError
 
 
@@ -49,7 +49,7 @@ def command(
     if json:
         write_json(told.summary)
     else:
-        write_lines(summary_lines(told.summary))
+        write_lines([*summary_lines(told.summary), *by_numbers_lines(told.summary)])
         worst = told.worst(20 if verbose else 5)
         write_lines(["", "worst items"] if worst else [])
         write_lines(f"  {item.psnr:6.2f} dB  {item.key}" for item in worst)

@@ -100,7 +100,7 @@ def _fit(work: Work, signals: Sequence[Signal], pace: Pace, report: Callable[[in
     done, chunk = 0, base.chunk(work.batch_size)
     for batch in prefetched(batched(enumerate(signals), work.batch_size, pin=base.device.type == "cuda")):
         # the same chunks for short batches too: how an item is summed up must not depend on where a run began
-        found = base.encode(batch, steps=work.steps, chunk=chunk)
+        found = base.encode(batch, steps=work.steps, min_gain=work.min_gain, chunk=chunk)
         latents = found.latents
         # here a batch waits for the device: between the inner loop and the quantiser, and below for its error
         values = latents.cpu().numpy().reshape(len(batch), *shape)

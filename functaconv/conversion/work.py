@@ -1,5 +1,6 @@
 """Everything about an encoding that does not change while it runs."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ from functaconv.sources.webdataset import expand_shards, fingerprint, index_shar
 
 CODE_SIGMAS = 4.5
 """8-bit codes span this many standard deviations of the training latents to either side"""
+FINER = 4
+"""how much finer the common step of canonical latents is than the widest one's codes allow: that one, and others more
+than a quarter as wide, have steps of their own. Measured on CIFAR-10 with 256 numbers: 0.04 dB lost and 146 bytes, with
+one step for all 0.49 dB and 105 bytes, with a step for each 0.02 dB and 235 bytes."""
 BLOCK_VALUES = 1 << 20
 LEAST_BLOCK, MOST_BLOCK = 16, 2048
 BATCH_ON_CPU, BATCH_ON_GPU = 64, 1024
@@ -47,6 +52,10 @@ class Work:
     field: str | None = None
     transform: ImageTransform | None = None
     tile: int | None = None
+    keep: int | None = None
+    """how many of each site's numbers; the base is one of so many"""
+    min_gain: float | None = None
+    """dB of a step that brings too little to go on"""
     limit: int | None = None
     stdin: BinaryIO | None = None
 
@@ -66,6 +75,8 @@ class Work:
         field: str | None = None,
         transform: ImageTransform | None = None,
         tile: int | None = None,
+        keep: int | None = None,
+        min_gain: float | None = None,
         limit: int | None = None,
         workers: int | None = None,
         stdin: BinaryIO | None = None,
@@ -75,6 +86,10 @@ class Work:
         for name, value in {"steps": steps, "batch-size": batch_size, "limit": limit}.items():
             if value is not None and value < 1:
                 raise UsageError(f"--{name} must be at least 1, not {value}")
+        if min_gain is not None and not 0 <= min_gain < math.inf:
+            raise UsageError(
+                f"--min-gain must be 0 dB or more, not {min_gain:g}", hint="leave it out to take every step: --steps"
+            )
         if solver is not None:
             lookup(SOLVERS, solver, what="solver")
         if solver not in (None, stored.recipe.solver.kind):
@@ -93,6 +108,10 @@ class Work:
             )
         if tile is not None and tile < LEAST_TILE:
             raise UsageError(f"--tile must be at least {LEAST_TILE} pixels, not {tile}")
+        if keep is not None:
+            # numbers that are left out are not fitted either
+            whole, stored = stored, stored.truncated(keep)
+            keep = None if stored is whole else keep
         if batch_size is None:
             on_cpu = stored.base.device.type == "cpu"
             most, room = (BATCH_ON_CPU, POINTS_ON_CPU) if on_cpu else (BATCH_ON_GPU, POINTS_ON_GPU)
@@ -109,6 +128,8 @@ class Work:
             field=field or stored.recipe.data.field,
             transform=transform,
             tile=tile,
+            keep=keep,
+            min_gain=min_gain,
             limit=limit,
             stdin=stdin,
         )
@@ -137,6 +158,8 @@ class Work:
             "shards": [source["name"] for source in self.sources],
             "solver": self.stored.recipe.solver.kind,
             "steps": self.steps,
+            "keep": self.keep,
+            "min_gain": self.min_gain,
             "precision": self.precision,
             "field": self.field,
             "resize": _plain(transform.resize),
@@ -155,6 +178,9 @@ class Work:
             return Quantiser(self.bits)
         base = self.stored.base
         mean, reach = base.latent_mean.cpu().numpy(), CODE_SIGMAS * base.latent_std.cpu().numpy()
+        if base.is_canonical:
+            # an error of any number is as large in the output: one step for all that it leaves room for
+            reach = np.maximum(reach, reach.max() / FINER)
         return Quantiser.for_range(mean - reach, mean + reach)
 
     @property

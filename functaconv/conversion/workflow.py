@@ -116,6 +116,8 @@ def encode(
     field: str | None = None,
     transform: ImageTransform | None = None,
     tile: int | None = None,
+    keep: int | None = None,
+    min_gain: float | None = None,
     max_error_rate: float = 0.01,
     min_psnr: float | None = None,
     limit: int | None = None,
@@ -130,12 +132,15 @@ def encode(
     Interrupted and called again with the same arguments it goes on with the block it was in. Items that cannot be
     converted become lines of `failed.jsonl`. The functaset is complete when this returns; `complaint` tells of
     damaged shards, too many failures, or too low a PSNR. With `progress` a bar shows how far it is.
+
+    With `keep` only the first, most important numbers of every site are fitted and stored; the base must have been
+    learned with gauss-newton. With `min_gain` (dB) an item is done when a step has brought less, after `steps` at most.
     """
     watcher = watcher or (_Bar() if progress else Watcher())
     work = Work.of(
         base, shards, steps=steps, solver=solver, batch_size=batch_size, bits=bits, device=device,
         precision=precision, channels=channels, field=field,
-        transform=transform, tile=tile, limit=limit, workers=workers, stdin=stdin,
+        transform=transform, tile=tile, keep=keep, min_gain=min_gain, limit=limit, workers=workers, stdin=stdin,
     )  # fmt: skip
     target = Path(output)
     if work.is_piped and not overwrite and target.exists() and any(target.iterdir() if target.is_dir() else [0]):
@@ -284,6 +289,7 @@ def _seal(work: Work, writer: FunctasetWriter, pace: Pace) -> dict[str, Any]:
         solver=Solver(name=stored.recipe.solver.kind, steps=work.steps),
         sites=work.layout.sites,
         latent=work.layout.latent,
+        canonical=stored.base.is_canonical,
         quantisation=Quantisation(bits=work.bits),
         tiled=work.tile is not None,
         summary={

@@ -26,6 +26,7 @@ from functaconv.functaset.schema import (
     FORMAT,
     REPORT,
     Column,
+    check_keep,
     columns,
     parse_attributes,
     vectors,
@@ -67,10 +68,14 @@ class Functaset:
     `open_functaset` is the way in: it also checks that the arrays are what the attributes say.
     """
 
-    def __init__(self, path: Path, root: dict[str, Any]) -> None:
+    def __init__(self, path: Path, root: dict[str, Any], keep: int | None = None) -> None:
         self.path = path
         self.attributes = parse_attributes(root.get("attributes", {}).get("functaconv"), path)
         self.layout = self.attributes.layout
+        self._root = root
+        if keep is not None:
+            check_keep(keep, self.layout.latent, canonical=self.attributes.canonical)
+            self.layout = self.layout.model_copy(update={"latent": keep})
         try:
             # never from the folders: consolidated metadata is part of what was sealed
             self._group = zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=True)
@@ -91,11 +96,25 @@ class Functaset:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # a worker opens it anew: nothing of zarr's threads and handles travels
-        return open_functaset, (self.path,)
+        return _open, (self.path, self.layout.latent if self.is_truncated else None)
+
+    def truncated(self, keep: int) -> "Functaset":
+        """The same items with only the first, most important `keep` numbers of every site.
+
+        Nothing is fitted anew and nothing copied: latents and moments are cut as they are read, and the base that
+        decodes them is cut along. `mse` and `psnr` remain those of all numbers.
+        """
+        check_keep(keep, self.layout.latent, canonical=self.attributes.canonical)
+        return self if keep == self.layout.latent else Functaset(self.path, self._root, keep)
+
+    @property
+    def is_truncated(self) -> bool:
+        """Some of the stored numbers are left out."""
+        return self.layout.latent < self.attributes.latent
 
     @property
     def modulation(self) -> zarr.Array[Any]:
-        """The latents as stored, `[item, *sites, latent]`."""
+        """The latents as stored, `[item, *sites, latent]`, all numbers of them."""
         return self._arrays["modulation"]
 
     @cached_property
@@ -150,6 +169,9 @@ class Functaset:
     def latents(self, rows: slice | np.ndarray | None = None, *, normalize: bool = False) -> np.ndarray:
         """float32 `[item, *sites, latent]`; normalised to mean 0 and deviation 1 per latent when asked."""
         found = self.quantiser.dequantise(arrays.read(self.modulation, self._selection(rows)))
+        if self.is_truncated:
+            # a copy: a view would keep all numbers in memory
+            found = found[..., : self.layout.latent].copy()
         if normalize:
             mean, std = self._moments
             found = (found - mean) / std
@@ -226,9 +248,10 @@ class Functaset:
 
     def expected(self) -> list[tuple[Column, int]]:
         """The arrays that the attributes promise, each with its length."""
+        layout = self.attributes.layout
         return [
-            *((column, len(self)) for column in columns(self.layout, meta="meta" in self._arrays)),
-            *((Column(name, "float32"), self.layout.latent) for name in vectors(self.layout)),
+            *((column, len(self)) for column in columns(layout, meta="meta" in self._arrays)),
+            *((Column(name, "float32"), layout.latent) for name in vectors(layout)),
         ]
 
     def array(self, name: str) -> zarr.Array[Any] | None:
@@ -242,9 +265,9 @@ class Functaset:
 
     @cached_property
     def _moments(self) -> tuple[np.ndarray, np.ndarray]:
-        std = self._vector("modulation_std")
+        mean, std = (self._vector(name)[: self.layout.latent] for name in ("modulation_mean", "modulation_std"))
         # a latent that never varies is 0 when normalised
-        return self._vector("modulation_mean"), np.where(std > 0, std, np.float32(1))
+        return mean, np.where(std > 0, std, np.float32(1))
 
     def _vector(self, name: str) -> np.ndarray:
         return arrays.read(self._arrays[name], slice(None))
@@ -285,6 +308,12 @@ def open_functaset(path: str | os.PathLike[str]) -> Functaset:
             hint="`functaconv inspect --verify` lists all damage; restore it from a copy or encode again",
         )
     return functaset
+
+
+def _open(path: Path, keep: int | None) -> Functaset:
+    """As it was before it was pickled."""
+    functaset = open_functaset(path)
+    return functaset if keep is None else functaset.truncated(keep)
 
 
 def read_attributes(path: str | os.PathLike[str]) -> Functaset:

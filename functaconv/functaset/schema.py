@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 from pydantic_core import from_json, to_json
 
-from functaconv.errors import InputError
+from functaconv.errors import InputError, UsageError
 
 FORMAT = "functaset"
 VERSION = 1
@@ -67,6 +67,20 @@ class Layout(_Frozen):
         return np.dtype(STORED[self.bits])
 
 
+def check_keep(keep: int, latent: int, *, canonical: bool) -> None:
+    """UsageError unless the first `keep` of a site's `latent` numbers stand for all of them."""
+    if not canonical:
+        raise UsageError(
+            "--keep needs canonical latents: a base learned with gauss-newton",
+            hint="other bases have no order of importance among their numbers: learn one with --solver gauss-newton",
+        )
+    if not 1 <= keep <= latent:
+        raise UsageError(
+            f"--keep must be 1 to {latent}, the numbers of a site, not {keep}",
+            hint="leave it out to keep them all",
+        )
+
+
 class Solver(_Frozen):
     name: _Name
     steps: int = Field(ge=0, le=2**20)
@@ -88,6 +102,8 @@ class Attributes(_Frozen):
     solver: Solver
     sites: tuple[int, ...]
     latent: int
+    canonical: bool = False
+    """a site's numbers are uncorrelated, the most important first, in units of the output's error"""
     quantisation: Quantisation
     tiled: bool = False
     summary: dict[str, JsonValue]

@@ -14,9 +14,11 @@ import torch
 
 from functaconv.checkpoint import TrainingState, base_to_bytes, read_state, write_atomically, write_state
 from functaconv.errors import ItemError, OutputExistsError
+from functaconv.fitting import GaussNewton
 from functaconv.functaset.ledger import differences
 from functaconv.functaset.schema import canonical
 from functaconv.interruption import Stop
+from functaconv.metalearning.canonical import make_canonical
 from functaconv.metalearning.learner import Learner
 from functaconv.metrics import psnr
 from functaconv.recipe import Recipe, build
@@ -305,8 +307,9 @@ class Run:
             "shapes": [list(shape) for shape in sorted(self._shapes)[:64]],
             "device": self.request.device.type,
         }
-        latents = [average.encode(batch).latents.cpu() for batch in self._sample()]
-        if latents:
+        if isinstance(average.solver, GaussNewton):
+            make_canonical(average, self._sample())
+        elif latents := [average.encode(batch).latents.cpu() for batch in self._sample()]:
             average.describe_latents(torch.cat(latents))
         write_atomically(self.request.output, base_to_bytes(average, recipe, training))
         clear(self.folder)

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from functaconv.checkpoint import base_of
 from functaconv.errors import FunctaconvError, UsageError, VerificationError
 from functaconv.functaset.reader import Functaset, open_functaset
 from functaconv.metrics import psnr
 from functaconv.reporting.baseline import Baseline, fit_baseline
-from functaconv.reporting.comparison import TOLERANCE_DB, Comparer, base_of
+from functaconv.reporting.comparison import TOLERANCE_DB, Comparer
 from functaconv.reporting.page import BEST, WORST, to_csv, to_html
 from functaconv.reporting.result import ItemQuality, Report, Table
 from functaconv.reporting.thumbnails import Thumbnails, can_show
@@ -35,13 +36,19 @@ def report(
 ) -> Report:
     """Quality and size of a functaset, from what it says of itself.
 
-    `against` (shards) checks that: every item is decoded with the base inside and compared with its original.
+    `against` (shards) checks that: every item is decoded with the base inside and compared with its original, where
+    latents are canonical also with only the first of its numbers (`psnr_by_numbers`, per site).
     `baseline` and `train` (shards) add what PCA makes of the same items with as many numbers. `complaint` tells of
     what does not agree, or of a mean PSNR below `min_psnr`.
     """
     _check_request(against, train, baseline)
     if not isinstance(functaset, Functaset):
         functaset = open_functaset(functaset)
+    if functaset.is_truncated:
+        raise UsageError(
+            "a report is about all the numbers that are stored",
+            hint="of the whole functaset it says what fewer are worth; `encode --keep` stores fewer",
+        )
     table, summary = Table.of(functaset), dict(functaset.report)
     problems = _contradictions(functaset, table, summary)
     mean = float(table.psnr.mean()) if len(table) else math.nan
@@ -57,15 +64,20 @@ def report(
         originals = {} if thumbnails is None else thumbnails.pictures
         table = replace(table, found_psnr=psnr(table.items.mse(found.mse, functaset.shapes)))
         problems += found.describe()
-        compared = table.found_psnr[~np.isnan(table.found_psnr)] if table.found_psnr is not None else np.zeros(0)
-        ours = float(compared.mean()) if len(compared) else math.nan
+        compared = 0 if table.found_psnr is None else int((~np.isnan(table.found_psnr)).sum())
+        ours = math.nan if table.found_psnr is None else _mean(table.found_psnr)
         summary["against"] = {
-            "items": len(compared),
+            "items": compared,
             "psnr_mean": _rounded(ours),
-            "largest_difference_db": _rounded(found.largest) if len(compared) else None,
+            "largest_difference_db": _rounded(found.largest) if compared else None,
             "missing": len(found.missing),
             "extra": len(found.extra),
         }
+        if found.mse_by_numbers:
+            summary["psnr_by_numbers"] = {
+                str(keep): _rounded(_mean(psnr(table.items.mse(mse, functaset.shapes))))
+                for keep, mse in found.mse_by_numbers.items()
+            }
         if yardstick is not None:
             summary["pca"] = yardstick.to_json(functaset, table, ours)
     return Report(summary, table, functaset, _complaint(problems, mean, min_psnr, len(table)), originals)
@@ -128,6 +140,12 @@ def _complaint(problems: Sequence[str], mean: float, min_psnr: float | None, cou
         found = f"{mean:.2f} dB" if count else "that of no item"
         return VerificationError(f"the mean PSNR is {found}, less than --min-psnr {min_psnr:g}")
     return None
+
+
+def _mean(psnr: np.ndarray) -> float:
+    """Over the items that were compared."""
+    compared = psnr[~np.isnan(psnr)]
+    return float(compared.mean()) if len(compared) else math.nan
 
 
 def _rounded(value: float) -> float | None:

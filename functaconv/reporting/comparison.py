@@ -1,5 +1,6 @@
 """A functaset against the shards it was made from: every item decoded again and compared with its original."""
 
+import math
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,10 +14,8 @@ from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from functaconv.base import Base
-from functaconv.checkpoint import base_from_bytes
 from functaconv.errors import InputError, ItemError
 from functaconv.functaset.reader import Functaset
-from functaconv.functaset.schema import BASE
 from functaconv.metrics import psnr
 from functaconv.reporting.result import Table
 from functaconv.reporting.thumbnails import Thumbnails
@@ -31,6 +30,8 @@ from functaconv.sources.webdataset import read_records
 TOLERANCE_DB = 0.01
 NOISE = 1e-6
 """root mean square that float32 arithmetic may differ by from device to device: it shows above 60 dB"""
+MOST_LENGTHS = 9
+"""to how many lengths latents are cut, to see what fewer numbers are worth"""
 MOST_BYTES = 32 << 20
 """of originals that wait for a batch; decoding takes several times as much"""
 
@@ -111,6 +112,8 @@ class Comparison:
     """keys of items in the functaset that the shards lack"""
     largest: float = 0.0
     """dB"""
+    mse_by_numbers: dict[int, np.ndarray] = field(default_factory=dict)
+    """canonical latents: `mse` when only the first so many numbers of every site are kept"""
 
     def describe(self) -> list[str]:
         """What does not agree, in words."""
@@ -122,19 +125,6 @@ class Comparison:
         return [f"{len(found)} item{'s' * (len(found) > 1)} {kind}: {_listed(found)}" for kind, found in kinds if found]
 
 
-def base_of(functaset: Functaset, device: torch.device | str = "cpu") -> Base:
-    """The base inside a functaset; one that does not fit its latents is an `InputError`."""
-    base = base_from_bytes(functaset.base_bytes(), str(functaset.path / BASE), device).base
-    layout = functaset.layout
-    if (base.sites, base.latent) != (layout.sites, layout.latent) or base.axes.dims != len(layout.axes):
-        raise InputError(
-            f"{functaset.path}: the base makes latents of {(*base.sites, base.latent)} for {base.axes.dims} axes, "
-            f"the functaset holds {(*layout.sites, layout.latent)} for {len(layout.axes)}",
-            hint="put back the base that encoded these items",
-        )
-    return base
-
-
 class Comparer:
     """Decodes every row of a functaset beside its original."""
 
@@ -143,6 +133,10 @@ class Comparer:
         self.settings = EncodeSettings.of(functaset)
         self.reading = self.settings.reading(base.axes)
         self.result = Comparison(np.full(len(functaset), np.nan, np.float32))
+        if base.is_canonical:
+            self.result.mse_by_numbers = {
+                keep: np.full(len(functaset), np.nan, np.float32) for keep in lengths(base.latent)
+            }
 
     def compare(
         self, *, thumbnails: Thumbnails | None = None, also: Sequence[RowErrors] = (), progress: bool = False
@@ -159,8 +153,15 @@ class Comparer:
             positions = np.array(batch.positions)
             features = base.normalizer.features(batch)
             latents = torch.from_numpy(self._latents(positions)).reshape(len(batch), -1, base.latent)
-            decoded = base.decode(latents.to(base.device), base.coords(batch.shape))
-            found[positions] = row_errors(decoded, features, batch.valid).cpu().numpy()
+            latents, coords = latents.to(base.device), base.coords(batch.shape)
+            found[positions] = row_errors(base.decode(latents, coords), features, batch.valid).cpu().numpy()
+            for keep, mse in self.result.mse_by_numbers.items():
+                if keep == base.latent:
+                    mse[positions] = found[positions]
+                    continue
+                # what is left out is 0, the middle of its range
+                cut = base.decode(torch.cat([latents[..., :keep], torch.zeros_like(latents[..., keep:])], -1), coords)
+                mse[positions] = row_errors(cut, features, batch.valid).cpu().numpy()
             for compute in also:
                 compute(batch, features)
         self._judge()
@@ -231,6 +232,13 @@ class Comparer:
         for number in np.flatnonzero((off > TOLERANCE_DB) & ~is_noise):
             values = f"{stored[number]:.2f} dB stored, {found[number]:.2f} found"
             result.different.append(f"{table.items.keys[number]} ({values})")
+
+
+def lengths(latent: int) -> list[int]:
+    """`latent` and the powers of two below it: all of them, or evenly every second, third, ... one."""
+    found = [*(2**power for power in range((latent - 1).bit_length())), latent]
+    every = math.ceil(len(found) / MOST_LENGTHS)
+    return found[::-every][::-1]
 
 
 def row_errors(decoded: Tensor, features: Tensor, valid: Tensor | None) -> Tensor:

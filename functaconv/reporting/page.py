@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from functaconv.checkpoint import write_atomically
+from functaconv.checkpoint import base_of, write_atomically
 from functaconv.errors import MissingExtraError
-from functaconv.reporting.comparison import base_of
 from functaconv.reporting.result import ItemQuality, Report
 from functaconv.reporting.thumbnails import Thumbnails, can_show
 
@@ -56,6 +55,7 @@ def to_html(report: Report, path: Path | str) -> None:
         complaint=None if report.complaint is None else str(report.complaint),
         tiles=list(_tiles(report)),
         rows=list(_rows(report.summary)),
+        by_numbers=[(keep, _decibel(value)) for keep, value in report.summary.get("psnr_by_numbers", {}).items()],
         histogram=_histogram(report.items.psnr),
         galleries=[
             ("Worst items", [_card(item, report, pictures) for item in shown]),
@@ -110,7 +110,7 @@ def _tiles(report: Report) -> Iterator[tuple[str, str]]:
 def _rows(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The whole summary in words."""
     quality, size, latent = summary["psnr"], summary["bytes"], summary["latent"]
-    yield "Solver", f"{summary['solver']}, {summary['steps']} steps"
+    yield "Solver", f"{summary['solver']}, {summary['steps']} step{'s' * (summary['steps'] != 1)}"
     sites = " × ".join(map(str, latent["sites"]))
     yield "Latent", f"{latent['numbers']} numbers" + (f" on {sites} sites" if sites else ", global")
     yield "PSNR, mean over items", _decibel(quality["mean"])

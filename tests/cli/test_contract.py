@@ -20,8 +20,8 @@ OPTIONS = {
     "pack": "resize crop field items-per-shard seed overwrite",
     "fit-base": "preset recipe set latent solver steps minutes batch-size seed device precision val field channels log "
     "overwrite",
-    "encode": "steps solver batch-size bits device precision field resize crop tile max-error-rate min-psnr limit "
-    "workers dry-run overwrite",
+    "encode": "steps solver batch-size bits device precision field resize crop tile keep min-gain max-error-rate "
+    "min-psnr limit workers dry-run overwrite",
     "render": "item key size scale region format",
     "report": "against html csv baseline train min-psnr",
     "inspect": "verify",
@@ -30,7 +30,7 @@ OPTIONS = {
 SHARED = ["--json", "-q", "--quiet", "-v", "--verbose"]
 LATER = {
     "pack": ["--resolution"],
-    "encode": ["--keep", "--min-gain", "--retry-failed", "--engine", "--allow-pipe"],
+    "encode": ["--retry-failed", "--engine", "--allow-pipe"],
     "fit-base": ["--allow-pipe"],
     "render": ["--like"],
 }

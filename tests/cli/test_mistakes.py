@@ -66,6 +66,11 @@ USAGE = [
     ("encode {base} {shards} new --limit 0", "'--limit'"),
     ("encode {base} {shards} new --tile 4", "'--tile'"),
     ("encode {base} {shards} new --resize large", "64x48"),
+    ("encode {base} {shards} new --keep 0", "'--keep'"),
+    ("encode {base} {shards} new --keep 9", "1 to 8, the numbers of a site"),
+    ("encode {base} {shards} new --min-gain -1", "0 dB or more"),
+    ("encode {base} {shards} new --min-gain nan", "0 dB or more"),
+    ("encode {base} {shards} new --solver gradient", "learned for the solver 'gauss-newton', not 'gradient'"),
     ("encode {base} {shards},{shards} new", "given more than once"),
     ("encode {base} {shards}", "encode --help"),
     ("render {store} new --size 8x8x8", "--size takes HxW for images"),
@@ -98,7 +103,7 @@ def test_a_request_that_makes_no_sense(line: str, words: str, wrong: Wrong, tmp_
     ("line", "words"),
     [
         ("fit-base {shards} new --latent 4x4x4x8", "the latent has 3 site axes, the items have 2"),
-        ("fit-base {shards} new --solver newton", "known: gradient"),
+        ("fit-base {shards} new --solver newton", "known: gauss-newton, gradient"),
     ],
 )
 def test_a_recipe_that_does_not_fit_the_items(line: str, words: str, wrong: Wrong) -> None:
@@ -214,9 +219,15 @@ def test_a_directory_that_may_not_be_written_to(line: str, wrong: Wrong, tmp_pat
     assert "Permission denied" in wrong(line, 73).errors
 
 
-def test_the_difference_to_a_finished_output_is_shown(wrong: Wrong) -> None:
+def test_the_difference_to_a_finished_output_is_shown(wrong: Wrong, world: World) -> None:
     errors = wrong("encode {base} {shards} {store} --steps 5", 73).errors
-    assert "steps: found 3, asked for 5" in errors
+    assert f"steps: found {open_functaset(world.store).attributes.solver.steps}, asked for 5" in errors
+
+
+def test_the_difference_to_a_functaset_of_all_numbers_is_shown(wrong: Wrong) -> None:
+    errors = wrong("encode {base} {shards} {store} --keep 4", 73).errors
+    assert "layout.latent: found 8, asked for 4" in errors
+    assert "settings.keep: found None, asked for 4" in errors
 
 
 def test_arrays_are_no_input_for_a_base_of_images(world: World, tmp_path: Path, invoke: Invoke) -> None:

@@ -91,6 +91,7 @@ def encode(
     blocks: int = 2,
     rows: int = 5,
     meta: bool = True,
+    canonical: bool = False,
 ) -> Path:
     """The functaset at `path`, from wherever an earlier run left it."""
     writer = FunctasetWriter.open(path, layout, {"seed": 0, "solver": {"steps": 3}})
@@ -106,7 +107,7 @@ def encode(
     writer.assemble(quantiser_of(layout))
     totals = writer.totals()
     summary = {"count": totals.rows, "failed": totals.failed}
-    writer.seal(attributes_of(layout, totals.rows, totals.failed), BASE, {**summary, "psnr": 30.5})
+    writer.seal(attributes_of(layout, totals.rows, totals.failed, canonical=canonical), BASE, {**summary, "psnr": 30.5})
     return path
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from functaconv.errors import InputError
+from functaconv.errors import InputError, UsageError
 from functaconv.functaset import Failure, FunctasetWriter, Layout, open_functaset
 
 from .conftest import BASE, LAYOUTS, block_of, encode, latents_of, quantiser_of
@@ -299,3 +299,48 @@ def test_a_flipped_bit_is_never_a_value(store: Path, flip: Any) -> None:
     with pytest.raises(InputError):
         functaset.latents(slice(0, 4))
     assert np.isfinite(functaset.latents(slice(4, 20))).all()
+
+
+@pytest.mark.parametrize("name", ["global", "two", "codes"])
+def test_a_view_of_fewer_numbers_has_the_first_ones(tmp_path: Path, name: str, chunks_of_two: None) -> None:
+    torch = pytest.importorskip("torch")
+    whole = open_functaset(encode(tmp_path / "out.zarr", LAYOUTS[name], canonical=True))
+    view = whole.truncated(2)
+    assert (view.layout.latent, whole.layout.latent) == (2, LAYOUTS[name].latent)
+    assert view.is_truncated
+    assert not whole.is_truncated
+    assert len(view) == len(whole)
+    rows = np.array([7, 0, 19])
+    for normalize in (False, True):
+        expected = whole.latents(normalize=normalize)[..., :2]
+        assert np.array_equal(view.latents(normalize=normalize), expected)
+        assert np.array_equal(view.latents(rows, normalize=normalize), expected[rows])
+        latent, label = view.torch_dataset(normalize=normalize)[5]
+        assert torch.equal(latent, torch.from_numpy(expected[5]))
+        assert label == whole.labels[5]
+    assert np.array_equal(view[3].latent, whole[3].latent[..., :2])
+    assert np.array_equal(np.concatenate([found for _, found in view.batches(7)]), view.latents())
+    assert view.keys.tolist() == whole.keys.tolist()
+    assert view.truncated(2) is view
+    assert view.truncated(1).layout.latent == 1
+    assert whole.truncated(whole.layout.latent) is whole
+    sites = "x".join(map(str, (*whole.layout.sites, 2)))
+    assert f"latent {sites} " in repr(view)
+    again = pickle.loads(pickle.dumps(view))  # noqa: S301
+    assert np.array_equal(again.latents(), view.latents())
+    # the arrays are still those of all numbers
+    assert [column.tail for column, _ in again.expected()] == [column.tail for column, _ in whole.expected()]
+
+
+def test_numbers_that_are_not_there_are_not_kept(tmp_path: Path) -> None:
+    functaset = open_functaset(encode(tmp_path / "out.zarr", LAYOUTS["global"], canonical=True))
+    for keep in (0, -1, 7):
+        with pytest.raises(UsageError, match="1 to 6, the numbers of a site"):
+            functaset.truncated(keep)
+    with pytest.raises(UsageError, match="1 to 3"):
+        functaset.truncated(3).truncated(4)
+
+
+def test_numbers_without_an_order_cannot_be_left_out(store: Path) -> None:
+    with pytest.raises(UsageError, match="--keep needs canonical latents: a base learned with gauss-newton"):
+        open_functaset(store).truncated(2)
