@@ -72,6 +72,7 @@ class Base(nn.Module):
         self.register_buffer("latent_std", torch.ones(latent))
         self._grids: dict[tuple[object, ...], tuple[Tensor, Placement]] = {}
         self._tangents: dict[tuple[object, ...], Tangent] = {}
+        self._tangents_of: tuple[object, ...] = ()
 
     @torch.no_grad()
     def describe_latents(self, latents: Latents) -> None:
@@ -167,8 +168,7 @@ class Base(nn.Module):
         more steps than were learned. With `min_gain` (dB) it is done when a step brings less.
         """
         steps = self.solver.steps if steps is None else steps
-        problem = self.problem(batch, chunk=self.chunk(len(batch)) if chunk is None else chunk)
-        problem = self._linearised(problem, batch)
+        problem = self.prepared(batch, chunk=self.chunk(len(batch)) if chunk is None else chunk)
         if min_gain is None and steps <= (1 if self.solver.is_adaptive else self.solver.steps):
             return fit(problem, self.start, self.solver, steps=steps)
         return best_fit(problem, self.start, self.solver, steps=steps, min_gain=min_gain)
@@ -198,16 +198,23 @@ class Base(nn.Module):
             room = min(GPU_ACTIVATIONS, free_memory(self.device) // 2) // per_point
         return int(max(LEAST_POINTS, room))
 
-    def _linearised(self, problem: Reconstruction, batch: Batch) -> Reconstruction:
-        """With the first step prepared: once for all batches with these points and this mask."""
+    @torch.no_grad()
+    def prepared(self, batch: Batch, *, chunk: int) -> Reconstruction:
+        """The batch as a fitting problem whose first step is ready: computed once for all batches of these points
+        with this mask, and kept.
+        """
+        problem = self.problem(batch, chunk=chunk)
         if not self._is_linearised(problem):
             return problem
         if batch.valid is not None and batch.mask_key is None:
             return problem.at(self.start)
         # a base that learns on, or moves to another device, is another base
         state = tuple((tensor.data_ptr(), tensor._version) for tensor in self.state_dict(keep_vars=True).values())
+        if state != self._tangents_of:
+            self._tangents.clear()
+            self._tangents_of = state
         pieces = tuple(piece.targets.shape[1:3] for piece in problem.pieces)
-        key = (batch.shape, batch.mask_key, pieces, state)
+        key = (batch.shape, batch.mask_key, pieces, self.field.network.sweep_dtype)
         if key not in self._tangents:
             prepared = problem.at(self.start)
             assert prepared.tangent is not None

@@ -125,7 +125,7 @@ class TrainingRecipe:
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.995
     """decay of the moving average that is validated and exported; 0 exports the last update"""
     second_order: bool = True
-    one_step: Fraction = 0.5
+    one_step: Fraction = 0.3
     """gauss-newton: fraction of the budget in which the base learns through one step; then through several"""
     through: Annotated[int, Field(ge=1, le=16)] = 2
     """gauss-newton: how many steps the outer derivative goes through then"""
@@ -342,7 +342,7 @@ def _by_gauss_newton(
         inner = min(points, max(256, 2 * latent.numbers))
         outer = min(points, 256)
     return (
-        NetworkRecipe(width=width, depth=6 if gpu else 5, w0_first=10.0 if latent.sites else 20.0, w0_hidden=10.0),
+        NetworkRecipe(width=width, depth=6 if gpu else 5, w0_first=10.0 if latent.sites else 30.0, w0_hidden=10.0),
         SolverRecipe(kind="gauss-newton", steps=2 if latent.sites else 3),
         TrainingRecipe(minutes=10, batch_size=batch, inner_points=inner, outer_points=outer, optimizer="muon"),
     )

@@ -13,6 +13,8 @@ CellCoords = Float[Tensor, "cell point coord"]
 """coordinates as the network sees them"""
 Features = Float[Tensor, "item point channel"]
 """normalised values in the grid's own order"""
+Validity = Float[Tensor, "#item point channel"]
+"""1 where a value was measured, 0 where not; one item may stand for all"""
 CellFeatures = Float[Tensor, "item cell point channel"]
 """normalised values sorted into cells"""
 CellWeights = Float[Tensor, "#item cell point #channel"]
@@ -22,7 +24,7 @@ Latents = Float[Tensor, "#item site latent"]
 Modulations = Float[Tensor, "item site modulation"]
 """what the network receives: shifts (and scales) of all layers, side by side"""
 PerItem = Float[Tensor, " item"]
-CellJacobian = Float[Tensor, "item cell point channel number"]
+CellJacobian = Float[Tensor, "#item #cell point channel number"]
 """derivative of the values in a cell by the numbers the cell reads: those of one site after the other"""
 CellMatrices = Float[Tensor, "#item cell number number"]
 """a symmetric matrix per cell, over the numbers the cell reads"""

@@ -381,6 +381,8 @@ def test_the_old_base_stays_until_the_new_one_takes_its_place(
 def test_a_batch_in_parts_gives_the_gradient_of_the_whole(
     few: Path, tmp_path: Path, train: Callable[..., Trained], monkeypatch: pytest.MonkeyPatch, latent: Settings
 ) -> None:
+    # principal axes of nearly the same length turn with the last bits
+    monkeypatch.setattr(running, "make_canonical", lambda *_: None)
     train(few, tmp_path / "whole", latent=latent, training={"steps": 2})
     monkeypatch.setattr(learner, "MEMORY_SHARE", 0.0)
     train(few, tmp_path / "parts", latent=latent, training={"steps": 2})

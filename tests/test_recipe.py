@@ -12,6 +12,7 @@ from functaconv.base import Base
 from functaconv.errors import InputError, UsageError
 from functaconv.recipe import (
     PRESETS,
+    LatentRecipe,
     Recipe,
     Situation,
     assignment,
@@ -284,3 +285,29 @@ def test_sites_move_alike_whether_a_grid_has_points_for_all_of_them_or_not(shape
     expected = one.encode(Batch((1, 1), torch.full((1, 1, 3), 0.9), torch.ones(1), None, (0,)), steps=1).latents[0]
     # the first layer hardly turns: where in its cell a point lies does not matter
     torch.testing.assert_close(moved, expected.expand_as(moved), rtol=0.1, atol=1e-5)
+
+
+def test_the_images_preset_is_made_for_the_solver_that_is_asked_for() -> None:
+    situation = {"shape": (32, 32), "channels": 3, "on_gpu": False}
+    default, asked = (
+        preset("images", Situation(**situation)),
+        preset("images", Situation(**situation, solver="gauss-newton")),
+    )
+    gradient = preset("images", Situation(**situation, solver="gradient"))
+    assert default == asked
+    assert (default.solver.kind, default.training.optimizer) == ("gauss-newton", "muon")
+    assert (gradient.solver.kind, gradient.training.optimizer) == ("gradient", "adam")
+    assert default.latent == gradient.latent
+
+
+@pytest.mark.parametrize("numbers", [64, 256, 512])
+def test_more_is_measured_than_fitted(numbers: int) -> None:
+    latent = LatentRecipe(numbers=numbers)
+    training = preset("images", Situation((64, 64), 3, False, latent)).training
+    assert training.inner_points is not None
+    assert 3 * training.inner_points >= 4 * numbers
+
+
+@pytest.mark.parametrize("published", ["functa-cifar10", "functa-celeba64", "spatial-cifar10", "spatial-imagenet256"])
+def test_published_presets_keep_their_solver(published: str) -> None:
+    assert preset(published, Situation((32, 32), 3, False)).solver.kind == "gradient"

@@ -9,7 +9,12 @@ Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Only errors on stder
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more; errors with a traceback.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", metavar="NAME")]
 Precision = Annotated[
-    str, typer.Option("--precision", help="auto (float32), float32, or tf32 on a GPU.", metavar="NAME")
+    str,
+    typer.Option(
+        "--precision",
+        help="auto (float32), float32, tf32 (GPU), or Jacobians in bfloat16 or float16: faster where matrices are.",
+        metavar="NAME",
+    ),
 ]
 Field = Annotated[
     str | None,

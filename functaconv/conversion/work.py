@@ -15,7 +15,7 @@ from functaconv.errors import InputError, UsageError, lookup
 from functaconv.fitting import SOLVERS
 from functaconv.functaset.quantise import Quantiser
 from functaconv.functaset.schema import Bits, Layout
-from functaconv.signals.device import device_of, precision_of
+from functaconv.signals.device import device_of, precision_of, sweep_dtype_of
 from functaconv.signals.grid import AXES
 from functaconv.signals.reading import Reading
 from functaconv.sources.images import ImageTransform, Size
@@ -112,6 +112,8 @@ class Work:
             # numbers that are left out are not fitted either
             whole, stored = stored, stored.truncated(keep)
             keep = None if stored is whole else keep
+        precision = precision_of(precision, stored.base.device)
+        stored.base.field.network.sweep_dtype = sweep_dtype_of(precision)
         if batch_size is None:
             on_cpu = stored.base.device.type == "cpu"
             most, room = (BATCH_ON_CPU, POINTS_ON_CPU) if on_cpu else (BATCH_ON_GPU, POINTS_ON_GPU)
@@ -123,7 +125,7 @@ class Work:
             steps=steps or stored.base.solver.steps,
             batch_size=batch_size,
             workers=(os.cpu_count() or 1) if workers is None else workers,
-            precision=precision_of(precision, stored.base.device),
+            precision=precision,
             may_lose_colour=channels == 1,
             field=field or stored.recipe.data.field,
             transform=transform,

@@ -8,7 +8,7 @@ the sites' own blocks as preconditioner when not.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -24,6 +24,20 @@ CONJUGATE_STEPS = 16
 TINY = 1e-30
 
 
+@dataclass(frozen=True)
+class Metric:
+    """What the damping is proportional to, in place of the identity: a positive definite matrix."""
+
+    matrix: Float[Tensor, "latent latent"]
+    inverse: Float[Tensor, "latent latent"]
+
+    @classmethod
+    def of(cls, matrix: Float[Tensor, "latent latent"]) -> "Metric":
+        inverse, _ = torch.linalg.inv_ex(matrix.double())
+        return cls(matrix, inverse.to(matrix.dtype))
+
+
+@runtime_checkable
 class Factor(Protocol):
     """Something that solves `(J'WJ + damping) x = slope`."""
 
@@ -92,21 +106,21 @@ class Curvature:
         summed = latents.new_zeros(items, self.sites + 1, size)
         return summed.index_add(1, self.reads.flatten(), product)[:, : self.sites]
 
-    def level(self, metric: Float[Tensor, "latent latent"] | None = None) -> PerItem:
+    def level(self, metric: Metric | None = None) -> PerItem:
         """The mean of the diagonal, in the coordinates in which the damping `metric` is the identity."""
         diagonal = self.blocks.mean(1)
         if metric is not None:
-            back: Tensor = torch.linalg.inv(metric)
-            return (diagonal * back.T).sum((-2, -1)) / self.latent
+            return (diagonal * metric.inverse.T).sum((-2, -1)) / self.latent
         return diagonal.diagonal(dim1=-2, dim2=-1).mean(-1)
 
-    def damped(self, damping: Tensor | float, metric: Float[Tensor, "latent latent"] | None = None) -> Factor:
+    def damped(self, damping: Tensor | float, metric: Metric | None = None) -> Factor:
         """Add `damping * level * metric` to every site's block and factor; `damping` is one number, or one per item.
 
         Never not finite: where a matrix cannot be factored, its diagonal stands for it.
         """
         amount = torch.as_tensor(damping, device=self.matrix.device, dtype=self.matrix.dtype) * self.level(metric)
-        eye = torch.eye(self.latent, device=self.matrix.device, dtype=self.matrix.dtype) if metric is None else metric
+        eye = torch.eye(self.latent, device=self.matrix.device, dtype=self.matrix.dtype)
+        eye = eye if metric is None else metric.matrix
         added = amount[:, None, None, None] * eye
         if not self.is_coupled:
             return _Blocks.of(self.blocks + added)

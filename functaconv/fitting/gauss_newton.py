@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from functaconv.fitting.curvature import Metric
 from functaconv.fitting.reconstruction import NormalEquations, Reconstruction, Slope
 from functaconv.shapes import Latents, PerItem
 
@@ -46,6 +47,7 @@ class GaussNewton(nn.Module):
         else:
             self.register_buffer("log_damping", logarithm)
         self.register_buffer("metric", None)
+        self._known: tuple[object, Metric | None] = (None, None)
 
     @property
     def is_adaptive(self) -> bool:
@@ -55,7 +57,7 @@ class GaussNewton(nn.Module):
     def prepare(self, problem: Reconstruction) -> None:
         """Factor the curvature at the start, where all items share it."""
         if problem.tangent is not None:
-            problem.tangent.factor(self.log_damping.exp(), self.metric)
+            problem.tangent.factor(self.log_damping.exp(), self._measure)
 
     def look(self, problem: Reconstruction, latents: Latents) -> NormalEquations:
         """What the next step needs to know at these latents."""
@@ -72,10 +74,19 @@ class GaussNewton(nn.Module):
         if tangent is None or view.curvature.matrix is not tangent.curvature.matrix:
             if trust is not None:
                 damping = (damping / trust).clamp(LEAST_DAMPING, MOST_DAMPING)
-            return view.curvature.damped(damping, self.metric).solve(view.slope)
+            return view.curvature.damped(damping, self._measure).solve(view.slope)
         # one factor for all items: an item that is trusted less goes less far
-        step = tangent.factor(damping, self.metric).solve(view.slope)
+        step = tangent.factor(damping, self._measure).solve(view.slope)
         return step if trust is None else step * trust.clamp(max=1)[:, None, None]
+
+    @property
+    def _measure(self) -> Metric | None:
+        if self.metric is None:
+            return None
+        version = (self.metric.data_ptr(), self.metric._version)
+        if self._known[0] != version:
+            self._known = version, Metric.of(self.metric)
+        return self._known[1]
 
     @torch.no_grad()
     def project(self) -> None:

@@ -8,9 +8,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from functaconv.fitting.curvature import Curvature, Factor
+from functaconv.fitting.curvature import Curvature, Factor, Metric
 from functaconv.networks import Placement
-from functaconv.shapes import CellFeatures, CellJacobian, CellMatrices, CellWeights, Features, Latents, PerItem
+from functaconv.shapes import (
+    CellFeatures,
+    CellJacobian,
+    CellMatrices,
+    CellWeights,
+    Features,
+    Latents,
+    PerItem,
+    Validity,
+)
 
 Rows = Float[Tensor, "#item cell value number"]
 """a Jacobian with points and channels side by side"""
@@ -38,11 +47,9 @@ class Piece:
     def error(self, residual: CellFeatures) -> PerItem:
         return (self.weights * residual.square()).sum((-3, -2, -1))
 
-    def weighted(self, values: CellFeatures | CellJacobian) -> Rows:
-        """Values or derivatives times their weights, points and channels side by side."""
-        weights = self.weights if values.dim() == self.weights.dim() else self.weights[..., None]
-        weighted = values * weights
-        return weighted.flatten(2) if values.dim() == self.weights.dim() else weighted.flatten(2, 3)
+    def rows(self, jacobian: CellJacobian) -> Rows:
+        """Derivatives times their weights, points and channels side by side."""
+        return (jacobian * self.weights[..., None]).flatten(2, 3)
 
 
 @dataclass(frozen=True)
@@ -104,7 +111,7 @@ class Tangent:
         curvature = replace(self.curvature, matrix=self.curvature.matrix.detach())
         return Tangent(self.latents, [f.detach() for f in self.features], [r.detach() for r in self.rows], curvature)
 
-    def factor(self, damping: Tensor, metric: Tensor | None) -> Factor:
+    def factor(self, damping: Tensor, metric: Metric | None) -> Factor:
         """The damped curvature, factored once: a solver does not change its damping within a tangent's life."""
         if not self._factors:
             self._factors.append(self.curvature.damped(damping, metric))
@@ -207,7 +214,7 @@ class Reconstruction:
             for piece in self.pieces:
                 features, jacobian = self.field.jacobian(latents, piece.placement)
                 reads = self.field.reads(piece.placement)
-                weighted = piece.weighted(jacobian)
+                weighted = piece.rows(jacobian)
                 matrices.add(piece.placement, reads, weighted.mT @ jacobian.flatten(2, 3))
                 slope, error = self._slope_of(piece, features, weighted if self.is_shared else jacobian, reads)
                 slopes.append(slope)
@@ -259,7 +266,7 @@ class Reconstruction:
         """The slope from derivatives, weighted already where all items share them, and the error."""
         residual = piece.targets - features
         if rows.dim() == 5:
-            values, rows = piece.weighted(residual), rows.flatten(2, 3)
+            values, rows = (residual * piece.weights).flatten(2), rows.flatten(2, 3)
         else:
             values = residual.flatten(2)
         if len(rows) == 1 and rows.shape[1] == 1:
@@ -294,7 +301,7 @@ def reconstruction(
     field: Field,
     placement: Placement,
     features: Features,
-    valid: Features | None = None,
+    valid: Validity | None = None,
     *,
     chunk: int | None = None,
 ) -> Reconstruction:

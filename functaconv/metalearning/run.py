@@ -23,6 +23,7 @@ from functaconv.metalearning.learner import Learner
 from functaconv.metrics import psnr
 from functaconv.recipe import Recipe, build
 from functaconv.signals.batch import Axes, Batch, Signal, batched
+from functaconv.signals.device import sweep_dtype_of
 from functaconv.signals.loader import Collection, Position, Sampler, prefetched
 from functaconv.signals.normalizer import Normalizer
 from functaconv.signals.reading import Reading
@@ -109,6 +110,7 @@ class Request:
     identity: Mapping[str, Any]
     """settings and fingerprints: a run with another identity is another run"""
     device: torch.device
+    precision: str = "float32"
     log: Path | None = None
 
 
@@ -125,6 +127,7 @@ class Run:
         self._items = Collection(request.shards, self._decode)
         self._training, self._validation = self._split()
         base = build(request.recipe, request.axes, self._normalizer(saved)).to(request.device)
+        base.field.network.sweep_dtype = sweep_dtype_of(request.precision)
         self.learner = Learner(base, request.recipe.training)
         self.seconds, self._validation_seconds, self._validated_at = 0.0, 0.0, -1
         self._position = Position()

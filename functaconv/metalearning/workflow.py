@@ -57,9 +57,10 @@ def fit_base(
         )
     chosen, axes = _recipe(names, placed, preset, recipe, settings or {}, watcher)
     validation_names = expand_shards(_listed(validation)) if validation else []
+    precision = precision_of(precision, placed)
     identity = {
         "recipe": chosen.settings(),
-        "precision": precision_of(precision, placed),
+        "precision": precision,
         "data": [fingerprint(name) for name in names],
         "validation": [fingerprint(name) for name in validation_names],
     }
@@ -69,8 +70,9 @@ def fit_base(
         return finished
     with matmul_precision(precision, placed), stopping(watcher.announce) as stop:
         request = Request(
-            names, validation_names, output, chosen, axes, identity, placed, None if log is None else Path(log)
-        )
+            names, validation_names, output, chosen, axes, identity, placed,
+            precision, None if log is None else Path(log),
+        )  # fmt: skip
         return Run(request, watcher, stop).train()
 
 

@@ -30,6 +30,10 @@ class Siren(nn.Module):
     coordinates.
     """
 
+    sweep_dtype: torch.dtype | None = None
+    """in which a Jacobian is computed; None: that of the parameters. Rounding in a Jacobian slows a fit a little; it
+    does not stay in the result, as it would from the residuals."""
+
     def __init__(
         self,
         coords: int,
@@ -99,26 +103,31 @@ class Siren(nn.Module):
         """Features, and their derivative by the numbers that `onto` maps to the modulations a point reads.
 
         One reverse sweep per channel, kept apart for every point; of the modulations only what `onto` makes of
-        them is ever held.
+        them is ever held. The sweeps run in `sweep_dtype`, features and derivatives are those of the parameters.
         """
-        features, sweep = self._run(modulation, placement)
+        features, sweep = self._run(modulation, placement, sweep_dtype=self.sweep_dtype)
         parts = torch.split(onto, self.width)
-        shifts = [w0 * part for w0, part in zip(self.w0, parts, strict=False)]
-        scales = parts[len(self.w0) :]
+        shifts = [(w0 * part).to(self.sweep_dtype) for w0, part in zip(self.w0, parts, strict=False)]
+        scales = [part.to(self.sweep_dtype) for part in parts[len(self.w0) :]]
         shape = (*features.shape[:3], self.width)
         channels: list[Tensor] = []
         for weight in self.weights[-1]:
             rows: Tensor | None = None
-            for layer, by_shift, by_scale in sweep(weight.expand(shape)):
+            for layer, by_shift, by_scale in sweep(weight.to(self.sweep_dtype).expand(shape)):
                 rows = _plus(rows, by_shift, shifts[layer])
                 if by_scale is not None:
                     rows = _plus(rows, by_scale, scales[layer])
             assert rows is not None
-            channels.append(rows.reshape(*shape[:3], -1))
+            channels.append(rows.to(features.dtype).reshape(*shape[:3], -1))
         return features, torch.stack(channels, 3)
 
     def _run(
-        self, modulation: Modulations, placement: Placement, *, one_way: bool = False
+        self,
+        modulation: Modulations,
+        placement: Placement,
+        *,
+        one_way: bool = False,
+        sweep_dtype: torch.dtype | None = None,
     ) -> tuple[CellFeatures, Sweep]:
         """Features, and the way back: from a cotangent of the last hidden layer, layer by layer from the last to
         the first, the derivative by its shift (short of the factor w0) and by its scale, at every point. With
@@ -141,13 +150,13 @@ class Siren(nn.Module):
                 angle = linear + w0 * shift
             else:
                 angle = torch.addcmul(w0 * shift, linear, scale)
-                inputs.append(linear)
+                inputs.append(linear.to(sweep_dtype))
             if one_way:
                 hidden = angle.sin_()
                 inputs.clear()
             else:
                 hidden, cosine = sine_cosine(angle)
-                cosines.append(cosine)
+                cosines.append(cosine.to(sweep_dtype))
             if before is not None:
                 hidden = hidden + before
         features = functional.linear(hidden, self.weights[-1], self.biases[-1] + self.output_offset)
@@ -158,8 +167,8 @@ class Siren(nn.Module):
                 scale = scales[layer]
                 yield layer, back, None if scale is None else back * inputs[layer]
                 if layer:
-                    inner = back if scale is None else back * scale
-                    back = inner @ (self.w0[layer] * self.weights[layer])
+                    inner = back if scale is None else back * scale.to(sweep_dtype)
+                    back = inner @ (self.w0[layer] * self.weights[layer]).to(sweep_dtype)
                     if self.skips:
                         back = back + beyond
 

@@ -9,7 +9,8 @@ import torch
 
 from functaconv.errors import MissingExtraError, UsageError
 
-PRECISIONS = ("auto", "float32", "tf32")
+PRECISIONS = ("auto", "float32", "tf32", "float16", "bfloat16")
+HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def device_of(name: str) -> torch.device:
@@ -47,6 +48,13 @@ def precision_of(name: str, device: torch.device) -> str:
     if name == "tf32" and device.type != "cuda":
         raise UsageError("tf32 is a mode of CUDA devices", hint="leave --precision out, or use --device cuda")
     return "float32" if name == "auto" else name
+
+
+def sweep_dtype_of(precision: str) -> torch.dtype | None:
+    """In which type Jacobians are computed; None for that of the parameters. All else stays float32: rounding in a
+    Jacobian slows a fit a little, rounding in a residual would stay in the result.
+    """
+    return HALF.get(precision)
 
 
 @contextmanager

@@ -27,6 +27,8 @@ CELLS: dict[str, tuple[str, str, float, dict[str, dict[str, object]]]] = {
     "cifar10-8x8x16-linear": ("cifar10", "8x8x16", 20, {"all": {"latent.interpolation": "linear"}}),
     "cifar10-8x8x16-3x3": ("cifar10", "8x8x16", 20, {"all": {"latent.kernel": 3}}),
 }
+PRECISION = {"gradient": "float32", "gauss-newton": "bfloat16"}
+"""of Jacobians; all else is float32"""
 WIDTHS = {"cifar10-64": 96, "cifar10-256": 128, "lfw64-256": 128}
 
 
@@ -50,13 +52,14 @@ def measure(data: Path, work: Path, cell: str, solvers: tuple[str, ...] = SOLVER
         own = {"network.width": WIDTHS.get(cell, 192), **settings.get("all", {}), **settings.get(solver, {})}
         chosen = [part for key, value in own.items() for part in ("--set", f"{key}={value}")]
         options[solver] = ["--solver", solver, "--latent", latent, "--minutes", f"{minutes:g}", *chosen]
+        options[solver] += ["--precision", PRECISION[solver]]
     bases = {solver: work / f"{cell}-{solver}.safetensors" for solver in solvers}
     trained = together(
         ["fit-base", train, bases[solver], *options[solver], "--val", test, "--log", log_of(work, cell, solver)]
         for solver in solvers
     )
     stores = {solver: work / f"{cell}-{solver}.zarr" for solver in solvers}
-    together(["encode", bases[solver], test, stores[solver]] for solver in solvers)
+    together(["encode", bases[solver], test, stores[solver], "--precision", PRECISION[solver]] for solver in solvers)
     reports = together(
         ["report", stores[solver], "--against", test, "--baseline", "pca", "--train", train] for solver in solvers
     )

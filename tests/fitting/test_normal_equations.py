@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.functional import jacobian
 
 from functaconv.fitting import SOLVERS, Reconstruction, best_fit, fit, reconstruction
-from functaconv.fitting.curvature import ConjugateGradients, Curvature
+from functaconv.fitting.curvature import ConjugateGradients, Curvature, Metric
 from functaconv.fitting.reconstruction import NormalEquations
 from functaconv.networks import ModulatedNetwork, SiteGrid
 from tests.conftest import in_grid_order
@@ -190,7 +190,8 @@ def test_damped_solve_is_that_of_the_dense_matrix(case: Case) -> None:
             matrix = case.damped(torch.as_tensor(damping, dtype=torch.float64).expand(ITEMS), measure)
             expected = torch.linalg.solve(matrix, case.slope.flatten(1)).reshape(case.slope.shape)
             # a condition of up to about 1000 * numbers
-            assert_near(curvature.damped(damping, measure).solve(case.slope), expected, 1e-9)
+            given = None if measure is None else Metric.of(measure)
+            assert_near(curvature.damped(damping, given).solve(case.slope), expected, 1e-9)
 
 
 @pytest.mark.parametrize("masks", MASKS.values(), ids=MASKS.keys())
@@ -280,10 +281,11 @@ def test_a_gauss_newton_step_is_the_damped_solve(name: str, metric: Tensor | Non
     problem, latents = problem_of(field, targets(ITEMS, COORDS), COORDS), latents_of(field, ITEMS)
     solver = solver_of("gauss-newton", damping=0.02)
     solver.metric = metric
+    measure = None if metric is None else Metric.of(metric)
     view, damping = problem.normal_equations(latents), solver.log_damping.exp()
-    assert_near(solver.move(problem, view, 0), view.curvature.damped(damping, metric).solve(view.slope))
+    assert_near(solver.move(problem, view, 0), view.curvature.damped(damping, measure).solve(view.slope))
     trust = torch.tensor([1.0, 0.1, 3.0], dtype=torch.float64)
-    less = view.curvature.damped(damping / trust, metric).solve(view.slope)
+    less = view.curvature.damped(damping / trust, measure).solve(view.slope)
     assert_near(solver.move(problem, view, 1, trust), less)
 
 
@@ -531,3 +533,20 @@ def test_overflowing_features_leave_finite_latents(
         # nor do they reach the other items
         others = fit(problem_of(field, features[::2], coords), begin, solver).latents
         assert_near(fitted[::2], others, 1e-3)
+
+
+@pytest.mark.parametrize("film", [False, True])
+def test_sweeps_in_half_precision_find_the_same_minimum(name: str, film: bool) -> None:
+    field, coords = field_of(*LAYOUTS[name], film=film).float(), COORDS.float()
+    begin, solver = start(field, 1, coords), solver_of("gauss-newton", damping=1e-2).float()
+    problem = problem_of(field, targets(ITEMS, coords), coords)
+    with torch.no_grad():
+        exact, full = problem.normal_equations(begin), best_fit(problem, begin, solver, steps=12)
+        field.network.sweep_dtype = torch.bfloat16
+        rounded, half = problem.normal_equations(begin), best_fit(problem, begin, solver, steps=12)
+    assert rounded.slope.dtype == rounded.curvature.matrix.dtype == torch.float32
+    assert torch.equal(rounded.error, exact.error), "residuals are not rounded"
+    for found, wanted in ((rounded.slope, exact.slope), (rounded.curvature.matrix, exact.curvature.matrix)):
+        assert 1e-5 < (found - wanted).norm() / wanted.norm() < 0.02
+    # twelve steps need not have reached the bottom
+    torch.testing.assert_close(half.error, full.error, rtol=0.1, atol=1e-5)
