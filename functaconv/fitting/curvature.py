@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from functaconv.shapes import CellMatrices, Latents, PerItem
+from functaconv.shapes import CellMatrices, ItemMask, Latents, PerItem
 
 MOST_ASSEMBLED = 4096
 """numbers of an item up to which a matrix shared by all items is assembled"""
@@ -77,11 +77,11 @@ class Curvature:
             return self.matrix
         count, size = self.reads.shape[1], self.latent
         # a cell at the border may read a site twice: both places count, and so do the terms between them
-        cell, row, column = torch.nonzero(self.reads[:, :, None] == self.reads[:, None, :], as_tuple=True)
+        same = (self.reads[:, :, None] == self.reads[:, None, :]).to(self.matrix.dtype)
         elements = self.matrix.reshape(*self.matrix.shape[:2], count, size, count, size)
-        picked = elements[:, cell, row, :, column, :].movedim(0, 1)
+        own = torch.einsum("cab,icaxby->icaxy", same, elements).flatten(1, 2)
         summed = self.matrix.new_zeros(self.items, self.sites + 1, size, size)
-        return summed.index_add(1, self.reads[cell, row], picked)[:, : self.sites]
+        return summed.index_add(1, self.reads.flatten(), own)[:, : self.sites]
 
     def assembled(self) -> Float[Tensor, "item number number"]:
         """The whole matrix, sites one after the other."""
@@ -135,7 +135,7 @@ class Curvature:
         """The matrices of some of the items."""
         return self if self.items == 1 else Curvature(self.matrix[chosen], self.reads, self.sites)
 
-    def where(self, mask: PerItem, other: "Curvature") -> "Curvature":
+    def where(self, mask: ItemMask, other: "Curvature") -> "Curvature":
         """The matrices of this where `mask` holds, those of `other` elsewhere."""
         if other is self:
             return self

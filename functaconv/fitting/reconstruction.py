@@ -16,8 +16,10 @@ from functaconv.shapes import (
     CellMatrices,
     CellWeights,
     Features,
+    ItemMask,
     Latents,
     PerItem,
+    StartFeatures,
     Validity,
 )
 
@@ -65,7 +67,7 @@ class Slope:
         """Those of some of the items."""
         return Slope(self.slope[chosen], self.error[chosen])
 
-    def where(self, mask: PerItem, other: "Slope") -> "Slope":
+    def where(self, mask: ItemMask, other: "Slope") -> "Slope":
         """These where `mask` holds, those of `other` elsewhere."""
         return Slope(
             torch.where(mask[:, None, None], self.slope, other.slope), torch.where(mask, self.error, other.error)
@@ -81,7 +83,7 @@ class NormalEquations(Slope):
     def select(self, chosen: Tensor) -> "NormalEquations":
         return NormalEquations(self.slope[chosen], self.error[chosen], self.curvature.select(chosen))
 
-    def where(self, mask: PerItem, other: Slope) -> "NormalEquations":
+    def where(self, mask: ItemMask, other: Slope) -> "NormalEquations":
         assert isinstance(other, NormalEquations)
         both = super().where(mask, other)
         return NormalEquations(both.slope, both.error, self.curvature.where(mask, other.curvature))
@@ -94,8 +96,8 @@ class Tangent:
     """
 
     latents: Latents
-    features: Sequence[CellFeatures]
-    """per piece"""
+    features: Sequence[Tensor]
+    """`StartFeatures` per piece, of as many points as it has"""
     rows: Sequence[Tensor]
     """derivatives per piece: weighted, as `Rows`, where all items share the weights; else as they are"""
     curvature: Curvature
@@ -226,7 +228,7 @@ class Reconstruction:
 
         Where the items share their weights too, there is one curvature for all.
         """
-        features: list[CellFeatures] = []
+        features: list[StartFeatures] = []
         rows: list[Tensor] = []
         matrices = _Matrices()
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.differentiable):
@@ -261,7 +263,7 @@ class Reconstruction:
         return Slope(_total([slope for slope, _ in found]), _total([error for _, error in found]))
 
     def _slope_of(
-        self, piece: Piece, features: CellFeatures, rows: Tensor, reads: Int[Tensor, "cell read"] | None
+        self, piece: Piece, features: StartFeatures, rows: Tensor, reads: Int[Tensor, "cell read"] | None
     ) -> tuple[Latents, PerItem]:
         """The slope from derivatives, weighted already where all items share them, and the error."""
         residual = piece.targets - features

@@ -1,6 +1,7 @@
 """Measure bases on real images: `python tests/benchmarks/image_quality.py DATA OUT.jsonl [CELL ...]`.
 
-DATA is a folder with cifar10/, lfw64/ ... as train-*.tar and test-*.tar. A cell is DATASET:LATENT:MINUTES. Each cell
+DATA is a folder with cifar10/, lfw64/ ... as train-*.tar and test-*.tar. A cell is DATASET:LATENT:MINUTES, with
+gradient steps, or DATASET:LATENT:MINUTES:SOLVER. Each cell
 learns a base, encodes the test split, recomputes every PSNR from the pixels, and appends one JSON row: our PSNR, and
 that of PCA with as many numbers fitted on the training split, on the same items. A cell whose row is there already is
 skipped, a base that is half trained goes on.
@@ -29,10 +30,11 @@ def main() -> None:
 
 
 def measure(data: Path, work: Path, cell: str) -> dict[str, Any]:
-    dataset, latent, minutes = cell.split(":")
-    base, store = work / f"{dataset}-{latent}.safetensors", work / f"{dataset}-{latent}.zarr"
+    dataset, latent, minutes, solver = [*cell.split(":"), "gradient"][:4]
+    name = f"{dataset}-{latent}-{solver}"
+    base, store = work / f"{name}.safetensors", work / f"{name}.zarr"
     train, test = data / dataset / "train-*.tar", data / dataset / "test-*.tar"
-    options = ["--solver", "gradient", "--latent", latent, "--minutes", minutes]
+    options = ["--solver", solver, "--latent", latent, "--minutes", minutes]
     trained = run("fit-base", train, base, *options)
     started = time.monotonic()
     run("encode", base, test, store)

@@ -59,6 +59,9 @@ class Watched:
     def prepare(self, problem: Reconstruction) -> None:
         self.solver.prepare(problem)
 
+    def project(self) -> None:
+        self.solver.project()
+
     def look(self, problem: Reconstruction, latents: Tensor) -> Slope:
         return self.solver.look(problem, latents)
 
