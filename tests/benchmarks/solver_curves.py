@@ -1,6 +1,7 @@
 """Draw what `solver_pairs` logged: `python -m tests.benchmarks.solver_curves OUT.jsonl CURVES.png` (needs matplotlib).
 
-One panel per cell: validation PSNR (dB) against seconds of training for both solvers, with PCA as a line.
+One panel per cell: PSNR (dB) on 256 test items against seconds of training for both solvers; the stars, and PCA's line,
+are for all test items.
 """
 
 import json
@@ -23,9 +24,11 @@ def main() -> None:
             log = log_of(Path(sys.argv[1]).with_suffix(""), row["cell"], solver)
             points = [json.loads(line) for line in log.read_text().splitlines()]
             points = [point for point in points if point["validation_psnr"] is not None]
-            panel.plot([p["seconds"] for p in points], [p["validation_psnr"] for p in points], "o-", ms=3, label=solver)
+            seconds = [point["seconds"] for point in points]
+            (line,) = panel.plot(seconds, [point["validation_psnr"] for point in points], "o-", ms=3, label=solver)
+            panel.plot(seconds[-1:], [row[solver]["psnr"]], "*", ms=11, color=line.get_color(), clip_on=False)
         if row["pca"]["psnr"] is not None:
-            panel.axhline(row["pca"]["psnr"], color="0.5", ls="--", lw=1, label="PCA (all test items)")
+            panel.axhline(row["pca"]["psnr"], color="0.5", ls="--", lw=1, label="PCA")
         panel.set(title=row["cell"], xlabel="seconds of training, one thread", ylabel="PSNR, dB")
         panel.grid(alpha=0.3)
     panels[0][0].legend(frameon=False, fontsize=8)

@@ -57,7 +57,7 @@ USAGE = [
     ("fit-base {shards} new --latent 0", "8x8x16 for 8 x 8 sites"),
     ("fit-base {shards} new --latent 999999999", "latent.numbers"),
     ("fit-base {shards} new --device gpu", "one of auto, cpu, cuda"),
-    ("fit-base {shards} new --precision bfloat16", "one of auto, float32, tf32"),
+    ("fit-base {shards} new --precision bfloat24", "one of auto, float32, tf32"),
     ("fit-base {shards} new --stepz 3", "--steps"),
     ("fit-base {shards}", "fit-base --help"),
     ("render {store} new --item", "render --help"),

@@ -536,17 +536,16 @@ def test_overflowing_features_leave_finite_latents(
 
 
 @pytest.mark.parametrize("film", [False, True])
-def test_sweeps_in_half_precision_find_the_same_minimum(name: str, film: bool) -> None:
+def test_sweeps_in_half_precision_round_the_step_and_not_the_residual(name: str, film: bool) -> None:
     field, coords = field_of(*LAYOUTS[name], film=film).float(), COORDS.float()
-    begin, solver = start(field, 1, coords), solver_of("gauss-newton", damping=1e-2).float()
+    begin, solver = start(field, 1, coords), solver_of("gauss-newton", damping=0.1).float()
     problem = problem_of(field, targets(ITEMS, coords), coords)
     with torch.no_grad():
-        exact, full = problem.normal_equations(begin), best_fit(problem, begin, solver, steps=12)
+        exact, full = problem.normal_equations(begin), fit(problem, begin, solver, steps=1)
         field.network.sweep_dtype = torch.bfloat16
-        rounded, half = problem.normal_equations(begin), best_fit(problem, begin, solver, steps=12)
+        rounded, half = problem.normal_equations(begin), fit(problem, begin, solver, steps=1)
     assert rounded.slope.dtype == rounded.curvature.matrix.dtype == torch.float32
     assert torch.equal(rounded.error, exact.error), "residuals are not rounded"
     for found, wanted in ((rounded.slope, exact.slope), (rounded.curvature.matrix, exact.curvature.matrix)):
         assert 1e-5 < (found - wanted).norm() / wanted.norm() < 0.02
-    # twelve steps need not have reached the bottom
-    torch.testing.assert_close(half.error, full.error, rtol=0.1, atol=1e-5)
+    assert ((half.error - full.error).abs() < 0.02 * exact.error).all()
