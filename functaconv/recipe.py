@@ -342,9 +342,18 @@ def _by_gauss_newton(
         inner = min(points, max(256, 2 * latent.numbers))
         outer = min(points, 256)
     return (
-        NetworkRecipe(width=width, depth=6 if gpu else 5, w0_first=10.0 if latent.sites else 30.0, w0_hidden=10.0),
+        NetworkRecipe(width=width, depth=6 if gpu else 5, w0_first=10.0 if latent.sites else 20.0, w0_hidden=10.0),
         SolverRecipe(kind="gauss-newton", steps=2 if latent.sites else 3),
-        TrainingRecipe(minutes=10, batch_size=batch, inner_points=inner, outer_points=outer, optimizer="muon"),
+        TrainingRecipe(
+            minutes=10,
+            batch_size=batch,
+            inner_points=inner,
+            outer_points=outer,
+            optimizer="muon",
+            # 256 global numbers diverge at the rates that suit cells
+            rate=1e-3 if latent.sites else 5e-4,
+            matrix_rate=2e-3 if latent.sites else 1e-3,
+        ),
     )
 
 
