@@ -10,16 +10,14 @@ import torch
 
 from functaconv.base import Base
 from functaconv.errors import InputError, UsageError
+from functaconv.presets import PRESETS, Situation, preset
 from functaconv.recipe import (
-    PRESETS,
     LatentRecipe,
     Recipe,
-    Situation,
     assignment,
     build,
     from_toml,
     latent_of,
-    preset,
     validated,
 )
 from functaconv.signals.batch import Axes, Batch

@@ -15,8 +15,9 @@ from functaconv.functaset.ledger import differences
 from functaconv.functaset.schema import canonical
 from functaconv.interruption import stopping
 from functaconv.metalearning.run import Progress, Request, Run, Trained, Watcher, clear, is_begun, training_folder
-from functaconv.recipe import Recipe, Situation, from_toml, validated
-from functaconv.recipe import preset as preset_of
+from functaconv.presets import Situation
+from functaconv.presets import preset as preset_of
+from functaconv.recipe import Recipe, from_toml, validated
 from functaconv.signals.batch import Axes, Signal
 from functaconv.signals.device import device_of, matmul_precision, precision_of
 from functaconv.sources.decoders import USABLE_HINT, decode, usable_field

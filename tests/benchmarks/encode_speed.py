@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from functaconv.base import Base
-from functaconv.recipe import Situation, build, latent_of, preset, validated
+from functaconv.presets import Situation, preset
+from functaconv.recipe import build, latent_of, validated
 from functaconv.signals.batch import Axes, Batch, Signal
 from functaconv.signals.normalizer import Normalizer
 from tests.benchmarks.image_quality import commit, machine

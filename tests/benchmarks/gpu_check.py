@@ -19,7 +19,8 @@ import torch
 
 from functaconv.base import Base
 from functaconv.fitting import SOLVERS
-from functaconv.recipe import LatentRecipe, Situation, build, preset
+from functaconv.presets import Situation, preset
+from functaconv.recipe import LatentRecipe, build
 from functaconv.signals.batch import Axes, Batch, Signal
 from functaconv.signals.grid import Grid
 from functaconv.signals.normalizer import Normalizer

@@ -1,0 +1,157 @@
+"""Recipes by name: those of published systems, as published, and those sized for the data and the device."""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+from pydantic.dataclasses import dataclass
+
+from functaconv.errors import lookup
+from functaconv.recipe import LatentRecipe, NetworkRecipe, Recipe, SolverRecipe, TrainingRecipe
+
+MOST_POINTS = 8192
+"""of an item in an update of a sized preset, in whole cells"""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a preset may size itself by."""
+
+    shape: tuple[int, ...]
+    """native shape of the first item"""
+    channels: int
+    on_gpu: bool
+    latent: LatentRecipe | None = None
+    """what was asked for, where something was"""
+    solver: str | None = None
+    """the same"""
+
+
+def preset(name: str, situation: Situation) -> Recipe:
+    """A preset by name, sized for the data and the device where it is not a published one."""
+    return lookup(PRESETS, name, what="preset")(situation)
+
+
+def _functa(name: str, depth: int) -> Recipe:
+    # Dupont et al. 2022, google-deepmind/functa: 5e5 updates of 16 items per device
+    return Recipe(
+        name=name,
+        network=NetworkRecipe(width=512, depth=depth),
+        latent=LatentRecipe(numbers=256),
+        solver=SolverRecipe(per_step=False, initial=(0.005, 0.1), limits=(0.0, 1.0)),
+        training=TrainingRecipe(
+            steps=500_000,
+            batch_size=16,
+            rate=3e-6,
+            solver_rate=3e-6,
+            schedule="constant",
+            warmup=0,
+            clip=0,
+            ema=0,
+        ),
+    )
+
+
+def _spatial(name: str, depth: int, sites: tuple[int, int], numbers: int, kernel: Literal[1, 3]) -> Recipe:
+    # Bauer et al. 2023: 2e5 updates of 128 items
+    return Recipe(
+        name=name,
+        network=NetworkRecipe(width=256, depth=depth, w0_first=10, w0_hidden=10),
+        latent=LatentRecipe(numbers=numbers, sites=sites, kernel=kernel),
+        solver=SolverRecipe(per_step=False, initial=(0.005, 0.1), limits=(0.0, 1.0)),
+        training=TrainingRecipe(
+            steps=200_000,
+            batch_size=128,
+            rate=3e-5,
+            solver_rate=3e-5,
+            schedule="constant",
+            warmup=0,
+            clip=0,
+            ema=0,
+        ),
+    )
+
+
+def _sized(name: str, situation: Situation) -> Recipe:
+    """Global latents for small items, spatial ones for large: sized so that minutes are enough on the device."""
+    points, gpu = math.prod(situation.shape), situation.on_gpu
+    sites = tuple(min(64, max(1, round(size / 8))) for size in situation.shape) if points > 64**2 else ()
+    latent = situation.latent or LatentRecipe(numbers=16 if sites else (256 if gpu else 64), sites=sites)
+    sized = _by_gradient if situation.solver == "gradient" else _by_gauss_newton
+    network, solver, training = sized(points, latent, gpu)
+    return Recipe(name=name, network=network, latent=latent, solver=solver, training=training)
+
+
+def _by_gauss_newton(
+    points: int, latent: LatentRecipe, gpu: bool
+) -> tuple[NetworkRecipe, SolverRecipe, TrainingRecipe]:
+    """Many cheap updates: few items, and few points of each.
+
+    The points an item is fitted on outnumber several times what is fitted. Muon learns in a third of Adam's updates.
+    """
+    inner: int | None
+    outer: int | None
+    if latent.sites:
+        width = 256 if gpu else 192
+        # some cells of many items say more than all cells of a few; overlapping cells go together
+        coupled = latent.interpolation != "nearest" or latent.kernel > 1
+        together, batch = 1 << 18 if gpu else 1 << 13, 32 if points <= 64**2 else 16
+        inner = None if coupled else min(points, together // batch)
+        batch = max(1, together // points) if coupled else batch
+        outer = None
+    else:
+        width = 256 if gpu else max(96, min(192, latent.numbers // 2))
+        batch = 64 if gpu else 16
+        inner = min(points, max(256, 2 * latent.numbers))
+        outer = min(points, 256)
+    return (
+        NetworkRecipe(width=width, depth=6 if gpu else 5, w0_first=10.0 if latent.sites else 20.0, w0_hidden=10.0),
+        SolverRecipe(kind="gauss-newton", steps=2 if latent.sites else 3),
+        TrainingRecipe(
+            minutes=10,
+            batch_size=batch,
+            inner_points=inner,
+            outer_points=outer,
+            optimizer="muon",
+            # 256 global numbers diverge at the rates that suit cells
+            rate=1e-3 if latent.sites else 5e-4,
+            matrix_rate=2e-3 if latent.sites else 1e-3,
+        ),
+    )
+
+
+def _by_gradient(points: int, latent: LatentRecipe, gpu: bool) -> tuple[NetworkRecipe, SolverRecipe, TrainingRecipe]:
+    """The functa recipe with rates as high as runs of minutes bear: with w0 30 throughout, or twice the rate, training
+    collapses.
+    """
+    inner: int | None
+    outer: int | None
+    if latent.sites:
+        batch = max(1, (1 << 18 if gpu else 1 << 14) // min(points, MOST_POINTS))
+        inner = None if points <= MOST_POINTS else MOST_POINTS
+        outer = None
+    else:
+        batch = 64 if gpu else 16
+        # the points an item is fitted on must outnumber what is fitted
+        inner = min(points, max(256, 2 * latent.numbers))
+        outer = min(points, 2 * inner)
+    return (
+        NetworkRecipe(
+            width=256 if gpu else 96,
+            depth=6 if gpu else 5,
+            w0_first=10.0 if latent.sites else 20.0,
+            w0_hidden=10.0,
+        ),
+        SolverRecipe(),
+        TrainingRecipe(minutes=10, batch_size=batch, inner_points=inner, outer_points=outer),
+    )
+
+
+PRESETS: dict[str, Callable[[Situation], Recipe]] = {
+    "functa-cifar10": lambda _: _functa("functa-cifar10", 10),
+    "functa-celeba64": lambda _: _functa("functa-celeba64", 15),
+    "spatial-cifar10": lambda _: _spatial("spatial-cifar10", 6, (8, 8), 16, 1),
+    "spatial-imagenet256": lambda _: _spatial("spatial-imagenet256", 8, (32, 32), 64, 3),
+    "images": lambda situation: _sized("images", situation),
+    "arrays": lambda situation: _sized("arrays", situation),
+}
