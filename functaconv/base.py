@@ -141,7 +141,7 @@ class Base(nn.Module):
         keeps its best.
         """
         if not second_order:
-            problem = replace(problem, differentiable=False)
+            problem = problem.as_numbers()
         if problem.tangent is None and self._is_linearised(problem):
             problem = problem.at(self.start)
         # one start for all items: the first step's forward is computed once, not once per item

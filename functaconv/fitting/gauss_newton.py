@@ -40,7 +40,7 @@ class GaussNewton(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.latent, self.steps, self.chord = latent, steps, chord
+        self.steps, self.chord = steps, chord
         logarithm = torch.tensor(math.log(damping))
         if learned_damping:
             self.log_damping = nn.Parameter(logarithm)

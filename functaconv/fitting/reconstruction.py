@@ -53,6 +53,10 @@ class Piece:
         """Derivatives times their weights, points and channels side by side."""
         return (jacobian * self.weights[..., None]).flatten(2, 3)
 
+    def first_cell(self) -> "Piece":
+        """One cell by itself."""
+        return Piece(self.placement.first_cell(), self.targets[:, :1], self.weights[:, :1])
+
 
 @dataclass(frozen=True)
 class Slope:
@@ -190,8 +194,9 @@ class Reconstruction:
         Differentiable in its turn: the outer loop of meta-learning goes through it.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.differentiable):
-            if self._is_start(latents):
-                return self._slope_at_start()
+            tangent = self._tangent_at(latents)
+            if tangent is not None:
+                return self._slope_along(tangent)
             slopes: list[Latents] = []
             errors: list[PerItem] = []
             for piece in self.pieces:
@@ -207,9 +212,10 @@ class Reconstruction:
         With one latent for all items, and weights they share, there is one curvature for all. Differentiable.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.differentiable):
-            if self.tangent is not None and self._is_start(latents):
-                begun = self._slope_at_start()
-                return NormalEquations(begun.slope, begun.error, self.tangent.curvature)
+            tangent = self._tangent_at(latents)
+            if tangent is not None:
+                begun = self._slope_along(tangent)
+                return NormalEquations(begun.slope, begun.error, tangent.curvature)
             slopes: list[Latents] = []
             errors: list[PerItem] = []
             matrices = _Matrices()
@@ -233,11 +239,9 @@ class Reconstruction:
         matrices = _Matrices()
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.differentiable):
             for piece in self.pieces:
-                placement, weights = piece.placement, piece.weights
-                if self.cells_alike:
-                    placement, weights = placement.first_cell(), weights[:, :1]
-                found, jacobian = self.field.jacobian(latents[:, :1] if self.cells_alike else latents, placement)
-                weighted = (jacobian * weights[..., None]).flatten(2, 3)
+                seen, where = (piece.first_cell(), latents[:, :1]) if self.cells_alike else (piece, latents)
+                found, jacobian = self.field.jacobian(where, seen.placement)
+                weighted = seen.rows(jacobian)
                 matrix = weighted.mT @ jacobian.flatten(2, 3)
                 cells = len(piece.placement.index)
                 matrices.add(piece.placement, self.field.reads(piece.placement), matrix.expand(-1, cells, -1, -1))
@@ -250,15 +254,15 @@ class Reconstruction:
     def _count(self) -> int:
         return self.pieces[0].placement.sites
 
-    def _is_start(self, latents: Latents) -> bool:
-        return self.tangent is not None and latents is self.tangent.latents
+    def _tangent_at(self, latents: Latents) -> Tangent | None:
+        """The tangent, when these are the latents it was made at."""
+        return self.tangent if self.tangent is not None and latents is self.tangent.latents else None
 
-    def _slope_at_start(self) -> Slope:
+    def _slope_along(self, tangent: Tangent) -> Slope:
         """One product with the residuals per piece: features and derivatives are known."""
-        assert self.tangent is not None
         found = [
             self._slope_of(piece, features, rows, self.field.reads(piece.placement))
-            for piece, features, rows in zip(self.pieces, self.tangent.features, self.tangent.rows, strict=True)
+            for piece, features, rows in zip(self.pieces, tangent.features, tangent.rows, strict=True)
         ]
         return Slope(_total([slope for slope, _ in found]), _total([error for _, error in found]))
 

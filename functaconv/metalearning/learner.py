@@ -121,11 +121,12 @@ class Learner:
     def _descend(self, batch: Batch, spent: float) -> Tensor:
         """Leave the gradient of the batch's mean error with the parameters."""
         solver, training = self.base.solver, self.training
-        several = solver.steps > 1 and spent >= training.one_step
-        if solver.is_adaptive and (not several or self.updates < self.unconverged_until):
+        if not solver.is_adaptive:
+            return self._backward(batch, solver.steps)
+        if solver.steps == 1 or spent < training.one_step or self.updates < self.unconverged_until:
             return self._backward(batch, steps=1)
-        if not solver.is_adaptive or not training.envelope:
-            return self._backward(batch, min(solver.steps, training.through) if solver.is_adaptive else solver.steps)
+        if not training.envelope:
+            return self._backward(batch, min(solver.steps, training.through))
         loss, left = self._backward_at_minimum(batch)
         if not left < training.converged:
             # what the latents still have to gain would be missing from the gradient

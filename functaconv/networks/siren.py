@@ -146,15 +146,12 @@ class Siren(nn.Module):
             before = hidden if self.skips and layer else None
             # w0 goes into the small matrices, not over the large activations
             linear = functional.linear(hidden, w0 * weight, w0 * bias)
-            if scale is None:
-                angle = linear + w0 * shift
-            else:
-                angle = torch.addcmul(w0 * shift, linear, scale)
-                inputs.append(linear.to(sweep_dtype))
+            angle = linear + w0 * shift if scale is None else torch.addcmul(w0 * shift, linear, scale)
             if one_way:
                 hidden = angle.sin_()
-                inputs.clear()
             else:
+                if scale is not None:
+                    inputs.append(linear.to(sweep_dtype))
                 hidden, cosine = sine_cosine(angle)
                 cosines.append(cosine.to(sweep_dtype))
             if before is not None:
