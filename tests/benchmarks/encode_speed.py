@@ -21,7 +21,7 @@ from functaconv.presets import Situation, preset
 from functaconv.recipe import build, latent_of, validated
 from functaconv.signals.batch import Axes, Batch, Signal
 from functaconv.signals.normalizer import Normalizer
-from tests.benchmarks.image_quality import commit, machine
+from tests.benchmarks.image_quality import provenance
 
 NETWORKS = (("64", 96), ("128", 128), ("256", 256), ("8x8x16", 192))
 ROUNDS = 7
@@ -68,9 +68,7 @@ def measure(latent: str, width: int, device: torch.device) -> dict[str, Any]:
             (cost["shared and second step, half"] - cost["shared step"]) / cost["three gradient steps"], 2
         ),
         "items_together": items,
-        "commit": commit(),
-        "dtype": f"float32; half: Jacobians in {half}",
-        **machine(),
+        **provenance(f"float32; half: Jacobians in {half}"),
     }
 
 

@@ -25,7 +25,7 @@ from functaconv.signals.batch import Axes, Batch, Signal
 from functaconv.signals.grid import Grid
 from functaconv.signals.normalizer import Normalizer
 from tests.benchmarks import encode_speed, image_quality
-from tests.benchmarks.image_quality import commit, machine
+from tests.benchmarks.image_quality import provenance
 
 TOLERANCE = 1e-3
 
@@ -161,7 +161,7 @@ def main() -> None:
         raise SystemExit("there is no CUDA device")
     check_no_synchronisation()
     result = {
-        **machine(), "commit": commit(), "dtype": "float32", "agreement": check_agreement(), "learned": learned_alike(),
+        **provenance("float32"), "agreement": check_agreement(), "learned": learned_alike(),
         "speed": [speed("images", 32, 64), speed("functa-cifar10", 32, 16), speed("spatial-cifar10", 32, 128)],
         "steps": [encode_speed.measure(*network, torch.device("cuda")) for network in encode_speed.NETWORKS],
     }  # fmt: skip

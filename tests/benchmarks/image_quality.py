@@ -54,9 +54,7 @@ def measure(data: Path, work: Path, cell: str) -> dict[str, Any]:
         "updates": trained["updates"],
         "train_seconds": trained["seconds"],
         "command": f"functaconv fit-base {dataset}/train-*.tar {dataset}.safetensors {' '.join(options)}",
-        "commit": commit(),
-        "dtype": "float32, latents stored as float16",
-        **machine(),
+        **provenance(),
     }
 
 
@@ -66,6 +64,11 @@ def run(command: str, *arguments: object) -> dict[str, Any]:
         stdout=subprocess.PIPE, check=True, text=True,
     )  # fmt: skip
     return dict(json.loads(done.stdout))
+
+
+def provenance(dtype: str = "float32, latents stored as float16") -> dict[str, Any]:
+    """Where a row of results comes from."""
+    return {"commit": commit(), "dtype": dtype, **machine()}
 
 
 def commit() -> str:

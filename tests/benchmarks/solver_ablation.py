@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.image_quality import commit, machine
+from tests.benchmarks.image_quality import provenance
 from tests.benchmarks.solver_pairs import together
 
 GLOBAL = {"latent": "64", "settings": {}}
@@ -102,9 +102,7 @@ def measure(data: Path, work: Path, names: list[str], seconds: float) -> list[di
             "train_seconds": fitted["seconds"],
             "items": ITEMS,
             "command": "functaconv fit-base cifar10/train-*.tar BASE " + " ".join(options[name]),
-            "commit": commit(),
-            "dtype": "float32, latents stored as float16",
-            **machine(),
+            **provenance(),
             "threads": 1,
         }
         for name, fitted in zip(names, trained, strict=True)

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.image_quality import commit, machine
+from tests.benchmarks.image_quality import provenance
 
 SOLVERS = ("gradient", "gauss-newton")
 
@@ -82,9 +82,7 @@ def measure(data: Path, work: Path, cell: str, solvers: tuple[str, ...] = SOLVER
             for solver, report, fitted in zip(solvers, reports, trained, strict=True)
         },
         "latent": reports[0]["latent"],
-        "commit": commit(),
-        "dtype": "float32, latents stored as float16",
-        **machine(),
+        **provenance(),
         "threads": 1,
     }
 

@@ -8,7 +8,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from tests.benchmarks.image_quality import commit, machine
+from tests.benchmarks.image_quality import provenance
 from tests.benchmarks.solver_pairs import together
 
 SEEDS = range(8)
@@ -48,9 +48,7 @@ def main() -> None:
         "standard_deviation": round(statistics.stdev(found.values()), 4),
         "skipped_updates": skipped,
         "command": f"functaconv fit-base cifar10/train-*.tar BASE --minutes {minutes} --seed SEED",
-        "commit": commit(),
-        "dtype": "float32, latents stored as float16",
-        **machine(),
+        **provenance(),
         "threads": 1,
     }
     out.write_text(json.dumps(row, indent=2) + "\n")
