@@ -10,7 +10,8 @@ from functaconv.networks import ModulatedNetwork, Placement
 from functaconv.shapes import Coords, Features, Latents, PerItem
 from functaconv.signals.batch import Axes, Batch
 from functaconv.signals.device import free_memory
-from functaconv.signals.grid import Grid
+from functaconv.signals.geometry import Flat, Geometry, Points
+from functaconv.signals.grid import AnyGrid, GlobeGrid, area_weights
 from functaconv.signals.normalizer import Normalizer
 
 MOST_GRIDS = 64
@@ -34,9 +35,10 @@ TAPE_PER_LAYER = 4
 
 
 class Base(nn.Module):
-    """Network, latent layout, solver and normaliser of a dataset.
+    """Network, latent layout, solver, normaliser and geometry of a dataset.
 
-    `start` is where every fit begins; it is learned or stays zero.
+    `start` is where every fit begins; it is learned or stays zero. With `by_area` the points of a grid count in a fit
+    by the area they stand for.
     """
 
     start: Tensor
@@ -52,8 +54,11 @@ class Base(nn.Module):
         *,
         latent: int,
         learned_start: bool = False,
+        geometry: Geometry | None = None,
+        by_area: bool = False,
     ) -> None:
         super().__init__()
+        self.geometry, self.by_area = geometry or Flat(axes.dims), by_area
         self.field, self.solver, self.normalizer, self.axes, self.latent = (
             field,
             solver,
@@ -70,7 +75,7 @@ class Base(nn.Module):
         # what latents of training items look like: the range of 8-bit codes
         self.register_buffer("latent_mean", torch.zeros(latent))
         self.register_buffer("latent_std", torch.ones(latent))
-        self._grids: dict[tuple[object, ...], tuple[Tensor, Placement]] = {}
+        self._grids: dict[tuple[object, ...], tuple[Points, Placement]] = {}
         self._tangents: dict[tuple[object, ...], Tangent] = {}
         self._tangents_of: tuple[object, ...] = ()
 
@@ -113,14 +118,19 @@ class Base(nn.Module):
         are spatial.
         """
         batch = batch.to(self.device)
+        weights = self._weights(batch.grid)
         if points is None:
-            placement = self.placement(batch.shape)
+            placement = self.placement(batch.grid)
         else:
             points = points.to(self.device, non_blocking=True)
             batch = batch.select(points)
-            placement = self.field.sites.place(self.coords(batch.shape)[points])
+            weights = None if weights is None else weights[points]
+            placement = self.place(self.points(batch.grid)[points])
         features = self.normalizer.features(batch).to(self.start.dtype)
         valid = None if batch.valid is None else batch.valid.to(features.dtype)
+        if weights is not None:
+            known = features.new_ones(1, 1, features.shape[-1]) if valid is None else valid
+            valid = weights[None, :, None] * known
         problem = reconstruction(self.field, placement, features, valid, chunk=chunk)
         if self.is_coupled:
             return replace(problem, sites=self.field.sites.count)
@@ -174,13 +184,14 @@ class Base(nn.Module):
         return best_fit(problem, self.start, self.solver, steps=steps, min_gain=min_gain)
 
     @torch.no_grad()
-    def decode(self, latents: Latents, coords: Coords) -> Features:
-        """Normalised features at any points of the unit cube, or beyond it."""
+    def decode(self, latents: Latents, points: Points | Coords) -> Features:
+        """Normalised features at any points: of the unit cube (coordinates alone will do), or beyond it."""
+        points = points if isinstance(points, Points) else Points(points, points)
         chunk = self.chunk(len(latents))
-        features = latents.new_empty(len(latents), len(coords), self.axes.channels)
-        for start in range(0, len(coords), DECODED_TOGETHER):
-            part = coords[start : start + DECODED_TOGETHER].to(self.device, non_blocking=True)
-            for placement in self.field.sites.place(part).split(chunk):
+        features = latents.new_empty(len(latents), len(points), self.axes.channels)
+        for start in range(0, len(points), DECODED_TOGETHER):
+            part = points[start : start + DECODED_TOGETHER].to(self.start)
+            for placement in self.place(part).split(chunk):
                 placement.scatter(self.field(latents, placement), features[:, start : start + len(part)])
         return features
 
@@ -214,7 +225,7 @@ class Base(nn.Module):
             self._tangents.clear()
             self._tangents_of = state
         pieces = tuple(piece.targets.shape[1:3] for piece in problem.pieces)
-        key = (batch.shape, batch.mask_key, pieces, self.field.network.sweep_dtype)
+        key = (batch.grid, batch.mask_key, pieces, self.field.network.sweep_dtype)
         if key not in self._tangents:
             prepared = problem.at(self.start)
             assert prepared.tangent is not None
@@ -239,20 +250,30 @@ class Base(nn.Module):
         corners = 2**self.axes.dims if self.field.sites.interpolation != "nearest" and self.sites else 1
         return corners * self.field.latent_map.weight.shape[1]
 
-    def coords(self, shape: tuple[int, ...]) -> Tensor:
-        """Cell centres of a grid on the base's device."""
-        return self._grid(shape)[0]
+    def place(self, points: Points) -> Placement:
+        """Points sorted into cells."""
+        return self.field.sites.place(points.coords, points.places)
 
-    def placement(self, shape: tuple[int, ...]) -> Placement:
+    def points(self, grid: AnyGrid) -> Points:
+        """A grid's points on the base's device."""
+        return self._grid(grid)[0]
+
+    def placement(self, grid: AnyGrid) -> Placement:
         """A grid's points sorted into cells, on the base's device."""
-        return self._grid(shape)[1]
+        return self._grid(grid)[1]
 
-    def _grid(self, shape: tuple[int, ...]) -> tuple[Tensor, Placement]:
-        """Those of the last shapes are kept."""
-        key = (*shape, self.device, self.start.dtype)
+    def _weights(self, grid: AnyGrid) -> Tensor | None:
+        """How much each point of a grid counts, `[point]`; None when all count the same."""
+        if not self.by_area or not isinstance(grid, GlobeGrid):
+            return None
+        return area_weights(grid).to(self.start)
+
+    def _grid(self, grid: AnyGrid) -> tuple[Points, Placement]:
+        """Those of the last grids are kept."""
+        key = (grid, self.device, self.start.dtype)
         if key not in self._grids:
             if len(self._grids) >= MOST_GRIDS:
                 self._grids.clear()
-            coords = Grid(shape).coords().to(self.start)
-            self._grids[key] = coords, self.field.sites.place(coords)
+            points = self.geometry.points(grid).to(self.start)
+            self._grids[key] = points, self.place(points)
         return self._grids[key]

@@ -22,8 +22,10 @@ from functaconv.errors import InputError, UsageError
 from functaconv.fitting import GaussNewton
 from functaconv.functaset.reader import Functaset
 from functaconv.functaset.schema import BASE, check_keep
-from functaconv.recipe import Recipe, build, merged, validated
+from functaconv.networks import SiteGrid
+from functaconv.recipe import Recipe, build, coords_of, frame_of, merged, validated
 from functaconv.signals.batch import Axes
+from functaconv.signals.geometry import Flat, Geometry, Globe
 from functaconv.signals.normalizer import Normalizer
 
 FORMAT = "functaconv-base"
@@ -47,6 +49,10 @@ class Description(BaseModel):
     axes: dict[str, Any]
     offset: Bounded
     scale: Bounded
+    levels: dict[str, tuple[Bounded, Bounded]] = Field(default_factory=dict, max_length=4096)
+    """offset and scale of each level that has its own"""
+    geometry: Globe | None = None
+    """of latitude-longitude grids"""
     training: dict[str, Any] = Field(default_factory=dict)
     """updates, seconds, items, shapes seen, validation PSNR, fingerprint of the data"""
 
@@ -96,6 +102,8 @@ def base_to_bytes(base: Base, recipe: Recipe, training: Mapping[str, Any]) -> by
         axes=asdict(base.axes),
         offset=base.normalizer.offset,
         scale=base.normalizer.scale,
+        levels=dict(base.normalizer.levels),
+        geometry=base.geometry if isinstance(base.geometry, Globe) else None,
         training=dict(training),
     )
     return _to_bytes(base.state_dict(), description)
@@ -144,13 +152,17 @@ def base_from_bytes(content: bytes, name: str, device: torch.device | str = "cpu
     description = _described(content, name)
     try:
         recipe = validated(description.recipe)
-        axes = Axes(**description.axes)
-        TypeAdapter(Axes).validate_json(json.dumps(description.axes), strict=True)
+        # a setting that there is not is a TypeError, a value of another type the validator's
+        Axes(**description.axes)
+        axes = TypeAdapter(Axes).validate_json(json.dumps(description.axes), strict=True)
         tensors = load_bytes(content)
-        _check_size(tensors, recipe, axes, name)
-        if not axes.channels == len(description.offset) == len(description.scale) or min(description.scale) <= 0:
-            raise InputError(f"{name}: the normaliser does not fit {axes.channels} channels")
-        base = build(recipe, axes, Normalizer(description.offset, description.scale))
+        geometry = _geometry(description, axes, name)
+        _check_size(tensors, recipe, axes, geometry, name)
+        for offset, scale in [(description.offset, description.scale), *description.levels.values()]:
+            if not axes.channels == len(offset) == len(scale) or min(scale) <= 0:
+                raise InputError(f"{name}: the normaliser does not fit {axes.channels} channels")
+        normalizer = Normalizer(description.offset, description.scale, description.levels)
+        base = build(recipe, axes, normalizer, geometry)
         if METRIC in tensors and isinstance(base.solver, GaussNewton):
             # only canonical bases have one: it waits for its values
             base.solver.metric = torch.empty(base.latent, base.latent)
@@ -199,16 +211,27 @@ def _described(content: bytes, name: str) -> Description:
         raise InputError(f"{name} has a damaged description: {error.errors()[0]['msg']}") from None
 
 
-def _check_size(tensors: Mapping[str, Tensor], recipe: Recipe, axes: Axes, name: str) -> None:
+def _geometry(description: Description, axes: Axes, name: str) -> Geometry:
+    """The geometry; one that does not fit the data is an `InputError`."""
+    dims = {"image": (2,), "voxels": (3,), "grid": (2,)}.get(axes.kind, (1, 2, 3))
+    if axes.dims not in dims or not 1 <= axes.channels <= 4096:
+        raise InputError(f"{name} speaks of {axes.dims} axes and {axes.channels} channels of {axes.described}")
+    if axes.kind == "grid" and not axes.channels == len(axes.variables) == len(axes.units):
+        raise InputError(f"{name} has {len(axes.variables)} variables for {axes.channels} channels")
+    if (description.geometry is None) == (axes.kind == "grid"):
+        raise InputError(f"{name}: {axes.described} and the geometry {description.geometry} do not go together")
+    return description.geometry or Flat(axes.dims)
+
+
+def _check_size(tensors: Mapping[str, Tensor], recipe: Recipe, axes: Axes, geometry: Geometry, name: str) -> None:
     """Before memory is taken for it: the recipe must ask for what the file holds."""
     network, latent = recipe.network, recipe.latent
-    if not 1 <= axes.dims <= 3 or not 1 <= axes.channels <= 4096 or (axes.kind == "image" and axes.dims != 2):
-        raise InputError(f"{name} speaks of {axes.dims} axes and {axes.channels} channels")
-    first = 2 * network.frequencies or axes.dims
+    coords = coords_of(SiteGrid(latent.sites or (1,), latent.interpolation, frame_of(latent, axes)), geometry)
+    first = 2 * network.frequencies or coords
     sizes = [first, *[network.width] * (network.depth - 1), axes.channels]
     expected = {f"field.network.weights.{layer}": (sizes[layer + 1], sizes[layer]) for layer in range(network.depth)}
     if network.frequencies:
-        expected["field.network.frequencies"] = (network.frequencies, axes.dims)
+        expected["field.network.frequencies"] = (network.frequencies, coords)
     modulations = (network.depth - 1) * network.width * (2 if network.modulation == "film" else 1)
     expected["field.latent_map.weight"] = (modulations, latent.numbers * latent.kernel**axes.dims)
     sites = math.prod(latent.sites or (1,) * axes.dims)

@@ -31,11 +31,14 @@ class Pca:
     items: int
     """how many rows it was made from"""
 
-    def error(self, rows: Tensor) -> Tensor:
-        """Mean squared error of each row, `[row, value]`, when only its coordinates along the components are kept."""
+    def reconstruct(self, rows: Tensor) -> Tensor:
+        """Rows, `[row, value]`, when only their coordinates along the components are kept."""
         centred = rows.to(self.mean.dtype) - self.mean
-        kept = centred @ self.components
-        return (centred - kept @ self.components.mT).square().mean(-1)
+        return self.mean + centred @ self.components @ self.components.mT
+
+    def error(self, rows: Tensor) -> Tensor:
+        """Mean squared error of each row, `[row, value]`, after `reconstruct`."""
+        return (rows.to(self.mean.dtype) - self.reconstruct(rows)).square().mean(-1)
 
 
 class Analysis(Protocol):
@@ -59,7 +62,7 @@ def analysis(values: int, rows: int | None, numbers: int, device: torch.device |
     by_values = 4 * values**2 + _solving(values, numbers)
     if min(by_rows, by_values) > MOST_BYTES:
         return None
-    return _Products(values, device) if rows is not None and by_rows < by_values else _Covariance(values, device)
+    return _Products(device) if rows is not None and by_rows < by_values else _Covariance(device)
 
 
 def cells_of(features: Tensor, shape: tuple[int, ...], sites: tuple[int, ...]) -> Tensor | None:
@@ -76,16 +79,16 @@ def cells_of(features: Tensor, shape: tuple[int, ...], sites: tuple[int, ...]) -
 class _Covariance:
     """Adds up the covariance of the values: memory does not depend on the number of rows."""
 
-    def __init__(self, values: int, device: torch.device | str) -> None:
+    def __init__(self, device: torch.device | str) -> None:
         self.rows = 0
+        self._device = device
         self._shift: Tensor | None = None
-        self._sum = torch.zeros(values, dtype=torch.float64, device=device)
-        self._products = torch.zeros(values, values, dtype=torch.float64, device=device)
+        self._sum = self._products = torch.zeros(0)
         self._waiting: list[Tensor] = []
 
     def add(self, rows: Tensor) -> None:
         self.rows += len(rows)
-        self._waiting.append(rows.to(self._products.device, torch.float32))
+        self._waiting.append(rows.to(self._device, torch.float32))
         if sum(map(len, self._waiting)) >= PORTION:
             self._take()
 
@@ -105,6 +108,8 @@ class _Covariance:
         if self._shift is None:
             # values near their mean: then the products do not cancel
             self._shift = rows.mean(0)
+            self._sum = torch.zeros_like(self._shift, dtype=torch.float64)
+            self._products = torch.outer(self._sum, self._sum)
         rows = rows - self._shift
         self._sum += rows.sum(0, dtype=torch.float64)
         self._products += rows.mT @ rows
@@ -113,9 +118,9 @@ class _Covariance:
 class _Products:
     """Keeps the rows and diagonalises their products: for few rows of many values."""
 
-    def __init__(self, values: int, device: torch.device | str) -> None:
+    def __init__(self, device: torch.device | str) -> None:
         self.rows = 0
-        self._values, self._device = values, device
+        self._device = device
         self._kept: list[Tensor] = []
 
     def add(self, rows: Tensor) -> None:
@@ -128,7 +133,7 @@ class _Products:
         mean = rows.mean(0, dtype=torch.float64).float()
         rows -= mean
         products = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
-        for start in range(0, self._values, PORTION):
+        for start in range(0, rows.shape[1], PORTION):
             part = rows[:, start : start + PORTION].double()
             products += part @ part.mT
         # n centred rows span n - 1 directions at most

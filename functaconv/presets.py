@@ -150,8 +150,12 @@ def _by_gradient(points: int, latent: LatentRecipe, gpu: bool) -> tuple[NetworkR
 PRESETS: dict[str, Callable[[Situation], Recipe]] = {
     "functa-cifar10": lambda _: _functa("functa-cifar10", 10),
     "functa-celeba64": lambda _: _functa("functa-celeba64", 15),
+    "functa-shapenet64": lambda _: _functa("functa-shapenet64", 15),
+    "functa-era5": lambda _: _functa("functa-era5", 15),
     "spatial-cifar10": lambda _: _spatial("spatial-cifar10", 6, (8, 8), 16, 1),
     "spatial-imagenet256": lambda _: _spatial("spatial-imagenet256", 8, (32, 32), 64, 3),
     "images": lambda situation: _sized("images", situation),
     "arrays": lambda situation: _sized("arrays", situation),
+    "voxels": lambda situation: _sized("voxels", situation),
+    "grids": lambda situation: _sized("grids", situation),
 }

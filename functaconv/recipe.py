@@ -15,8 +15,10 @@ from functaconv.base import Base
 from functaconv.errors import InputError, UsageError, lookup
 from functaconv.fitting import SOLVERS
 from functaconv.networks import NETWORKS, LatentMap, ModulatedNetwork, SiteGrid
+from functaconv.networks.latents import Frame
 from functaconv.signals.batch import Axes, ChannelAxis
-from functaconv.signals.normalizer import Normalizer
+from functaconv.signals.geometry import Flat, Geometry
+from functaconv.signals.normalizer import Levels, Normalizer
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -36,6 +38,14 @@ class DataRecipe:
     """images: 1 for gray, 3 for RGB; by default RGB unless all of the first items are gray"""
     channel_axis: ChannelAxis = "auto"
     """arrays: where the channels stand"""
+    modality: Literal["auto", "array", "voxels"] = "auto"
+    """what arrays are; auto: grids with latitude and longitude, voxels of 0 and 1 only, else plain arrays"""
+    geometry: Literal["sphere", "planar"] = "sphere"
+    """grids: the network sees points on the sphere, or latitude and longitude as a plane"""
+    weights: Literal["equal", "area"] = "equal"
+    """grids: how much a point counts in the loss; area: by the cosine of its latitude"""
+    levels: Levels = "auto"
+    """grids: whether each level has a range of its own; auto: where their ranges differ wildly"""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -66,8 +76,9 @@ class LatentRecipe:
     sites: Annotated[tuple[Annotated[int, Field(ge=1, le=1024)], ...], Field(max_length=3)] = ()
     """sites along each axis; empty for one global latent"""
     interpolation: Literal["nearest", "linear"] = "nearest"
-    frame: Literal["auto", "local", "global"] = "auto"
-    """coordinates within the cell or across it; auto: local with the nearest site, global with interpolation"""
+    frame: Literal["auto", "local", "global", "both"] = "auto"
+    """coordinates within the cell or across it; auto: local with the nearest site (grids: both, a place on earth is not
+    like another), global with interpolation"""
     kernel: Literal[1, 3] = 1
     """latent map over a site alone, or over its 3 x 3 neighbourhood"""
     learned_start: bool = False
@@ -213,20 +224,19 @@ def latent_of(text: str) -> dict[str, Any]:
     return {"latent": {"numbers": parts[-1], "sites": parts[:-1]}}
 
 
-def build(recipe: Recipe, axes: Axes, normalizer: Normalizer) -> Base:
-    """A fresh base, initialised from the recipe's seed."""
-    latent = recipe.latent
+def build(recipe: Recipe, axes: Axes, normalizer: Normalizer, geometry: Geometry | None = None) -> Base:
+    """A fresh base, initialised from the recipe's seed. The geometry is that of plain arrays unless given."""
+    latent, geometry = recipe.latent, geometry or Flat(axes.dims)
     sites = latent.sites or (1,) * axes.dims
     if len(sites) != axes.dims:
         raise UsageError(
             f"the latent has {len(sites)} site axes, the items have {axes.dims}",
             hint=f"write {'x'.join(['8'] * axes.dims)}x16 for spatial latents, or one number for a global one",
         )
-    frame = latent.frame if latent.frame != "auto" else ("local" if latent.interpolation == "nearest" else "global")
-    grid = SiteGrid(tuple(sites), latent.interpolation, frame)
+    grid = SiteGrid(tuple(sites), latent.interpolation, frame_of(latent, axes), geometry.is_closed)
     generator = torch.Generator().manual_seed(recipe.training.seed)
     network = lookup(NETWORKS, recipe.network.kind, what="network")(
-        axes.dims,
+        coords_of(grid, geometry),
         axes.channels,
         width=recipe.network.width,
         depth=recipe.network.depth,
@@ -243,7 +253,27 @@ def build(recipe: Recipe, axes: Axes, normalizer: Normalizer) -> Base:
     options = {name: getattr(recipe.solver, name) for name in kind.settings}
     solver = kind(latent.numbers, steps=recipe.solver.steps, **options, generator=generator)
     field = ModulatedNetwork(network, latent_map, grid)
-    return Base(field, solver, normalizer, axes, latent=latent.numbers, learned_start=latent.learned_start)
+    return Base(
+        field, solver, normalizer, axes,
+        latent=latent.numbers, learned_start=latent.learned_start, geometry=geometry,
+        by_area=recipe.data.weights == "area",
+    )  # fmt: skip
+
+
+def frame_of(latent: LatentRecipe, axes: Axes) -> Frame:
+    """Where coordinates start, as asked for or as suits the data."""
+    if latent.frame != "auto":
+        return latent.frame
+    if latent.interpolation != "nearest":
+        return "global"
+    return "both" if axes.kind == "grid" else "local"
+
+
+def coords_of(sites: SiteGrid, geometry: Geometry) -> int:
+    """How many coordinates the network sees."""
+    if sites.count == 1 or sites.frame == "global":
+        return geometry.coords
+    return geometry.axes + (geometry.coords if sites.frame == "both" else 0)
 
 
 def _names() -> Iterable[str]:

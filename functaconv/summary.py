@@ -1,7 +1,7 @@
 """The numbers of a functaset: what `encode` writes as report.json and `report` prints."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from functaconv.metrics import psnr
 
+_VOXELS = {"accuracy": "voxel_accuracy", "iou": "iou"}
 PERCENTILES = {"p5": 5, "p50": 50, "p95": 95}
 
 
@@ -81,8 +82,12 @@ def summarise(
     numbers: int,
     size: Size,
     items_per_second: float | None,
+    measures: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The report as JSON-ready values. PSNR in dB; `psnr.mean`, the headline, is the mean over items."""
+    """The report as JSON-ready values. PSNR in dB; `psnr.mean`, the headline, is the mean over items.
+
+    `measures` are what `of_measures` says.
+    """
     count = len(mse)
     quality = psnr(mse) if count else np.zeros(0)
     return {
@@ -97,6 +102,7 @@ def summarise(
             **{name: _percentile(quality, at) for name, at in PERCENTILES.items()},
         },
         "psnr_of_mean_mse": _number(float(psnr(mse.mean()))) if count else None,
+        **(measures or {}),
         "bytes": {
             "store": size.store,
             "base": size.base,
@@ -105,6 +111,25 @@ def summarise(
         },
         "items_per_second": _number(items_per_second),
     }
+
+
+def of_measures(
+    measures: Mapping[str, NDArray[np.float32]], variables: Sequence[str] = (), units: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Accuracy and IoU of voxels, the mean over items; of grids and every variable, in its units, the root of the mean
+    squared error, the same weighted by area, and the largest error of all.
+    """
+    found: dict[str, Any] = {}
+    for name, values in measures.items():
+        known = values.astype(np.float64)
+        if name in ("accuracy", "iou"):
+            found[_VOXELS[name]] = _number(known.mean()) if len(known) else None
+        elif len(known):
+            each = known.max(0) if name == "max_error" else np.sqrt(np.square(known).mean(0))
+            found[name] = {variable: _significant(value) for variable, value in zip(variables, each, strict=True)}
+    if variables:
+        found["units"] = dict(zip(variables, units, strict=True))
+    return found
 
 
 def raw_bytes(shapes: NDArray[np.int64], normaliser: Mapping[str, Any]) -> int:
@@ -119,6 +144,11 @@ def _percentile(quality: NDArray[np.float64], at: float) -> float | None:
     # between infinite values numpy subtracts them
     with np.errstate(invalid="ignore"):
         return _number(float(np.percentile(quality, at)))
+
+
+def _significant(value: float) -> float | None:
+    """Physical units may be of any size."""
+    return float(f"{value:.5g}") if math.isfinite(value) else None
 
 
 def _number(value: float | None) -> float | None:

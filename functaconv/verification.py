@@ -134,7 +134,7 @@ def _of_base(stored: StoredBase) -> dict[str, Any]:
     network = recipe.network
     return {
         "recipe": recipe.name,
-        "items": f"{base.axes.kind}s, {base.axes.dims} axes, {base.axes.channels} channels",
+        "items": f"{base.axes.described}, {base.axes.dims} axes, {base.axes.channels} channels",
         "network": f"{network.kind}, width {network.width}, depth {network.depth}, {network.modulation}",
         "parameters": sum(parameter.numel() for parameter in base.parameters()),
         "latent": {"sites": list(base.sites), "numbers": base.numbers, "canonical": base.is_canonical},

@@ -23,6 +23,7 @@ from functaconv.metrics import psnr
 from functaconv.recipe import Recipe, build
 from functaconv.rendering import View, arrays
 from functaconv.signals.batch import Axes, Batch, Signal, batched
+from functaconv.signals.grid import Grid
 from functaconv.signals.normalizer import Normalizer
 from functaconv.signals.reading import Reading
 from functaconv.sources.webdataset import expand_shards, read_records
@@ -83,7 +84,7 @@ def test_latents_have_the_same_functions(kind: str, learned_start: bool) -> None
     basis = make_canonical(after, batches_of())
     assert basis is not None
     latents = torch.randn(6, before.field.sites.count, before.latent, dtype=torch.float64)
-    coords = before.coords((11, 13))
+    coords = before.points(Grid((11, 13)))
     expected = before.decode(latents, coords)
     torch.testing.assert_close(after.decode(basis.canonical(latents), coords), expected, rtol=0, atol=1e-9)
     back = basis.canonical(latents) @ basis.matrix.mT + basis.constant
@@ -98,7 +99,7 @@ def test_fits_go_the_same_way(kind: str, gaps: str) -> None:
     after = deepcopy(before)
     make_canonical(after, batches_of(gaps=gaps))
     for batch in batches_of(6, gaps=gaps, seed=900):
-        coords = before.coords(batch.shape)
+        coords = before.points(batch.grid)
         for steps in (1, 2, 3):
             found = [fit(base.problem(batch), base.start, base.solver, steps=steps) for base in (before, after)]
             old, new = (base.decode(one.latents, coords) for base, one in zip((before, after), found, strict=True))
@@ -137,7 +138,7 @@ def test_a_change_of_a_latent_is_as_long_as_that_of_the_output(kind: str, monkey
     monkeypatch.setattr(canonical, "JITTER", 1e-12)
     base, batches = made(kind), [batch for batch in batches_of() if batch.shape == SHAPE]
     make_canonical(base, batches)
-    coords, little = base.coords(SHAPE), 1e-5
+    coords, little = base.points(Grid(SHAPE)), 1e-5
     changes = little * torch.eye(base.latent, dtype=torch.float64)[:, None].expand(-1, base.field.sites.count, -1)
     changed = base.decode(base.start + changes, coords) - base.decode(base.start, coords)
     # the same change at all sites: the mean over all points is that over a site's own
@@ -270,8 +271,8 @@ def test_a_truncated_base_decodes_what_the_whole_one_decodes_with_zeros(
     latents = 0.1 * torch.randn(3, base.field.sites.count, full)
     for keep in range(1, full):
         smaller = stored.truncated(keep)
-        found = smaller.base.decode(latents[..., :keep], base.coords(SHAPE))
-        torch.testing.assert_close(found, base.decode(cut(latents, keep), base.coords(SHAPE)))
+        found = smaller.base.decode(latents[..., :keep], base.points(Grid(SHAPE)))
+        torch.testing.assert_close(found, base.decode(cut(latents, keep), base.points(Grid(SHAPE))))
         assert smaller.base.is_canonical
         assert smaller.recipe == stored.recipe.changed({"latent": {"numbers": keep}})
         assert smaller.description.training == {**stored.description.training, "truncated_from": full}
@@ -302,7 +303,7 @@ def test_a_functaset_of_fewer_numbers_is_rendered_by_the_base_of_fewer(store: Pa
     view = whole.truncated(2)
     assert base_of(view).latent == 2
     latents = cut(torch.from_numpy(whole.latents()).flatten(1, 2), 2)
-    expected = base.decode(latents, base.coords((12, 12)))
+    expected = base.decode(latents, base.points(Grid((12, 12))))
     for number, (key, array) in enumerate(arrays(view)):
         assert key == whole.keys[number]
         np.testing.assert_allclose(array.reshape(-1, 3), expected[number].numpy(), atol=1e-5)

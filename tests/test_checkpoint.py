@@ -27,6 +27,7 @@ from functaconv.checkpoint import (
 from functaconv.errors import InputError
 from functaconv.recipe import Recipe, build
 from functaconv.signals.batch import Axes
+from functaconv.signals.grid import Grid
 from functaconv.signals.normalizer import Normalizer
 
 RECIPE = Recipe().changed(
@@ -56,7 +57,7 @@ def test_a_base_comes_back_as_it_was(tmp_path: Path, content: bytes) -> None:
     for name, tensor in base.state_dict().items():
         assert torch.equal(stored.base.state_dict()[name], tensor), name
     assert not any(parameter.requires_grad for parameter in stored.base.parameters())
-    coords = base.coords((3, 3))
+    coords = base.points(Grid((3, 3)))
     latents = torch.rand(2, 4, 3)
     assert torch.equal(stored.base.decode(latents, coords), base.decode(latents, coords))
 

@@ -21,6 +21,7 @@ from functaconv.recipe import (
     validated,
 )
 from functaconv.signals.batch import Axes, Batch
+from functaconv.signals.grid import Grid
 from functaconv.signals.normalizer import Normalizer
 
 SMALL = Situation((32, 32), 3, on_gpu=False)
@@ -274,13 +275,14 @@ def test_sites_move_alike_whether_a_grid_has_points_for_all_of_them_or_not(shape
     """A constant image of any size moves a site as the gradient of the mean over the site's own points."""
     base = built(latent={"sites": [8, 8], "numbers": 3}, network={"w0_first": 0.01})
     points = shape[0] * shape[1]
-    batch = Batch(shape, torch.full((1, points, 3), 0.9), torch.ones(1), None, (0,))
+    batch = Batch(Grid(shape), torch.full((1, points, 3), 0.9), torch.ones(1), None, (0,))
     moved = base.encode(batch, steps=1).latents[0]
     moved = moved[moved.any(-1)]
     assert len(moved) == min(64, points)
     one = built(latent={"numbers": 3}, network={"w0_first": 0.01})
     one.load_state_dict({**base.state_dict(), "start": one.start})
-    expected = one.encode(Batch((1, 1), torch.full((1, 1, 3), 0.9), torch.ones(1), None, (0,)), steps=1).latents[0]
+    batch = Batch(Grid((1, 1)), torch.full((1, 1, 3), 0.9), torch.ones(1), None, (0,))
+    expected = one.encode(batch, steps=1).latents[0]
     # the first layer hardly turns: where in its cell a point lies does not matter
     torch.testing.assert_close(moved, expected.expand_as(moved), rtol=0.1, atol=1e-5)
 

@@ -13,7 +13,8 @@ from functaconv.conversion import encode
 from functaconv.errors import InputError, OutputExistsError, UsageError
 from functaconv.functaset.reader import Functaset, open_functaset
 from functaconv.metalearning import fit_base
-from functaconv.rendering import FORMATS, View, arrays, region_of, render, selection_of, size_of
+from functaconv.rendering import FORMATS, Picture, View, arrays, region_of, render, selection_of, size_of
+from functaconv.signals.grid import Grid
 from tests.conftest import TINY, png, tar
 
 SIDE = 12
@@ -314,12 +315,13 @@ def test_a_view_that_makes_no_sense_leaves_nothing_behind(view: View, store: Fun
     assert not list(tmp_path.iterdir())
 
 
-def test_png_is_clipped_and_npy_is_not() -> None:
+def test_png_is_clipped_and_npy_is_not(store: Functaset) -> None:
     array = np.linspace(-0.5, 1.5, 48, dtype=np.float32).reshape(4, 4, 3)
-    np.testing.assert_array_equal(np.load(io.BytesIO(FORMATS["npy"](array))), array)
-    with Image.open(io.BytesIO(FORMATS["png"](array))) as image:
+    colour, gray = (Picture("a", values, Grid((4, 4)), 0) for values in (array, array[..., :1]))
+    np.testing.assert_array_equal(np.load(io.BytesIO(FORMATS["npy"](colour, store))), array)
+    with Image.open(io.BytesIO(FORMATS["png"](colour, store))) as image:
         np.testing.assert_array_equal(np.asarray(image), np.rint(255 * array.clip(0, 1)).astype(np.uint8))
-    with Image.open(io.BytesIO(FORMATS["png"](array[..., :1]))) as image:
+    with Image.open(io.BytesIO(FORMATS["png"](gray, store))) as image:
         assert image.mode == "L"
 
 

@@ -25,6 +25,7 @@ from functaconv.metrics import mse_of, psnr
 from functaconv.reporting import Report, report, to_csv, to_html
 from functaconv.reporting.comparison import lengths
 from functaconv.reporting.thumbnails import Thumbnails
+from functaconv.signals.grid import Grid
 from functaconv.sources.decoders import ImageTransform, decode
 from functaconv.sources.webdataset import read_records
 
@@ -374,7 +375,7 @@ def test_fewer_numbers_are_measured_where_latents_are_canonical(compared: Report
     functaset, base = open_functaset(store), base_of(open_functaset(store))
     latents = torch.from_numpy(functaset.latents()).flatten(1, 2)
     latents[..., 2:] = 0
-    decoded = base.decode(latents, base.coords(SHAPE)).numpy()
+    decoded = base.decode(latents, base.points(Grid(SHAPE))).numpy()
     (shard,) = images.glob("*.tar")
     items = np.stack([decode(record).array for record in read_records(str(shard))]).reshape(70, -1, 3) / 255.0
     assert found["2"] == pytest.approx(psnr(np.square(decoded - items).mean((1, 2))).mean(), abs=1e-3)

@@ -16,7 +16,8 @@ def command(
         str | None,
         typer.Option(
             "--preset",
-            help="images, arrays, functa-cifar10, functa-celeba64, spatial-cifar10, spatial-imagenet256.",
+            help="images, voxels, grids, arrays (sized for the data); published: functa-cifar10, functa-celeba64, "
+            "functa-shapenet64, functa-era5, spatial-cifar10, spatial-imagenet256.",
             metavar="NAME",
         ),
     ] = None,

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from functaconv.conversion.places import grids_of, seconds_of
 from functaconv.conversion.reading import ReadBlock
 from functaconv.conversion.work import Work
 from functaconv.functaset.blocks import Block, Failure
+from functaconv.functaset.schema import MEASURES, columns
+from functaconv.measuring import measure
 from functaconv.metrics import psnr
 from functaconv.signals.batch import Signal, batched
 from functaconv.signals.loader import prefetched
@@ -46,7 +49,7 @@ class _Fitted:
     """Rows by position in the block, and why some are not to be used."""
 
     modulation: np.ndarray
-    mse: np.ndarray
+    measures: dict[str, np.ndarray]
     reasons: dict[int, str]
 
 
@@ -72,8 +75,9 @@ def encode_block(work: Work, shard: str, block: ReadBlock, pace: Pace, report: C
     pace.items += len({tiles[position][0] for position in kept})
     pace.failed += len(failures)
     axes = work.stored.base.axes.dims
-    mse = fitted.mse[kept]
-    meta = [json.dumps(place.signal.attributes) if place.signal.attributes else "null" for place in places]
+    measures = {name: values[kept] for name, values in fitted.measures.items()}
+    mse = measures.pop("mse")
+    meta = [_meta(place.signal) for place in places]
     return Block(
         modulation=fitted.modulation[kept],
         keys=[place.signal.key for place in places],
@@ -87,16 +91,31 @@ def encode_block(work: Work, shard: str, block: ReadBlock, pace: Pace, report: C
         tile=None
         if work.tile is None
         else np.array([[*place.origin, *place.whole] for place in places], np.int32).reshape(-1, 2 * axes),
+        measures=measures,
+        grids=grids_of([place.signal for place in places]) if work.layout.modality == "grid" else None,
         failures=failures,
         ignored=sum(read.is_ignored for read in block.reads),
     )
+
+
+def _meta(signal: Signal) -> str:
+    """What the input said of the item, as JSON; what has a column or a grid of its own is there."""
+    said = signal.attributes or {}
+    if signal.globe is not None and seconds_of(said) is not None:
+        said = {name: value for name, value in said.items() if name != "time"}
+    return json.dumps(said) if said else "null"
 
 
 @torch.no_grad()
 def _fit(work: Work, signals: Sequence[Signal], pace: Pace, report: Callable[[int], None]) -> _Fitted:
     base, quantiser, layout = work.stored.base, work.quantiser, work.layout
     shape = (*layout.sites, layout.latent)
-    fitted = _Fitted(np.zeros((len(signals), *shape), quantiser.dtype), np.zeros(len(signals), np.float32), {})
+    measures = {
+        column.name: np.zeros((len(signals), *column.tail), np.float32)
+        for column in columns(layout, meta=False)
+        if column.name in ("mse", *MEASURES.get(layout.modality, ()))
+    }
+    fitted = _Fitted(np.zeros((len(signals), *shape), quantiser.dtype), measures, {})
     done, chunk = 0, base.chunk(work.batch_size)
     for batch in prefetched(batched(enumerate(signals), work.batch_size, pin=base.device.type == "cuda")):
         # the same chunks for short batches too: how an item is summed up must not depend on where a run began
@@ -108,9 +127,12 @@ def _fit(work: Work, signals: Sequence[Signal], pace: Pace, report: Callable[[in
         fits = quantiser.fits(values)
         stored = quantiser.quantise(np.where(fits.reshape(-1, *(1,) * len(shape)), values, 0))
         kept = torch.from_numpy(quantiser.dequantise(stored).reshape(latents.shape)).to(base.device)
-        mse = found.problem.error(kept).cpu().numpy()
+        measured = measure(base, batch, kept, found)
+        mse = measured["mse"]
         fits &= np.isfinite(mse)
-        fitted.modulation[positions], fitted.mse[positions] = stored, mse
+        fitted.modulation[positions] = stored
+        for name, values in measured.items():
+            measures[name][positions] = values
         for position in positions[~fits]:
             fitted.reasons[int(position)] = f"the fit diverged (latents not finite, or too large for {work.bits})"
         pace.rows += int(fits.sum())

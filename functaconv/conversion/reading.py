@@ -120,7 +120,7 @@ def check_first_items(work: Work) -> None:
     # one item that does not fit is a failed item; but colour would be lost without a word
     if len(found) == len(looks) or any(look.loses_colour for look in looks):
         raise InputError(
-            f"the base is for {axes.kind}s of {axes.channels} channel{'s' * (axes.channels > 1)}: {found[0]}",
+            f"the base is for {axes.described} of {axes.channels} channel{'s' * (axes.channels > 1)}: {found[0]}",
             hint="learn a base on such data with fit-base"
             + ("; --channels 1 converts to gray" if axes.kind == "image" and axes.channels == 1 else ""),
         )

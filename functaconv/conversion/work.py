@@ -104,7 +104,8 @@ class Work:
             )
         if (tile is not None or transform is not None) and stored.base.axes.kind != "image":
             raise UsageError(
-                "--tile, --resize and --crop are for images; this base is for arrays", hint="leave them out"
+                f"--tile, --resize and --crop are for images; this base is for {stored.base.axes.described}",
+                hint="leave them out",
             )
         if tile is not None and tile < LEAST_TILE:
             raise UsageError(f"--tile must be at least {LEAST_TILE} pixels, not {tile}")
@@ -149,7 +150,10 @@ class Work:
     def layout(self) -> Layout:
         base = self.stored.base
         axes, tiled = AXES[base.axes.dims], self.tile is not None
-        return Layout(axes=axes, sites=base.sites, latent=base.latent, bits=self.bits, tiled=tiled)
+        return Layout(
+            axes=axes, sites=base.sites, latent=base.latent, bits=self.bits, tiled=tiled,
+            modality=base.axes.kind, variables=base.axes.variables,
+        )  # fmt: skip
 
     @property
     def settings(self) -> dict[str, Any]:

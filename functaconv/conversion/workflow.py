@@ -26,7 +26,7 @@ from functaconv.errors import (
 )
 from functaconv.functaset.ledger import PARTS, Ledger, check_store
 from functaconv.functaset.reader import open_functaset
-from functaconv.functaset.schema import FAILED, Attributes, Quantisation, Solver
+from functaconv.functaset.schema import FAILED, MEASURES, Attributes, Quantisation, Solver
 from functaconv.functaset.writer import FunctasetWriter
 from functaconv.interruption import Stop, stopping
 from functaconv.signals.device import matmul_precision
@@ -35,7 +35,7 @@ from functaconv.signals.tiles import Tile
 from functaconv.sources.decoders import USABLE_HINT
 from functaconv.sources.images import ImageTransform
 from functaconv.sources.webdataset import index_shard
-from functaconv.summary import Items, Size, raw_bytes, summarise
+from functaconv.summary import Items, Size, of_measures, raw_bytes, summarise
 
 CONVENTION = "cell centres of the unit interval, square or cube; first axis first"
 PIPED = "what came through a pipe cannot be resumed: --overwrite begins anew"
@@ -278,6 +278,10 @@ def _seal(work: Work, writer: FunctasetWriter, pace: Pace) -> dict[str, Any]:
         items.mse(writer.column("mse"), shapes), failed=totals.failed, solver=stored.recipe.solver.kind,
         steps=work.steps, sites=stored.base.sites, numbers=stored.base.numbers, size=size,
         items_per_second=pace.items_per_second,
+        measures=of_measures(
+            {name: writer.column(name) for name in MEASURES.get(work.layout.modality, ())},
+            stored.base.axes.variables, stored.base.axes.units,
+        ),
     )  # fmt: skip
     if work.tile is not None:
         report["rows"] = totals.rows
@@ -292,6 +296,9 @@ def _seal(work: Work, writer: FunctasetWriter, pace: Pace) -> dict[str, Any]:
         canonical=stored.base.is_canonical,
         quantisation=Quantisation(bits=work.bits),
         tiled=work.tile is not None,
+        variables=stored.base.axes.variables,
+        units=stored.base.axes.units,
+        psnr_peak=stored.base.normalizer.scale if stored.base.axes.kind == "grid" else (),
         summary={
             "count": totals.rows,
             "failed": totals.failed,

@@ -39,6 +39,7 @@ def create_column(group: zarr.Group, column: Column, count: int) -> zarr.Array[A
         serializer="auto" if column.dtype == "str" else BytesCodec(),
         compressors=[BloscCodec(cname="zstd", clevel=5, shuffle="shuffle"), Crc32cCodec()],
         dimension_names=("item", *column.dims),
+        attributes=dict(column.attributes),
         # a shard that is not there is then a loss, never a run of fill values
         config={"write_empty_chunks": True},
     )

@@ -12,9 +12,11 @@ import numpy as np
 
 from functaconv.errors import InputError
 from functaconv.functaset.files import replacing
+from functaconv.functaset.grids import GridTable
 from functaconv.functaset.schema import Layout, columns
 
 _ARRAYS = ("modulation", "label", "shape", "mse", "psnr")
+_OF_GRIDS = ("grid", "mask", "time")
 # a damaged zip can look compressed, encrypted or of a later version
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, TypeError, zipfile.BadZipFile, zlib.error)
 
@@ -50,6 +52,9 @@ class Block:
     meta: list[str] | None = None
     tile: np.ndarray | None = None
     """int32 [item, 2 * axis]: origin, then the shape of the whole image"""
+    measures: dict[str, np.ndarray] = field(default_factory=dict)
+    """float32 [item] or [item, variable], by name: what is measured besides mse"""
+    grids: "Grids | None" = None
     failures: list[Failure] = field(default_factory=list)
     ignored: int = 0
 
@@ -63,9 +68,9 @@ class Block:
         if self.meta is not None and len(self.meta) != len(self):
             raise ValueError(f"found {len(self.meta)} meta for {len(self)} keys")
         for column in columns(layout, meta=False):
-            array = getattr(self, column.name, None)
-            if array is None:
+            if column.name in ("key", "part"):
                 continue
+            array = self.column(column.name)
             expected = (len(self), *column.tail)
             if array.shape != expected or array.dtype != column.dtype:
                 raise ValueError(
@@ -73,6 +78,29 @@ class Block:
                 )
         if not np.isfinite(self.modulation).all():
             raise ValueError("modulation holds NaN or infinite numbers: such items are failures")
+
+    def column(self, name: str) -> np.ndarray:
+        """The rows of a column of numbers."""
+        if name in self.measures:
+            return self.measures[name]
+        holder = self.grids if name in _OF_GRIDS else self
+        found = getattr(holder, name, None)
+        if not isinstance(found, np.ndarray):
+            raise ValueError(f"{name}: the block has no such column")
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Grids:
+    """Where and when the rows of a block of latitude-longitude grids are."""
+
+    table: GridTable
+    grid: np.ndarray
+    """int32 [item], into the table"""
+    mask: np.ndarray
+    """int32 [item], into the grid's masks, -1 where nothing is missing"""
+    time: np.ndarray
+    """int64 [item], seconds since 1970"""
 
 
 @dataclass(frozen=True)
@@ -85,6 +113,7 @@ class BlockFacts:
     records: int
     last_key: str
     has_meta: bool
+    measures: list[str] = field(default_factory=list)
 
 
 def write_block(path: Path, block: Block) -> None:
@@ -99,6 +128,7 @@ def write_block(path: Path, block: Block) -> None:
         # unchanged: on resuming it is compared with the key that the input has
         last_key=block.last_key,
         has_meta=block.meta is not None,
+        measures=list(block.measures),
     )
     members = {name: getattr(block, name) for name in _ARRAYS}
     members["facts"] = _pack(asdict(facts))
@@ -107,6 +137,10 @@ def write_block(path: Path, block: Block) -> None:
         members["meta"] = _pack([_printable(meta) for meta in block.meta])
     if block.tile is not None:
         members["tile"] = block.tile
+    members |= {f"measure_{name}": values for name, values in block.measures.items()}
+    if block.grids is not None:
+        members |= {name: getattr(block.grids, name) for name in _OF_GRIDS}
+        members |= block.grids.table.to_members()
     with replacing(path) as file:
         np.savez(file, **members)
 
@@ -130,6 +164,8 @@ def read_block(path: Path) -> Block:
                 keys=_unpack(members["keys"]),
                 meta=_unpack(members["meta"]) if facts.has_meta else None,
                 tile=members.get("tile"),
+                measures={name: members[f"measure_{name}"] for name in facts.measures},
+                grids=_grids(members) if "grid" in members else None,
                 failures=facts.failures,
                 ignored=facts.ignored,
                 records=facts.records,
@@ -141,6 +177,10 @@ def read_block(path: Path) -> Block:
 
 def _damaged(path: Path, error: Exception) -> InputError:
     return InputError(f"{path}: a saved block is damaged: {error}", hint=f"delete {path} and run again")
+
+
+def _grids(members: Mapping[str, np.ndarray]) -> Grids:
+    return Grids(GridTable.from_members(members), **{name: members[name] for name in _OF_GRIDS})
 
 
 def _facts(members: Mapping[str, np.ndarray]) -> BlockFacts:

@@ -18,6 +18,7 @@ from functaconv.errors import InputError
 from functaconv.functaset import arrays
 from functaconv.functaset.blocks import Failure
 from functaconv.functaset.files import array_bytes, read_json
+from functaconv.functaset.grids import StoredGrid, read_grids
 from functaconv.functaset.ledger import is_unfinished
 from functaconv.functaset.quantise import Quantiser
 from functaconv.functaset.schema import (
@@ -73,13 +74,16 @@ class Functaset:
         self.attributes = parse_attributes(root.get("attributes", {}).get("functaconv"), path)
         self.layout = self.attributes.layout
         self._root = root
+        self._measures: dict[str, np.ndarray] = {}
         if keep is not None:
             check_keep(keep, self.layout.latent, canonical=self.attributes.canonical)
             self.layout = self.layout.model_copy(update={"latent": keep})
         try:
             # never from the folders: consolidated metadata is part of what was sealed
             self._group = zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=True)
-            self._arrays = dict(self._group.arrays())
+            self._arrays = {
+                name: member for name, member in self._group.members(max_depth=None) if isinstance(member, zarr.Array)
+            }
         # zarr and its codecs raise many kinds on metadata that make no sense
         except Exception as error:
             raise InputError(
@@ -148,6 +152,26 @@ class Functaset:
     def tiles(self) -> np.ndarray | None:
         """int32 [item, 2 * axis]: origin, then the shape of the whole image; None when nothing is tiled."""
         return arrays.read(self._arrays["tile"], slice(None)) if self.layout.tiled else None
+
+    @cached_property
+    def grids(self) -> list[StoredGrid]:
+        """Axes and masks of latitude-longitude grids; empty for items of other kinds."""
+        return read_grids(self._arrays) if self.layout.modality == "grid" else []
+
+    def grid_of(self, item: int) -> tuple[StoredGrid, np.ndarray | None]:
+        """The grid of an item, and where its values are missing: bool `[row, column, variable]`, None for nowhere."""
+        row = self._row(item)
+        number, mask = int(self.measure("grid")[row]), int(self.measure("mask")[row])
+        if not 0 <= number < len(self.grids) or not -1 <= mask < len(self.grids[number].masks):
+            raise InputError(f"{self.path}: row {row} has the grid {number} and mask {mask}, which are not there")
+        grid = self.grids[number]
+        return grid, None if mask < 0 else grid.masks[mask]
+
+    def measure(self, name: str) -> np.ndarray:
+        """A column that functasets of this kind have besides those of all, such as `accuracy` or `time`."""
+        if name not in self._measures:
+            self._measures[name] = arrays.read(self._arrays[name], slice(None))
+        return self._measures[name]
 
     def meta(self, item: int) -> Any:
         """What the input said about the item besides its array, or None."""

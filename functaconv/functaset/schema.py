@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -49,6 +49,9 @@ class Layout(_Frozen):
     bits: Bits
     tiled: bool = False
     """items may be tiles of larger images: each row says where it came from"""
+    modality: _Name = "array"
+    variables: tuple[_Name, ...] = Field(default=(), max_length=4096)
+    """grids: the names of their channels"""
 
     @model_validator(mode="after")
     def _is_of_possible_size(self) -> Self:
@@ -106,6 +109,12 @@ class Attributes(_Frozen):
     """a site's numbers are uncorrelated, the most important first, in units of the output's error"""
     quantisation: Quantisation
     tiled: bool = False
+    variables: tuple[_Name, ...] = ()
+    """grids: the names of their channels"""
+    units: tuple[str, ...] = ()
+    """grids: of each variable, empty where none was given"""
+    psnr_peak: tuple[float, ...] = ()
+    """grids: the range of each variable in training, which PSNR is relative to"""
     summary: dict[str, JsonValue]
     """holds at least `count` and `failed`"""
     base_sha256: str = Field(pattern="^[0-9a-f]{64}$")
@@ -119,6 +128,8 @@ class Attributes(_Frozen):
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
         _ = self.layout
+        if not len(self.variables) == len(self.units) == len(self.psnr_peak):
+            raise ValueError(f"{len(self.variables)} variables, {len(self.units)} units, {len(self.psnr_peak)} peaks")
         for name in ("count", "failed"):
             value = self.summary.get(name)
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MOST_ITEMS:
@@ -128,7 +139,10 @@ class Attributes(_Frozen):
     @property
     def layout(self) -> Layout:
         bits = self.quantisation.bits
-        return Layout(axes=self.axes, sites=self.sites, latent=self.latent, bits=bits, tiled=self.tiled)
+        return Layout(
+            axes=self.axes, sites=self.sites, latent=self.latent, bits=bits, tiled=self.tiled,
+            modality=self.modality, variables=self.variables,
+        )  # fmt: skip
 
     @property
     def count(self) -> int:
@@ -186,6 +200,7 @@ class Column:
     tail: tuple[int, ...] = ()
     """sizes of the axes after `item`"""
     fill: float | int | str = 0
+    attributes: Mapping[str, str | int] = field(default_factory=dict)
 
     @property
     def empty(self) -> np.ndarray:
@@ -193,8 +208,13 @@ class Column:
         return np.empty((0, *self.tail), dtype=object if self.dtype == "str" else self.dtype)
 
 
+MEASURES = {"voxels": ("accuracy", "iou"), "grid": ("rmse", "max_error", "weighted_rmse")}
+"""what is measured of items of a kind besides mse: for grids of every variable, in its units"""
+NO_TIME = np.iinfo(np.int64).min
+"""of a grid that does not say when it was"""
+TIME = {"units": "seconds since 1970-01-01", "calendar": "standard", "standard_name": "time"}
 # the parts of `columns` that not every functaset has
-OPTIONAL = ("meta", "tile")
+OPTIONAL = ("meta", "tile", "grids", "grid", "mask", "time", *(name for names in MEASURES.values() for name in names))
 VECTORS = ("modulation_scale", "modulation_offset", "modulation_mean", "modulation_std")
 
 
@@ -213,6 +233,15 @@ def columns(layout: Layout, *, meta: bool) -> tuple[Column, ...]:
         Column("psnr", "float32", fill=nan),
         Column("part", "int32", fill=-1),
     ]
+    is_grid = layout.modality == "grid"
+    dims, tail = (("variable",), (len(layout.variables),)) if is_grid else ((), ())
+    found += [Column(name, "float32", dims, tail, nan) for name in MEASURES.get(layout.modality, ())]
+    if is_grid:
+        found += [
+            Column("grid", "int32", fill=-1),
+            Column("mask", "int32", fill=-1),
+            Column("time", "int64", fill=NO_TIME, attributes={**TIME, "_FillValue": NO_TIME}),
+        ]
     if meta:
         found.append(Column("meta", "str", fill=""))
     if layout.tiled:

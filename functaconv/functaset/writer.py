@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +21,7 @@ from pydantic_core import to_json
 from functaconv.functaset import arrays
 from functaconv.functaset.blocks import Block
 from functaconv.functaset.files import array_bytes, read_json, replace_bytes, replacing, sync_tree
+from functaconv.functaset.grids import GridTable, write_grids
 from functaconv.functaset.ledger import PARTS, Ledger, Progress, Totals, open_store
 from functaconv.functaset.quantise import Quantiser
 from functaconv.functaset.schema import (
@@ -99,8 +100,12 @@ class FunctasetWriter:
             for column in columns(self.layout, meta=totals.has_meta)
         ]
         moments = _Moments(self.layout.latent)
+        table = GridTable()
         with replacing(self.path / FAILED) as failed:
             for part, block in self._ledger.blocks():
+                if block.grids is not None:
+                    grid, mask = table.merge(block.grids.table, block.grids.grid, block.grids.mask)
+                    block = replace(block, grids=replace(block.grids, grid=grid, mask=mask))
                 for column, writer in writers:
                     writer.add(_rows(block, column, part))
                 moments.add(quantiser.dequantise(block.modulation))
@@ -108,6 +113,8 @@ class FunctasetWriter:
                     failed.write(json.dumps(asdict(failure)).encode() + b"\n")
         for _, writer in writers:
             writer.flush()
+        if self.layout.modality == "grid":
+            write_grids(group, table)
         arrays.create_vector(group, "modulation_mean", moments.mean)
         arrays.create_vector(group, "modulation_std", moments.std)
         if quantiser.scale is not None and quantiser.offset is not None:
@@ -142,7 +149,11 @@ class FunctasetWriter:
             "consolidated_metadata": {
                 "kind": "inline",
                 "must_understand": False,
-                "metadata": {folder.parent.name: read_json(folder) for folder in sorted(self.path.glob("*/zarr.json"))},
+                "metadata": {
+                    str(file.parent.relative_to(self.path).as_posix()): read_json(file)
+                    for file in sorted(self.path.rglob("*/zarr.json"))
+                    if PARTS not in file.parts
+                },
             },
         }
         replace_bytes(self.path / "zarr.json", json.dumps(root, indent=2, allow_nan=False).encode())
@@ -215,4 +226,4 @@ def _rows(block: Block, column: Column, part: int) -> np.ndarray:
         case "part":
             return np.full(len(block), part, np.int32)
         case name:
-            return np.asarray(getattr(block, name))
+            return block.column(name)

@@ -21,7 +21,7 @@ from functaconv.networks import Placement
 from functaconv.recipe import TrainingRecipe
 from functaconv.signals.batch import Batch
 from functaconv.signals.device import free_memory
-from functaconv.signals.grid import Grid
+from functaconv.signals.grid import AnyGrid
 
 MOST_SKIPS = 5
 """updates in a row without a finite gradient before the run goes back to its last good state"""
@@ -56,7 +56,7 @@ class Learner:
         self._skipped_in_a_row = 0
         # asked once: which items go together must not change from one update to the next
         self._memory = MEMORY_SHARE * free_memory(base.device)
-        self._placements: dict[tuple[int, ...], Placement] = {}
+        self._placements: dict[AnyGrid, Placement] = {}
         self._good = self._snapshot()
 
     def rate(self, spent: float) -> float:
@@ -182,7 +182,7 @@ class Learner:
         if self.base.field.sites.count > 1:
             if training.inner_points is None or training.inner_points >= count:
                 return None, None
-            placement = self._sorted(batch.shape)
+            placement = self._sorted(batch.grid)
             cells = len(placement.index)
             chosen = torch.randperm(cells, generator=generator)[: max(1, training.inner_points * cells // count)]
             index = placement.index[chosen]
@@ -195,11 +195,11 @@ class Learner:
             for wanted in (training.inner_points, training.outer_points)
         )
 
-    def _sorted(self, shape: tuple[int, ...]) -> Placement:
+    def _sorted(self, grid: AnyGrid) -> Placement:
         """A grid's points by cell, on the CPU, where points are drawn."""
-        if shape not in self._placements:
-            self._placements[shape] = self.base.field.sites.place(Grid(shape).coords())
-        return self._placements[shape]
+        if grid not in self._placements:
+            self._placements[grid] = self.base.place(self.base.geometry.points(grid))
+        return self._placements[grid]
 
     def _room(self, batch: Batch, inner: Tensor | None, outer: Tensor | None, steps: int) -> tuple[int, bool]:
         """How many items go together, and whether their inner steps are recomputed in the backward pass.

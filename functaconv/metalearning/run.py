@@ -18,14 +18,17 @@ from functaconv.fitting import GaussNewton
 from functaconv.functaset.ledger import differences
 from functaconv.functaset.schema import canonical
 from functaconv.interruption import Stop
+from functaconv.measuring import measure
 from functaconv.metalearning.canonical import make_canonical
 from functaconv.metalearning.learner import Learner
 from functaconv.metrics import psnr
 from functaconv.recipe import Recipe, build
 from functaconv.signals.batch import Axes, Batch, Signal, batched
 from functaconv.signals.device import sweep_dtype_of
+from functaconv.signals.geometry import Flat, Geometry, Globe
+from functaconv.signals.grid import GlobeGrid
 from functaconv.signals.loader import Collection, Position, Sampler, prefetched
-from functaconv.signals.normalizer import Normalizer
+from functaconv.signals.normalizer import Normalizer, levels_of
 from functaconv.signals.reading import Reading
 from functaconv.sources.items import Record
 
@@ -126,7 +129,7 @@ class Run:
         saved = self._saved()
         self._items = Collection(request.shards, self._decode)
         self._training, self._validation = self._split()
-        base = build(request.recipe, request.axes, self._normalizer(saved)).to(request.device)
+        base = build(request.recipe, request.axes, *self._described(saved)).to(request.device)
         base.field.network.sweep_dtype = sweep_dtype_of(request.precision)
         self.learner = Learner(base, request.recipe.training)
         self.seconds, self._validation_seconds, self._validated_at = 0.0, 0.0, -1
@@ -192,14 +195,31 @@ class Run:
         signals = ((index, signal) for index in chosen if (signal := others[index]) is not None)
         return training, list(batched(signals, min(64, recipe.training.batch_size)))
 
-    def _normalizer(self, saved: TrainingState | None) -> Normalizer:
-        axes = self.request.axes
+    def _described(self, saved: TrainingState | None) -> tuple[Normalizer, Geometry]:
+        """In which range the values of the training items lie, and where their points do."""
+        axes, data = self.request.axes, self.request.recipe.data
         if saved is not None:
-            return Normalizer(tuple(saved.values["offset"]), tuple(saved.values["scale"]))
-        if axes.kind == "image":
-            return Normalizer.of_code_range(axes.channels)
-        signals = self._items.all(workers=os.cpu_count() or 1)
-        return Normalizer.of_range(signal for signal in signals if signal is not None)
+            values = saved.values
+            geometry = values["geometry"]
+            return (
+                Normalizer(tuple(values["offset"]), tuple(values["scale"]), levels_of(values["levels"])),
+                Flat(axes.dims) if geometry is None else Globe(**geometry),
+            )
+        if axes.kind in ("image", "voxels"):
+            return Normalizer.of_code_range(axes.channels), Flat(axes.dims)
+        grids: dict[GlobeGrid, None] = {}
+
+        def seen() -> Iterator[Signal]:
+            for signal in self._items.all(workers=os.cpu_count() or 1):
+                if signal is not None:
+                    if signal.globe is not None:
+                        grids[signal.globe] = None
+                    yield signal
+
+        normalizer = Normalizer.of_range(seen(), data.levels)
+        if normalizer.levels:
+            self.watcher.announce(f"levels have ranges of their own: {', '.join(normalizer.levels)}")
+        return normalizer, Globe.around(grids, data.geometry) if axes.kind == "grid" else Flat(axes.dims)
 
     def _spent(self) -> float:
         """How much of the budget is spent, by updates or by the clock, whichever is further."""
@@ -223,7 +243,10 @@ class Run:
 
     def _validation_psnr(self) -> float:
         average = self.learner.average
-        values = [psnr(average.encode(batch).error.cpu().numpy()) for batch in self._validation]
+        values: list[np.ndarray] = []
+        for batch in self._validation:
+            fit = average.encode(batch)
+            values.append(psnr(measure(average, batch, fit.latents, fit)["mse"]))
         return float(np.concatenate(values).mean()) if values else math.nan
 
     def _sample(self) -> Iterator[Batch]:
@@ -266,7 +289,7 @@ class Run:
 
     def _save(self) -> None:
         tensors, values = self.learner.state()
-        normalizer = self.learner.base.normalizer
+        normalizer, geometry = self.learner.base.normalizer, self.learner.base.geometry
         values |= {
             "identity": self.request.identity,
             "seconds": self.seconds,
@@ -275,6 +298,8 @@ class Run:
             "shapes": sorted(self._shapes),
             "offset": normalizer.offset,
             "scale": normalizer.scale,
+            "levels": dict(normalizer.levels),
+            "geometry": asdict(geometry) if isinstance(geometry, Globe) else None,
         }
         write_state(self._state_file, TrainingState(tensors, values))
 

@@ -93,13 +93,13 @@ def _recipe(
     preset_name = preset_name or written.pop("preset", None)
     data = {**written.get("data", {}), **settings.get("data", {})}
     items = _first_items(names, data.get("field"), data.get("channels"))
-    axes = Axes.of(items, data.get("channel_axis", "auto"))
+    axes = Axes.of(items, data.get("channel_axis", "auto"), data.get("modality", "auto"))
     first = _first_signal(items, axes)
     asked = {**written.get("latent", {}), **settings.get("latent", {})}
     latent = validated({"latent": asked}).latent if asked else None
     solver = {**written.get("solver", {}), **settings.get("solver", {})}.get("kind")
     situation = Situation(first.shape, axes.channels, device.type == "cuda", latent, solver)
-    chosen = preset_name or {"image": "images", "array": "arrays"}[axes.kind]
+    chosen = preset_name or {"image": "images", "array": "arrays", "voxels": "voxels", "grid": "grids"}[axes.kind]
     recipe = preset_of(str(chosen), situation).changed(written).changed(settings)
     budget = {**written.get("training", {}), **settings.get("training", {})}
     if ("steps" in budget) != ("minutes" in budget):
@@ -113,7 +113,7 @@ def _recipe(
     if not preset_name:
         shape = "x".join(map(str, first.shape))
         watcher.announce(
-            f"{axes.kind}s of {shape}, {axes.channels} channel{'s' * (axes.channels > 1)}, on {device.type}: "
+            f"{axes.described} of {shape}, {axes.channels} channel{'s' * (axes.channels > 1)}, on {device.type}: "
             f"recipe {chosen!r} ({_described(recipe)})"
         )
     return recipe, axes

@@ -21,7 +21,7 @@ ALIKE = 1e-4
 """of a cell's side: less is rounding"""
 
 Interpolation = Literal["nearest", "linear"]
-Frame = Literal["local", "global"]
+Frame = Literal["local", "global", "both"]
 
 
 @dataclass(frozen=True)
@@ -116,26 +116,36 @@ class SiteGrid:
     shape: tuple[int, ...]
     interpolation: Interpolation = "nearest"
     frame: Frame = "local"
-    """local: coordinates start anew in each cell; global: they run on, in units of a cell's side"""
+    """local: coordinates start anew in each cell; global: they run on, in units of a cell's side; both: the place
+    within the cell, and beside it the coordinates as they are"""
+    is_closed: bool = False
+    """along the last axis the end is a neighbour of the beginning, as longitudes are around the globe"""
 
     @property
     def count(self) -> int:
         return math.prod(self.shape)
 
-    def place(self, coords: Coords) -> Placement:
-        """Sort points into cells. Points outside the unit cube belong to the cell at the border next to them."""
+    def place(self, coords: Coords, places: Coords | None = None) -> Placement:
+        """Sort points into cells. Points outside the unit cube belong to the cell at the border next to them.
+
+        `places` says where they lie among the sites when that is not what the network sees.
+        """
         if self.count == 1:
             # one cell holds all: nothing to sort, nothing to wait for on a GPU
             index = torch.arange(len(coords), device=coords.device)[None]
             return Placement(coords[None], index, None, None, None, 1)
         extent = torch.tensor(self.shape, device=coords.device)
-        scaled = coords * extent
+        places = coords if places is None else places
+        scaled = places * extent
+        if self.is_closed:
+            scaled = torch.cat([scaled[:, :-1], scaled[:, -1:] % extent[-1]], -1)
         if self.interpolation == "nearest":
             low = torch.minimum(scaled.floor().long().clamp(min=0), extent - 1)
             cells_per_axis, local = extent, scaled - low
             cell_of_axis = low
         else:
             centred = scaled - 0.5
+            # cells begin half a side before the first site's centre; around the globe that one is the last one too
             low = torch.minimum(centred.floor().long().clamp(min=-1), extent - 1)
             cells_per_axis, local = extent + 1, centred - low
             cell_of_axis = low + 1
@@ -152,7 +162,7 @@ class SiteGrid:
         if bool((counts != most).any()):
             valid = (torch.arange(most, device=coords.device) < counts[:, None]).to(coords.dtype)[..., None]
 
-        seen = local if self.frame == "local" else scaled
+        seen = self._seen(coords, scaled, local, is_apart=places is not coords)
         if self.interpolation == "nearest":
             corners = None if len(names) == self.count else names[:, None]
             coords = seen[index]
@@ -160,6 +170,14 @@ class SiteGrid:
             return Placement(coords, index, valid, corners, None, self.count, is_uniform=uniform)
         corners, blend = self._corners(names, cells_per_axis, local.clamp(0, 1))
         return Placement(seen[index], index, valid, corners, blend[index], self.count)
+
+    def _seen(self, coords: Coords, scaled: Coords, local: Coords, *, is_apart: bool) -> Coords:
+        """What the network is given of each point."""
+        if self.frame == "local":
+            return local
+        if self.frame == "both":
+            return torch.cat([local, coords], -1)
+        return coords * max(self.shape) if is_apart else scaled
 
     def _corners(
         self, cells: Int[Tensor, " cell"], cells_per_axis: Int[Tensor, " axis"], fraction: Coords
@@ -170,19 +188,27 @@ class SiteGrid:
         for offset in itertools.product((0, 1), repeat=len(self.shape)):
             step = torch.tensor(offset, device=cells.device)
             # beyond the outermost site centres the nearest site holds
-            site = torch.minimum((low + step).clamp(min=0), extent - 1)
+            site = low + step
+            if self.is_closed:
+                site = torch.cat([site[:, :-1], site[:, -1:] % extent[-1]], -1)
+            site = torch.minimum(site.clamp(min=0), extent - 1)
             corners.append(_ravel(site, extent))
             weights.append(torch.where(step.bool(), fraction, 1 - fraction).prod(-1))
         return torch.stack(corners, -1), torch.stack(weights, -1)
 
 
-def neighbours(shape: tuple[int, ...], reach: int) -> Int[Tensor, "site neighbour"]:
-    """Index of each site's neighbours within `reach` along every axis; the number of sites stands for "none"."""
+def neighbours(shape: tuple[int, ...], reach: int, *, is_closed: bool = False) -> Int[Tensor, "site neighbour"]:
+    """Index of each site's neighbours within `reach` along every axis; the number of sites stands for "none".
+
+    Where the last axis is closed, its end is a neighbour of its beginning.
+    """
     extent = torch.tensor(shape)
     sites = torch.stack(torch.meshgrid(*[torch.arange(n) for n in shape], indexing="ij"), -1).reshape(-1, len(shape))
     columns = []
     for offset in itertools.product(range(-reach, reach + 1), repeat=len(shape)):
         moved = sites + torch.tensor(offset)
+        if is_closed:
+            moved[:, -1] %= extent[-1]
         inside = ((moved >= 0) & (moved < extent)).all(-1)
         columns.append(torch.where(inside, _ravel(moved, extent), len(sites)))
     return torch.stack(columns, -1)

@@ -32,7 +32,7 @@ class LatentMap(nn.Module):
     ) -> None:
         super().__init__()
         self.kernel = kernel
-        around = neighbours(sites.shape, kernel // 2)
+        around = neighbours(sites.shape, kernel // 2, is_closed=sites.is_closed)
         self.register_buffer("neighbourhood", around, persistent=False)
         # site t reads site s at offset o exactly when s lies at offset -o from t
         self.register_buffer("reflected", around.flip(-1), persistent=False)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,16 +11,19 @@ from torch import Tensor
 from functaconv.base import Base
 from functaconv.errors import InputError
 from functaconv.functaset.reader import Functaset
+from functaconv.measuring import OCCUPIED
 from functaconv.metrics import psnr
 from functaconv.pca import MOST_BYTES, Analysis, Pca, analysis, cells_of
 from functaconv.reporting.comparison import read_items
 from functaconv.reporting.result import Table
 from functaconv.signals.batch import Batch, Signal, batched
 from functaconv.signals.loader import prefetched
+from functaconv.signals.normalizer import Normalizer
 from functaconv.signals.reading import Reading
 from functaconv.sources.webdataset import index_shard
 
 BATCH = 256
+MIXED_MASKS = "items miss different values"
 
 
 @dataclass(eq=False)
@@ -36,20 +39,34 @@ class Baseline:
     sites: tuple[int, ...] = ()
     reason: str | None = None
     """why there is no `whole`"""
+    mask: bytes | None = None
+    """digest of the mask that all training items share; PCA is over what it leaves"""
+    normalizer: Normalizer = field(default_factory=lambda: Normalizer.of_code_range(1))
+    """one range for all levels: the unit of PSNR"""
+    is_of_voxels: bool = False
     whole_mse: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    whole_accuracy: np.ndarray = field(default_factory=lambda: np.zeros(0))
     cells_mse: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     @property
     def is_empty(self) -> bool:
         return self.whole is None and self.cells is None
 
-    def see(self, batch: Batch, features: Tensor) -> None:
+    def see(self, batch: Batch) -> None:
         """Measure the rows of a batch."""
-        positions = np.array(batch.positions)
-        if batch.valid is not None and not self.is_empty:
-            self.whole, self.cells, self.reason = None, None, "items have missing values"
+        if self.is_empty:
+            return
+        positions, features = np.array(batch.positions), self.normalizer.features(batch)
+        if batch.valid is not None and (batch.mask_key is None or batch.mask_key != self.mask):
+            self.whole, self.cells, self.reason = None, None, MIXED_MASKS
         if self.whole is not None:
-            self.whole_mse[positions] = self.whole.error(features.flatten(1)).cpu().numpy()
+            rows = _known(batch, features)
+            found = self.whole.reconstruct(rows)
+            self.whole_mse[positions] = (rows - found).square().mean(-1).cpu().numpy()
+            if self.is_of_voxels:
+                self.whole_accuracy[positions] = (
+                    ((found > OCCUPIED) == (rows > OCCUPIED)).double().mean(-1).cpu().numpy()
+                )
         cells = None if self.cells is None else cells_of(features, batch.shape, self.sites)
         if self.cells is not None and cells is not None:
             error = self.cells.error(cells).reshape(len(batch), -1).mean(1)
@@ -66,6 +83,9 @@ class Baseline:
                 "train_items": self.train_items,
                 "difference": _rounded(ours - mean),
             }
+            if self.is_of_voxels:
+                # thresholded as the functaset is
+                found["voxel_accuracy"] = _rounded(float(np.nanmean(self.whole_accuracy)))
         if self.cells is not None:
             found["psnr_per_patch"] = _rounded(_mean_psnr(self.cells_mse, functaset, table))
         return found
@@ -73,8 +93,9 @@ class Baseline:
 
 def fit_baseline(functaset: Functaset, base: Base, reading: Reading, shards: Sequence[str]) -> Baseline:
     """PCA on the items of the shards, with as many numbers as the functaset's latents have."""
-    baseline = Baseline(functaset.layout.numbers, sites=base.sites)
-    baseline.whole_mse, baseline.cells_mse = np.full((2, len(functaset)), np.nan)
+    baseline = Baseline(functaset.layout.numbers, sites=base.sites, is_of_voxels=base.axes.kind == "voxels")
+    baseline.normalizer = replace(base.normalizer, levels={})
+    baseline.whole_mse, baseline.cells_mse, baseline.whole_accuracy = np.full((3, len(functaset)), np.nan)
     shapes = np.unique(functaset.shapes, axis=0)
     if len(shapes) != 1:
         baseline.reason = "the items have different shapes" if len(shapes) else "there are no items"
@@ -90,7 +111,7 @@ def fit_baseline(functaset: Functaset, base: Base, reading: Reading, shards: Seq
     cells = _of_cells(base, shape, rows)
     try:
         if whole is not None or cells is not None:
-            _read(base, reading, shards, shape, whole, cells)
+            _read(baseline, reading, shards, shape, whole, cells)
     except _UnsuitableError as error:
         baseline.reason = str(error)
         return baseline
@@ -103,6 +124,12 @@ def fit_baseline(functaset: Functaset, base: Base, reading: Reading, shards: Seq
     if cells is not None and cells.rows >= base.latent:
         baseline.cells = cells.pca(base.latent)
     return baseline
+
+
+def _known(batch: Batch, features: Tensor) -> Tensor:
+    """The values of each item that are not missing, `[item, value]`."""
+    rows = features.flatten(1)
+    return rows if batch.valid is None else rows[:, batch.valid[0].flatten().to(rows.device)]
 
 
 class _UnsuitableError(Exception):
@@ -120,7 +147,7 @@ def _of_cells(base: Base, shape: tuple[int, ...], rows: int | None) -> Analysis 
 
 
 def _read(
-    base: Base,
+    baseline: Baseline,
     reading: Reading,
     shards: Sequence[str],
     shape: tuple[int, ...],
@@ -129,13 +156,18 @@ def _read(
 ) -> None:
     seen = False
     for batch in prefetched(batched(_signals(reading, shards, shape), BATCH)):
-        if batch.valid is not None:
-            raise _UnsuitableError("training items have missing values")
-        features = base.normalizer.features(batch)
+        if batch.valid is not None and batch.mask_key is None:
+            raise _UnsuitableError(MIXED_MASKS)
+        if seen and batch.mask_key != baseline.mask:
+            raise _UnsuitableError(MIXED_MASKS)
+        baseline.mask = batch.mask_key
+        features = baseline.normalizer.features(batch)
         if whole is not None:
-            whole.add(features.flatten(1))
+            whole.add(_known(batch, features))
         if cells is not None:
-            cut = cells_of(features, batch.shape, base.sites)
+            if batch.valid is not None:
+                raise _UnsuitableError("a mask cuts through cells")
+            cut = cells_of(features, batch.shape, baseline.sites)
             cells.add(cut if cut is not None else features.flatten(1))
         seen = True
     if not seen:

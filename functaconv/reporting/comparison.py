@@ -11,14 +11,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from pydantic import BaseModel, ValidationError
-from torch import Tensor
 
 from functaconv.base import Base
 from functaconv.errors import InputError, ItemError
 from functaconv.functaset.reader import Functaset
+from functaconv.functaset.schema import MEASURES
+from functaconv.measuring import Measures, compare
 from functaconv.metrics import psnr
 from functaconv.reporting.result import Table
 from functaconv.reporting.thumbnails import Thumbnails
+from functaconv.shapes import Features
 from functaconv.signals.batch import Axes, Batch, Signal, batched
 from functaconv.signals.loader import map_ahead, prefetched
 from functaconv.signals.reading import Reading
@@ -35,8 +37,8 @@ MOST_LENGTHS = 9
 MOST_BYTES = 32 << 20
 """of originals that wait for a batch; decoding takes several times as much"""
 
-RowErrors = Callable[[Batch, Tensor], None]
-"""told of a batch of rows, by position, and their features: what else is to be computed from the originals"""
+RowErrors = Callable[[Batch], None]
+"""told of a batch of rows, by position: what else is to be computed from the originals"""
 
 
 class EncodeSettings(BaseModel):
@@ -112,6 +114,8 @@ class Comparison:
     """keys of items in the functaset that the shards lack"""
     largest: float = 0.0
     """dB"""
+    measures: dict[str, np.ndarray] = field(default_factory=dict)
+    """voxels and grids: what they are judged by besides, by name"""
     mse_by_numbers: dict[int, np.ndarray] = field(default_factory=dict)
     """canonical latents: `mse` when only the first so many numbers of every site are kept"""
 
@@ -133,6 +137,9 @@ class Comparer:
         self.settings = EncodeSettings.of(functaset)
         self.reading = self.settings.reading(base.axes)
         self.result = Comparison(np.full(len(functaset), np.nan, np.float32))
+        self.result.measures = {
+            name: np.full_like(functaset.measure(name), np.nan) for name in MEASURES.get(base.axes.kind, ())
+        }
         if base.is_canonical:
             self.result.mse_by_numbers = {
                 keep: np.full(len(functaset), np.nan, np.float32) for keep in lengths(base.latent)
@@ -153,17 +160,20 @@ class Comparer:
             positions = np.array(batch.positions)
             features = base.normalizer.features(batch)
             latents = torch.from_numpy(self._latents(positions)).reshape(len(batch), -1, base.latent)
-            latents, coords = latents.to(base.device), base.coords(batch.shape)
-            found[positions] = row_errors(base.decode(latents, coords), features, batch.valid).cpu().numpy()
+            latents, points = latents.to(base.device), base.points(batch.grid)
+            measured = measures_of(base, batch, features, base.decode(latents, points))
+            found[positions] = measured.pop("mse")
+            for name, values in measured.items():
+                self.result.measures[name][positions] = values
             for keep, mse in self.result.mse_by_numbers.items():
                 if keep == base.latent:
                     mse[positions] = found[positions]
                     continue
                 # what is left out is 0, the middle of its range
-                cut = base.decode(torch.cat([latents[..., :keep], torch.zeros_like(latents[..., keep:])], -1), coords)
-                mse[positions] = row_errors(cut, features, batch.valid).cpu().numpy()
+                cut = base.decode(torch.cat([latents[..., :keep], torch.zeros_like(latents[..., keep:])], -1), points)
+                mse[positions] = measures_of(base, batch, features, cut)["mse"]
             for compute in also:
-                compute(batch, features)
+                compute(batch)
         self._judge()
         return self.result
 
@@ -241,16 +251,10 @@ def lengths(latent: int) -> list[int]:
     return found[::-every][::-1]
 
 
-def row_errors(decoded: Tensor, features: Tensor, valid: Tensor | None) -> Tensor:
-    """Mean squared error of each row over its valid values."""
-    squared = (decoded - features).square()
-    if valid is None:
-        found = squared.mean((1, 2))
-    else:
-        kept = valid.to(squared.device, squared.dtype)
-        found = (squared * kept).sum((1, 2)) / kept.sum((1, 2)).clamp(min=1)
-    # NaN stands for what was not compared
-    return found.nan_to_num(nan=torch.inf)
+def measures_of(base: Base, batch: Batch, features: Features, decoded: Features) -> Measures:
+    """The measures of decoded features, infinite where there is no number: NaN stands for what was not compared."""
+    found = compare(base, batch, features, decoded)
+    return {name: np.nan_to_num(values, nan=np.inf, posinf=np.inf) for name, values in found.items()}
 
 
 def _listed(found: Sequence[str], most: int = 10) -> str:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from functaconv.checkpoint import base_of, write_atomically
 from functaconv.errors import MissingExtraError
+from functaconv.functaset.schema import MEASURES
 from functaconv.reporting.result import ItemQuality, Report
 from functaconv.reporting.thumbnails import Thumbnails, can_show
 
@@ -26,13 +27,27 @@ def to_csv(report: Report, path: Path | str) -> None:
     """One line per item, in the order of the functaset."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
+    measures = dict(_measures(report))
     compared = report.items.found_psnr is not None
-    writer.writerow(["key", "label", "psnr", "mse", "shape", *(["psnr_against"] if compared else [])])
+    writer.writerow(["key", "label", "psnr", "mse", "shape", *measures, *(["psnr_against"] if compared else [])])
     for item in report.items:
         found = "" if item.found_psnr is None else f"{item.found_psnr:.4f}"
         row = [item.key, item.label, f"{item.psnr:.4f}", f"{item.mse:.8g}", "x".join(map(str, item.shape))]
+        row += [f"{values[item.number]:.6g}" for values in measures.values()]
         writer.writerow([*row, found] if compared else row)
     write_atomically(Path(path), text.getvalue().encode("utf-8"))
+
+
+def _measures(report: Report) -> Iterator[tuple[str, np.ndarray]]:
+    """What voxels and grids are judged by besides, by column: of grids every variable has its own."""
+    functaset, rows = report.functaset, report.items.items.first
+    variables = functaset.attributes.variables
+    for name in MEASURES.get(functaset.layout.modality, ()):
+        values = functaset.measure(name)[rows]
+        if values.ndim == 1:
+            yield name, values
+        else:
+            yield from ((f"{name}_{variable}", values[:, place]) for place, variable in enumerate(variables))
 
 
 def to_html(report: Report, path: Path | str) -> None:
@@ -118,6 +133,14 @@ def _rows(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name in ("p5", "p50", "p95"):
         yield f"PSNR, {'median' if name == 'p50' else name[1:] + '% of items below'}", _decibel(quality[name])
     yield "PSNR of the mean error", _decibel(summary["psnr_of_mean_mse"])
+    if summary.get("voxel_accuracy") is not None:
+        yield "Voxels right at 0.5", f"{100 * summary['voxel_accuracy']:.2f}%"
+        yield "Intersection over union at 0.5", f"{summary['iou']:.4f}"
+    for name, rmse in summary.get("rmse", {}).items():
+        unit = summary["units"][name]
+        yield f"RMSE of {name}", f"{rmse} {unit}"
+        yield f"RMSE of {name}, weighted by area", f"{summary['weighted_rmse'][name]} {unit}"
+        yield f"Largest error of {name}", f"{summary['max_error'][name]} {unit}"
     yield "Functaset", f"{size['store']:,} bytes"
     yield "Base, shared", f"{size['base']:,} bytes"
     if size["raw_per_item"]:

@@ -10,6 +10,7 @@ from functaconv.base import Base
 from functaconv.functaset.reader import Functaset
 from functaconv.reporting.result import Table
 from functaconv.signals.batch import Axes, Batch, Signal
+from functaconv.signals.native import native_grid
 from functaconv.signals.normalizer import Normalizer
 
 MOST_PIXELS = 192
@@ -45,11 +46,11 @@ class Thumbnails:
     def decode(self, base: Base) -> None:
         """Paint what the base makes of the latents."""
         for row, number in self.rows():
-            shape = tuple(self.functaset.shapes[row].tolist())
-            coords = base.coords(shape).reshape(*shape, -1)[self.seen(number, row)]
+            grid = native_grid(self.functaset, row)
+            index = torch.arange(grid.points, device=base.device).reshape(grid.shape)[self.seen(number, row)]
             latent = torch.from_numpy(self.functaset.latents(slice(row, row + 1))).reshape(1, -1, base.latent)
-            features = base.decode(latent.to(base.device), coords.reshape(-1, len(shape)))
-            self._paint(number, row, features.reshape(*coords.shape[:-1], -1).cpu().numpy())
+            features = base.decode(latent.to(base.device), base.points(grid)[index.flatten()])
+            self._paint(number, row, features.reshape(*index.shape, -1).cpu().numpy())
 
     def rows(self) -> Iterator[tuple[int, int]]:
         """Each row that belongs to one of the items, with that item."""

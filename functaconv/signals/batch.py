@@ -1,7 +1,7 @@
 """Items as signals, and signals of one shape as batches."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -10,41 +10,67 @@ import torch
 from torch import Tensor
 
 from functaconv.errors import InputError, ItemError, UsageError
-from functaconv.sources.items import Item, Kind
+from functaconv.signals.grid import AnyGrid, GlobeGrid, Grid
+from functaconv.sources.items import Item
 
 ChannelAxis = Literal["auto", "last", "first", "none"]
+Modality = Literal["image", "array", "voxels", "grid"]
 
 MOST_IMAGE_CHANNELS = 4
+LEVELS = ("level", "pressure_hPa", "pressure_level", "isobaricInhPa", "plev", "height", "depth")
+"""what the level of a grid may be called in its json"""
+OF_THE_GRID = frozenset(
+    {"latitude", "longitude", "dims", "shape", "dtype", "n_missing", "variable", "units", "long_name"}
+)
+"""what the json of a grid says that is kept once for all items, or follows from the array"""
 
 
 @dataclass(frozen=True)
 class Axes:
-    """How the arrays of a dataset are read: how many grid axes, how many channels, and where the channels stand."""
+    """How the arrays of a dataset are read: what they hold, how many grid axes and channels, where the channels are."""
 
-    kind: Kind
+    kind: Modality
     dims: int
     channels: int
     channel_axis: Literal["last", "first", "none"] = "last"
     itemsize: int = 1
     """bytes of one raw value"""
+    variables: tuple[str, ...] = ()
+    """grids: the name of each channel"""
+    units: tuple[str, ...] = ()
+    """grids: the unit of each channel, empty where none was given"""
 
     @classmethod
-    def of(cls, items: Sequence[Item], channel_axis: ChannelAxis = "auto") -> "Axes":
+    def of(
+        cls,
+        items: Sequence[Item],
+        channel_axis: ChannelAxis = "auto",
+        modality: Literal["auto", "array", "voxels"] = "auto",
+    ) -> "Axes":
         """What the first items have in common.
 
-        Images are RGB unless all of the first ones are gray. Arrays of one or two axes have no channel axis; with
-        three or four, the last holds the channels when it is at most 4 long, otherwise three axes are a volume.
+        Images are RGB unless all of the first ones are gray. Arrays with latitude and longitude are grids.
+        Volumes that hold nothing but 0 and 1 are voxels. Of other arrays, those of one or two axes have no channel
+        axis; with three or four, the last holds the channels when it is at most 4 long, otherwise three axes are a
+        volume. `modality` says what arrays are where that is wrong.
         """
         first = items[0]
         for item in items:
             if item.kind != first.kind or (item.kind == "array" and item.array.ndim != first.array.ndim):
                 raise InputError(
-                    f"mixed dataset: {first.key} is an {_described(first)}, {item.key} an {_described(item)}",
+                    f"mixed dataset: {first.key} is {_described(first)}, {item.key} {_described(item)}",
                     hint="put them in shards of their own, or choose a member with --field",
                 )
+        itemsize = first.array.dtype.itemsize
         if first.kind == "image":
-            return cls("image", 2, max(item.array.shape[-1] for item in items), itemsize=first.array.dtype.itemsize)
+            return cls("image", 2, max(item.array.shape[-1] for item in items), itemsize=itemsize)
+        if first.kind == "grid" and modality == "auto":
+            return cls._of_grids(items, itemsize)
         shape = first.array.shape
+        if modality == "voxels" or (modality == "auto" and channel_axis == "auto" and _are_voxels(items)):
+            if len(_volume(first.array).shape) != 3:
+                raise UsageError(f"voxels have three axes, the arrays {shape}", hint="--set data.modality=array")
+            return cls("voxels", 3, 1, "none", itemsize)
         place: Literal["last", "first", "none"]
         if channel_axis != "auto":
             place = channel_axis
@@ -59,7 +85,26 @@ class Axes:
                 hint="say where the channels are: --set data.channel_axis=first, last or none",
             )
         channels = {"last": shape[-1], "first": shape[0], "none": 1}[place]
-        return cls("array", dims, channels, place, first.array.dtype.itemsize)
+        return cls("array", dims, channels, place, itemsize)
+
+    @classmethod
+    def _of_grids(cls, items: Sequence[Item], itemsize: int) -> "Axes":
+        first = items[0]
+        channels = first.array.shape[-1]
+        variables = _names(first, "variable", channels)
+        for item in items:
+            if item.array.shape[-1] != channels or (found := _names(item, "variable", channels)) != variables:
+                found = _names(item, "variable", item.array.shape[-1])
+                raise InputError(
+                    f"mixed dataset: {first.key} holds {', '.join(variables)}, {item.key} {', '.join(found)}",
+                    hint="put grids of different variables in shards of their own",
+                )
+        return cls("grid", 2, channels, "last", itemsize, variables, _names(first, "units", channels, ""))
+
+    @property
+    def described(self) -> str:
+        """What the items are, in words."""
+        return {"image": "images", "array": "arrays", "voxels": "voxels", "grid": "grids"}[self.kind]
 
 
 @dataclass(frozen=True)
@@ -75,18 +120,44 @@ class Signal:
     """`[*grid, channel]`, False where a value is missing; None when all are there"""
     label: int = -1
     attributes: dict[str, Any] | None = None
+    globe: GlobeGrid | None = None
+    """where the points lie, when that is on the globe"""
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.values.shape[:-1]
 
+    @property
+    def grid(self) -> AnyGrid:
+        return self.globe or Grid(self.shape)
+
+    @property
+    def batches_with(self) -> tuple[object, ...]:
+        """Signals for which this is equal can be stacked."""
+        return (self.values.dtype.num, self.globe or self.shape)
+
+    @property
+    def level(self) -> str | None:
+        """How far above or below the ground the grid lies, as its json says."""
+        return level_of(self.attributes)
+
     @classmethod
     def of(cls, item: Item, axes: Axes) -> "Signal":
         """Read an item along the axes of its dataset; one that does not fit is an `ItemError`."""
         array = item.array
-        if item.kind != axes.kind:
-            raise ItemError(f"this is an {item.kind}, the base was made for {axes.kind}s")
-        if axes.channel_axis == "none":
+        wanted = {"image": ("image",), "grid": ("grid",)}.get(axes.kind, ("array", "grid"))
+        if item.kind not in wanted:
+            raise ItemError(f"this is {_described(item)}, the base was made for {axes.described}")
+        attributes = dict(item.attributes)
+        globe = None
+        if axes.kind == "grid":
+            globe = _globe(item)
+            if (found := _names(item, "variable", array.shape[-1])) != axes.variables:
+                raise ItemError(f"found {', '.join(found)}; expected {', '.join(axes.variables)}")
+            attributes = {name: value for name, value in attributes.items() if name not in OF_THE_GRID}
+        elif axes.kind == "voxels":
+            array = _volume(array)[..., None]
+        elif axes.channel_axis == "none":
             array = array[..., None]
         elif axes.channel_axis == "first":
             array = np.moveaxis(array, 0, -1) if array.ndim else array
@@ -95,6 +166,8 @@ class Signal:
                 f"found shape {item.array.shape}; expected {axes.dims} grid axes and {axes.channels} channels "
                 f"(channels {axes.channel_axis})"
             )
+        if axes.kind == "voxels" and not (array.min() >= 0 and array.max() <= 1):
+            raise ItemError(f"occupancy lies between 0 and 1, found {array.min():g} to {array.max():g}")
         valid = None
         if array.dtype.kind == "f":
             finite = np.isfinite(array)
@@ -102,14 +175,58 @@ class Signal:
                 raise ItemError("every value is missing (NaN or infinite)")
             if not finite.all():
                 valid, array = finite, np.where(finite, array, 0)
-        return cls(item.key, array, item.peak, valid, item.label, dict(item.attributes) or None)
+        return cls(item.key, array, item.peak, valid, item.label, attributes or None, globe)
+
+
+def level_of(attributes: Mapping[str, Any] | None) -> str | None:
+    """The level that a grid's json names, as text."""
+    for name in LEVELS:
+        level = (attributes or {}).get(name)
+        if isinstance(level, (int, float)):
+            return f"{level:g}"
+    return None
+
+
+def _globe(item: Item) -> GlobeGrid:
+    latitude, longitude = item.attributes["latitude"], item.attributes["longitude"]
+    return GlobeGrid(tuple(map(float, latitude)), tuple(map(float, longitude)))
+
+
+def _names(item: Item, attribute: str, channels: int, default: str | None = None) -> tuple[str, ...]:
+    """What a grid's json says of each channel."""
+    said = item.attributes.get(attribute)
+    if isinstance(said, str) and (channels == 1 or default is not None):
+        return (said,) * channels
+    if isinstance(said, list) and len(said) == channels:
+        return tuple(map(str, said))
+    return tuple(f"channel_{number}" if default is None else default for number in range(channels))
+
+
+def _are_voxels(items: Sequence[Item]) -> bool:
+    """All are volumes of 0 and 1, and something is in them."""
+    return all(_is_occupancy(item.array) for item in items) and any(item.array.any() for item in items)
+
+
+def _is_occupancy(array: np.ndarray) -> bool:
+    """A volume that holds nothing but 0 and 1."""
+    volume = _volume(array)
+    # three axes with few along the last are an image with channels
+    is_volume = volume.ndim == 3 and (array.ndim == 4 or min(volume.shape) > MOST_IMAGE_CHANNELS)
+    return is_volume and bool(((volume == 0) | (volume == 1)).all())
+
+
+def _volume(array: np.ndarray) -> np.ndarray:
+    """Without a channel axis of length one, wherever it stands."""
+    if array.ndim == 4 and 1 in (array.shape[0], array.shape[-1]):
+        return array[..., 0] if array.shape[-1] == 1 else array[0]
+    return array
 
 
 @dataclass(frozen=True)
 class Batch:
     """Signals of one shape, stacked."""
 
-    shape: tuple[int, ...]
+    grid: AnyGrid
     values: Tensor
     """`[item, point, channel]` in raw units, of the dtype they came in where torch has it"""
     peaks: Tensor | None
@@ -120,6 +237,12 @@ class Batch:
     """where each signal stood in the stream that was batched"""
     mask_key: bytes | None = None
     """a digest of the mask that all items share; None without one"""
+    levels: tuple[str | None, ...] = ()
+    """of each item, where the signals have any"""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.grid.shape
 
     @classmethod
     def of(cls, signals: Sequence[Signal], positions: Sequence[int], *, pin: bool = False) -> "Batch":
@@ -141,7 +264,10 @@ class Batch:
             values = values.pin_memory()
             peaks = None if peaks is None else peaks.pin_memory()
             valid = None if valid is None else valid.pin_memory()
-        return cls(signals[0].shape, values, peaks, valid, tuple(positions), mask_key)
+        levels = tuple(signal.level for signal in signals)
+        if all(level is None for level in levels):
+            levels = ()
+        return cls(signals[0].grid, values, peaks, valid, tuple(positions), mask_key, levels)
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -164,6 +290,7 @@ class Batch:
             peaks=None if self.peaks is None else self.peaks[chosen],
             valid=self.valid if self.valid is None or len(self.valid) == 1 else self.valid[chosen],
             positions=self.positions[chosen],
+            levels=self.levels[chosen],
         )
 
     def select(self, points: Tensor) -> "Batch":
@@ -180,14 +307,14 @@ def batched(
     Signals wait for others of their shape in a buffer of at most `most_bytes`; when it is full, the largest group
     goes as it is. Which batch a signal is in depends only on the signals before it.
     """
-    waiting: dict[tuple[int, ...], list[tuple[int, Signal]]] = {}
+    waiting: dict[tuple[object, ...], list[tuple[int, Signal]]] = {}
     held = 0
     for position, signal in signals:
-        group = waiting.setdefault((signal.values.dtype.num, *signal.shape), [])
+        group = waiting.setdefault(signal.batches_with, [])
         group.append((position, signal))
         held += signal.values.nbytes
         if len(group) == size:
-            full = (signal.values.dtype.num, *signal.shape)
+            full = signal.batches_with
         elif held > most_bytes:
             full = max(waiting, key=lambda shape: sum(s.values.nbytes for _, s in waiting[shape]))
         else:
@@ -200,7 +327,8 @@ def batched(
 
 
 def _described(item: Item) -> str:
-    return f"{item.kind} of shape {'x'.join(map(str, item.array.shape))}"
+    name = {"image": "an image", "array": "an array", "grid": "a latitude-longitude grid"}[item.kind]
+    return f"{name} of shape {'x'.join(map(str, item.array.shape))}"
 
 
 def _torch_dtype(values: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""Where the points of an array lie: cell centres of the unit interval, square or cube."""
+"""Where the points of an array lie: cell centres of the unit interval, square or cube; or places on the globe."""
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -46,3 +47,53 @@ class Grid:
         # rounded once, at the end: a centre must not depend on how it was reached
         axes = [self.axis(number).float() for number in range(len(self.shape))]
         return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
+
+
+@dataclass(frozen=True)
+class GlobeGrid:
+    """Every latitude with every longitude, in degrees north and east: in any order, from any origin, at any spacing."""
+
+    latitude: tuple[float, ...]
+    """of the rows"""
+    longitude: tuple[float, ...]
+    """of the columns"""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.latitude), len(self.longitude)
+
+    @property
+    def points(self) -> int:
+        return math.prod(self.shape)
+
+    def degrees(self) -> tuple[Tensor, Tensor]:
+        """Latitude and longitude of every point, `[point]`, float64, last axis fastest."""
+        axes = [torch.tensor(axis, dtype=torch.float64) for axis in (self.latitude, self.longitude)]
+        latitude, longitude = torch.meshgrid(*axes, indexing="ij")
+        return latitude.flatten(), longitude.flatten()
+
+    def on_sphere(self) -> Tensor:
+        """The points on the unit sphere, `[point, (x, y, z)]`, float64: x to longitude 0, z to the north pole."""
+        latitude, longitude = self.degrees()
+        # a turn more or less is the same place, to the last bit
+        latitude, longitude = latitude.deg2rad(), (longitude % 360).deg2rad()
+        x, y = latitude.cos() * longitude.cos(), latitude.cos() * longitude.sin()
+        return torch.stack([x, y, latitude.sin()], -1)
+
+
+AnyGrid = Grid | GlobeGrid
+
+
+@lru_cache(maxsize=64)
+def area_weights(grid: GlobeGrid) -> Tensor:
+    """The area that every point of a regular grid stands for, `[point]`, float32: the cosine of its latitude, in units
+    of the mean over the grid. At the poles, where the cosine is 0, a row keeps the cap that reaches half way to its
+    neighbour.
+    """
+    rows = torch.tensor(grid.latitude, dtype=torch.float64).deg2rad().cos().clamp(min=0)
+    gaps = torch.tensor(grid.latitude, dtype=torch.float64).diff().abs()
+    if len(gaps):
+        # the mean cosine over half a row next to a pole
+        cap = math.sin(math.radians(float(gaps.min())) / 4) / 2
+        rows = rows.clamp(min=cap)
+    return (rows / rows.mean()).float().repeat_interleave(len(grid.longitude))

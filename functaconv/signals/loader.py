@@ -132,7 +132,7 @@ class Sampler:
 
     def __iter__(self) -> Iterator[tuple[Batch, Position]]:
         """Batches for ever, each with the position after it."""
-        groups: dict[tuple[int, ...], list[tuple[int, Signal]]] = {}
+        groups: dict[tuple[object, ...], list[tuple[int, Signal]]] = {}
         for index in self._position.waiting:
             self._add(groups, index)
         epoch, place = self._position.epoch, self._position.index
@@ -157,18 +157,17 @@ class Sampler:
                 raise InputError("no training item could be decoded", hint="`functaconv inspect` lists what is there")
             epoch, place, gave = epoch + 1, 0, False
 
-    def _add(self, groups: dict[tuple[int, ...], list[tuple[int, Signal]]], index: int) -> tuple[int, ...] | None:
+    def _add(self, groups: dict[tuple[object, ...], list[tuple[int, Signal]]], index: int) -> tuple[object, ...] | None:
         signal = self._load(index)
         if signal is None:
             return None
-        shape = (signal.values.dtype.num, *signal.shape)
-        groups.setdefault(shape, []).append((index, signal))
-        return shape
+        groups.setdefault(signal.batches_with, []).append((index, signal))
+        return signal.batches_with
 
     def _take(
         self,
-        groups: dict[tuple[int, ...], list[tuple[int, Signal]]],
-        shape: tuple[int, ...],
+        groups: dict[tuple[object, ...], list[tuple[int, Signal]]],
+        shape: tuple[object, ...],
         epoch: int,
         place: int,
     ) -> tuple[Batch, Position]:

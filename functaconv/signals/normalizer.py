@@ -1,8 +1,9 @@
 """From raw values to what the network models, and back: per channel, kept in the base."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,64 +12,106 @@ from torch import Tensor
 from functaconv.errors import InputError
 from functaconv.signals.batch import Batch, Signal
 
+Levels = Literal["auto", "together", "apart"]
+NARROW = 0.5
+"""levels whose ranges are, on average, less than this part of the range of all have little in common"""
+
+Constants = tuple[tuple[float, ...], tuple[float, ...]]
+"""offset and scale of each channel"""
+
 
 @dataclass(frozen=True)
 class Normalizer:
-    """`feature = (value - offset) / scale`, so that `scale` is the unit of the mean squared error.
+    """`feature = (value - offset) / scale`, per channel, and per level where the levels' ranges differ wildly.
 
-    Images come as a fraction of their code range (255, 65535): offset 0 and scale 1. Arrays are scaled by the
-    range of the training items.
+    Images come as a fraction of their code range (255, 65535) and voxels as occupancy: offset 0 and scale 1. Other
+    arrays are scaled by the range of the training items. `scale` is the unit of the mean squared error, whatever a
+    level's own is.
     """
 
     offset: tuple[float, ...]
     scale: tuple[float, ...]
+    levels: Mapping[str, Constants] = field(default_factory=dict)
+    """by level; a level that is not here is scaled as all are"""
 
     @classmethod
     def of_code_range(cls, channels: int) -> "Normalizer":
         return cls((0.0,) * channels, (1.0,) * channels)
 
     @classmethod
-    def of_range(cls, signals: Iterable[Signal]) -> "Normalizer":
-        """The range of every channel over all signals, missing values left out."""
-        low: np.ndarray | None = None
-        high: np.ndarray | None = None
+    def of_range(cls, signals: Iterable[Signal], levels: Levels = "auto") -> "Normalizer":
+        """The range of every channel over all signals, missing values left out; of every level, too, when they are
+        kept `apart`, or when that is left open and they are much narrower than the range of all.
+        """
+        ranges: dict[str | None, tuple[np.ndarray, np.ndarray]] = {}
         for signal in signals:
             values = signal.values.reshape(-1, signal.values.shape[-1]).astype(np.float64)
             if signal.valid is not None:
                 values = np.where(signal.valid.reshape(values.shape), values, np.nan)
             # a channel without any valid value says nothing about its range
-            seen_low = np.fmin.reduce(values, axis=0)
-            seen_high = np.fmax.reduce(values, axis=0)
-            low = seen_low if low is None else np.fmin(low, seen_low)
-            high = seen_high if high is None else np.fmax(high, seen_high)
-        if low is None or high is None or not np.isfinite(low).all():
-            raise InputError(
-                "no training item has a valid value in every channel", hint="look at the data: all missing?"
-            )
-        spread = np.where(high > low, high - low, 1.0)
-        return cls(tuple(map(float, low)), tuple(map(float, spread)))
+            low, high = np.fmin.reduce(values, axis=0), np.fmax.reduce(values, axis=0)
+            seen_low, seen_high = ranges.get(signal.level, (low, high))
+            ranges[signal.level] = np.fmin(low, seen_low), np.fmax(high, seen_high)
+        if not ranges:
+            raise _nothing_valid()
+        low = np.fmin.reduce([low for low, _ in ranges.values()])
+        high = np.fmax.reduce([high for _, high in ranges.values()])
+        if not np.isfinite(low).all():
+            raise _nothing_valid()
+        offset, scale = _constants_of(low, high)
+        known = {
+            level: _constants_of(low, high)
+            for level, (low, high) in sorted((str(level), found) for level, found in ranges.items())
+            if level != "None" and np.isfinite(low).all()
+        }
+        widths = np.array([width for _, width in known.values()])
+        are_narrow = len(known) > 1 and (widths.mean(0) < NARROW * np.array(scale)).any()
+        keep = levels == "apart" or (levels == "auto" and are_narrow)
+        return cls(offset, scale, known if keep else {})
 
     def features(self, batch: Batch) -> Tensor:
         """The batch's features, on its device, `[item, point, channel]` float32; missing values become 0."""
         values = batch.values.to(torch.float32)
         if batch.peaks is not None:
             values = values / batch.peaks[:, None, None]
-        offset, scale = _constants(self, values.device)
+        offset, scale = self.constants(batch.levels, values.device)
         features = (values - offset) / scale
         if batch.valid is not None:
             features = features.masked_fill(~batch.valid, 0.0)
         return features
 
-    def values(self, features: Tensor) -> Tensor:
-        """Raw units again; images stay a fraction of their code range."""
-        offset, scale = _constants(self, features.device)
+    def values(self, features: Tensor, levels: tuple[str | None, ...] = ()) -> Tensor:
+        """Raw units again; images stay a fraction of their code range. `levels` are those of the items."""
+        offset, scale = self.constants(levels, features.device)
         return features * scale + offset
 
+    def constants(self, levels: tuple[str | None, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Offset and scale, `[channel]`, or `[item, 1, channel]` where the levels have their own."""
+        offset, scale = _on(self.offset, device), _on(self.scale, device)
+        if not self.levels or not levels:
+            return offset, scale
+        own = [self.levels.get(str(level), (self.offset, self.scale)) for level in levels]
+        return (
+            torch.stack([_on(constants[0], device) for constants in own])[:, None],
+            torch.stack([_on(constants[1], device) for constants in own])[:, None],
+        )
 
-@lru_cache(maxsize=64)
-def _constants(normalizer: Normalizer, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Offset and scale on a device, where they are copied once."""
-    return (
-        torch.tensor(normalizer.offset, dtype=torch.float32, device=device),
-        torch.tensor(normalizer.scale, dtype=torch.float32, device=device),
-    )
+
+def levels_of(table: Mapping[str, Any]) -> dict[str, Constants]:
+    """The levels' constants out of JSON."""
+    return {level: (tuple(offset), tuple(scale)) for level, (offset, scale) in table.items()}
+
+
+def _nothing_valid() -> InputError:
+    return InputError("no training item has a valid value in every channel", hint="look at the data: all missing?")
+
+
+def _constants_of(low: np.ndarray, high: np.ndarray) -> Constants:
+    spread = np.where(high > low, high - low, 1.0)
+    return tuple(map(float, low)), tuple(map(float, spread))
+
+
+@lru_cache(maxsize=256)
+def _on(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Constants on a device, where they are copied once."""
+    return torch.tensor(values, dtype=torch.float32, device=device)

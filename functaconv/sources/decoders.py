@@ -2,7 +2,9 @@
 
 Images: see `images`. Arrays (npy, npz) keep their shape; float16, float64 and longer become float32,
 booleans uint8, integers keep their width. Values that are not finite are legal there; an array without one
-finite value is not. An npz with several arrays needs the field `npz:NAME`.
+finite value is not. An npz with several arrays needs the field `npz:NAME`. With `"packed_bits": [D, H, W]` in the
+record's json (and `"bit_order": "little"`) an array holds bits. Voxels (binvox) become 0 and 1 in uint8.
+An array whose json has latitude and longitude is a grid: latitude x longitude x channel.
 """
 
 import io
@@ -12,6 +14,7 @@ import re
 import struct
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from tokenize import TokenError
 from typing import Any, BinaryIO, cast
@@ -19,6 +22,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from functaconv.errors import ItemError, UsageError
+from functaconv.sources.binvox import read_binvox, unpack_bits
 from functaconv.sources.images import (
     IMAGE_SUFFIXES,
     ImageTransform,
@@ -44,12 +48,12 @@ __all__ = [
     "usable_field",
 ]
 
-ARRAY_SUFFIXES = (*IMAGE_SUFFIXES, "npy", "npz")
+ARRAY_SUFFIXES = (*IMAGE_SUFFIXES, "npy", "npz", "binvox")
 """the suffixes that hold an array, in the order of preference when a record has several: lossless first"""
 OTHER_IMAGES = ("gif", "heic", "heif", "avif", "jp2", "jxl", "psd", "svg", "eps", "ico", "tga", "ppm", "pgm", "pbm")
 """images that are not read: who packs them wants to hear of it"""
 
-USABLE_HINT = "shards hold png, jpg, webp, bmp, tif, npy or npz members; --field names another suffix"
+USABLE_HINT = "shards hold png, jpg, webp, bmp, tif, npy, npz or binvox members; --field names another suffix"
 """for whoever finds no usable item in shards"""
 
 SUFFIXES = frozenset({*ARRAY_SUFFIXES, "cls", "txt", "json"})
@@ -160,7 +164,51 @@ def decode(
     if transform is not None and transform != ImageTransform():
         raise ItemError(f"{suffix}: resizing and cropping are for images, found an array")
     name = None if field is None else parse_field(field)[1]
-    return replace(item, array=_decode_array(content, suffix, name, limits))
+    array = _decode_array(content, suffix, name, limits)
+    if "packed_bits" in item.attributes:
+        array = _unpacked(array, item.attributes, limits)
+    if is_grid(item.attributes):
+        return replace(item, array=_as_grid(array, item.attributes), kind="grid")
+    return replace(item, array=array)
+
+
+def is_grid(attributes: Mapping[str, Any]) -> bool:
+    """What a record's json says has latitudes and longitudes: an array beside it is a grid."""
+    return all(isinstance(attributes.get(name), list) for name in ("latitude", "longitude"))
+
+
+def _unpacked(array: np.ndarray, attributes: Mapping[str, Any], limits: Limits) -> np.ndarray:
+    shape, order = attributes["packed_bits"], attributes.get("bit_order", "big")
+    if not isinstance(shape, list) or not all(isinstance(size, int) and not isinstance(size, bool) for size in shape):
+        raise ItemError(f"json: packed_bits is {shape!r:.80}, expected the shape of the array, such as [32, 32, 32]")
+    if order not in ("big", "little"):
+        raise ItemError(f"json: bit_order is {order!r:.80}, expected big or little")
+    if not all(size > 0 for size in shape) or math.prod(shape) > limits.expanded:
+        raise ItemError(f"json: packed_bits {shape} is more than {limits.expanded} voxels, or none")
+    return unpack_bits(array, shape, little=order == "little")
+
+
+def _as_grid(array: np.ndarray, attributes: Mapping[str, Any]) -> np.ndarray:
+    """The array as latitude x longitude x channel; an ItemError where it does not go with its axes."""
+    axes = {}
+    for name, most in (("latitude", 90.0), ("longitude", 720.0)):
+        values = attributes[name]
+        if not values or not all(isinstance(value, (int, float)) and abs(value) <= most for value in values):
+            raise ItemError(f"json: {name} holds something else than degrees from {-most:g} to {most:g}")
+        axes[name] = len(values)
+    rows, columns = axes.values()
+    dims = attributes.get("dims")
+    if isinstance(dims, list) and len(dims) == array.ndim and {"latitude", "longitude"} <= set(map(str, dims)):
+        # as the json says, in whatever order
+        places = [dims.index("latitude"), dims.index("longitude")]
+        array = np.moveaxis(array, places, (0, 1))
+    elif array.ndim == 3 and array.shape[1:] == (rows, columns) and array.shape[:2] != (rows, columns):
+        array = np.moveaxis(array, 0, -1)
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[:2] != (rows, columns):
+        raise ItemError(f"found shape {array.shape} for {rows} latitudes and {columns} longitudes")
+    return np.ascontiguousarray(array)
 
 
 def _last(suffix: str) -> str:
@@ -172,7 +220,7 @@ def _dotted(record: Record) -> list[str]:
 
 
 def _decode_array(content: bytes, suffix: str, name: str | None, limits: Limits) -> np.ndarray:
-    reader = _read_npz if _last(suffix) == "npz" else _read_npy
+    reader = {"npz": _read_npz, "binvox": _read_binvox}.get(_last(suffix), _read_npy)
     try:
         array = reader(content, name, limits)
     except _ARRAY_ERRORS as error:
@@ -185,6 +233,10 @@ def _decode_array(content: bytes, suffix: str, name: str | None, limits: Limits)
 
 def _read_npy(content: bytes, name: str | None, limits: Limits) -> np.ndarray:  # noqa: ARG001 - one shape for both
     return _read_stream(io.BytesIO(content), len(content), limits)
+
+
+def _read_binvox(content: bytes, name: str | None, limits: Limits) -> np.ndarray:  # noqa: ARG001 - the same shape
+    return read_binvox(content, most_values=limits.expanded)
 
 
 def _read_npz(content: bytes, name: str | None, limits: Limits) -> np.ndarray:

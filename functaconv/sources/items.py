@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-Kind = Literal["image", "array"]
+Kind = Literal["image", "array", "grid"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,8 @@ class Item:
 
     key: str
     array: np.ndarray
-    """images: height x width x channel, uint8 or uint16 or float32; arrays: as stored, numeric"""
+    """images: height x width x channel, uint8 or uint16 or float32; grids (latitude and longitude in their
+    attributes): latitude x longitude x channel; other arrays: as stored, numeric"""
     kind: Kind
     peak: float | None = None
     """images: the code that means full intensity (255, 65535, 1.0); None for arrays"""

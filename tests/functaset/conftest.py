@@ -64,7 +64,7 @@ def block_of(layout: Layout, part: int, number: int, rows: int = 5, *, meta: boo
 
 def attributes_of(layout: Layout, count: int, failed: int, **changes: Any) -> Attributes:
     found: dict[str, Any] = {
-        "modality": "image",
+        "modality": layout.modality,
         "axes": layout.axes,
         "coordinate_convention": "cell centres of the unit square",
         "normaliser": {"mean": [0.5], "scale": [0.5]},

@@ -1,0 +1,19 @@
+"""Decoding: items of a functaset at any size or place, as files, a tar, or arrays."""
+
+from functaconv.rendering.decoding import Picture, arrays, pictures
+from functaconv.rendering.formats import FORMATS
+from functaconv.rendering.view import View, region_of, selection_of, size_of
+from functaconv.rendering.workflow import Rendered, render
+
+__all__ = [
+    "FORMATS",
+    "Picture",
+    "Rendered",
+    "View",
+    "arrays",
+    "pictures",
+    "region_of",
+    "render",
+    "selection_of",
+    "size_of",
+]

@@ -1,0 +1,169 @@
+"""From rows of a functaset to arrays, batch by batch."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from functaconv.base import Base
+from functaconv.checkpoint import base_of
+from functaconv.functaset.grids import StoredGrid
+from functaconv.functaset.reader import Functaset
+from functaconv.rendering.view import View
+from functaconv.signals.batch import level_of
+from functaconv.signals.device import device_of
+from functaconv.signals.grid import AnyGrid, GlobeGrid, Grid
+from functaconv.signals.native import native_grid
+from functaconv.summary import Items
+
+BATCH_VALUES = 1 << 24
+"""of the items rendered together: 64 MiB"""
+MOST_TOGETHER = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A decoded item."""
+
+    key: str
+    array: np.ndarray
+    """float32 `[*grid, channel]`"""
+    grid: AnyGrid
+    row: int
+    """of the functaset; the first one of an item in tiles"""
+
+
+def arrays(
+    functaset: Functaset,
+    chosen: Sequence[int] | None = None,
+    *,
+    view: View | None = None,
+    device: str = "auto",
+    index: Items | None = None,
+    features: bool = False,
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Key and float32 array (channels last) of items, in order, decoded in batches.
+
+    Images are fractions of their code range, voxels occupancy, other arrays in their own units unless `features`
+    (scaled to 0..1 by the training range) are asked for. What a grid's own mask leaves out is NaN.
+    """
+    for picture in pictures(functaset, chosen, view=view, device=device, index=index, features=features):
+        yield picture.key, picture.array
+
+
+def pictures(
+    functaset: Functaset,
+    chosen: Sequence[int] | None = None,
+    *,
+    view: View | None = None,
+    device: str = "auto",
+    index: Items | None = None,
+    features: bool = False,
+    masked: bool = True,
+) -> Iterator[Picture]:
+    """Items, in order, decoded in batches; grids with their masks unless they are not to be `masked`."""
+    view = view or View()
+    index = index or Items.of(functaset.keys, functaset.shapes, functaset.tiles)
+    base = base_of(functaset, device_of(device))
+    numbers = range(len(index)) if chosen is None else chosen
+    places = _Places(functaset, index, view)
+    for group in _alike(index, numbers, places, base.axes.channels):
+        grid = places.grid(group[0])
+        rows = index.first[list(group)]
+        if index.rows[group[0]] > 1:
+            assert isinstance(grid, Grid)
+            decoded = _joined(base, functaset, index, group[0], grid)[None]
+        else:
+            latents = torch.from_numpy(functaset.latents(rows)).reshape(len(rows), -1, base.latent)
+            decoded = base.decode(latents.to(base.device), base.geometry.points(grid))
+        levels = tuple(level_of(functaset.meta(int(row))) for row in rows) if base.normalizer.levels else ()
+        values = decoded if features else base.normalizer.values(decoded, levels)
+        for number, row, array in zip(group, rows, values.cpu().numpy(), strict=True):
+            array = array.reshape(*grid.shape, base.axes.channels)
+            if masked and isinstance(grid, GlobeGrid):
+                array = _without_missing(array, grid, *functaset.grid_of(int(row)))
+            yield Picture(str(index.keys[number]), array, grid, int(row))
+
+
+class _Places:
+    """Where the points of items are to be, each grid worked out once."""
+
+    def __init__(self, functaset: Functaset, index: Items, view: View) -> None:
+        self._functaset, self._index, self._view = functaset, index, view
+        self._known: dict[int, GlobeGrid] = {}
+
+    def kind(self, number: int) -> tuple[int, ...]:
+        """Equal for items whose points lie at the same places."""
+        shape = tuple(self._index.shape[number].tolist())
+        if self._functaset.layout.modality != "grid":
+            return shape
+        return (*shape, int(self._functaset.measure("grid")[self._index.first[number]]))
+
+    def grid(self, number: int) -> AnyGrid:
+        if self._functaset.layout.modality != "grid":
+            return self._view.grid(self._index.shape[number].tolist())
+        row = int(self._index.first[number])
+        which = int(self._functaset.measure("grid")[row])
+        if which not in self._known:
+            native = native_grid(self._functaset, row)
+            assert isinstance(native, GlobeGrid)
+            self._known[which] = self._view.globe(native)
+        return self._known[which]
+
+
+def _alike(index: Items, numbers: Sequence[int], places: _Places, channels: int) -> Iterator[list[int]]:
+    """Neighbours whose points lie alike together, as many as memory bears; an item in tiles stays alone."""
+    group: list[int] = []
+    for number in numbers:
+        if group:
+            points = places.grid(group[0]).points
+            same = places.kind(number) == places.kind(group[0])
+            alone = index.rows[number] > 1 or index.rows[group[0]] > 1
+            if not same or alone or (len(group) + 1) * points * channels > BATCH_VALUES or len(group) >= MOST_TOGETHER:
+                yield group
+                group = []
+        group.append(number)
+    if group:
+        yield group
+
+
+def _without_missing(array: np.ndarray, grid: GlobeGrid, stored: StoredGrid, mask: np.ndarray | None) -> np.ndarray:
+    """NaN where the nearest point of the item's own grid is missing."""
+    if mask is None:
+        return array
+    row = np.abs(stored.latitude[None] - np.array(grid.latitude)[:, None]).argmin(1)
+    around = np.array(grid.longitude)[:, None] - stored.longitude[None]
+    column = np.abs((around + 180) % 360 - 180).argmin(1)
+    return np.where(mask[row][:, column], np.float32(np.nan), array)
+
+
+def _joined(base: Base, functaset: Functaset, index: Items, number: int, grid: Grid) -> Tensor:
+    """An item cut into tiles, decoded on one grid: each point by the tile it lies in."""
+    first, rows = int(index.first[number]), int(index.rows[number])
+    tiles = functaset.tiles
+    assert tiles is not None
+    dims = len(grid.shape)
+    whole = index.shape[number]
+    latents = torch.from_numpy(functaset.latents(slice(first, first + rows))).reshape(rows, -1, base.latent)
+    shapes = functaset.shapes[first : first + rows]
+    centres = [grid.axis(axis) for axis in range(dims)]
+    out = torch.zeros(*grid.shape, base.axes.channels)
+    for row in range(rows):
+        inside, local = [], []
+        for axis in range(dims):
+            start, stop = int(tiles[first + row, axis]), int(tiles[first + row, axis] + shapes[row, axis])
+            at = centres[axis] * float(whole[axis])
+            # the outermost tiles reach beyond the border: there one extrapolates
+            above = at >= start if start else torch.ones_like(at, dtype=torch.bool)
+            below = at < stop if stop < whole[axis] else torch.ones_like(at, dtype=torch.bool)
+            picked = torch.nonzero(above & below).flatten()
+            inside.append(picked)
+            local.append(((at[picked] - start) / (stop - start)).float())
+        if not all(map(len, inside)):
+            continue
+        coords = torch.stack(torch.meshgrid(*local, indexing="ij"), -1).reshape(-1, dims)
+        decoded = base.decode(latents[row : row + 1].to(base.device), coords)[0].cpu()
+        out[torch.meshgrid(*inside, indexing="ij")] = decoded.reshape(*(len(axis) for axis in inside), -1)
+    return out.reshape(-1, base.axes.channels).to(base.device)

@@ -1,0 +1,106 @@
+"""Decoded grids as CF NetCDF or zarr: latitude, longitude, time and units as the input had them."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import functaconv
+from functaconv.errors import MissingExtraError, UsageError
+from functaconv.functaset.reader import Functaset
+from functaconv.functaset.schema import NO_TIME
+from functaconv.rendering.decoding import Picture
+from functaconv.signals.grid import GlobeGrid
+
+if TYPE_CHECKING:
+    import xarray
+
+MOST_VALUES = 1 << 29
+"""of the items in one file: 2 GiB"""
+CONVENTIONS = "CF-1.8"
+
+
+def to_netcdf(pictures: Sequence[Picture], functaset: Functaset) -> bytes:
+    """A NetCDF-4 file with the items of one grid; several lie along `time`, or along `item`."""
+    dataset = to_dataset(pictures, functaset)
+    encoding = {name: {"zlib": True, "complevel": 4} for name in dataset.data_vars}
+    with tempfile.TemporaryDirectory(prefix="functaconv-") as folder:
+        path = Path(folder) / "items.nc"
+        try:
+            import netCDF4  # noqa: F401 - xarray's own complaint is about engines
+        except ImportError:
+            raise _missing("netCDF4") from None
+        dataset.to_netcdf(path, engine="netcdf4", encoding=encoding)
+        return path.read_bytes()
+
+
+def to_zarr(pictures: Sequence[Picture], functaset: Functaset, path: Path) -> None:
+    """The same as a zarr store."""
+    to_dataset(pictures, functaset).to_zarr(path, mode="w-", zarr_format=3, consolidated=False)
+
+
+def to_dataset(pictures: Sequence[Picture], functaset: Functaset) -> "xarray.Dataset":
+    """The items of one grid; their variables are the only data variables."""
+    try:
+        import xarray
+    except ImportError:
+        raise _missing("xarray") from None
+    grid = pictures[0].grid
+    if any(picture.grid != grid for picture in pictures):
+        raise UsageError("the items lie on different grids", hint="name a directory: a file for each, or give --like")
+    if sum(picture.array.size for picture in pictures) > MOST_VALUES:
+        raise UsageError("that is too much for one file", hint="name a directory, or choose items with --item")
+    assert isinstance(grid, GlobeGrid)
+    values = np.stack([picture.array for picture in pictures])
+    rows = [picture.row for picture in pictures]
+    coords: dict[str, Any] = {
+        "latitude": ("latitude", np.array(grid.latitude), {"standard_name": "latitude", "units": "degrees_north"}),
+        "longitude": ("longitude", np.array(grid.longitude), {"standard_name": "longitude", "units": "degrees_east"}),
+    }
+    seconds = functaset.measure("time")[rows]
+    times = seconds.astype("datetime64[s]").astype("datetime64[ns]")
+    times[seconds == NO_TIME] = np.datetime64("NaT")
+    attributes = {"standard_name": "time"}
+    dims: tuple[str, ...] = ("latitude", "longitude")
+    said: dict[str, Any] = {}
+    if len(pictures) == 1:
+        values = values[0]
+        if seconds[0] != NO_TIME:
+            coords["time"] = ((), times[0], attributes)
+        said = {"key": pictures[0].key, **_plain(functaset.meta(rows[0]))}
+    elif len(set(seconds.tolist())) == len(seconds) and NO_TIME not in seconds:
+        coords["time"] = ("time", times, attributes)
+        dims = ("time", *dims)
+    else:
+        coords["item"] = ("item", [picture.key for picture in pictures])
+        coords["time"] = ("item", times, attributes)
+        dims = ("item", *dims)
+    names = functaset.attributes.variables
+    variables = {
+        name: (dims, values[..., channel], {"units": unit} if unit else {})
+        for channel, (name, unit) in enumerate(zip(names, functaset.attributes.units, strict=True))
+    }
+    about = {"Conventions": CONVENTIONS, "source": f"functaconv {functaconv.__version__}, decoded from fitted latents"}
+    dataset = xarray.Dataset(variables, coords, {**about, **said})
+    for name in variables:
+        dataset[name].encoding = {"dtype": "float32", "_FillValue": np.float32(np.nan)}
+    dataset["time" if "time" in dataset else "latitude"].encoding.setdefault("_FillValue", None)
+    if "time" in dataset:
+        dataset["time"].encoding = {"units": "seconds since 1970-01-01", "calendar": "standard", "dtype": "int64"}
+    return dataset
+
+
+def _plain(meta: Any) -> dict[str, Any]:
+    """What the input said of an item, as far as it can be an attribute."""
+    found = meta if isinstance(meta, dict) else {}
+    return {
+        f"item_{name}": value
+        for name, value in found.items()
+        if isinstance(value, (str, int, float)) and not isinstance(value, bool)
+    }
+
+
+def _missing(package: str) -> MissingExtraError:
+    return MissingExtraError(f"NetCDF and zarr grids need the package {package}", hint="pip install 'functaconv[era5]'")

@@ -1,0 +1,89 @@
+"""Every place that rendered items can go to: a file, a directory, a tar, stdout."""
+
+import io
+import os
+import re
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from functaconv.checkpoint import write_atomically
+from functaconv.errors import OutputExistsError
+
+Sink = Callable[[str, bytes], str]
+
+
+def sink(target: str, count: int, stack: ExitStack, stdout: BinaryIO | None) -> Sink:
+    if target == "-":
+        stream = stdout or sys.stdout.buffer
+        if count > 1:
+            return _tar_sink(stack.enter_context(tarfile.open(fileobj=stream, mode="w|", format=tarfile.USTAR_FORMAT)))
+
+        def put(_name: str, content: bytes) -> str:
+            stream.write(content)
+            stream.flush()
+            return "-"
+
+        return put
+    path = Path(target)
+    if path.suffix.lower() == ".tar":
+        if path.exists():
+            raise OutputExistsError(f"{path} exists", hint="choose another name, or remove it")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(_appearing(temporary, path))
+        return _tar_sink(stack.enter_context(tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT)))
+    if count == 1 and path.suffix:
+        if path.exists():
+            raise OutputExistsError(f"{path} exists", hint="choose another name, or remove it")
+        return lambda _name, content: _written(path, content)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise OutputExistsError(f"{path} exists and is not an empty directory", hint="choose another name")
+    path.mkdir(parents=True, exist_ok=True)
+    return lambda name, content: _written(path / name, content)
+
+
+@contextmanager
+def _appearing(temporary: Path, path: Path) -> Iterator[None]:
+    """The file that is being written appears under its name when it is whole."""
+    try:
+        yield
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _written(path: Path, content: bytes) -> str:
+    write_atomically(path, content)
+    return str(path)
+
+
+def _tar_sink(tar: tarfile.TarFile) -> Sink:
+    def put(name: str, content: bytes) -> str:
+        member = tarfile.TarInfo(name)
+        member.size, member.mode = len(content), 0o644
+        tar.addfile(member, io.BytesIO(content))
+        return name
+
+    return put
+
+
+class Names:
+    """Keys as file names: nothing leaves the directory, nothing is written twice."""
+
+    def __init__(self, suffix: str) -> None:
+        self._suffix, self._taken = suffix, set[str]()
+
+    def __call__(self, key: str) -> str:
+        stem = re.sub(r"[\x00-\x1f\x7f/\\:*?\"<>|]", "_", key).lstrip(".").strip() or "item"
+        # a tar's USTAR header holds 100 bytes of name; directories hold 255
+        limit = 100 - len(self._suffix) - 8
+        stem = stem.encode("utf-8", "replace")[:limit].decode("utf-8", "ignore")
+        name, number = f"{stem}.{self._suffix}", 2
+        while name.lower() in self._taken:
+            name, number = f"{stem}_{number}.{self._suffix}", number + 1
+        self._taken.add(name.lower())
+        return name

@@ -1,0 +1,12 @@
+"""Where the points of a stored item lay."""
+
+from functaconv.functaset.reader import Functaset
+from functaconv.signals.grid import AnyGrid, GlobeGrid, Grid
+
+
+def native_grid(functaset: Functaset, row: int) -> AnyGrid:
+    """The grid a row was encoded from."""
+    if functaset.layout.modality != "grid":
+        return Grid(tuple(functaset.shapes[row].tolist()))
+    stored, _ = functaset.grid_of(row)
+    return GlobeGrid(tuple(stored.latitude.tolist()), tuple(stored.longitude.tolist()))

@@ -1,0 +1,119 @@
+"""Between surfaces and occupancy: the bytes of a mesh to solid voxels, and voxels to a closed surface.
+
+Meshes are read from their bytes alone: what else a file names (materials, textures) is never opened.
+"""
+
+import io
+import warnings
+from typing import Any, cast
+
+import numpy as np
+
+from functaconv.errors import ItemError, MissingExtraError, UsageError
+
+__all__ = ["MESH_SUFFIXES", "MOST_FACES", "MOST_RESOLUTION", "surface", "voxelise"]
+
+MESH_SUFFIXES = ("off", "obj", "stl")
+MOST_FACES = 2_000_000
+MOST_RESOLUTION = 512
+"""voxels per side"""
+SAMPLES = 1e9
+"""points on a surface, less than a voxel apart, as far as can be told beforehand: they are some 24 bytes each"""
+
+
+def voxelise(content: bytes, suffix: str, resolution: int) -> np.ndarray:
+    """Solid occupancy `[x, y, z]`, uint8 0 or 1, of a cube with `resolution` voxels per side.
+
+    The mesh is centred and its longest side fills the cube; its axes stay as they are. Occupied is what the surface
+    passes through, and what it hides from all six directions: so the inside is full also where a mesh is not
+    watertight, as most of ModelNet's are not, and so is an open bowl.
+    """
+    suffix = suffix.lower().lstrip(".")
+    if suffix not in MESH_SUFFIXES:
+        raise UsageError(f"there is no mesh format {suffix!r}", hint=f"known: {', '.join(MESH_SUFFIXES)}")
+    if not 1 <= resolution <= MOST_RESOLUTION:
+        raise UsageError(f"a resolution of {resolution} voxels per side", hint=f"choose 1 to {MOST_RESOLUTION}")
+    try:
+        import scipy  # noqa: F401 - trimesh asks for it only when it fills
+        import trimesh
+    except ImportError as error:
+        raise _missing(error) from None
+    vertices, faces = _mesh(content, suffix)
+    low, high = vertices.min(0), vertices.max(0)
+    longest = float((high - low).max())
+    if not 0 < longest < np.inf:
+        raise ItemError("a mesh without extent")
+    # the outermost points fall into the outermost voxels
+    centred = (vertices - (low + high) / 2) / longest * (resolution - 1e-6)
+    if np.abs(np.cross(*np.diff(centred[faces], axis=1).swapaxes(0, 1))).sum() > SAMPLES:
+        raise ItemError(f"a surface of so many layers that {resolution} voxels per side are too many")
+    remesh, voxel = cast(Any, trimesh).remesh, cast(Any, trimesh).voxel
+    points, _ = remesh.subdivide_to_size(centred + resolution / 2, faces, max_edge=0.5, max_iter=64)
+    solid = np.zeros((resolution,) * 3, bool)
+    solid[tuple(np.floor(points).astype(np.int64).clip(0, resolution - 1).T)] = True
+    filled = voxel.morphology.fill_orthographic(voxel.encoding.DenseEncoding(solid))
+    return np.asarray(filled.dense, np.uint8)
+
+
+def _mesh(content: bytes, suffix: str) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices `[vertex, 3]` and triangles `[face, 3]` of a file."""
+    import trimesh
+
+    try:
+        with warnings.catch_warnings():
+            # numpy goes on after a number it cannot read, with no more than this warning
+            warnings.simplefilter("error")
+            loaded = trimesh.load_mesh(io.BytesIO(content), file_type=suffix, process=False, skip_materials=True)
+        vertices, faces = np.asarray(loaded.vertices, np.float64), np.asarray(loaded.faces, np.int64)
+    # the readers raise whatever they like on files that make no sense
+    except Exception as error:
+        raise ItemError(
+            f"{suffix}: expected a mesh ({str(error).rstrip('.')[:200] or type(error).__name__})"
+        ) from error
+    if not len(faces):
+        raise ItemError(f"{suffix}: a mesh without faces")
+    if len(faces) > MOST_FACES:
+        raise ItemError(f"{suffix}: {len(faces)} faces, expected at most {MOST_FACES}")
+    if faces.min() < 0 or faces.max() >= len(vertices):
+        raise ItemError(f"{suffix}: a face with vertex {faces.max()}, found {len(vertices)} vertices")
+    used, corners = np.unique(faces, return_inverse=True)
+    vertices = vertices[used]
+    if not np.isfinite(vertices).all():
+        raise ItemError(f"{suffix}: vertices that are not finite")
+    return vertices, corners.reshape(-1, 3)
+
+
+def surface(occupancy: np.ndarray, *, level: float = 0.5) -> bytes:
+    """A Wavefront `.obj` of where `occupancy`, `[x, y, z]`, crosses `level`: closed triangles, seen from outside.
+
+    The centre of voxel i is at (i + 0.5) / n, n the length of the longest axis, so a cube of voxels is the unit cube.
+    Beyond the border all is empty (0): what touches it is closed there.
+    """
+    try:
+        from skimage.measure import marching_cubes
+    except ImportError as error:
+        raise _missing(error) from None
+    if not level > 0:
+        raise UsageError(f"a surface at level {level}", hint="choose one above 0, the value of what is empty")
+    if occupancy.ndim != 3 or not occupancy.size:
+        raise ItemError(f"a surface needs x, y and z, found shape {occupancy.shape}")
+    values = np.pad(occupancy.astype(np.float32), 1)
+    if not np.isfinite(values).all():
+        raise ItemError("a surface needs finite values, found NaN or infinity")
+    threshold, highest = np.float32(level), values.max()
+    if not highest > threshold:
+        raise ItemError(f"no surface: the highest value is {highest:.4g}, nowhere above the level {level:.4g}")
+    # a surface exactly through a voxel's centre is not closed there
+    values[values == threshold] = np.nextafter(threshold, np.float32(0))
+    corners, triangles, _, _ = cast(Any, marching_cubes)(values, float(threshold))
+    longest = max(occupancy.shape)
+    # values far above 1 push the surface a little beyond the border
+    points = np.clip((corners.astype(np.float64) - 0.5) / longest, 0, np.divide(occupancy.shape, longest))
+    lines = ("v %.6f %.6f %.6f\n" * len(points)) % tuple(points.ravel().tolist())
+    # it lists the corners clockwise as seen from lower values, which are outside
+    faces = ("f %d %d %d\n" * len(triangles)) % tuple((triangles[:, ::-1] + 1).ravel().tolist())
+    return (lines + faces).encode("ascii")
+
+
+def _missing(error: ImportError) -> MissingExtraError:
+    return MissingExtraError(f"meshes need the package {error.name}", hint="pip install 'functaconv[mesh]'")

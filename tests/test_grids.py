@@ -1,0 +1,326 @@
+"""Latitude-longitude grids, the whole way: shards to functaset to NetCDF, in physical units and physical places."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from functaconv.checkpoint import read_base
+from functaconv.conversion import encode
+from functaconv.errors import InputError, UsageError
+from functaconv.functaset import open_functaset, verify
+from functaconv.functaset.schema import NO_TIME
+from functaconv.metalearning import fit_base
+from functaconv.recipe import merged
+from functaconv.rendering import View, arrays, render
+from functaconv.reporting import report
+from functaconv.signals.geometry import Globe
+from functaconv.signals.grid import GlobeGrid
+from tests.conftest import TINY, npy, tar
+
+LATITUDE = np.arange(80.0, -81, -16)
+LONGITUDE = np.arange(0.0, 360, 20)
+GAUSS_NEWTON = merged(TINY, {"solver": {"kind": "gauss-newton", "steps": 2}, "training": {"optimizer": "muon"}})
+
+
+def field(seed: int, latitude: np.ndarray = LATITUDE, longitude: np.ndarray = LONGITUDE) -> np.ndarray:
+    """A smooth temperature in kelvin, a function of the place on earth."""
+    random = np.random.default_rng(seed)
+    down, along = np.meshgrid(np.radians(latitude), np.radians(longitude), indexing="ij")
+    phase, size = random.uniform(0, 6), random.uniform(2, 8)
+    return np.asarray(
+        250 + 40 * np.cos(down) + size * np.cos(down) * np.sin(along + phase) + 3 * np.sin(2 * down), np.float32
+    )
+
+
+def record(number: int, array: np.ndarray, **said: Any) -> dict[str, bytes]:
+    about = {
+        "variable": "t2m", "units": "K", "latitude": LATITUDE.tolist(), "longitude": LONGITUDE.tolist(),
+        "time": f"2019-03-{1 + number % 28:02d}T{number % 24:02d}:00:00", **said,
+    }  # fmt: skip
+    return {f"f{number:04d}.npy": npy(array), f"f{number:04d}.json": json.dumps(about).encode()}
+
+
+def records(count: int, start: int = 0) -> dict[str, bytes]:
+    members: dict[str, bytes] = {}
+    for number in range(start, start + count):
+        members |= record(number, field(number))
+    return members
+
+
+def learned(shards: Path, path: Path, settings: Mapping[str, Any] = GAUSS_NEWTON) -> Path:
+    fit_base(str(shards), path, settings=settings, device="cpu")
+    return path
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tar(tmp_path_factory.mktemp("grids") / "train.tar", records(40))
+
+
+@pytest.fixture(scope="module")
+def base(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return learned(shards, tmp_path_factory.mktemp("base") / "grids.safetensors")
+
+
+@pytest.fixture(scope="module")
+def store(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("store")
+    return encode(base, str(tar(folder / "test.tar", records(12, 100))), folder / "grids.zarr", device="cpu").path
+
+
+def test_a_base_knows_variables_units_and_region(base: Path) -> None:
+    stored = read_base(base)
+    assert stored.base.axes.kind == "grid"
+    assert (stored.base.axes.variables, stored.base.axes.units) == (("t2m",), ("K",))
+    assert isinstance(stored.base.geometry, Globe)
+    assert stored.base.geometry.is_closed
+    assert stored.base.geometry.kind == "sphere"
+
+
+def test_measures_are_what_numpy_finds_in_physical_units(store: Path, base: Path) -> None:
+    functaset = open_functaset(store)
+    peak = read_base(base).base.normalizer.scale[0]
+    weights = np.cos(np.radians(LATITUDE))[:, None]
+    for row, (_, array) in enumerate(arrays(functaset, device="cpu")):
+        error = array[..., 0].astype(np.float64) - field(100 + row)
+        assert functaset.measure("rmse")[row, 0] == pytest.approx(np.sqrt((error**2).mean()), rel=1e-3)
+        assert functaset.measure("max_error")[row, 0] == pytest.approx(np.abs(error).max(), rel=1e-3)
+        weighted = np.sqrt((error**2 * weights).sum() / (weights.sum() * len(LONGITUDE)))
+        assert functaset.measure("weighted_rmse")[row, 0] == pytest.approx(weighted, rel=1e-3)
+        assert functaset.psnr[row] == pytest.approx(-10 * np.log10((error**2).mean() / peak**2), abs=0.02)
+    assert functaset.attributes.psnr_peak == pytest.approx((peak,))
+    assert functaset.report["units"] == {"t2m": "K"}
+
+
+def test_axes_and_times_are_kept_once_and_open_in_xarray(store: Path) -> None:
+    import xarray
+
+    functaset = open_functaset(store)
+    assert len(functaset.grids) == 1
+    np.testing.assert_array_equal(functaset.grids[0].latitude, LATITUDE)
+    np.testing.assert_array_equal(functaset.grids[0].longitude, LONGITUDE)
+    with xarray.open_zarr(store) as dataset:
+        assert str(dataset["time"].values[3])[:16] == "2019-03-20T07:00"
+        assert dataset["rmse"].dims == ("item", "variable")
+    assert "latitude" not in functaset.meta(0) if functaset.meta(0) else True
+    assert verify(store) == []
+
+
+@pytest.mark.parametrize("change", ["flipped", "rolled", "west"])
+def test_latents_are_those_of_the_place_not_of_the_file(change: str, base: Path, store: Path, tmp_path: Path) -> None:
+    half = len(LONGITUDE) // 2
+    latitude, longitude, order = {
+        "flipped": (LATITUDE[::-1], LONGITUDE, np.s_[::-1]),
+        "rolled": (LATITUDE, np.roll(LONGITUDE, half), np.s_[:, np.r_[half : 2 * half, 0:half]]),
+        "west": (LATITUDE, LONGITUDE - 360, np.s_[:]),
+    }[change]
+    members: dict[str, bytes] = {}
+    for number in range(100, 112):
+        said = {"latitude": latitude.tolist(), "longitude": longitude.tolist()}
+        members |= record(number, field(number)[order], **said)
+    other = encode(base, str(tar(tmp_path / "t.tar", members)), tmp_path / "o.zarr", device="cpu", bits="float32").path
+    here = encode(
+        base, str(tar(tmp_path / "s.tar", records(12, 100))), tmp_path / "s.zarr", device="cpu", bits="float32"
+    ).path
+    expected = open_functaset(here).latents()
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(open_functaset(other).latents(), expected, atol=1e-3 * scale)
+
+
+def test_netcdf_has_the_inputs_axes_times_and_units(store: Path, tmp_path: Path) -> None:
+    xarray = pytest.importorskip("xarray")
+    pytest.importorskip("netCDF4")
+    render(store, tmp_path / "one.nc", items=[3], device="cpu")
+    with xarray.open_dataset(tmp_path / "one.nc") as dataset:
+        assert list(dataset.data_vars) == ["t2m"]
+        assert dataset["t2m"].attrs["units"] == "K"
+        np.testing.assert_array_equal(dataset["latitude"], LATITUDE)
+        np.testing.assert_array_equal(dataset["longitude"], LONGITUDE)
+        assert str(dataset["time"].values)[:16] == "2019-03-20T07:00"
+        error = dataset["t2m"].values - field(103)
+        assert np.sqrt((error**2).mean()) == pytest.approx(open_functaset(store).measure("rmse")[3, 0], rel=1e-3)
+    render(store, tmp_path / "all.nc", device="cpu")
+    with xarray.open_dataset(tmp_path / "all.nc") as dataset:
+        assert dataset["t2m"].dims == ("time", "latitude", "longitude")
+        assert dataset.sizes["time"] == 12
+    render(store, tmp_path / "all.zarr", items=["2:5"], device="cpu")
+    with xarray.open_zarr(tmp_path / "all.zarr", consolidated=False) as dataset:
+        assert dataset["t2m"].shape == (3, len(LATITUDE), len(LONGITUDE))
+
+
+def test_what_is_missing_costs_nothing_and_is_nan_again(base: Path, tmp_path: Path) -> None:
+    land = np.zeros((len(LATITUDE), len(LONGITUDE)), bool)
+    land[2:5, 3:9] = True
+    masked, poisoned, whole = {}, {}, {}
+    for number in range(100, 106):
+        array = field(number)
+        masked |= record(number, np.where(land, np.float32(np.nan), array))
+        poisoned |= record(number, np.where(land, np.float32(np.inf), array))
+        whole |= record(number, array)
+    found = {}
+    for name, members in {"masked": masked, "poisoned": poisoned, "whole": whole}.items():
+        shard = tar(tmp_path / f"{name}.tar", members)
+        found[name] = open_functaset(
+            encode(base, str(shard), tmp_path / f"{name}.zarr", device="cpu", bits="float32").path
+        )
+    # what stands in for a missing value does not matter
+    np.testing.assert_array_equal(found["masked"].latents(), found["poisoned"].latents())
+    assert np.isfinite(found["masked"].latents()).all()
+    assert not np.array_equal(found["masked"].latents(), found["whole"].latents())
+    for _, array in arrays(found["masked"], device="cpu"):
+        np.testing.assert_array_equal(np.isnan(array[..., 0]), land)
+    _, twice = next(arrays(found["masked"], [0], view=View(scale=2), device="cpu"))
+    np.testing.assert_array_equal(np.isnan(twice[..., 0]), land.repeat(2, 0).repeat(2, 1))
+    render(found["masked"], tmp_path / "bare.npy", items=[0], format="npy", masked=False, device="cpu")
+    assert np.isfinite(np.load(tmp_path / "bare.npy")).all()
+    # one mask for all, kept once
+    assert [len(grid.masks) for grid in found["masked"].grids] == [1]
+    assert [len(grid.masks) for grid in found["whole"].grids] == [0]
+
+
+def test_an_item_without_any_value_is_a_failed_item(base: Path, tmp_path: Path) -> None:
+    members = records(3, 100) | record(200, np.full((len(LATITUDE), len(LONGITUDE)), np.nan, np.float32))
+    path = encode(base, str(tar(tmp_path / "t.tar", members)), tmp_path / "o.zarr", max_error_rate=1).path
+    functaset = open_functaset(path)
+    assert len(functaset) == 3
+    assert [failure.key for failure in functaset.failures] == ["f0200"]
+
+
+def test_scaling_keeps_pole_rows_and_refines_the_rest(store: Path) -> None:
+    native = GlobeGrid((90.0, 45.0, 0.0, -45.0, -90.0), (0.0, 90.0, 180.0, 270.0))
+    fine = View(scale=2).globe(native)
+    assert fine.latitude == (90.0, 67.5, 45.0, 22.5, 0.0, -22.5, -45.0, -67.5, -90.0)
+    assert fine.longitude == (-22.5, 22.5, 67.5, 112.5, 157.5, 202.5, 247.5, 292.5)
+    without = View(scale=3).globe(GlobeGrid((10.0, 0.0, -10.0), (0.0, 10.0)))
+    np.testing.assert_allclose(without.latitude[1::3], (10, 0, -10), atol=1e-9)
+    (_, native_array), (_, thrice) = (
+        next(arrays(open_functaset(store), [0], view=View(scale=scale), device="cpu")) for scale in (1, 3)
+    )
+    np.testing.assert_allclose(thrice[1::3, 1::3], native_array, rtol=1e-5)
+
+
+def test_a_region_is_in_degrees(store: Path) -> None:
+    (_, array) = next(arrays(open_functaset(store), [0], view=View(region=((-20, 40), (-50, 50))), device="cpu"))
+    grid = View(region=((-20, 40), (-50, 50))).globe(GlobeGrid(tuple(LATITUDE), tuple(LONGITUDE)))
+    assert all(-20 <= value <= 40 for value in grid.latitude)
+    assert {round((value + 180) % 360 - 180) for value in grid.longitude} == {-40, -20, 0, 20, 40}
+    assert array.shape == (*grid.shape, 1)
+    with pytest.raises(UsageError, match="no point"):
+        next(arrays(open_functaset(store), [0], view=View(region=((1, 2), (1, 2))), device="cpu"))
+
+
+def test_levels_far_apart_have_ranges_of_their_own(tmp_path: Path) -> None:
+    members: dict[str, bytes] = {}
+    for number in range(40):
+        level = (850, 500)[number % 2]
+        values = field(number) / 10 + (1000.0 if level == 500 else 0.0)
+        members |= record(number, np.asarray(values, np.float32), level=level)
+    shards = tar(tmp_path / "levels.tar", members)
+    apart = learned(shards, tmp_path / "apart.safetensors")
+    together = learned(
+        shards, tmp_path / "together.safetensors", merged(GAUSS_NEWTON, {"data": {"levels": "together"}})
+    )
+    assert set(read_base(apart).base.normalizer.levels) == {"850", "500"}
+    assert not read_base(together).base.normalizer.levels
+    found = {}
+    for name, path in {"apart": apart, "together": together}.items():
+        store = encode(path, str(shards), tmp_path / f"{name}.zarr", device="cpu").path
+        functaset = open_functaset(store)
+        # both in units of the range of all levels
+        assert functaset.attributes.psnr_peak[0] > 900
+        for row, (_, array) in enumerate(arrays(functaset, device="cpu")):
+            level = 1000.0 if row % 2 else 0.0
+            error = array[..., 0] - (field(row) / 10 + level)
+            assert functaset.measure("rmse")[row, 0] == pytest.approx(np.sqrt((error**2).mean()), rel=0.02, abs=1e-3)
+        checked = report(functaset, against=str(shards))
+        assert checked.complaint is None
+        found[name] = float(functaset.psnr.mean())
+    assert found["apart"] > found["together"] + 3
+
+
+def test_pca_of_grids_leaves_out_what_all_miss(base: Path, shards: Path, tmp_path: Path) -> None:
+    land = np.zeros((len(LATITUDE), len(LONGITUDE)), bool)
+    land[:3] = True
+    sets = {}
+    for name, numbers in {"train": range(40), "test": range(100, 110)}.items():
+        members: dict[str, bytes] = {}
+        for number in numbers:
+            members |= record(number, np.where(land, np.float32(np.nan), field(number)))
+        sets[name] = tar(tmp_path / f"{name}.tar", members)
+    path = encode(base, str(sets["test"]), tmp_path / "s.zarr", device="cpu").path
+    found = report(path, against=str(sets["test"]), train=str(sets["train"]), baseline="pca")
+    assert found.complaint is None
+    assert found.summary["pca"]["psnr"] is not None
+    # three waves: eight components are all there is
+    assert found.summary["pca"]["psnr"] > 60
+
+
+@pytest.mark.parametrize("kind", ["sphere", "planar"])
+@pytest.mark.parametrize("latent", [{"numbers": 8}, {"numbers": 4, "sites": [2, 3]},
+                                    {"numbers": 4, "sites": [2, 3], "interpolation": "linear"}])  # fmt: skip
+def test_every_layout_learns_on_the_globe(kind: str, latent: dict[str, Any], shards: Path, tmp_path: Path) -> None:
+    settings = merged(
+        GAUSS_NEWTON,
+        {"latent": latent, "data": {"geometry": kind, "weights": "area"}, "training": {"steps": 150}},
+    )
+    path = learned(shards, tmp_path / "b.safetensors", settings)
+    stored = read_base(path)
+    assert stored.base.by_area
+    functaset = open_functaset(encode(path, str(shards), tmp_path / "s.zarr", device="cpu", limit=10).path)
+    assert functaset.psnr.mean() > 15
+    assert report(functaset, against=str(shards)).complaint is None
+
+
+def test_variables_of_another_kind_are_refused_early(base: Path, shards: Path, tmp_path: Path) -> None:
+    mixed = records(3) | record(7, field(7), variable="sst")
+    with pytest.raises(InputError, match=r"mixed dataset.*t2m.*sst"):
+        learned(tar(tmp_path / "mixed.tar", mixed), tmp_path / "b.safetensors")
+    other = {
+        name: content for number in range(3) for name, content in record(number, field(number), variable="sst").items()
+    }
+    with pytest.raises(InputError, match="grids"):
+        encode(base, str(tar(tmp_path / "o.tar", other)), tmp_path / "o.zarr")
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"latitude": LATITUDE[:-1].tolist()}, "latitudes"),
+        ({"latitude": [95.0, *LATITUDE[1:].tolist()]}, "degrees"),
+        ({"longitude": ["a"] * len(LONGITUDE)}, "degrees"),
+    ],
+)
+def test_axes_that_make_no_sense_are_failed_items(
+    said: dict[str, Any], reason: str, base: Path, tmp_path: Path
+) -> None:
+    members = records(30, 100) | record(200, field(3), **said)
+    path = encode(base, str(tar(tmp_path / "t.tar", members)), tmp_path / "o.zarr", max_error_rate=1).path
+    failures = open_functaset(path).failures
+    assert [failure.key for failure in failures] == ["f0200"]
+    assert reason in failures[0].reason
+
+
+def test_several_variables_are_channels(tmp_path: Path) -> None:
+    members: dict[str, bytes] = {}
+    for number in range(30):
+        both = np.stack([field(number) - 273, 5 * field(number + 50)], -1)
+        said = {"variable": ["u", "v"], "units": ["degC", "m s-1"], "dims": ["latitude", "longitude", "channel"]}
+        members |= record(number, both, **said)
+    shards = tar(tmp_path / "two.tar", members)
+    base = learned(shards, tmp_path / "b.safetensors")
+    functaset = open_functaset(encode(base, str(shards), tmp_path / "s.zarr", device="cpu").path)
+    assert functaset.attributes.variables == ("u", "v")
+    assert set(functaset.report["rmse"]) == {"u", "v"}
+    assert functaset.report["units"] == {"u": "degC", "v": "m s-1"}
+
+
+def test_items_that_say_no_time_have_none(base: Path, tmp_path: Path) -> None:
+    members = record(0, field(0), time=None) | record(1, field(1), time="360-day 30 Feb") | record(2, field(2))
+    functaset = open_functaset(encode(base, str(tar(tmp_path / "t.tar", members)), tmp_path / "o.zarr").path)
+    assert functaset.measure("time").tolist()[:2] == [NO_TIME, NO_TIME]
+    assert functaset.measure("time")[2] != NO_TIME
+    assert functaset.meta(1) == {"time": "360-day 30 Feb"}

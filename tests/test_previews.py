@@ -1,0 +1,107 @@
+"""Pictures of occupancy: the right side up, the near in front of the far, the same every time."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from functaconv.previews import voxel_preview
+
+
+def block(*box: slice) -> np.ndarray:
+    """A solid block in a grid of 16 x 16 x 16."""
+    occupancy = np.zeros((16, 16, 16), np.uint8)
+    occupancy[box] = 1
+    return occupancy
+
+
+def centre(picture: np.ndarray) -> np.ndarray:
+    """Row and column of the middle of what is not white."""
+    return np.argwhere((picture < 255).any(axis=-1)).mean(axis=0)
+
+
+def test_nothing_is_a_white_picture() -> None:
+    picture = voxel_preview(np.zeros((8, 8, 8)))
+    assert picture.shape == (256, 256, 3)
+    assert picture.dtype == np.uint8
+    assert (picture == 255).all()
+
+
+def test_a_full_grid_fills_the_picture_up_to_a_margin() -> None:
+    rows, columns = (voxel_preview(np.ones((8, 8, 8)), 200) < 255).any(axis=-1).nonzero()
+    assert min(rows.min(), columns.min(), 199 - rows.max(), 199 - columns.max()) == pytest.approx(6, abs=1)
+    assert abs(rows.mean() - 99.5) < 1
+    assert abs(columns.mean() - 99.5) < 1
+
+
+ALL, LOW, HIGH = slice(None), slice(0, 4), slice(12, 16)
+
+
+def test_z_is_up_x_leads_to_the_right_and_y_away() -> None:
+    above, below = centre(voxel_preview(block(ALL, ALL, HIGH))), centre(voxel_preview(block(ALL, ALL, LOW)))
+    assert above[0] < below[0] - 50
+    assert above[1] == pytest.approx(below[1], abs=1)
+    right, left = centre(voxel_preview(block(HIGH, ALL, ALL))), centre(voxel_preview(block(LOW, ALL, ALL)))
+    assert right[1] > left[1] + 50
+    # seen from above, what is farther away is higher in the picture
+    back, front = centre(voxel_preview(block(ALL, HIGH, ALL))), centre(voxel_preview(block(ALL, LOW, ALL)))
+    assert back[0] < front[0] - 20
+
+
+def test_the_sides_of_a_box_differ_in_brightness_the_top_being_brightest() -> None:
+    picture = voxel_preview(np.ones((16, 16, 16))).mean(axis=-1)
+    top, front, right = picture[60, 128], picture[180, 90], picture[160, 215]
+    assert top > front + 20
+    assert front > right + 20
+
+
+def test_the_near_covers_the_far() -> None:
+    front = block(ALL, slice(0, 2), ALL)
+    both = front + block(slice(2, 7), slice(12, 14), slice(2, 6))
+    # all of the far block lies behind the near wall
+    np.testing.assert_array_equal(voxel_preview(both), voxel_preview(front))
+    behind = block(slice(4, 12), slice(12, 14), slice(10, 16))
+    assert (voxel_preview(front + behind) != voxel_preview(front)).any()
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_walls_of_one_voxel_have_no_holes(side: int) -> None:
+    occupancy = np.zeros((side, side, side), np.uint8)
+    occupancy[:, :, side // 2] = 1
+    seen = (voxel_preview(occupancy) < 255).any(axis=-1)
+    for row in seen[seen.any(axis=1)]:
+        first, last = np.flatnonzero(row)[[0, -1]]
+        assert row[first : last + 1].all()
+
+
+def test_occupied_is_what_is_over_a_half() -> None:
+    occupancy = np.random.default_rng(0).random((8, 8, 8)).astype(np.float32)
+    seen = (voxel_preview(occupancy) < 255).any(axis=-1)
+    np.testing.assert_array_equal(seen, (voxel_preview(occupancy > 0.5) < 255).any(axis=-1))
+    assert (voxel_preview(np.full((8, 8, 8), 0.5)) == 255).all()
+    assert (voxel_preview(np.full((8, 8, 8), np.nan)) == 255).all()
+    np.testing.assert_array_equal(voxel_preview(np.full((8, 8, 8), np.inf)), voxel_preview(np.ones((8, 8, 8), bool)))
+
+
+def test_fine_grids_keep_their_thin_walls() -> None:
+    occupancy = np.zeros((300, 300, 300), np.uint8)
+    occupancy[:, :, 150] = 1
+    assert (voxel_preview(occupancy) < 255).any(axis=-1).mean() > 0.15
+
+
+@given(
+    arrays(
+        np.float32,
+        array_shapes(min_dims=3, max_dims=3, max_side=12),
+        elements=st.floats(allow_nan=True, allow_infinity=True, width=32),
+    ),
+    st.integers(1, 40),
+)
+def test_any_grid_has_a_picture_and_always_the_same(occupancy: np.ndarray, size: int) -> None:
+    before = occupancy.copy()
+    picture = voxel_preview(occupancy, size)
+    assert picture.shape == (size, size, 3)
+    assert picture.dtype == np.uint8
+    np.testing.assert_array_equal(picture, voxel_preview(occupancy, size))
+    np.testing.assert_array_equal(occupancy, before)

@@ -1,0 +1,201 @@
+"""Voxels, the whole way: bits in any container to a functaset, and back to volumes, surfaces and pictures."""
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from functaconv.checkpoint import read_base
+from functaconv.conversion import encode
+from functaconv.errors import InputError, UsageError
+from functaconv.functaset import open_functaset, verify
+from functaconv.metalearning import fit_base
+from functaconv.recipe import merged
+from functaconv.rendering import View, arrays, render
+from functaconv.reporting import report, to_csv
+from functaconv.sources.binvox import read_binvox, write_binvox
+from tests.conftest import TINY, npy, png, tar
+
+SHAPE = (10, 8, 12)
+SETTINGS = merged(
+    TINY, {"solver": {"kind": "gauss-newton", "steps": 2}, "training": {"optimizer": "muon", "steps": 120}}
+)
+
+
+def solid(seed: int, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    """A box of some size somewhere, uint8."""
+    random = np.random.default_rng(seed)
+    volume = np.zeros(shape, np.uint8)
+    spans = [sorted(random.choice(np.arange(1, size), 2, replace=False)) for size in shape]
+    volume[tuple(slice(low, high) for low, high in spans)] = 1
+    return volume
+
+
+def npz(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, occupancy=array)
+    return buffer.getvalue()
+
+
+CONTAINERS = {
+    "npz": lambda volume: {"npz": npz(volume)},
+    "bool npy": lambda volume: {"npy": npy(volume.astype(bool))},
+    "float npy": lambda volume: {"npy": npy(volume.astype(np.float64))},
+    "with a channel": lambda volume: {"npy": npy(volume[None])},
+    "binvox": lambda volume: {"binvox": write_binvox(volume)},
+    "packed": lambda volume: {
+        "npy": npy(np.packbits(volume)),
+        "json": json.dumps({"packed_bits": list(volume.shape)}).encode(),
+    },
+    "packed the other way": lambda volume: {
+        "npz": npz(np.packbits(volume, bitorder="little")),
+        "json": json.dumps({"packed_bits": list(volume.shape), "bit_order": "little"}).encode(),
+    },
+}
+
+
+def members(numbers: range, container: str = "npz") -> dict[str, bytes]:
+    return {
+        f"v{number:03d}.{suffix}": content
+        for number in numbers
+        for suffix, content in CONTAINERS[container](solid(number)).items()
+    }
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tar(tmp_path_factory.mktemp("voxels") / "train.tar", members(range(40)))
+
+
+@pytest.fixture(scope="module")
+def base(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("base") / "voxels.safetensors"
+    fit_base(str(shards), path, settings=SETTINGS, device="cpu")
+    return path
+
+
+@pytest.fixture(scope="module")
+def store(base: Path, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return encode(base, str(shards), tmp_path_factory.mktemp("store") / "v.zarr", device="cpu").path
+
+
+def test_volumes_of_0_and_1_are_voxels(base: Path) -> None:
+    stored = read_base(base)
+    assert (stored.base.axes.kind, stored.base.axes.dims, stored.base.axes.channels) == ("voxels", 3, 1)
+    # occupancy itself, not a range of the training items
+    assert (stored.base.normalizer.offset, stored.base.normalizer.scale) == ((0.0,), (1.0,))
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_every_container_gives_the_same_latents(container: str, base: Path, store: Path, tmp_path: Path) -> None:
+    shard = tar(tmp_path / "t.tar", members(range(12), container))
+    found = open_functaset(encode(base, str(shard), tmp_path / "o.zarr", device="cpu").path)
+    assert not found.failures
+    np.testing.assert_allclose(found.latents(), open_functaset(store).latents(slice(0, 12)), atol=2e-3)
+
+
+def test_measures_are_what_numpy_finds(store: Path, shards: Path, tmp_path: Path) -> None:
+    functaset = open_functaset(store)
+    for row, (_, array) in enumerate(arrays(functaset, device="cpu")):
+        was, now = solid(row) > 0, array[..., 0] > 0.5
+        assert functaset.measure("accuracy")[row] == pytest.approx((was == now).mean(), abs=1e-6)
+        assert functaset.measure("iou")[row] == pytest.approx((was & now).sum() / (was | now).sum(), abs=1e-6)
+        assert functaset.mse[row] == pytest.approx(((array[..., 0] - solid(row)) ** 2).mean(), rel=1e-3)
+    said = functaset.report
+    assert said["voxel_accuracy"] == pytest.approx(functaset.measure("accuracy").mean(), abs=1e-4)
+    assert said["iou"] == pytest.approx(functaset.measure("iou").mean(), abs=1e-4)
+    assert said["voxel_accuracy"] > 0.85
+    assert verify(store) == []
+    found = report(store, against=str(shards), train=str(shards), baseline="pca")
+    assert found.complaint is None
+    assert 0.5 < found.summary["pca"]["voxel_accuracy"] <= 1
+    to_csv(found, tmp_path / "items.csv")
+    assert "accuracy,iou" in (tmp_path / "items.csv").read_text().splitlines()[0]
+
+
+def test_two_empty_volumes_agree(base: Path, tmp_path: Path) -> None:
+    shard = tar(tmp_path / "t.tar", {"empty.npz": npz(np.zeros(SHAPE, np.uint8)), "full.npz": npz(solid(3))})
+    functaset = open_functaset(encode(base, str(shard), tmp_path / "o.zarr", device="cpu").path)
+    assert np.isfinite(functaset.measure("iou")).all()
+
+
+def test_volumes_come_back_as_binvox_surface_and_picture(store: Path, tmp_path: Path) -> None:
+    functaset = open_functaset(store)
+    number = max(range(40), key=lambda row: functaset.measure("iou")[row])
+    _, array = next(arrays(functaset, [number], device="cpu"))
+    occupied = array[..., 0] > 0.5
+    assert occupied.any()
+    for suffix in ("binvox", "npy", "png"):
+        render(store, tmp_path / f"one.{suffix}", items=[number], device="cpu")
+    again = read_binvox((tmp_path / "one.binvox").read_bytes(), most_values=1 << 20)
+    np.testing.assert_array_equal(again, occupied)
+    np.testing.assert_array_equal(np.load(tmp_path / "one.npy")[..., 0], array[..., 0])
+    with Image.open(tmp_path / "one.png") as picture:
+        assert picture.mode == "RGB"
+        # something is to be seen
+        assert len(np.unique(np.asarray(picture).reshape(-1, 3), axis=0)) > 2
+    pytest.importorskip("skimage")
+    render(store, tmp_path / "one.obj", items=[number], view=View(scale=2), device="cpu")
+    lines = (tmp_path / "one.obj").read_text().splitlines()
+    corners = np.array([line.split()[1:] for line in lines if line.startswith("v ")], float)
+    assert corners.min() >= 0
+    assert corners.max() <= 1
+    assert any(line.startswith("f ") for line in lines)
+
+
+def test_any_resolution_is_rendered(store: Path, tmp_path: Path) -> None:
+    (_, native), (_, thrice) = (
+        next(arrays(open_functaset(store), [0], view=View(scale=scale), device="cpu")) for scale in (1, 3)
+    )
+    assert thrice.shape == (30, 24, 36, 1)
+    np.testing.assert_allclose(thrice[1::3, 1::3, 1::3], native, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["a.nc", "a.zarr", "a.jpg"])
+def test_formats_of_other_kinds_are_refused(name: str, store: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        render(store, tmp_path / name, items=[0], format=name.partition(".")[2], device="cpu")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"npz": npz(solid(1) * 7)}, "occupancy lies between 0 and 1"),
+        ({"npz": npz(np.array([{"a": 1}], object))}, "object|pickle|type"),
+        ({"binvox": write_binvox(solid(1))[:-3]}, "binvox"),
+        ({"npy": npy(np.packbits(solid(1))), "json": b'{"packed_bits": [99, 99, 99]}'}, "bytes|bits"),
+        ({"npy": npy(np.packbits(solid(1))), "json": b'{"packed_bits": [1000000, 1000000, 99]}'}, "more than"),
+        ({"npy": npy(np.packbits(solid(1))), "json": b'{"packed_bits": "all"}'}, "shape"),
+    ],
+)
+def test_volumes_that_make_no_sense_are_failed_items(
+    fields: Mapping[str, bytes], reason: str, base: Path, tmp_path: Path
+) -> None:
+    bad = {f"bad.{suffix}": content for suffix, content in fields.items()}
+    shard = tar(tmp_path / "t.tar", members(range(20)) | bad)
+    functaset = open_functaset(encode(base, str(shard), tmp_path / "o.zarr", device="cpu", max_error_rate=1).path)
+    assert [failure.key for failure in functaset.failures] == ["bad"]
+    assert any(word in functaset.failures[0].reason for word in reason.split("|"))
+
+
+def test_images_among_voxels_are_told_early(shards: Path, tmp_path: Path) -> None:
+    mixed = tar(tmp_path / "mixed.tar", {**members(range(3)), "picture.png": png(0, (8, 8))})
+    with pytest.raises(InputError, match="mixed dataset"):
+        fit_base(str(mixed), tmp_path / "b.safetensors", settings=SETTINGS)
+
+
+@pytest.mark.parametrize("latent", [{"numbers": 4, "sites": [2, 2, 3]},
+                                    {"numbers": 3, "sites": [2, 2, 2], "interpolation": "linear"}])  # fmt: skip
+def test_sites_have_three_axes(latent: dict[str, Any], shards: Path, tmp_path: Path) -> None:
+    settings = merged(SETTINGS, {"latent": latent, "training": {"steps": 40}})
+    fit_base(str(shards), tmp_path / "b.safetensors", settings=settings, device="cpu")
+    path = encode(tmp_path / "b.safetensors", str(shards), tmp_path / "o.zarr", device="cpu", limit=10).path
+    functaset = open_functaset(path)
+    assert functaset.modulation.shape == (10, *latent["sites"], latent["numbers"])
+    assert report(path, against=str(shards)).complaint is None
