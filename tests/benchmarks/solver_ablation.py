@@ -1,4 +1,4 @@
-"""What each choice gives Gauss-Newton: `python -m tests.benchmarks.solver_ablation DATA OUT.jsonl [NAME ...]`.
+"""What each choice gives: `python -m tests.benchmarks.solver_ablation [--seconds 90] DATA OUT.jsonl [NAME ...]`.
 
 DATA is a folder with cifar10/ as train-*.tar and test-*.tar. Every variant of the default recipe learns for the same
 seconds, two at a time, one thread each, then encodes the same 512 test items, with one to four steps. One JSON row per

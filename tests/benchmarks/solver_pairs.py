@@ -11,47 +11,67 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.image_quality import provenance
 
 SOLVERS = ("gradient", "gauss-newton")
+OF_SOME = ("voxel_accuracy", "iou", "rmse", "weighted_rmse", "max_error", "units")
+"""what a report says of voxels or of grids"""
 
-CELLS: dict[str, tuple[str, str, float, dict[str, dict[str, object]]]] = {
-    # name: dataset, latent, minutes, settings for all solvers and for each
-    "cifar10-64": ("cifar10", "64", 10, {}),
-    "cifar10-256": ("cifar10", "256", 20, {}),
-    "lfw64-256": ("lfw64", "256", 20, {}),
-    "cifar10-8x8x16": ("cifar10", "8x8x16", 20, {}),
-    "cifar10-8x8x16-linear": ("cifar10", "8x8x16", 20, {"all": {"latent.interpolation": "linear"}}),
-    "cifar10-8x8x16-3x3": ("cifar10", "8x8x16", 20, {"all": {"latent.kernel": 3}}),
-}
 PRECISION = {"gradient": "float32", "gauss-newton": "bfloat16"}
 """of Jacobians; all else is float32"""
-WIDTHS = {"cifar10-64": 96, "cifar10-256": 128, "lfw64-256": 128}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What two bases learn."""
+
+    dataset: str
+    """a folder with train-*.tar and test-*.tar"""
+    latent: str
+    minutes: float
+    settings: Mapping[str, object]
+    """of both"""
+
+
+CELLS = {
+    "cifar10-64": Cell("cifar10", "64", 10, {"network.width": 96}),
+    "cifar10-256": Cell("cifar10", "256", 20, {"network.width": 128}),
+    "lfw64-256": Cell("lfw64", "256", 20, {"network.width": 128}),
+    "cifar10-8x8x16": Cell("cifar10", "8x8x16", 20, {"network.width": 192}),
+    "cifar10-8x8x16-linear": Cell(
+        "cifar10", "8x8x16", 20, {"network.width": 192, "latent.interpolation": "linear", "latent.frame": "local"}
+    ),
+    "cifar10-8x8x16-3x3": Cell("cifar10", "8x8x16", 20, {"network.width": 192, "latent.kernel": 3}),
+}
 
 
 def main() -> None:
-    data, out = Path(sys.argv[1]), Path(sys.argv[2])
+    measure_all(Path(sys.argv[1]), Path(sys.argv[2]), CELLS, sys.argv[3:])
+
+
+def measure_all(data: Path, out: Path, cells: Mapping[str, Cell], names: Sequence[str]) -> None:
+    """Append a row to `out` for every cell that has none there."""
     done = {json.loads(line)["cell"] for line in out.read_text().splitlines()} if out.exists() else set()
-    for cell in sys.argv[3:] or CELLS:
-        if cell not in done:
-            row = measure(data, out.with_suffix(""), cell)
+    for name in names or cells:
+        if name not in done:
+            row = measure(data, out.with_suffix(""), name, cells[name])
             with out.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print(json.dumps(row))
 
 
-def measure(data: Path, work: Path, cell: str, solvers: tuple[str, ...] = SOLVERS) -> dict[str, Any]:
-    dataset, latent, minutes, settings = CELLS[cell]
-    train, test = data / dataset / "train-*.tar", data / dataset / "test-*.tar"
+def measure(data: Path, work: Path, cell: str, asked: Cell, solvers: tuple[str, ...] = SOLVERS) -> dict[str, Any]:
+    train, test = (data / asked.dataset / f"{split}-*.tar" for split in ("train", "test"))
     work.mkdir(parents=True, exist_ok=True)
     options: dict[str, list[str]] = {}
     for solver in solvers:
-        own = {"network.width": WIDTHS.get(cell, 192), **settings.get("all", {}), **settings.get(solver, {})}
-        chosen = [part for key, value in own.items() for part in ("--set", f"{key}={value}")]
-        options[solver] = ["--solver", solver, "--latent", latent, "--minutes", f"{minutes:g}", *chosen]
+        chosen = [part for key, value in asked.settings.items() for part in ("--set", f"{key}={value}")]
+        options[solver] = ["--solver", solver, "--latent", asked.latent, "--minutes", f"{asked.minutes:g}", *chosen]
         options[solver] += ["--precision", PRECISION[solver]]
     bases = {solver: work / f"{cell}-{solver}.safetensors" for solver in solvers}
     trained = together(
@@ -76,12 +96,14 @@ def measure(data: Path, work: Path, cell: str, solvers: tuple[str, ...] = SOLVER
                 "bytes_per_item": report["bytes"]["per_item"],
                 "items_per_second": report["items_per_second"],
                 "psnr_by_numbers": report.get("psnr_by_numbers"),
-                "command": f"functaconv fit-base {dataset}/train-*.tar BASE --val {dataset}/test-*.tar "
+                **{name: report[name] for name in OF_SOME if name in report},
+                "command": f"functaconv fit-base {asked.dataset}/train-*.tar BASE --val {asked.dataset}/test-*.tar "
                 + " ".join(options[solver]),
             }
             for solver, report, fitted in zip(solvers, reports, trained, strict=True)
         },
         "latent": reports[0]["latent"],
+        "raw_per_item": reports[0]["bytes"]["raw_per_item"],
         **provenance(),
         "threads": 1,
     }
