@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from functaconv.errors import InputError, ItemError, OutputExistsError, UsageError
+from functaconv.sources.binvox import write_binvox
 from functaconv.sources.decoders import (
     ARRAY_SUFFIXES,
     DEFAULT_LIMITS,
@@ -24,11 +25,14 @@ from functaconv.sources.decoders import (
     parse_field,
     transform_image,
 )
-from functaconv.sources.folder import Candidate, Folder, relative_name, walk
+from functaconv.sources.folder import Candidate, Folder, clean_key, relative_name, walk
+from functaconv.sources.grids import EVERYTHING, FIELD_SUFFIXES, FieldChoice, is_fields, open_fields
 from functaconv.sources.items import Item, Record
+from functaconv.sources.meshes import MESH_SUFFIXES, MOST_RESOLUTION, voxelise
 
 # at a few kilobytes an image some tens of megabytes: big enough to read at speed, small enough to share out
 ITEMS_PER_SHARD = 10_000
+PACKED_SUFFIXES = (*ARRAY_SUFFIXES, *MESH_SUFFIXES, *FIELD_SUFFIXES)
 _OURS = re.compile(r"shard-\d{6,}\.tar|failed\.jsonl|classes\.txt|pack\.json")
 _UNFINISHED = re.compile(r"\.shard-\d{6,}\.tar\.part")
 
@@ -58,34 +62,72 @@ class PackSummary:
     failures: tuple[Failure, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class PackPlan:
+    """What `pack` would read."""
+
+    files: int
+    items: int | None
+    """of grids; None for a folder of other files, each an item if it decodes"""
+    bytes: int
+    """to be read: of files as they are, of grids as float32"""
+    passes: int = 1
+    """how often the largest chunks of a grid's file have to be read"""
+
+
+def plan(source: Path | str, *, field: str | None = None, choice: FieldChoice = EVERYTHING) -> PackPlan:
+    """What `pack` would do with this source, without reading a value."""
+    if is_fields(source):
+        with open_fields(source, choice) as found:
+            return PackPlan(1, found.count, found.bytes, found.passes)
+    paths = [candidate.path for candidate in _candidates(Path(source), field, None, None).candidates]
+    grids = [path for path in paths if is_fields(path)]
+    items = size = 0
+    passes = 1
+    for path in grids:
+        with open_fields(path, choice) as found:
+            items, size, passes = items + found.count, size + found.bytes, max(passes, found.passes)
+    size += sum(path.stat().st_size for path in paths if path not in set(grids))
+    return PackPlan(len(paths), items if len(grids) == len(paths) else None, size, passes)
+
+
 def pack(
-    source: Path,
+    source: Path | str,
     target: Path | BinaryIO,
     *,
     field: str | None = None,
     transform: ImageTransform | None = None,
+    resolution: int | None = None,
+    choice: FieldChoice = EVERYTHING,
     items_per_shard: int = ITEMS_PER_SHARD,
     seed: int | None = 0,
     labels: bool | None = None,
     overwrite: bool = False,
     progress: bool = False,
 ) -> PackSummary:
-    """Pack the images and npy/npz files below `source` into shards in the directory `target`, or into one tar.
+    """Pack what lies below `source` into shards in the directory `target`, or into one tar.
 
-    Every file is decoded to check it, then copied as it is; with a `transform` that changes it, an image is
-    written anew (png; float tiff). `seed` shuffles, so that neighbours in a folder are not neighbours in training;
-    None keeps the order of the paths. `field` takes only files of one suffix. `labels` writes a class per
-    sub-folder; None does so if every file lies in one.
+    Images, npy, npz and binvox files are decoded to check them, then copied as they are; with a `transform` that
+    changes it, an image is written anew (png; float tiff). Meshes become solid voxels (binvox) of `resolution` per
+    side. NetCDF and GRIB files and zarr stores, in the folder or as the source itself (a URL, too), become grids, one
+    for each time, level and member that `choice` leaves, in their order. `seed` shuffles the files, so that
+    neighbours in a folder are not neighbours in training; None keeps the order of the paths. `field` takes only files
+    of one suffix. `labels` writes a class per sub-folder; None does so if every file lies in one.
 
     `target` gets shard-000000.tar ..., pack.json, and classes.txt and failed.jsonl if there are any; the shards get
     their names together at the end. It has to be new or empty; `overwrite` replaces what an earlier run left.
     """
     if items_per_shard < 1:
         raise UsageError(f"items per shard: expected 1 or more, found {items_per_shard}")
+    if resolution is not None and not 1 <= resolution <= MOST_RESOLUTION:
+        raise UsageError(f"a resolution of {resolution} voxels per side", hint=f"choose 1 to {MOST_RESOLUTION}")
     if isinstance(target, Path):
-        _check_target(target, source, overwrite)
-    # a target inside the source is not packed
-    folder = _candidates(source, field, labels, target if isinstance(target, Path) else None)
+        _check_target(target, Path(source), overwrite)
+    if is_fields(source):
+        folder = Folder((Candidate(Path(source), clean_key(_stem(source)), -1),), {}, ())
+    else:
+        # a target inside the source is not packed
+        folder = _candidates(Path(source), field, labels, target if isinstance(target, Path) else None)
     order = np.arange(len(folder.candidates))
     if seed is not None:
         np.random.default_rng(seed).shuffle(order)
@@ -95,7 +137,8 @@ def pack(
 
         candidates = tqdm(candidates, total=len(order), desc="pack", unit="file")
     failures: list[Failure] = []
-    samples = _samples(candidates, source, field, transform, failures)
+    reading = _Reading(source, field, transform, resolution, choice)
+    samples = _samples(candidates, reading, failures)
     first = next(samples, None)
     if first is None:
         reasons = "; ".join(f"{failure.path}: {failure.reason}" for failure in failures[:3])
@@ -111,6 +154,8 @@ def pack(
         "transform": None if transform is None else asdict(transform),
         "items_per_shard": items_per_shard,
         "seed": seed,
+        "resolution": resolution,
+        "choice": asdict(choice),
     }
     return _write_directory(target, chain([first], samples), items_per_shard, summary, failures, settings)
 
@@ -139,12 +184,15 @@ def _candidates(source: Path, field: str | None, labels: bool | None, exclude: P
     if not source.exists():
         raise InputError(f"no such folder: {source}", hint="give a folder of images, or of npy or npz files")
     if not source.is_dir():
-        raise InputError(f"not a folder: {source}", hint="put the file into a folder of its own and pack that")
-    suffixes = (*ARRAY_SUFFIXES, *OTHER_IMAGES) if field is None else (parse_field(field)[0],)
+        raise InputError(
+            f"neither a folder nor a file of grids: {source}",
+            hint=f"put it into a folder of its own and pack that; files of grids end in {', '.join(FIELD_SUFFIXES)}",
+        )
+    suffixes = (*PACKED_SUFFIXES, *OTHER_IMAGES) if field is None else (parse_field(field)[0],)
     folder = walk(source, suffixes, exclude=exclude)
     if not folder.candidates:
         found = ", ".join(f"{count} {suffix}" for suffix, count in folder.ignored.items()) or "no files at all"
-        raise InputError(f"nothing to pack in {source}: found {found}", hint=f"expected {', '.join(ARRAY_SUFFIXES)}")
+        raise InputError(f"nothing to pack in {source}: found {found}", hint=f"expected {', '.join(PACKED_SUFFIXES)}")
     if labels and not folder.classes:
         raise InputError(f"no classes in {source}: some files lie beside the sub-folders, expected all within them")
     if labels is False:
@@ -153,29 +201,56 @@ def _candidates(source: Path, field: str | None, labels: bool | None, exclude: P
     return folder
 
 
-def _samples(
-    candidates: Iterable[Candidate],
-    source: Path,
-    field: str | None,
-    transform: ImageTransform | None,
-    failures: list[Failure],
-) -> Iterator[Sample]:
-    """What the tars will hold, one dict per file that decodes; the others go to `failures`."""
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What files are read with."""
+
+    source: Path | str
+    field: str | None
+    transform: ImageTransform | None
+    resolution: int | None
+    choice: FieldChoice
+
+
+def _samples(candidates: Iterable[Candidate], reading: _Reading, failures: list[Failure]) -> Iterator[Sample]:
+    """What the tars will hold, one dict per item that decodes; the others go to `failures`."""
     for candidate in candidates:
+        is_source = str(candidate.path) == str(Path(reading.source))
+        path = str(reading.source) if is_source else relative_name(candidate.path, Path(reading.source))
         try:
-            sample: Sample = {"__key__": candidate.key, **_content(candidate, field, transform)}
-        except ItemError as error:
-            failures.append(Failure(relative_name(candidate.path, source), candidate.key, str(error)))
+            if is_fields(reading.source if is_source else candidate.path):
+                yield from _grids(candidate, path, reading, failures)
+                continue
+            sample: Sample = {"__key__": candidate.key, **_content(candidate, reading)}
+        except (ItemError, InputError) as error:
+            if is_source and isinstance(error, InputError):
+                raise
+            failures.append(Failure(path, candidate.key, str(error)))
             continue
         if candidate.label >= 0:
             sample["cls"] = str(candidate.label).encode()
         yield sample
 
 
-def _content(candidate: Candidate, field: str | None, transform: ImageTransform | None) -> dict[str, bytes]:
+def _grids(candidate: Candidate, path: str, reading: _Reading, failures: list[Failure]) -> Iterator[Sample]:
+    """Each grid of a file: npy, and json with its axes, units and time."""
+    source = reading.source if str(candidate.path) == str(Path(reading.source)) else candidate.path
+    with open_fields(source, reading.choice, name=candidate.key) as found:
+        for key, array, attributes in found:
+            if attributes["n_missing"] == array.size:
+                failures.append(Failure(path, key, "every value is missing"))
+                continue
+            content = io.BytesIO()
+            np.save(content, array, allow_pickle=False)
+            yield {"__key__": key, "npy": content.getvalue(), "json": json.dumps(attributes).encode()}
+
+
+def _content(candidate: Candidate, reading: _Reading) -> dict[str, bytes]:
     suffix = candidate.path.suffix.lower().removeprefix(".")
     if suffix in OTHER_IMAGES:
         raise ItemError(f"{suffix} images are not read; expected one of {', '.join(ARRAY_SUFFIXES)}: convert it first")
+    if suffix in MESH_SUFFIXES and reading.resolution is None:
+        raise ItemError(f"{suffix}: a mesh becomes voxels: say how many per side with --resolution")
     try:
         size = candidate.path.stat().st_size
         if size > DEFAULT_LIMITS.member:
@@ -183,7 +258,11 @@ def _content(candidate: Candidate, field: str | None, transform: ImageTransform 
         content = candidate.path.read_bytes()
     except OSError as error:
         raise ItemError(f"cannot be read: {error.strerror or error}") from error
-    item = decode(Record(0, 0, candidate.key, {suffix: content}), field=field)
+    if suffix in MESH_SUFFIXES:
+        assert reading.resolution is not None
+        return {"binvox": write_binvox(voxelise(content, suffix, reading.resolution))}
+    transform = reading.transform
+    item = decode(Record(0, 0, candidate.key, {suffix: content}), field=reading.field)
     if transform is None or transform == ImageTransform():
         return {suffix: content}
     if item.peak is None:
@@ -192,6 +271,10 @@ def _content(candidate: Candidate, field: str | None, transform: ImageTransform 
     if np.array_equal(array, item.array):
         return {suffix: content}
     return _encoded(replace(item, array=array))
+
+
+def _stem(source: Path | str) -> str:
+    return Path(str(source).rstrip("/").rpartition("://")[2]).stem
 
 
 def _encoded(item: Item) -> dict[str, bytes]:

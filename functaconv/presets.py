@@ -9,6 +9,9 @@ from pydantic.dataclasses import dataclass
 from functaconv.errors import lookup
 from functaconv.recipe import LatentRecipe, NetworkRecipe, Recipe, SolverRecipe, TrainingRecipe
 
+LEAST_POINTS = 256
+EQUATIONS = 6
+"""values of an item in the inner fit for each number of a global latent: with three, it fits the points drawn"""
 MOST_POINTS = 8192
 """of an item in an update of a sized preset, in whole cells"""
 
@@ -78,12 +81,12 @@ def _sized(name: str, situation: Situation) -> Recipe:
     sites = tuple(min(64, max(1, round(size / 8))) for size in situation.shape) if points > 64**2 else ()
     latent = situation.latent or LatentRecipe(numbers=16 if sites else (256 if gpu else 64), sites=sites)
     sized = _by_gradient if situation.solver == "gradient" else _by_gauss_newton
-    network, solver, training = sized(points, latent, gpu)
+    network, solver, training = sized(points, situation.channels, latent, gpu)
     return Recipe(name=name, network=network, latent=latent, solver=solver, training=training)
 
 
 def _by_gauss_newton(
-    points: int, latent: LatentRecipe, gpu: bool
+    points: int, channels: int, latent: LatentRecipe, gpu: bool
 ) -> tuple[NetworkRecipe, SolverRecipe, TrainingRecipe]:
     """Many cheap updates: few items, and few points of each.
 
@@ -102,8 +105,8 @@ def _by_gauss_newton(
     else:
         width = 256 if gpu else max(96, min(192, latent.numbers // 2))
         batch = 64 if gpu else 16
-        inner = min(points, max(256, 2 * latent.numbers))
-        outer = min(points, 256)
+        inner = min(points, max(LEAST_POINTS, EQUATIONS * latent.numbers // channels))
+        outer = min(points, max(LEAST_POINTS, 3 * LEAST_POINTS // channels))
     return (
         NetworkRecipe(width=width, depth=6 if gpu else 5, w0_first=10.0 if latent.sites else 20.0, w0_hidden=10.0),
         SolverRecipe(kind="gauss-newton", steps=2 if latent.sites else 3),
@@ -120,7 +123,9 @@ def _by_gauss_newton(
     )
 
 
-def _by_gradient(points: int, latent: LatentRecipe, gpu: bool) -> tuple[NetworkRecipe, SolverRecipe, TrainingRecipe]:
+def _by_gradient(
+    points: int, channels: int, latent: LatentRecipe, gpu: bool
+) -> tuple[NetworkRecipe, SolverRecipe, TrainingRecipe]:
     """The functa recipe with rates as high as runs of minutes bear: with w0 30 throughout, or twice the rate, training
     collapses.
     """
@@ -132,8 +137,7 @@ def _by_gradient(points: int, latent: LatentRecipe, gpu: bool) -> tuple[NetworkR
         outer = None
     else:
         batch = 64 if gpu else 16
-        # the points an item is fitted on must outnumber what is fitted
-        inner = min(points, max(256, 2 * latent.numbers))
+        inner = min(points, max(LEAST_POINTS, EQUATIONS * latent.numbers // channels))
         outer = min(points, 2 * inner)
     return (
         NetworkRecipe(

@@ -210,7 +210,7 @@ def test_what_cannot_be_packed_stops_at_once_with_a_reason(source: Path, tmp_pat
     empty.mkdir()
     only_text = tmp_path / "text"
     only_text.mkdir()
-    (only_text / "a.off").write_text("OFF")
+    (only_text / "a.doc").write_text("OFF")
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "a.png").write_text("")
@@ -218,9 +218,9 @@ def test_what_cannot_be_packed_stops_at_once_with_a_reason(source: Path, tmp_pat
     target = tmp_path / "out"
     cases: list[tuple[Path, Path, type[FunctaconvError], str]] = [
         (tmp_path / "missing", target, InputError, "no such folder"),
-        (file, target, InputError, "not a folder"),
+        (file, target, InputError, "neither a folder"),
         (empty, target, InputError, "found no files at all"),
-        (only_text, target, InputError, r"found 1 \.off"),
+        (only_text, target, InputError, r"found 1 \.doc"),
         (broken, target, InputError, "none of the 1 files .* empty file"),
         (source, file, OutputExistsError, "is a file"),
         (source, source, FunctaconvError, "same folder"),

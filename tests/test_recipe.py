@@ -46,6 +46,8 @@ SPATIAL = {
 OWN = {
     "functa-cifar10": {"network": {"depth": 10}},
     "functa-celeba64": {"network": {"depth": 15}},
+    "functa-shapenet64": {"network": {"depth": 15}},
+    "functa-era5": {"network": {"depth": 15}},
     "spatial-cifar10": {"network": {"depth": 6}, "latent": {"numbers": 16, "sites": (8, 8), "kernel": 1}},
     "spatial-imagenet256": {"network": {"depth": 8}, "latent": {"numbers": 64, "sites": (32, 32), "kernel": 3}},
 }
@@ -300,14 +302,15 @@ def test_the_images_preset_is_made_for_the_solver_that_is_asked_for() -> None:
     assert default.latent == gradient.latent
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3])
 @pytest.mark.parametrize("numbers", [64, 256, 512])
-def test_more_is_measured_than_fitted(numbers: int) -> None:
+def test_more_is_measured_than_fitted(numbers: int, channels: int) -> None:
     latent = LatentRecipe(numbers=numbers)
-    training = preset("images", Situation((64, 64), 3, False, latent)).training
+    training = preset("images", Situation((64, 64), channels, False, latent)).training
     assert training.inner_points is not None
-    assert 3 * training.inner_points >= 4 * numbers
+    assert channels * training.inner_points >= 4 * numbers
 
 
-@pytest.mark.parametrize("published", ["functa-cifar10", "functa-celeba64", "spatial-cifar10", "spatial-imagenet256"])
+@pytest.mark.parametrize("published", OWN)
 def test_published_presets_keep_their_solver(published: str) -> None:
     assert preset(published, Situation((32, 32), 3, False)).solver.kind == "gradient"

@@ -1,25 +1,51 @@
 """`functaconv pack`."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from functaconv.cli import options
 from functaconv.cli.console import counted, say, size, table, write_json, write_lines
+from functaconv.errors import UsageError
+
+if TYPE_CHECKING:
+    from functaconv.packing import PackPlan
 
 
 def command(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="A folder of images, npy or npz files, nested or not.")
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A folder of images, npy, npz, binvox, mesh, NetCDF or GRIB files, nested or not; one NetCDF or GRIB "
+            "file; a zarr store, or its URL.",
+        ),
     ],
     shards_dir: Annotated[
-        str, typer.Argument(metavar="SHARDS_DIR", help="A new or empty directory, or - for one tar on stdout.")
-    ],
+        str | None, typer.Argument(metavar="SHARDS_DIR", help="A new or empty directory, or - for one tar on stdout.")
+    ] = None,
     resize: options.Resize = None,
     crop: options.Crop = None,
     field: options.Field = None,
+    resolution: Annotated[
+        int | None, typer.Option("--resolution", help="Meshes (off, obj, stl): voxels per side.", metavar="N")
+    ] = None,
+    variable: Annotated[
+        list[str] | None,
+        typer.Option("--variable", help="Grids: a variable, by name; repeatable. All by default.", metavar="NAME"),
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option("--start", help="Grids: the first time, such as 2019-03 or later.", metavar="TIME")
+    ] = None,
+    stop: Annotated[str | None, typer.Option("--stop", help="Grids: the last time.", metavar="TIME")] = None,
+    stride: Annotated[int, typer.Option("--stride", help="Grids: every Nth time.", metavar="N", min=1)] = 1,
+    level: Annotated[
+        list[float] | None, typer.Option("--level", help="Grids: a level, in the file's units; repeatable.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be read, and read no value.")] = False,
     items_per_shard: Annotated[int, typer.Option("--items-per-shard", min=1, help="Items in a shard.")] = 10_000,
     seed: Annotated[
         int, typer.Option("--seed", help="Seed of the shuffle; -1 keeps the order of the paths.", min=-1)
@@ -30,8 +56,16 @@ def command(
     verbose: options.Verbose = False,
 ) -> None:
     """Turn a folder of files into webdataset shards."""
-    from functaconv.packing import pack
+    from functaconv.packing import pack, plan
+    from functaconv.sources.grids import FieldChoice
     from functaconv.sources.images import ImageTransform, parse_size
+
+    choice = FieldChoice(tuple(variable or ()), start, stop, stride, tuple(level or ()))
+    if dry_run:
+        _tell(plan(source, field=field, choice=choice), json)
+        return
+    if shards_dir is None:
+        raise UsageError("where do the shards go?", hint="functaconv pack SOURCE SHARDS_DIR")
 
     transform = None
     if resize or crop:
@@ -39,7 +73,8 @@ def command(
     to_stdout = shards_dir == "-"
     summary = pack(
         source, sys.stdout.buffer if to_stdout else Path(shards_dir), field=field, transform=transform,
-        items_per_shard=items_per_shard, seed=None if seed < 0 else seed, overwrite=overwrite,
+        resolution=resolution, choice=choice, items_per_shard=items_per_shard,
+        seed=None if seed < 0 else seed, overwrite=overwrite,
         progress=not quiet and sys.stderr.isatty(),
     )  # fmt: skip
     for failure in summary.failures[: None if verbose else 10]:
@@ -76,3 +111,12 @@ def command(
     elif not quiet:
         for line in lines:
             say(line)
+
+
+def _tell(plan: "PackPlan", json: bool) -> None:
+    if json:
+        write_json(asdict(plan))
+        return
+    often = f", {plan.passes} times: a chunk in time is larger than memory should be" if plan.passes > 1 else ""
+    items = None if plan.items is None else counted(plan.items, "item")
+    write_lines(table([("files", plan.files), ("items", items), ("to read", f"{size(plan.bytes)}{often}")]))

@@ -25,10 +25,22 @@ def command(
     scale: Annotated[float | None, typer.Option("--scale", help="Times the native size.", metavar="S")] = None,
     region: Annotated[
         str | None,
-        typer.Option("--region", help="y0:y1,x0:x1 in the unit square; beyond 0..1 extrapolates.", metavar="REGION"),
+        typer.Option(
+            "--region",
+            help="y0:y1,x0:x1 in the unit square; beyond 0..1 extrapolates. Grids: south:north,west:east in degrees.",
+            metavar="REGION",
+        ),
     ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option("--like", help="Grids: the latitudes and longitudes of another file.", metavar="FILE.nc"),
+    ] = None,
+    mask: Annotated[
+        bool, typer.Option("--mask/--no-mask", help="Grids: NaN where the input was, or values there, too.")
+    ] = True,
     format: Annotated[  # noqa: A002 - the option's name
-        str | None, typer.Option("--format", help="png, npy or npz.", metavar="FORMAT")
+        str | None,
+        typer.Option("--format", help="png, npy, npz; voxels binvox, obj; grids nc, zarr.", metavar="FORMAT"),
     ] = None,
     device: options.Device = "auto",
     json: options.Json = False,
@@ -36,15 +48,22 @@ def command(
     verbose: options.Verbose = False,  # noqa: ARG001 - main() looks at it
 ) -> None:
     """Decode items at any size or place."""
-    from functaconv.rendering import View, region_of, render, size_of
+    from functaconv.rendering import View, grid_of_file, region_of, render, size_of
 
     if size is not None and scale is not None:
         raise UsageError("--size and --scale contradict each other", hint="give one of them")
     if scale is not None and not 0 < scale < 1e6:
         raise UsageError(f"--scale must be above 0, not {scale:g}", hint="--scale 2 doubles the native size")
-    view = View(size_of(size) if size else None, scale or 1.0, region_of(region) if region else None)
+    if like is not None and (size, scale, region) != (None, None, None):
+        raise UsageError("--like is a whole grid", hint="leave --size, --scale and --region out")
+    view = View(
+        size_of(size) if size else None,
+        scale or 1.0,
+        region_of(region) if region else None,
+        None if like is None else grid_of_file(like),
+    )
     rendered = render(
-        functaset, out, items=item, keys=key or (), view=view, format=format, device=device,
+        functaset, out, items=item, keys=key or (), view=view, format=format, device=device, masked=mask,
         progress=not quiet and out != "-" and sys.stderr.isatty(),
     )  # fmt: skip
     if json and out != "-":

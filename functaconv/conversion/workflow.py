@@ -38,6 +38,7 @@ from functaconv.sources.webdataset import index_shard
 from functaconv.summary import Items, Size, of_measures, raw_bytes, summarise
 
 CONVENTION = "cell centres of the unit interval, square or cube; first axis first"
+ON_THE_GLOBE = "latitude and longitude in degrees, as grids/<n> lists them; the base maps them to its coordinates"
 PIPED = "what came through a pipe cannot be resumed: --overwrite begins anew"
 FAR_FROM_TRAINING = 1.5
 """an image this many times larger or smaller along an axis than any in training deserves a warning"""
@@ -258,7 +259,8 @@ def _warn_of_sizes(work: Work, tiles: Iterable[Tile], warn: _Once) -> None:
         shape = np.array(tile.signal.shape)
         if (shape > FAR_FROM_TRAINING * high).any() or (FAR_FROM_TRAINING * shape < low).any():
             size, usual = "x".join(map(str, shape)), "x".join(map(str, high))
-            advice = f"; --tile {min(high)} would cut it" if work.tile is None and (shape > min(high)).any() else ""
+            is_cut = work.stored.base.axes.kind == "image" and work.tile is None and (shape > min(high)).any()
+            advice = f"; --tile {min(high)} would cut it" if is_cut else ""
             warn("size", f"{tile.signal.key} is {size}, the base was learned on {usual}: expect a low PSNR{advice}")
             return
 
@@ -288,7 +290,7 @@ def _seal(work: Work, writer: FunctasetWriter, pace: Pace) -> dict[str, Any]:
     attributes = Attributes(
         modality=stored.base.axes.kind,
         axes=work.layout.axes,
-        coordinate_convention=CONVENTION,
+        coordinate_convention=ON_THE_GLOBE if stored.base.axes.kind == "grid" else CONVENTION,
         normaliser=normaliser,
         solver=Solver(name=stored.recipe.solver.kind, steps=work.steps),
         sites=work.layout.sites,

@@ -2,7 +2,7 @@
 
 from functaconv.rendering.decoding import Picture, arrays, pictures
 from functaconv.rendering.formats import FORMATS
-from functaconv.rendering.view import View, region_of, selection_of, size_of
+from functaconv.rendering.view import View, grid_of_file, region_of, selection_of, size_of
 from functaconv.rendering.workflow import Rendered, render
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Rendered",
     "View",
     "arrays",
+    "grid_of_file",
     "pictures",
     "region_of",
     "render",

@@ -4,11 +4,13 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from functaconv.errors import InputError, UsageError
 from functaconv.signals.grid import GlobeGrid, Grid, Region
+from functaconv.sources.grids import open_fields
 
 MOST_VALUES = 1 << 30
 """of one rendered item: 4 GiB of float32"""
@@ -84,6 +86,12 @@ class View:
                 f"{len(latitude)}x{len(longitude)} is too large for one item", hint="render it by --region"
             )
         return GlobeGrid(tuple(latitude.clip(-90, 90).tolist()), tuple(longitude.tolist()))
+
+
+def grid_of_file(path: Path) -> GlobeGrid:
+    """The latitudes and longitudes of a NetCDF or GRIB file, or a zarr store."""
+    with open_fields(path) as fields:
+        return GlobeGrid(tuple(fields.latitude), tuple(fields.longitude))
 
 
 def refined(axis: np.ndarray, size: int, scale: float | None, *, keeps_ends: bool = False) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from functaconv.reporting.result import ItemQuality, Report, Table
 from functaconv.reporting.thumbnails import Thumbnails, can_show
 from functaconv.signals.device import device_of, matmul_precision
 from functaconv.sources.webdataset import expand_shards
+from functaconv.summary import of_measures
 
 __all__ = ["ItemQuality", "Report", "Table", "report", "to_csv", "to_html"]
 
@@ -72,6 +73,7 @@ def report(
             "largest_difference_db": _rounded(found.largest) if compared else None,
             "missing": len(found.missing),
             "extra": len(found.extra),
+            **of_measures(_compared(found.measures), functaset.attributes.variables, functaset.attributes.units),
         }
         if found.mse_by_numbers:
             summary["psnr_by_numbers"] = {
@@ -140,6 +142,11 @@ def _complaint(problems: Sequence[str], mean: float, min_psnr: float | None, cou
         found = f"{mean:.2f} dB" if count else "that of no item"
         return VerificationError(f"the mean PSNR is {found}, less than --min-psnr {min_psnr:g}")
     return None
+
+
+def _compared(measures: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Without the rows that have no original."""
+    return {name: values[~np.isnan(values.reshape(len(values), -1)).any(1)] for name, values in measures.items()}
 
 
 def _mean(psnr: np.ndarray) -> float:

@@ -17,28 +17,26 @@ from tests.cli.conftest import SMALL, Invoke, World
 from tests.conftest import png, tar
 
 OPTIONS = {
-    "pack": "resize crop field items-per-shard seed overwrite",
+    "pack": "resize crop field resolution variable start stop stride level items-per-shard seed dry-run overwrite",
     "fit-base": "preset recipe set latent solver steps minutes batch-size seed device precision val field channels log "
     "overwrite",
     "encode": "steps solver batch-size bits device precision field resize crop tile keep min-gain max-error-rate "
     "min-psnr limit workers dry-run overwrite",
-    "render": "item key size scale region format",
+    "render": "item key size scale region like mask no-mask format",
     "report": "against html csv baseline train min-psnr",
     "inspect": "verify",
     "demo": "minutes",
 }
 SHARED = ["--json", "-q", "--quiet", "-v", "--verbose"]
 LATER = {
-    "pack": ["--resolution"],
     "encode": ["--retry-failed", "--engine", "--allow-pipe"],
     "fit-base": ["--allow-pipe"],
-    "render": ["--like"],
 }
 
 
 def options_of(command: str) -> set[str]:
     found = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]
-    return {name for parameter in found.params for name in parameter.opts}
+    return {name for parameter in found.params for name in (*parameter.opts, *parameter.secondary_opts)}
 
 
 def test_the_commands_are_those_of_the_contract_in_the_order_of_the_work(invoke: Invoke) -> None:

@@ -1,0 +1,43 @@
+"""In which pieces items are read, so that no chunk of the file is read twice."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+BLOCK_BYTES = 256 << 20
+"""the most values that are held at a time, as float32: a chunk of 64 global fields of 0.25 degrees"""
+TOGETHER_BYTES = 64 << 20
+"""smaller chunks are read together up to here: enough requests at once for a store far away"""
+
+
+def blocks(axes: Sequence[np.ndarray], chunks: Sequence[int], item_bytes: int) -> tuple[list[list[np.ndarray]], int]:
+    """The pieces of each axis, as indices into its positions, and how often each chunk is read.
+
+    A block has one piece of each axis. It is made of whole chunks; only a chunk beyond `BLOCK_BYTES` is read several
+    times.
+    """
+    pieces = [
+        np.split(np.arange(len(positions)), np.flatnonzero(np.diff(positions // chunk)) + 1)
+        for positions, chunk in zip(axes, chunks, strict=True)
+    ]
+    longest = [max(map(len, parts)) for parts in pieces]
+    passes = 1
+    for number, length in enumerate(longest):
+        limit = max(1, BLOCK_BYTES // (item_bytes * math.prod(longest[number + 1 :])))
+        if limit < length:
+            pieces[number] = [
+                part for piece in pieces[number] for part in np.split(piece, list(range(limit, len(piece), limit)))
+            ]
+            passes *= math.ceil(length / limit)
+        if limit > 1:
+            break
+    # bytes that are decoded, not only those that are wanted: a level of a chunk of 37 costs 37
+    budget = TOGETHER_BYTES // (item_bytes * math.prod(chunks))
+    for number, parts in reversed(list(enumerate(pieces))):
+        together = min(len(parts), max(1, budget))
+        pieces[number] = [np.concatenate(parts[at : at + together]) for at in range(0, len(parts), together)]
+        budget //= together
+        if together < len(parts):
+            break
+    return pieces, passes

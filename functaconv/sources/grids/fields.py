@@ -1,0 +1,105 @@
+"""What an item is: its array, its key, and the attributes that all sources share."""
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from functaconv.errors import InputError
+from functaconv.sources.decoders import DEFAULT_LIMITS
+from functaconv.sources.folder import clean_key
+from functaconv.sources.grids.origin import Origin
+
+RESERVED = frozenset({"variable", "units", "long_name", "latitude", "longitude", "dims", "shape", "dtype", "n_missing",
+                      "source"})  # fmt: skip
+"""attributes with a meaning of their own: a coordinate that is called so gets another name"""
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    variable: str
+    units: str
+    long_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What all items of a source have in common."""
+
+    variables: tuple[Variable, ...]
+    latitude: list[float]
+    longitude: list[float]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one array: `[latitude, longitude]`, or `[latitude, longitude, variable]` where variables are several."""
+        rows, columns = len(self.latitude), len(self.longitude)
+        return (rows, columns) if len(self.variables) == 1 else (rows, columns, len(self.variables))
+
+    @property
+    def bytes(self) -> int:
+        """Of one array as float32."""
+        return math.prod(self.shape) * 4
+
+
+Place = tuple[list[str], dict[str, Any], np.ndarray]
+"""of an item: labels for the key, attributes, and an array per variable `[variable, latitude, longitude]`"""
+
+
+class Fields:
+    """The items of one source: counted without reading a value, then read block by block."""
+
+    def __init__(
+        self, origin: Origin, layout: Layout, count: int, read: Callable[[], Iterator[Place]], passes: int = 1
+    ) -> None:
+        if layout.bytes > DEFAULT_LIMITS.expanded:
+            raise InputError(
+                f"{origin.shown}: one item of shape {layout.shape} needs {layout.bytes} bytes, "
+                f"expected at most {DEFAULT_LIMITS.expanded}"
+            )
+        self._origin, self._layout, self._read = origin, layout, read
+        self.count = count
+        self.variables = tuple(variable.variable for variable in layout.variables)
+        self.shape = layout.shape
+        self.latitude, self.longitude = layout.latitude, layout.longitude
+        self.bytes = count * layout.bytes
+        """of all values as float32"""
+        self.passes = passes
+        """how often a chunk is read: once, unless a chunk in time is larger than a block"""
+
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
+        """Key, array and attributes (JSON-ready) of every item; time first, then the other axes."""
+        variables = self._layout.variables
+        several = len(variables) > 1
+        described = {
+            column: [getattr(variable, column) for variable in variables] if several else getattr(variables[0], column)
+            for column in ("variable", "units", "long_name")
+        }
+        for labels, place, channels in self._read():
+            array = np.moveaxis(channels, 0, -1) if several else channels[0]
+            attributes = {
+                **described,
+                **place,
+                "latitude": self._layout.latitude,
+                "longitude": self._layout.longitude,
+                "dims": ["latitude", "longitude", "channel"][: array.ndim],
+                "shape": list(array.shape),
+                "dtype": "float32",
+                "n_missing": int(np.isnan(array).sum()),
+                "source": self._origin.place.name,
+            }
+            yield clean_key("_".join([self._origin.key, *labels])), np.ascontiguousarray(array), attributes
+
+
+def time_label(time: str) -> str:
+    """2022-05-01T03:00:00 -> 2022-05-01T03; minutes and seconds where there are some: 2022-05-01T0330."""
+    return time.removesuffix(":00").removesuffix(":00").replace(":", "")
+
+
+def number_label(value: float | str) -> str:
+    """0.995 -> 0p995: a key has no dots."""
+    text = value if isinstance(value, str) else f"{value:.10g}"
+    return re.sub(r"[^A-Za-z0-9+-]", "_", text.replace(".", "p"))

@@ -1,0 +1,89 @@
+"""NetCDF files and zarr stores, opened with xarray."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numcodecs
+
+from functaconv.errors import InputError, MissingExtraError
+from functaconv.sources.grids.arrays import array_fields
+from functaconv.sources.grids.choice import FieldChoice
+from functaconv.sources.grids.fields import Fields
+from functaconv.sources.grids.origin import Origin, imported
+
+if TYPE_CHECKING:
+    import xarray as xr
+    import zarr
+
+
+@contextmanager
+def open_netcdf(path: Path, origin: Origin, choice: FieldChoice) -> Iterator[Fields]:
+    for module in ("xarray", "netCDF4"):
+        imported(module, "era5", "NetCDF")
+    with origin.trouble("cannot read"):
+        dataset = _opened(path.resolve(), engine="netcdf4")
+    with dataset:
+        yield array_fields(dataset, choice, origin)
+
+
+@contextmanager
+def open_zarr(
+    location: str | Path, origin: Origin, choice: FieldChoice, options: Mapping[str, Any] | None
+) -> Iterator[Fields]:
+    imported("xarray", "era5", "a zarr store")
+    import zarr
+
+    hint = "expected a zarr group of arrays with named axes"
+    if origin.is_url:
+        hint += "; a public bucket may need storage options (FSSPEC_GS_TOKEN=anon, FSSPEC_S3_ANON=true)"
+    with ExitStack() as stack:
+        with origin.trouble("cannot open the zarr store", hint):
+            try:
+                group = zarr.open_group(location, mode="r", storage_options=dict(options) if options else None)
+            except ImportError as error:
+                # fsspec says what it needs a package for, and keeps what could not be imported as the cause
+                package = getattr(error.__cause__, "name", None) or "fsspec"
+                raise MissingExtraError(f"{origin.shown}: {error}", hint=f"pip install {package}") from None
+            stack.callback(group.store.close)
+            arrays = dict(group.arrays())
+            _refuse_pickles(arrays, origin)
+            dataset = _opened(
+                group.store,
+                engine="zarr",
+                # xarray would warn where metadata is not consolidated
+                consolidated=group.metadata.consolidated_metadata is not None,
+                mask_and_scale={name: False for name, array in arrays.items() if _has_default_fill(array)},
+            )
+            stack.enter_context(dataset)
+        # without consolidated metadata the order of variables, and so of channels, would be that of answers to requests
+        yield array_fields(dataset[sorted(dataset.data_vars, key=str)], choice, origin)
+
+
+def _refuse_pickles(arrays: Mapping[str, "zarr.Array[Any]"], origin: Origin) -> None:
+    """Zarr lets a pickle pass beside another codec of objects, and older versions of numcodecs unpickle it."""
+    for name, array in arrays.items():
+        codecs = (*array.filters, *array.compressors)
+        if any(isinstance(codec, numcodecs.Pickle) for codec in codecs):
+            raise InputError(f"{origin.shown}: {name} holds pickled objects, which are not read")
+
+
+def _has_default_fill(array: "zarr.Array[Any]") -> bool:
+    """Whether 0 is only what zarr fills with when nobody said otherwise: xarray would take every 0 for missing."""
+    packing = {"_FillValue", "missing_value", "scale_factor", "add_offset"}
+    return array.metadata.zarr_format == 2 and array.metadata.fill_value == 0 and not packing & set(array.attrs)
+
+
+def _opened(location: Any, **options: Any) -> "xr.Dataset":
+    import xarray
+
+    with warnings.catch_warnings():
+        # a fill value that the stored type cannot take is none; of several, each means missing
+        warnings.simplefilter("ignore", xarray.SerializationWarning)
+        # times are decoded one by one, later: one with odd units would cost the whole file, and a field in hours is no
+        # time
+        return xarray.open_dataset(
+            location, chunks=None, cache=False, decode_times=False, decode_timedelta=False, **options
+        )

@@ -1,0 +1,68 @@
+"""Which reader is for a source: by its name as a guess, by its first bytes when it is opened."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from functaconv.errors import InputError
+from functaconv.sources.grids.choice import EVERYTHING, FieldChoice
+from functaconv.sources.grids.classic import check_classic
+from functaconv.sources.grids.fields import Fields
+from functaconv.sources.grids.grib import open_grib
+from functaconv.sources.grids.netcdf import open_netcdf, open_zarr
+from functaconv.sources.grids.origin import Origin
+from functaconv.sources.images import data_format
+
+FIELD_SUFFIXES = ("nc", "nc4", "cdf", "netcdf", "grib", "grib2", "grb", "grb2")
+"""of files; a zarr store is a directory or a URL"""
+
+_ZARR_MARKS = (".zmetadata", ".zgroup", "zarr.json")
+_OTHERS = {b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "gzip data", b"{": "JSON", b"<": "an HTML or XML page"}
+
+
+def is_fields(source: str | Path) -> bool:
+    """Whether the name says NetCDF or GRIB, or it is a zarr store."""
+    origin = Origin.of(source)
+    if origin.is_url:
+        return origin.suffix.startswith("zarr") or origin.suffix in FIELD_SUFFIXES
+    path = Path(source)
+    if path.is_dir():
+        return origin.suffix.startswith("zarr") or any((path / mark).is_file() for mark in _ZARR_MARKS)
+    return origin.suffix in FIELD_SUFFIXES
+
+
+def open_fields(
+    source: str | Path,
+    choice: FieldChoice = EVERYTHING,
+    *,
+    name: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> AbstractContextManager[Fields]:
+    """The fields of a NetCDF or GRIB file, or of a zarr store (a directory, or a URL that fsspec knows).
+
+    Keys begin with `name`, by default the file's name without its suffix. `storage_options` go to fsspec.
+    """
+    origin = Origin.of(source, name)
+    if origin.is_url:
+        if origin.suffix in FIELD_SUFFIXES:
+            raise InputError(f"{origin.shown}: only zarr stores are read from a URL", hint="download the file first")
+        return open_zarr(str(source), origin, choice, storage_options)
+    path = Path(source)
+    if path.is_dir():
+        return open_zarr(path, origin, choice, None)
+    with origin.trouble("cannot read", hint=None), path.open("rb") as stream:
+        content = stream.read(512)
+    if content.startswith((b"CDF\x01", b"CDF\x02", b"CDF\x05")):
+        check_classic(path, origin)
+        return open_netcdf(path, origin, choice)
+    if content.startswith(b"\x89HDF\r\n\x1a\n"):
+        return open_netcdf(path, origin, choice)
+    # a message may follow the heading of a bulletin
+    if b"GRIB" in content:
+        return open_grib(path, origin, choice)
+    others = (words for first, words in _OTHERS.items() if content.lstrip().startswith(first))
+    raise InputError(
+        f"{path}: expected NetCDF or GRIB, found {next(others, data_format(content))}",
+        hint="unpack it if it is an archive; else the download may have failed: get the file again",
+    )

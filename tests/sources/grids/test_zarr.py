@@ -1,0 +1,231 @@
+"""Zarr stores: every chunk read once, from a directory or a URL, and nothing unpickled."""
+
+import json
+import math
+import os
+import pickle
+from collections import Counter
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from functaconv.errors import InputError, MissingExtraError
+from functaconv.sources.grids import FieldChoice, open_fields
+from tests.sources.grids.conftest import arco, netcdf, read
+
+
+def as_zarr(dataset: Any, path: Path | str, chunks: Sequence[int], form: int = 2, **options: Any) -> Path | str:
+    encoding = {name: {"chunks": tuple(chunks), **options} for name in dataset.data_vars}
+    dataset.to_zarr(path, zarr_format=form, consolidated=form == 2, encoding=encoding)
+    return path
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each key of a local zarr store is read."""
+    from zarr.storage import LocalStore
+
+    counted: Counter[str] = Counter()
+    get = LocalStore.get
+
+    async def counting_get(self: Any, key: str, *rest: Any, **named: Any) -> Any:
+        counted[key] += 1
+        return await get(self, key, *rest, **named)
+
+    monkeypatch.setattr(LocalStore, "get", counting_get)
+    return counted
+
+
+def chunks_read(requests: Counter[str]) -> Counter[str]:
+    return Counter({key: count for key, count in requests.items() if key.split("/")[0] in ("temperature", "wind")
+                    and not key.endswith(("zarr.json", ".zarray", ".zattrs"))})  # fmt: skip
+
+
+@netcdf
+@pytest.mark.parametrize("form", [2, 3])
+@pytest.mark.parametrize("chunks", [(1, 3, 4, 5), (3, 3, 4, 5), (2, 1, 2, 5), (7, 2, 4, 5), (1, 1, 4, 5)])
+@pytest.mark.parametrize("block_bytes", [1 << 28, 720, 80])
+@pytest.mark.parametrize(
+    ("choice", "positions", "levels"),
+    [
+        (FieldChoice(), range(7), (0, 1, 2)),
+        (FieldChoice(stride=2), range(0, 7, 2), (0, 1, 2)),
+        (FieldChoice(levels=(300, 100)), range(7), (0, 2)),
+        (FieldChoice(start="2022-05-01T02", stop="2022-05-01T05", stride=3, levels=(200,)), (2, 5), (1,)),
+    ],
+)
+def test_every_chunk_of_a_store_is_read_once(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    requests: Counter[str],
+    form: int,
+    chunks: tuple[int, ...],
+    block_bytes: int,
+    choice: FieldChoice,
+    positions: Sequence[int],
+    levels: Sequence[int],
+) -> None:
+    dataset = arco()
+    path = as_zarr(dataset, tmp_path / "era5.zarr", chunks, form)
+    monkeypatch.setattr("functaconv.sources.grids.chunks.BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr("functaconv.sources.grids.chunks.TOGETHER_BYTES", block_bytes // 4)
+    requests.clear()
+    with open_fields(path, choice) as fields:
+        assert not chunks_read(requests), "opening reads no value"
+        passes = fields.passes
+    items = read(path, choice)
+    names = [f"era5_2022-05-01T0{time}_{100 * level + 100}" for time in positions for level in levels]
+    assert sorted(items) == sorted(names)
+    for time in positions:
+        for level in levels:
+            array, attributes = items[f"era5_2022-05-01T0{time}_{100 * level + 100}"]
+            np.testing.assert_array_equal(array[..., 0], dataset.temperature[time, level])
+            np.testing.assert_array_equal(array[..., 1], dataset.wind[time, level])
+            assert (attributes["level"], attributes["level_name"]) == (100 * level + 100, "level")
+    read_chunks = chunks_read(requests)
+    wanted = {(time // chunks[0], level // chunks[1]) for time in positions for level in levels}
+    assert len(read_chunks) == 2 * len(wanted) * math.ceil(4 / chunks[2]), "chunks that are not needed stay unread"
+    assert max(read_chunks.values()) <= passes
+    if block_bytes == 1 << 28:
+        assert passes == 1
+
+
+@netcdf
+def test_a_chunk_larger_than_a_block_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = as_zarr(arco(), tmp_path / "a.zarr", (7, 3, 4, 5))
+    item = 4 * 5 * 2 * 4
+    for block_items, expected in ((100, 1), (21, 1), (20, 2), (3, 7), (2, 14), (1, 21)):
+        monkeypatch.setattr("functaconv.sources.grids.chunks.BLOCK_BYTES", block_items * item)
+        with open_fields(path) as fields:
+            assert fields.passes == expected
+        assert len(read(path)) == 21
+
+
+@netcdf
+def test_chunks_of_different_length_are_read_once_too(tmp_path: Path, requests: Counter[str]) -> None:
+    dataset = arco(12)
+    encoding = {"temperature": {"chunks": (2, 3, 4, 5)}, "wind": {"chunks": (3, 3, 4, 5)}}
+    dataset.to_zarr(tmp_path / "a.zarr", zarr_format=2, consolidated=True, encoding=encoding)
+    requests.clear()
+    read(tmp_path / "a.zarr")
+    assert len(chunks_read(requests)) == 6 + 4
+    assert max(chunks_read(requests).values()) == 1
+
+
+@netcdf
+def test_a_url_is_read_like_a_directory(tmp_path: Path) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    dataset = arco()
+    local = read(as_zarr(dataset, tmp_path / "era5.zarr", (2, 3, 4, 5)))
+    fsspec.filesystem("memory").put(str(tmp_path / "era5.zarr"), "/bucket/era5.zarr", recursive=True)
+    remote = read("memory://bucket/era5.zarr")
+    assert list(remote) == list(local)
+    for key, (array, attributes) in remote.items():
+        np.testing.assert_array_equal(array, local[key][0])
+        assert attributes == local[key][1]
+
+
+@netcdf
+def test_a_packed_store_is_decoded(tmp_path: Path) -> None:
+    dataset = arco()
+    dataset.wind[1, 1, 1, 1] = np.nan
+    packing = {"dtype": "int16", "scale_factor": 0.01, "add_offset": 280.0, "_FillValue": -32767}
+    for form in (2, 3):
+        path = as_zarr(dataset, tmp_path / f"{form}.zarr", (2, 3, 4, 5), form, **packing)
+        items = read(path, FieldChoice(variables=("wind",)))
+        assert sum(attributes["n_missing"] for _, attributes in items.values()) == 1
+        array, _ = items[f"{form}_2022-05-01T03_200"]
+        np.testing.assert_allclose(array, dataset.wind[3, 1], atol=0.0051)
+
+
+@netcdf
+def test_zeros_are_values_in_a_store_whose_fill_value_nobody_chose(tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr")
+    group = zarr.open_group(tmp_path / "rain.zarr", mode="w", zarr_format=2)
+    arrays = {
+        "time": (np.arange(2), ["time"], {"units": "hours since 2022-05-01"}),
+        "lat": (np.arange(3.0), ["lat"], {"units": "degrees_north"}),
+        "lon": (np.arange(4.0), ["lon"], {"units": "degrees_east"}),
+        "rain": (np.zeros((2, 3, 4), np.float32), ["time", "lat", "lon"], {"units": "mm"}),
+    }
+    for name, (raw, dims, attributes) in arrays.items():
+        array = group.create_array(name, shape=raw.shape, dtype=raw.dtype)
+        array[:] = raw
+        array.attrs.update({"_ARRAY_DIMENSIONS": dims, **attributes})
+    items = read(tmp_path / "rain.zarr")
+    assert list(items) == ["rain_2022-05-01T00", "rain_2022-05-01T01"]
+    assert all((array == 0).all() for array, _ in items.values())
+
+
+@netcdf
+def test_a_damaged_chunk_is_an_error_that_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    as_zarr(arco(), path, (1, 3, 4, 5))
+    chunk = path / "wind" / "3.0.0.0"
+    chunk.write_bytes(chunk.read_bytes()[:20])
+    with pytest.raises(InputError, match=r"a\.zarr: cannot read wind") as caught:
+        read(path)
+    assert caught.value.hint
+
+
+@netcdf
+def test_a_directory_without_zarr_metadata_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot open the zarr store"):
+        read(tmp_path)
+    (tmp_path / "zarr.json").write_text("{")
+    with pytest.raises(InputError, match="cannot open the zarr store"):
+        read(tmp_path)
+
+
+class MakesFolder:
+    """What unpickling it does shows."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+@netcdf
+@pytest.mark.parametrize("place", ["filters", "compressor"])
+@pytest.mark.parametrize("kind", ["<f4", "|O"])
+@pytest.mark.parametrize("name", ["wind", "level"])
+@pytest.mark.parametrize("others", [[], [{"id": "vlen-utf8"}]])
+def test_nothing_in_a_store_is_unpickled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, kind: str, name: str, others: list[dict[str, str]]
+) -> None:
+    # as older versions of numcodecs are
+    monkeypatch.setattr("numcodecs.pickles.ALLOW_UNSAFE_PICKLE_DECODE", True, raising=False)
+    path = tmp_path / "a.zarr"
+    as_zarr(arco(), path, (1, 3, 4, 5))
+    (path / ".zmetadata").unlink()
+    codecs = {"filters": others or None, "compressor": None}
+    codecs[place] = [*others, {"id": "pickle"}] if place == "filters" else {"id": "pickle"}
+    described = json.loads((path / name / ".zarray").read_text()) | {"dtype": kind, "fill_value": None, **codecs}
+    (path / name / ".zarray").write_text(json.dumps(described))
+    for chunk in (path / name).glob("[0-9]*"):
+        chunk.write_bytes(pickle.dumps(MakesFolder(tmp_path / "mark")))
+    with pytest.raises(InputError):
+        read(path)
+    assert not (tmp_path / "mark").exists()
+
+
+@netcdf
+@pytest.mark.skipif(bool(find_spec("gcsfs")), reason="gcsfs is installed")
+def test_a_missing_package_for_a_url_is_named() -> None:
+    with pytest.raises(MissingExtraError) as caught:
+        read("gs://bucket/a.zarr")
+    assert caught.value.hint == "pip install gcsfs"
+
+
+@netcdf
+def test_errors_do_not_repeat_what_may_be_a_password() -> None:
+    with pytest.raises(InputError) as caught:
+        read("memory://user:secret@bucket/none.zarr?token=secret")
+    assert "memory://bucket/none.zarr" in str(caught.value)
+    assert "secret" not in str(caught.value)
