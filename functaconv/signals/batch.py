@@ -17,6 +17,7 @@ ChannelAxis = Literal["auto", "last", "first", "none"]
 Modality = Literal["image", "array", "voxels", "grid"]
 
 MOST_IMAGE_CHANNELS = 4
+KINDS = {"image": "an image", "array": "an array", "grid": "a latitude-longitude grid"}
 LEVELS = ("level", "pressure_hPa", "pressure_level", "isobaricInhPa", "plev", "height", "depth")
 """what the level of a grid may be called in its json"""
 OF_THE_GRID = frozenset(
@@ -147,7 +148,7 @@ class Signal:
         array = item.array
         wanted = {"image": ("image",), "grid": ("grid",)}.get(axes.kind, ("array", "grid"))
         if item.kind not in wanted:
-            raise ItemError(f"this is {_described(item)}, the base was made for {axes.described}")
+            raise ItemError(f"this is {KINDS[item.kind]}, the base was made for {axes.described}")
         attributes = dict(item.attributes)
         globe = None
         if axes.kind == "grid":
@@ -327,8 +328,7 @@ def batched(
 
 
 def _described(item: Item) -> str:
-    name = {"image": "an image", "array": "an array", "grid": "a latitude-longitude grid"}[item.kind]
-    return f"{name} of shape {'x'.join(map(str, item.array.shape))}"
+    return f"{KINDS[item.kind]} of shape {'x'.join(map(str, item.array.shape))}"
 
 
 def _torch_dtype(values: np.ndarray) -> np.ndarray:

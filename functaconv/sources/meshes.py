@@ -70,8 +70,8 @@ def _mesh(content: bytes, suffix: str) -> tuple[np.ndarray, np.ndarray]:
         raise ItemError(
             f"{suffix}: expected a mesh ({str(error).rstrip('.')[:200] or type(error).__name__})"
         ) from error
-    if not len(faces):
-        raise ItemError(f"{suffix}: a mesh without faces")
+    if vertices.ndim != 2 or vertices.shape[1] != 3 or not len(faces):
+        raise ItemError(f"{suffix}: a mesh without faces, or not of three dimensions")
     if len(faces) > MOST_FACES:
         raise ItemError(f"{suffix}: {len(faces)} faces, expected at most {MOST_FACES}")
     if faces.min() < 0 or faces.max() >= len(vertices):

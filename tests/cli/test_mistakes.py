@@ -82,8 +82,8 @@ USAGE = [
     ("render {store} new --region 1:0,0:1", "--region 0.25:0.75,0:1"),
     ("render {store} new --region 0:1", "--region y0:y1,x0:x1"),
     ("render {store} new --item first", "START:STOP"),
-    ("render {store} new --format jpg", "known: npy, npz, png"),
-    ("render {store} new.jpg --item 0", "known: npy, npz, png"),
+    ("render {store} new --format jpg", "did you mean"),
+    ("render {store} new.jpg --item 0", "did you mean"),
     ("render {store} new.png", "40 items"),
     ("report {store} --baseline pcaa", "pca"),
     ("report {store} --baseline pca", "--train"),
@@ -141,7 +141,7 @@ INPUT = [
     ("report {store} --against none.tar", "no such shard"),
     ("inspect none", "expected a base, a functaset, or shards"),
     ("pack none new", "no such folder"),
-    ("pack random new", "not a folder"),
+    ("pack random new", "neither a folder"),
     ("pack empty new", "expected png"),
 ]
 
