@@ -22,7 +22,8 @@ from functaconv.fitting import SOLVERS
 from functaconv.presets import Situation, preset
 from functaconv.recipe import LatentRecipe, build
 from functaconv.signals.batch import Axes, Batch, Signal
-from functaconv.signals.grid import Grid
+from functaconv.signals.geometry import Globe
+from functaconv.signals.grid import AnyGrid, GlobeGrid, Grid
 from functaconv.signals.normalizer import Normalizer
 from tests.benchmarks import encode_speed, image_quality
 from tests.benchmarks.image_quality import provenance
@@ -55,18 +56,53 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found.cpu() - expected.cpu()).norm() / expected.cpu().norm())
 
 
+def voxels() -> tuple[Base, list[Signal], AnyGrid]:
+    """A fresh base for voxels, boxes to encode with it, and where to render them."""
+    recipe = preset("voxels", Situation((16, 16, 16), 1, False))
+    generator = np.random.default_rng(0)
+    signals = []
+    for number in range(16):
+        volume = np.zeros((16, 16, 16, 1), np.uint8)
+        volume[tuple(slice(*sorted(generator.choice(17, 2, replace=False))) for _ in range(3))] = 1
+        signals.append(Signal(str(number), volume))
+    return build(recipe, Axes("voxels", 3, 1, "none"), Normalizer.of_code_range(1)), signals, Grid((24, 24, 24))
+
+
+def grids() -> tuple[Base, list[Signal], AnyGrid]:
+    """The same for global grids with a mask that all share."""
+    globe = GlobeGrid(tuple(np.linspace(90, -90, 37).tolist()), tuple(np.arange(0.0, 360, 5).tolist()))
+    recipe = preset("grids", Situation(globe.shape, 1, False))
+    land = np.zeros((*globe.shape, 1), bool)
+    land[10:20, 30:50] = True
+    down, along = np.meshgrid(np.radians(globe.latitude), np.radians(globe.longitude), indexing="ij")
+    signals = [
+        Signal(str(number), np.float32(np.cos(down) * np.sin(along + number))[..., None], valid=~land, globe=globe)
+        for number in range(16)
+    ]
+    axes = Axes("grid", 2, 1, "last", 4, ("t",), ("K",))
+    geometry = Globe.around([globe], "sphere")
+    return build(recipe, axes, Normalizer.of_range(signals), geometry), signals, globe
+
+
+def agreement(name: str, base: Base, signals: list[Signal], grid: AnyGrid) -> dict[str, float]:
+    """How far latents and renders on the GPU are from those on the CPU."""
+    base = base.requires_grad_(False)
+    batch = Batch.of(signals, range(len(signals)), pin=True)
+    on_cpu, points = base.encode(batch), base.geometry.points(grid)
+    rendered = base.decode(on_cpu.latents, points)
+    on_gpu = base.cuda().encode(batch)
+    return {
+        f"{name} latents": relative(on_gpu.latents, on_cpu.latents),
+        f"{name} render": relative(base.decode(on_cpu.latents.cuda(), points), rendered),
+    }
+
+
 def check_agreement() -> dict[str, float]:
     found: dict[str, float] = {}
     for name, solver in (("images", None), ("images", "gradient"), ("functa-cifar10", None), ("spatial-cifar10", None)):
-        base = fresh(name, 32, on_gpu=False, solver=solver).requires_grad_(False)
-        batch = Batch.of(images(16, 32), range(16), pin=True)
-        on_cpu = base.encode(batch)
-        coords = Grid((64, 64)).coords()
-        pixels = base.decode(on_cpu.latents, coords)
-        on_gpu = base.cuda().encode(batch)
-        name = f"{name} {solver}" if solver else name
-        found[f"{name} latents"] = relative(on_gpu.latents, on_cpu.latents)
-        found[f"{name} render"] = relative(base.decode(on_cpu.latents.cuda(), coords), pixels)
+        base = fresh(name, 32, on_gpu=False, solver=solver)
+        found |= agreement(f"{name} {solver}" if solver else name, base, images(16, 32), Grid((64, 64)))
+    found |= agreement("voxels", *voxels()) | agreement("grids", *grids())
     for name, value in found.items():
         if value > TOLERANCE:
             raise SystemExit(f"{name}: the GPU differs from the CPU by {value:.2e}, more than {TOLERANCE}")
