@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from functaconv.shapes import CellCoords, CellFeatures, Coords
+from functaconv.shapes import CellCoords, CellFeatures, Coords, Places
 
 ALIKE = 1e-4
 """of a cell's side: less is rounding"""
@@ -125,7 +125,7 @@ class SiteGrid:
     def count(self) -> int:
         return math.prod(self.shape)
 
-    def place(self, coords: Coords, places: Coords | None = None) -> Placement:
+    def place(self, coords: Coords, places: Places | None = None) -> Placement:
         """Sort points into cells. Points outside the unit cube belong to the cell at the border next to them.
 
         `places` says where they lie among the sites when that is not what the network sees.
@@ -171,7 +171,7 @@ class SiteGrid:
         corners, blend = self._corners(names, cells_per_axis, local.clamp(0, 1))
         return Placement(seen[index], index, valid, corners, blend[index], self.count)
 
-    def _seen(self, coords: Coords, scaled: Coords, local: Coords, *, is_apart: bool) -> Coords:
+    def _seen(self, coords: Coords, scaled: Places, local: Places, *, is_apart: bool) -> Tensor:
         """What the network is given of each point."""
         if self.frame == "local":
             return local
