@@ -26,7 +26,7 @@ from functaconv.networks import SiteGrid
 from functaconv.recipe import Recipe, build, coords_of, frame_of, merged, validated
 from functaconv.signals.batch import Axes
 from functaconv.signals.geometry import Flat, Geometry, Globe
-from functaconv.signals.normalizer import Normalizer
+from functaconv.signals.normalizer import MOST_LEVELS, Normalizer
 
 FORMAT = "functaconv-base"
 VERSION = 1
@@ -49,7 +49,7 @@ class Description(BaseModel):
     axes: dict[str, Any]
     offset: Bounded
     scale: Bounded
-    levels: dict[str, tuple[Bounded, Bounded]] = Field(default_factory=dict, max_length=4096)
+    levels: dict[str, tuple[Bounded, Bounded]] = Field(default_factory=dict, max_length=MOST_LEVELS)
     """offset and scale of each level that has its own"""
     geometry: Globe | None = None
     """of latitude-longitude grids"""

@@ -42,7 +42,8 @@ def compare(base: Base, batch: Batch, features: Features, decoded: Features) -> 
     if base.axes.kind == "grid":
         physical = difference * unit
         found["rmse"] = _mean(physical.square(), batch.valid, (1,)).sqrt()
-        found["max_error"] = _known(physical.abs(), batch.valid).amax(1)
+        largest = _known(physical.abs(), batch.valid).amax(1)
+        found["max_error"] = torch.where(found["rmse"].isnan(), torch.nan, largest)
         assert isinstance(batch.grid, GlobeGrid)
         area = area_weights(batch.grid).to(features)[None, :, None]
         found["weighted_rmse"] = _mean(physical.square(), batch.valid, (1,), area).sqrt()
@@ -54,8 +55,8 @@ def _known(values: Tensor, valid: Tensor | None) -> Tensor:
 
 
 def _mean(values: Tensor, valid: Tensor | None, axes: tuple[int, ...], weights: Tensor | None = None) -> Tensor:
-    """Over what is there, weighted; 0 where nothing is."""
+    """Over what is there, weighted; NaN where nothing is."""
     share = torch.ones_like(values) if weights is None else weights.expand_as(values)
     if valid is not None:
         share = share * valid.to(values.device)
-    return (values * share).sum(axes) / share.sum(axes).clamp(min=1e-12)
+    return (values * share).sum(axes) / share.sum(axes)

@@ -109,10 +109,10 @@ def pack(
 
     Images, npy, npz and binvox files are decoded to check them, then copied as they are; with a `transform` that
     changes it, an image is written anew (png; float tiff). Meshes become solid voxels (binvox) of `resolution` per
-    side. NetCDF and GRIB files and zarr stores, in the folder or as the source itself (a URL, too), become grids, one
-    for each time, level and member that `choice` leaves, in their order. `seed` shuffles the files, so that
-    neighbours in a folder are not neighbours in training; None keeps the order of the paths. `field` takes only files
-    of one suffix. `labels` writes a class per sub-folder; None does so if every file lies in one.
+    side. NetCDF and GRIB files, and a zarr store that is the source itself (a URL, too), become grids, one for each
+    time, level and member that `choice` leaves, in their order. `seed` shuffles the files, so that neighbours in a
+    folder are not neighbours in training; None keeps the order of the paths. `field` takes only files of one suffix.
+    `labels` writes a class per sub-folder; None does so if every file lies in one.
 
     `target` gets shard-000000.tar ..., pack.json, and classes.txt and failed.jsonl if there are any; the shards get
     their names together at the end. It has to be new or empty; `overwrite` replaces what an earlier run left.
@@ -242,7 +242,10 @@ def _grids(candidate: Candidate, path: str, reading: _Reading, failures: list[Fa
                 continue
             content = io.BytesIO()
             np.save(content, array, allow_pickle=False)
-            yield {"__key__": key, "npy": content.getvalue(), "json": json.dumps(attributes).encode()}
+            sample: Sample = {"__key__": key, "npy": content.getvalue(), "json": json.dumps(attributes).encode()}
+            if candidate.label >= 0:
+                sample["cls"] = str(candidate.label).encode()
+            yield sample
 
 
 def _content(candidate: Candidate, reading: _Reading) -> dict[str, bytes]:

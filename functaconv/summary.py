@@ -125,7 +125,10 @@ def of_measures(
         if name in ("accuracy", "iou"):
             found[_VOXELS[name]] = _number(known.mean()) if len(known) else None
         elif len(known):
-            each = known.max(0) if name == "max_error" else np.sqrt(np.square(known).mean(0))
+            # a variable that an item misses altogether says nothing
+            there = np.where(np.isnan(known), 0.0, known)
+            count = np.maximum(1, (~np.isnan(known)).sum(0))
+            each = there.max(0) if name == "max_error" else np.sqrt(np.square(there).sum(0) / count)
             found[name] = {variable: _significant(value) for variable, value in zip(variables, each, strict=True)}
     if variables:
         found["units"] = dict(zip(variables, units, strict=True))

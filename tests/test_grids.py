@@ -178,8 +178,8 @@ def test_what_is_missing_costs_nothing_and_is_nan_again(base: Path, tmp_path: Pa
     render(found["masked"], tmp_path / "bare.npy", items=[0], format="npy", masked=False, device="cpu")
     assert np.isfinite(np.load(tmp_path / "bare.npy")).all()
     # one mask for all, kept once
-    assert [len(grid.masks) for grid in found["masked"].grids] == [1]
-    assert [len(grid.masks) for grid in found["whole"].grids] == [0]
+    assert [grid.masks for grid in found["masked"].grids] == [1]
+    assert [grid.masks for grid in found["whole"].grids] == [0]
 
 
 def test_an_item_without_any_value_is_a_failed_item(base: Path, tmp_path: Path) -> None:
@@ -325,3 +325,173 @@ def test_items_that_say_no_time_have_none(base: Path, tmp_path: Path) -> None:
     assert functaset.measure("time").tolist()[:2] == [NO_TIME, NO_TIME]
     assert functaset.measure("time")[2] != NO_TIME
     assert functaset.meta(1) == {"time": "360-day 30 Feb"}
+
+
+def masked_store(base: Path, folder: Path) -> Path:
+    land = np.zeros((len(LATITUDE), len(LONGITUDE)), bool)
+    land[1:4, 2:5] = True
+    members: dict[str, bytes] = {}
+    for number in range(6):
+        members |= record(number, np.where(land, np.float32(np.nan), field(number)))
+    return encode(base, str(tar(folder / "m.tar", members)), folder / "m.zarr", device="cpu").path
+
+
+@pytest.mark.parametrize("name", ["latitude", "longitude", "mask"])
+@pytest.mark.parametrize("damage", ["removed", "emptied", "flipped"])
+def test_damage_to_axes_and_masks_is_found(name: str, damage: str, base: Path, tmp_path: Path) -> None:
+    path = masked_store(base, tmp_path)
+    assert verify(path) == []
+    (file,) = [file for file in (path / "grids" / "0" / name).rglob("*") if file.is_file() and file.name != "zarr.json"]
+    content = bytearray(file.read_bytes())
+    if damage == "removed":
+        file.unlink()
+    elif damage == "emptied":
+        file.write_bytes(b"")
+    else:
+        content[len(content) // 3] ^= 4
+        file.write_bytes(content)
+    assert any(f"grids/0/{name}" in problem for problem in verify(path))
+    with pytest.raises(InputError, match="grids/0"):
+        render(open_functaset(path), tmp_path / "out", device="cpu")
+
+
+def test_rows_that_point_to_no_grid_are_found(base: Path, tmp_path: Path) -> None:
+    import zarr
+
+    path = masked_store(base, tmp_path)
+    zarr.open_array(path / "mask", mode="r+")[2] = 7
+    assert any("row 2" in problem for problem in verify(path))
+
+
+def test_items_on_another_grid_are_not_the_stored_ones(store: Path, tmp_path: Path) -> None:
+    members: dict[str, bytes] = {}
+    for number in range(100, 112):
+        members |= record(number, field(number), latitude=(LATITUDE + 1).tolist())
+    found = report(store, against=str(tar(tmp_path / "other.tar", members)))
+    assert found.complaint is not None
+    assert "another grid" in str(found.complaint)
+
+
+@pytest.mark.parametrize(
+    ("longitude", "expected"),
+    [
+        ((170.0, 175.0, 180.0, -175.0, -170.0), np.arange(168.75, 192, 2.5)),
+        ((180.0, 270.0, 0.0, 90.0), np.arange(157.5, 480, 45)),
+        ((350.0, 355.0, 0.0, 5.0), np.arange(348.75, 367, 2.5)),
+    ],
+)
+def test_an_axis_that_begins_anew_is_refined_on_its_way(longitude: tuple[float, ...], expected: np.ndarray) -> None:
+    found = View(scale=2).globe(GlobeGrid((10.0, 0.0), longitude))
+    np.testing.assert_allclose(np.array(found.longitude) % 360, expected % 360, atol=1e-9)
+    assert (np.diff(found.longitude) > 0).all()
+
+
+def test_a_region_runs_from_west_to_east() -> None:
+    grid = GlobeGrid((10.0, 0.0), tuple(np.arange(0.0, 360, 20).tolist()))
+    assert View(region=((-5, 15), (-50, 50))).globe(grid).longitude == (-40.0, -20.0, 0.0, 20.0, 40.0)
+    assert View(region=((-5, 15), (0, 360))).globe(grid).longitude == grid.longitude
+    rolled = GlobeGrid((10.0, 0.0), (180.0, 270.0, 0.0, 90.0))
+    assert View((1, 4), region=((-5, 15), (0, 40))).globe(rolled).longitude == (5.0, 15.0, 25.0, 35.0)
+
+
+def test_a_variable_that_an_item_misses_altogether_has_no_error(tmp_path: Path) -> None:
+    members: dict[str, bytes] = {}
+    for number in range(30):
+        second = 5 * field(number + 50)
+        both = np.stack([field(number), np.full_like(second, np.nan) if number % 3 == 0 else second], -1)
+        members |= record(number, both, variable=["u", "v"], units=["K", "m"])
+    shards = tar(tmp_path / "two.tar", members)
+    path = encode(learned(shards, tmp_path / "b.safetensors"), str(shards), tmp_path / "s.zarr", device="cpu").path
+    functaset = open_functaset(path)
+    rmse = functaset.measure("rmse")
+    np.testing.assert_array_equal(np.isnan(rmse[:, 1]), np.arange(30) % 3 == 0)
+    assert functaset.report["rmse"]["v"] == pytest.approx(np.sqrt(np.nanmean(rmse[:, 1].astype(float) ** 2)), rel=1e-3)
+    assert verify(path) == []
+    assert report(path, against=str(shards)).complaint is None
+
+
+@pytest.mark.parametrize("year", ["1000", "2500"])
+def test_any_year_is_written_as_it_is(year: str, base: Path, tmp_path: Path) -> None:
+    xarray = pytest.importorskip("xarray")
+    pytest.importorskip("netCDF4")
+    members = record(0, field(0), time=f"{year}-02-03T04:00:00") | record(1, field(1), time=f"{year}-02-03T05:00:00")
+    path = encode(base, str(tar(tmp_path / "t.tar", members)), tmp_path / "o.zarr", device="cpu").path
+    for name, items in {"one.nc": [0], "both.nc": None, "both.zarr": None}.items():
+        render(path, tmp_path / name, items=items, device="cpu")
+        # nanoseconds, the default, reach from 1678 to 2262
+        seconds = xarray.coders.CFDatetimeCoder(time_unit="s")
+        opened = (
+            xarray.open_zarr(tmp_path / name, consolidated=False, decode_times=seconds)
+            if name.endswith("zarr")
+            else xarray.open_dataset(tmp_path / name, decode_times=seconds)
+        )
+        with opened as dataset:
+            first = np.atleast_1d(dataset["time"].values)[0]
+            assert str(first).startswith(f"{year}-02-03T04:00")
+
+
+def test_items_without_a_time_share_a_file_with_what_tells_them_apart(base: Path, tmp_path: Path) -> None:
+    xarray = pytest.importorskip("xarray")
+    pytest.importorskip("netCDF4")
+    members: dict[str, bytes] = {}
+    for number in range(3):
+        members |= record(number, field(number), time=None, member=number, model="one")
+    path = encode(base, str(tar(tmp_path / "t.tar", members)), tmp_path / "o.zarr", device="cpu").path
+    render(path, tmp_path / "all.nc", device="cpu")
+    with xarray.open_dataset(tmp_path / "all.nc") as dataset:
+        assert dataset["t2m"].dims == ("item", "latitude", "longitude")
+        assert dataset["member"].values.tolist() == [0, 1, 2]
+        assert "time" not in dataset.variables
+        assert "_FillValue" not in dataset["latitude"].encoding
+
+
+def test_other_variables_or_units_in_a_later_shard_are_told_before_any_work(tmp_path: Path) -> None:
+    tar(tmp_path / "shards" / "a.tar", records(80))
+    later: dict[str, bytes] = {}
+    for number in range(80, 90):
+        later |= record(number, field(number) - 273, units="degC")
+    tar(tmp_path / "shards" / "b.tar", later)
+    with pytest.raises(InputError, match=r"t2m in K.*t2m in degC"):
+        learned(tmp_path / "shards", tmp_path / "b.safetensors")
+
+
+def test_a_circle_is_closed_whatever_the_degrees_are_rounded_to() -> None:
+    exact = np.arange(3600) / 10
+    grids = [
+        GlobeGrid(tuple(np.arange(-9.0, 10)), tuple(axis.tolist()))
+        for axis in (exact, exact.astype(np.float32).astype(float), (exact - 180).astype(np.float32).astype(float))
+    ]
+    geometry = Globe.around(grids, "sphere")
+    assert geometry.is_closed
+    assert (geometry.north, geometry.south) == (9.5, -9.5)
+
+
+def test_pca_of_other_masks_is_left_out_with_a_reason(base: Path, shards: Path, tmp_path: Path) -> None:
+    path = masked_store(base, tmp_path)
+    found = report(path, against=str(tmp_path / "m.tar"), train=str(shards), baseline="pca")
+    assert found.summary["pca"]["psnr"] is None
+    assert "miss" in found.summary["pca"]["reason"]
+
+
+@pytest.mark.parametrize("said", [{"level": 10**400}, {"level": True}, {"level": [1, 2]}])
+def test_levels_that_make_no_sense_are_none(said: dict[str, Any], base: Path, tmp_path: Path) -> None:
+    path = encode(base, str(tar(tmp_path / "t.tar", record(0, field(0), **said))), tmp_path / "o.zarr").path
+    assert len(open_functaset(path)) == 1
+
+
+@pytest.mark.parametrize("variable", ["", "x" * 300])
+def test_variables_without_a_name_are_told_at_once(variable: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="names"):
+        learned(tar(tmp_path / "t.tar", record(0, field(0), variable=variable)), tmp_path / "b.safetensors")
+
+
+def test_what_json_says_of_plain_arrays_is_no_level(tmp_path: Path) -> None:
+    members: dict[str, bytes] = {}
+    for number in range(30):
+        members[f"a{number:03d}.npy"] = npy(field(number)[..., None] * (1 + number))
+        members[f"a{number:03d}.json"] = json.dumps({"height": 8 + number}).encode()
+    shards = tar(tmp_path / "t.tar", members)
+    base = learned(shards, tmp_path / "b.safetensors")
+    assert not read_base(base).base.normalizer.levels
+    path = encode(base, str(shards), tmp_path / "o.zarr", device="cpu").path
+    assert report(path, against=str(shards)).complaint is None

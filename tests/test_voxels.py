@@ -156,6 +156,17 @@ def test_any_resolution_is_rendered(store: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(thrice[1::3, 1::3, 1::3], native, atol=1e-5)
 
 
+def test_an_item_without_any_occupied_voxel_has_an_empty_surface(base: Path, tmp_path: Path) -> None:
+    shard = tar(tmp_path / "t.tar", {"a.npz": npz(np.zeros(SHAPE, np.uint8)), "b.npz": npz(solid(3))})
+    path = encode(base, str(shard), tmp_path / "o.zarr", device="cpu").path
+    functaset = open_functaset(path)
+    (_, array) = next(arrays(functaset, [0], device="cpu"))
+    render(path, tmp_path / "surfaces", format="obj", device="cpu")
+    assert len(list((tmp_path / "surfaces").iterdir())) == 2
+    lines = (tmp_path / "surfaces" / "a.obj").read_text()
+    assert ("v " in lines) == bool((array > 0.5).any())
+
+
 @pytest.mark.parametrize("name", ["a.nc", "a.zarr", "a.jpg"])
 def test_formats_of_other_kinds_are_refused(name: str, store: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError):
@@ -172,6 +183,7 @@ def test_formats_of_other_kinds_are_refused(name: str, store: Path, tmp_path: Pa
         ({"npy": npy(np.packbits(solid(1))), "json": b'{"packed_bits": [99, 99, 99]}'}, "bytes|bits"),
         ({"npy": npy(np.packbits(solid(1))), "json": b'{"packed_bits": [1000000, 1000000, 99]}'}, "more than"),
         ({"npy": npy(np.packbits(solid(1))), "json": b'{"packed_bits": "all"}'}, "shape"),
+        ({"npy": npy(np.ones(1, np.uint8)), "json": json.dumps({"packed_bits": [1] * 70}).encode()}, "shape"),
     ],
 )
 def test_volumes_that_make_no_sense_are_failed_items(

@@ -15,7 +15,7 @@ functaconv pack "$folder" "$work/shards" --resolution 32 --overwrite
 functaconv fit-base "$work/shards" "$work/base.safetensors" --recipe "$here/recipe.toml" \
     ${MINUTES:+--minutes "$MINUTES"} --overwrite
 functaconv encode "$work/base.safetensors" "$work/shards" "$work/shapes.zarr" --overwrite
-functaconv report "$work/shapes.zarr" --against "$work/shards"
+functaconv report "$work/shapes.zarr" --against "$work/shards" --baseline pca --train "$work/shards"
 
 rm -rf "$work/surfaces" "$work/previews"
 functaconv render "$work/shapes.zarr" "$work/surfaces" --item 0:4 --format obj --scale 2

@@ -19,6 +19,8 @@ _CHUNKS_PER_SHARD = 16
 _TEXT_BYTES = 64
 # what a reader is willing to hold for one chunk: a damaged or hostile zarr.json may ask for anything
 _LARGEST_CHUNK = 2**31
+MOST_IN_CHUNK = 2**28
+"""values of an array of axes or masks"""
 # damage of this extent is not listed any further: a damaged count would have us look for ever
 _MOST_LOST = 1000
 

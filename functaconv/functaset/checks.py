@@ -11,6 +11,7 @@ from functaconv.errors import FunctaconvError
 from functaconv.functaset import arrays
 from functaconv.functaset.files import read_json
 from functaconv.functaset.reader import Functaset, read_attributes
+from functaconv.functaset.schema import MEASURES
 
 
 def verify(path: str | os.PathLike[str]) -> list[str]:
@@ -22,7 +23,7 @@ def verify(path: str | os.PathLike[str]) -> list[str]:
         problems += arrays.problems(array, column, count, functaset.path)
         if array is not None and arrays.difference(array, column, count) is None:
             problems += _values(array, functaset)
-    return [*problems, *_companions(functaset)]
+    return [*problems, *_grids(functaset), *_companions(functaset)]
 
 
 def _metadata(functaset: Functaset) -> Iterator[str]:
@@ -43,7 +44,9 @@ def _values(array: zarr.Array[Any], functaset: Functaset) -> Iterator[str]:
     """Read an array chunk by chunk: its checksums are checked, and the numbers that must be finite."""
     name = array.path
     lost = list(arrays.missing_shards(array, functaset.path))
-    must_be_finite = array.dtype.kind == "f" and name != "psnr"
+    # a variable that an item misses altogether has no error
+    may_be_nan = ("psnr", *MEASURES["grid"])
+    must_be_finite = array.dtype.kind == "f" and name not in may_be_nan
     bad: list[int] = []
     for start in range(0, array.shape[0], array.chunks[0]):
         stop = min(start + array.chunks[0], array.shape[0])
@@ -61,6 +64,44 @@ def _values(array: zarr.Array[Any], functaset: Functaset) -> Iterator[str]:
             bad += (start + np.flatnonzero(np.isnan(rows))).tolist()
     for first, end in _runs(bad):
         yield f"{name}: NaN or infinite in {arrays.rows_in_words(first, end)}"
+
+
+def _grids(functaset: Functaset) -> Iterator[str]:
+    """Axes and masks: all of them are read, and every row has one that is there and fits."""
+    if functaset.layout.modality != "grid":
+        return
+    try:
+        grids = functaset.grids
+    except FunctaconvError as error:
+        yield str(error)
+        return
+    for grid in grids:
+        lost = [
+            f"{array.path}: {problem}"
+            for array in grid.arrays
+            for _, _, problem in arrays.missing_shards(array, functaset.path)
+        ]
+        yield from lost
+        try:
+            _ = lost or (grid.latitude, grid.longitude)
+            for number in range(0 if lost else grid.masks):
+                if grid.mask(number).shape[-1] != len(functaset.layout.variables):
+                    yield f"{grid.name}/mask: mask {number} is not one of {len(functaset.layout.variables)} variables"
+        except FunctaconvError as error:
+            yield str(error)
+    try:
+        shapes, which, masks = functaset.shapes, functaset.measure("grid"), functaset.measure("mask")
+    except FunctaconvError:
+        # said already
+        return
+    sizes = np.array([grid.shape for grid in grids]).reshape(-1, 2)
+    counts = np.array([grid.masks for grid in grids])
+    is_there = (which >= 0) & (which < len(grids))
+    fits = is_there.copy()
+    fits[is_there] = (sizes[which[is_there]] == shapes[is_there]).all(1) & (masks[is_there] >= -1)
+    fits[is_there] &= masks[is_there] < counts[which[is_there]]
+    for first, end in _runs(np.flatnonzero(~fits).tolist()):
+        yield f"grid, mask: {arrays.rows_in_words(first, end)} have a grid or mask that is not there, or does not fit"
 
 
 def _companions(functaset: Functaset) -> Iterator[str]:

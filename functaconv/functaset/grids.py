@@ -1,7 +1,9 @@
 """The grids of a functaset of latitude-longitude grids: axes and masks, each kept once however many items share it."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import blake2b
 from typing import Any
 
@@ -10,38 +12,46 @@ import zarr
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 
 from functaconv.errors import InputError
+from functaconv.functaset import arrays
 
 GROUP = "grids"
-MOST_GRIDS = 4096
+MOST_GRIDS = 1 << 16
 """grids of their own in one functaset: more would be as many folders"""
-MOST_VALUES = 1 << 31
-"""of all masks of a grid together, unpacked"""
+MASKS_TOGETHER = 256
+"""in a file of the store"""
+MOST_DEGREES = 720.0
 
 
 @dataclass(eq=False)
-class StoredGrid:
+class Axes:
     """Axes that items share, and the masks that occur on them."""
 
     latitude: np.ndarray
     """float64 [row], degrees north"""
     longitude: np.ndarray
     """float64 [column], degrees east"""
+    shape: tuple[int, ...] = ()
+    """of a mask: [row, column, variable]"""
     masks: list[np.ndarray] = field(default_factory=list)
-    """bool [row, column, variable] each, True where a value is missing"""
+    """the bits of each, 1 where a value is missing"""
+
+    def mask(self, number: int) -> np.ndarray:
+        """Bool `[row, column, variable]`, True where a value is missing."""
+        return np.unpackbits(self.masks[number], count=math.prod(self.shape)).reshape(self.shape).astype(bool)
 
 
 class GridTable:
     """Grids and masks, numbered as they first occur."""
 
     def __init__(self) -> None:
-        self.grids: list[StoredGrid] = []
+        self.grids: list[Axes] = []
         self._known: dict[bytes, int] = {}
         self._masks: dict[tuple[int, bytes], int] = {}
 
     def __len__(self) -> int:
         return len(self.grids)
 
-    def __iter__(self) -> Iterator[StoredGrid]:
+    def __iter__(self) -> Iterator[Axes]:
         return iter(self.grids)
 
     def number(self, latitude: np.ndarray, longitude: np.ndarray) -> int:
@@ -55,38 +65,43 @@ class GridTable:
                     hint="put items of one grid, or of few, into shards of their own",
                 )
             self._known[digest] = len(self.grids)
-            self.grids.append(StoredGrid(axes[0], axes[1]))
+            self.grids.append(Axes(axes[0], axes[1]))
         return self._known[digest]
 
     def mask_number(self, grid: int, mask: np.ndarray | None) -> int:
-        """The number of a mask among those of a grid; -1 when nothing is missing."""
+        """The number of a mask, bool `[row, column, variable]`, among those of a grid; -1 when nothing is missing."""
         if mask is None or not mask.any():
             return -1
-        digest = blake2b(np.packbits(mask).tobytes()).digest()
+        self.grids[grid].shape = mask.shape
+        return self._bits_number(grid, np.packbits(mask))
+
+    def _bits_number(self, grid: int, bits: np.ndarray) -> int:
+        digest = blake2b(bits.tobytes()).digest()
         if (grid, digest) not in self._masks:
             self._masks[grid, digest] = len(self.grids[grid].masks)
-            self.grids[grid].masks.append(mask)
+            self.grids[grid].masks.append(bits)
         return self._masks[grid, digest]
 
     def merge(self, other: "GridTable", grid: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of another table's grids and masks as numbers of this one's, which takes in what it lacks."""
         new_grid, new_mask = np.empty_like(grid), np.full_like(mask, -1)
-        for number, stored in enumerate(other):
-            mine = self.number(stored.latitude, stored.longitude)
+        for number, axes in enumerate(other):
+            mine = self.number(axes.latitude, axes.longitude)
+            self.grids[mine].shape = axes.shape or self.grids[mine].shape
             rows = grid == number
             new_grid[rows] = mine
-            for place, found in enumerate(stored.masks):
-                new_mask[rows & (mask == place)] = self.mask_number(mine, found)
+            for place, bits in enumerate(axes.masks):
+                new_mask[rows & (mask == place)] = self._bits_number(mine, bits)
         return new_grid, new_mask
 
     def to_members(self) -> dict[str, np.ndarray]:
         """As arrays of an npz."""
         members: dict[str, np.ndarray] = {}
-        for number, grid in enumerate(self.grids):
-            members[f"grid{number}_latitude"], members[f"grid{number}_longitude"] = grid.latitude, grid.longitude
-            if grid.masks:
-                members[f"grid{number}_masks"] = np.packbits(np.stack(grid.masks))
-                members[f"grid{number}_masks_shape"] = np.array([len(grid.masks), *grid.masks[0].shape])
+        for number, axes in enumerate(self.grids):
+            members[f"grid{number}_latitude"], members[f"grid{number}_longitude"] = axes.latitude, axes.longitude
+            if axes.masks:
+                members[f"grid{number}_masks"] = np.stack(axes.masks)
+                members[f"grid{number}_masks_shape"] = np.array(axes.shape)
         return members
 
     @classmethod
@@ -95,10 +110,9 @@ class GridTable:
         while f"grid{number}_latitude" in members:
             table.number(members[f"grid{number}_latitude"], members[f"grid{number}_longitude"])
             if f"grid{number}_masks" in members:
-                shape = members[f"grid{number}_masks_shape"].tolist()
-                bits = np.unpackbits(members[f"grid{number}_masks"], count=int(np.prod(shape)))
-                for mask in bits.reshape(shape).astype(bool):
-                    table.mask_number(number, mask)
+                table.grids[number].shape = tuple(members[f"grid{number}_masks_shape"].tolist())
+                for bits in members[f"grid{number}_masks"]:
+                    table._bits_number(number, bits)
             number += 1
         return table
 
@@ -106,52 +120,96 @@ class GridTable:
 def write_grids(root: zarr.Group, table: GridTable) -> None:
     """`grids/<n>` with latitude, longitude and, where values are missing, mask."""
     group = root.create_group(GROUP)
-    for number, grid in enumerate(table):
+    for number, axes in enumerate(table):
         one = group.create_group(str(number))
-        _write(one, "latitude", grid.latitude, ("row",), units="degrees_north", standard_name="latitude")
-        _write(one, "longitude", grid.longitude, ("column",), units="degrees_east", standard_name="longitude")
-        if grid.masks:
-            masks = np.stack(grid.masks)
-            _write(one, "mask", masks, ("mask", "row", "column", "variable"), long_name="True where a value is missing")
+        for name, values, dim, units in (
+            ("latitude", axes.latitude, "row", "degrees_north"),
+            ("longitude", axes.longitude, "column", "degrees_east"),
+        ):
+            array = _array(one, name, values.shape, "float64", (dim,), units=units, standard_name=name)
+            array[...] = values
+        if axes.masks:
+            shape = (len(axes.masks), *axes.shape)
+            dims = ("mask", "row", "column", "variable")
+            array = _array(one, "mask", shape, "bool", dims, long_name="True where a value is missing")
+            for start in range(0, len(axes.masks), MASKS_TOGETHER):
+                stop = min(start + MASKS_TOGETHER, len(axes.masks))
+                array[start:stop] = np.stack([axes.mask(place) for place in range(start, stop)])
 
 
-def _write(group: zarr.Group, name: str, values: np.ndarray, dims: tuple[str, ...], **attributes: str) -> None:
-    chunks = (1, *values.shape[1:]) if values.ndim > 1 else values.shape
-    array = group.create_array(
+def _array(
+    group: zarr.Group, name: str, shape: tuple[int, ...], dtype: str, dims: tuple[str, ...], **attributes: str
+) -> "zarr.Array[Any]":
+    is_stack = len(shape) > 1
+    return group.create_array(
         name,
-        shape=values.shape,
-        chunks=chunks,
-        # one file however many masks there are
-        shards=values.shape if values.ndim > 1 else None,
-        dtype=values.dtype,
+        shape=shape,
+        # a mask is read by itself
+        chunks=(1, *shape[1:]) if is_stack else shape,
+        shards=(min(shape[0], MASKS_TOGETHER), *shape[1:]) if is_stack else None,
+        dtype=dtype,
         serializer=BytesCodec(),
         compressors=[BloscCodec(cname="zstd", clevel=5, shuffle="shuffle"), Crc32cCodec()],
         dimension_names=dims,
         attributes=dict(attributes),
         config={"write_empty_chunks": True},
     )
-    array[...] = values
 
 
-def read_grids(arrays: Mapping[str, "zarr.Array[Any]"]) -> list[StoredGrid]:
-    """The grids out of the arrays of a store, by path (`grids/0/latitude`); damage is an InputError."""
-    found: list[StoredGrid] = []
-    while (latitude := arrays.get(f"{GROUP}/{len(found)}/latitude")) is not None:
-        number = len(found)
-        longitude = arrays.get(f"{GROUP}/{number}/longitude")
-        if longitude is None or (latitude.ndim, longitude.ndim) != (1, 1):
-            raise InputError(f"{GROUP}/{number}: the axes are not whole")
-        mask = arrays.get(f"{GROUP}/{number}/mask")
-        shape = (*latitude.shape, *longitude.shape)
-        if mask is not None and (mask.ndim != 4 or mask.shape[1:3] != shape or np.prod(mask.shape) > MOST_VALUES):
-            raise InputError(f"{GROUP}/{number}/mask: found {mask.shape}, expected masks of {shape}")
-        try:
-            masks = [] if mask is None else list(np.asarray(mask[...], bool))
-            found.append(StoredGrid(np.asarray(latitude[...]), np.asarray(longitude[...]), masks))
-        # codecs raise whatever they like on damaged bytes
-        except Exception as error:
-            raise InputError(
-                f"{GROUP}/{number} cannot be read: {error}",
-                hint="`functaconv inspect --verify` lists all damage; restore it from a copy or encode again",
-            ) from error
-    return found
+class StoredGrid:
+    """`grids/<n>` of a store; nothing is read before it is asked for."""
+
+    def __init__(self, number: int, latitude: "zarr.Array[Any]", longitude: Any, mask: Any) -> None:
+        self.name = f"{GROUP}/{number}"
+        self._latitude, self._longitude, self._mask = latitude, longitude, mask
+        for name, array, dims in (("latitude", latitude, 1), ("longitude", longitude, 1), ("mask", mask, 4)):
+            if array is None and name == "mask":
+                continue
+            if (
+                not isinstance(array, zarr.Array)
+                or array.ndim != dims
+                or math.prod(array.chunks) > arrays.MOST_IN_CHUNK
+            ):
+                raise InputError(f"{self.name}/{name}: the axes or masks are not whole")
+        self.shape = (latitude.shape[0], longitude.shape[0])
+        if mask is not None and mask.shape[1:3] != self.shape:
+            raise InputError(f"{self.name}/mask: found {mask.shape}, expected masks of {self.shape}")
+
+    @property
+    def masks(self) -> int:
+        """How many masks occur on this grid."""
+        return 0 if self._mask is None else int(self._mask.shape[0])
+
+    @property
+    def arrays(self) -> "list[zarr.Array[Any]]":
+        return [array for array in (self._latitude, self._longitude, self._mask) if array is not None]
+
+    @cached_property
+    def latitude(self) -> np.ndarray:
+        """float64 [row], degrees north."""
+        return self._axis(self._latitude, 90.0)
+
+    @cached_property
+    def longitude(self) -> np.ndarray:
+        """float64 [column], degrees east."""
+        return self._axis(self._longitude, MOST_DEGREES)
+
+    def mask(self, number: int) -> np.ndarray:
+        """Bool `[row, column, variable]`, True where a value is missing."""
+        return np.asarray(arrays.read(self._mask, slice(number, number + 1))[0], bool)
+
+    def _axis(self, array: "zarr.Array[Any]", most: float) -> np.ndarray:
+        found = arrays.read(array, slice(None))
+        if found.dtype != np.float64 or not (np.abs(found) <= most).all():
+            raise InputError(f"{array.path}: found something else than degrees", hint="restore it from a copy")
+        return found
+
+
+def read_grids(found: Mapping[str, "zarr.Array[Any]"]) -> list[StoredGrid]:
+    """The grids out of the arrays of a store, by path (`grids/0/latitude`)."""
+    grids: list[StoredGrid] = []
+    while f"{GROUP}/{len(grids)}/latitude" in found:
+        name = f"{GROUP}/{len(grids)}"
+        parts = (found.get(f"{name}/{part}") for part in ("longitude", "mask"))
+        grids.append(StoredGrid(len(grids), found[f"{name}/latitude"], *parts))
+    return grids

@@ -162,10 +162,10 @@ class Functaset:
         """The grid of an item, and where its values are missing: bool `[row, column, variable]`, None for nowhere."""
         row = self._row(item)
         number, mask = int(self.measure("grid")[row]), int(self.measure("mask")[row])
-        if not 0 <= number < len(self.grids) or not -1 <= mask < len(self.grids[number].masks):
+        if not 0 <= number < len(self.grids) or not -1 <= mask < self.grids[number].masks:
             raise InputError(f"{self.path}: row {row} has the grid {number} and mask {mask}, which are not there")
         grid = self.grids[number]
-        return grid, None if mask < 0 else grid.masks[mask]
+        return grid, None if mask < 0 else grid.mask(mask)
 
     def measure(self, name: str) -> np.ndarray:
         """A column that functasets of this kind have besides those of all, such as `accuracy` or `time`."""
@@ -324,6 +324,12 @@ def open_functaset(path: str | os.PathLike[str]) -> Functaset:
         problem
         for column, count in functaset.expected()
         for problem in arrays.problems(functaset.array(column.name), column, count, functaset.path)
+    ]
+    problems += [
+        f"{array.path}: {problem}"
+        for grid in functaset.grids
+        for array in grid.arrays
+        for _, _, problem in arrays.missing_shards(array, functaset.path)
     ]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

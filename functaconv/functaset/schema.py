@@ -212,7 +212,7 @@ MEASURES = {"voxels": ("accuracy", "iou"), "grid": ("rmse", "max_error", "weight
 """what is measured of items of a kind besides mse: for grids of every variable, in its units"""
 NO_TIME = np.iinfo(np.int64).min
 """of a grid that does not say when it was"""
-TIME = {"units": "seconds since 1970-01-01", "calendar": "standard", "standard_name": "time"}
+TIME = {"units": "seconds since 1970-01-01", "calendar": "proleptic_gregorian", "standard_name": "time"}
 # the parts of `columns` that not every functaset has
 OPTIONAL = ("meta", "tile", "grids", "grid", "mask", "time", *(name for names in MEASURES.values() for name in names))
 VECTORS = ("modulation_scale", "modulation_offset", "modulation_mean", "modulation_std")

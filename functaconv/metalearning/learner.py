@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from functaconv.base import Base
+from functaconv.base import MOST_GRIDS, Base
 from functaconv.errors import FunctaconvError
 from functaconv.fitting import GaussNewton
 from functaconv.networks import Placement
@@ -198,6 +198,8 @@ class Learner:
     def _sorted(self, grid: AnyGrid) -> Placement:
         """A grid's points by cell, on the CPU, where points are drawn."""
         if grid not in self._placements:
+            if len(self._placements) >= MOST_GRIDS:
+                self._placements.clear()
             self._placements[grid] = self.base.place(self.base.geometry.points(grid))
         return self._placements[grid]
 

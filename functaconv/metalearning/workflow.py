@@ -24,7 +24,8 @@ from functaconv.sources.decoders import USABLE_HINT, decode, usable_field
 from functaconv.sources.items import Item
 from functaconv.sources.webdataset import expand_shards, fingerprint, read_records
 
-FIRST_ITEMS = 64
+FIRST_ITEMS, LEAST_OF_EACH, MOST_LOOKED_AT = 64, 4, 256
+"""items looked at before any work: so many in all, but so many of every shard, up to a limit"""
 
 
 def fit_base(
@@ -133,8 +134,10 @@ def _first_items(names: Sequence[str], field: str | None, channels: int | None) 
     items: list[Item] = []
     problems: list[str] = []
     seen = 0
+    # of every shard some: a second kind of item need not be in the first one
+    each = max(LEAST_OF_EACH, FIRST_ITEMS // len(names))
     for number, name in enumerate(names):
-        for record in islice(read_records(name, number), FIRST_ITEMS):
+        for record in islice(read_records(name, number), each):
             seen += 1
             if record.problem is not None or usable_field(record, field) is None:
                 continue
@@ -142,7 +145,7 @@ def _first_items(names: Sequence[str], field: str | None, channels: int | None) 
                 items.append(decode(record, field=field, channels=channels))
             except ItemError as error:
                 problems.append(f"{record.key}: {error}")
-            if len(items) >= FIRST_ITEMS:
+            if len(items) >= MOST_LOOKED_AT:
                 return items
     if not items:
         why = f"; the first problem: {problems[0]}" if problems else ""

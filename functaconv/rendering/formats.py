@@ -45,6 +45,8 @@ def _binvox(picture: Picture, _: Functaset) -> bytes:
 
 
 def _obj(picture: Picture, _: Functaset) -> bytes:
+    if not (picture.array > OCCUPIED).any():
+        return b"# nothing is occupied\n"
     return surface(picture.array[..., 0], level=OCCUPIED)
 
 

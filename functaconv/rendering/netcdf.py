@@ -10,7 +10,7 @@ import numpy as np
 import functaconv
 from functaconv.errors import MissingExtraError, UsageError
 from functaconv.functaset.reader import Functaset
-from functaconv.functaset.schema import NO_TIME
+from functaconv.functaset.schema import NO_TIME, TIME
 from functaconv.rendering.decoding import Picture
 from functaconv.signals.grid import GlobeGrid
 
@@ -50,8 +50,6 @@ def to_dataset(pictures: Sequence[Picture], functaset: Functaset) -> "xarray.Dat
     grid = pictures[0].grid
     if any(picture.grid != grid for picture in pictures):
         raise UsageError("the items lie on different grids", hint="name a directory: a file for each, or give --like")
-    if sum(picture.array.size for picture in pictures) > MOST_VALUES:
-        raise UsageError("that is too much for one file", hint="name a directory, or choose items with --item")
     assert isinstance(grid, GlobeGrid)
     values = np.stack([picture.array for picture in pictures])
     rows = [picture.row for picture in pictures]
@@ -60,8 +58,9 @@ def to_dataset(pictures: Sequence[Picture], functaset: Functaset) -> "xarray.Dat
         "longitude": ("longitude", np.array(grid.longitude), {"standard_name": "longitude", "units": "degrees_east"}),
     }
     seconds = functaset.measure("time")[rows]
-    times = seconds.astype("datetime64[s]").astype("datetime64[ns]")
+    times = seconds.astype("datetime64[s]")
     times[seconds == NO_TIME] = np.datetime64("NaT")
+    has_times = bool((seconds != NO_TIME).any())
     attributes = {"standard_name": "time"}
     dims: tuple[str, ...] = ("latitude", "longitude")
     said: dict[str, Any] = {}
@@ -75,9 +74,13 @@ def to_dataset(pictures: Sequence[Picture], functaset: Functaset) -> "xarray.Dat
         dims = ("time", *dims)
     else:
         coords["item"] = ("item", [picture.key for picture in pictures])
-        coords["time"] = ("item", times, attributes)
+        if has_times:
+            coords["time"] = ("item", times, attributes)
         dims = ("item", *dims)
-    names = functaset.attributes.variables
+        coords |= _along_items([functaset.meta(row) for row in rows])
+    # a variable may be called as an axis is
+    taken = {*coords, *dims, "item", "time"}
+    names = [f"{name}_value" if name in taken else name.replace("/", "_") for name in functaset.attributes.variables]
     variables = {
         name: (dims, values[..., channel], {"units": unit} if unit else {})
         for channel, (name, unit) in enumerate(zip(names, functaset.attributes.units, strict=True))
@@ -86,10 +89,28 @@ def to_dataset(pictures: Sequence[Picture], functaset: Functaset) -> "xarray.Dat
     dataset = xarray.Dataset(variables, coords, {**about, **said})
     for name in variables:
         dataset[name].encoding = {"dtype": "float32", "_FillValue": np.float32(np.nan)}
-    dataset["time" if "time" in dataset else "latitude"].encoding.setdefault("_FillValue", None)
-    if "time" in dataset:
-        dataset["time"].encoding = {"units": "seconds since 1970-01-01", "calendar": "standard", "dtype": "int64"}
+    for axis in ("latitude", "longitude"):
+        # CF: coordinates have no missing values
+        dataset[axis].encoding = {"_FillValue": None}
+    if "time" in dataset.variables:
+        dataset["time"].encoding = {"units": TIME["units"], "calendar": TIME["calendar"]}
+        if (seconds != NO_TIME).all():
+            dataset["time"].encoding["dtype"] = "int64"
     return dataset
+
+
+def _along_items(metas: Sequence[Any]) -> dict[str, Any]:
+    """What every item says of itself in a number or a word (level, member ...), as a coordinate along `item`."""
+    said = [meta if isinstance(meta, dict) else {} for meta in metas]
+    common = set(said[0]).intersection(*said[1:]) if said else set()
+    found: dict[str, Any] = {}
+    for name in sorted(common - {"item", "time", "latitude", "longitude", "source"}):
+        values = [one[name] for one in said]
+        if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
+            found[name] = ("item", np.array(values, float))
+        elif all(isinstance(value, str) for value in values):
+            found[name] = ("item", values)
+    return found
 
 
 def _plain(meta: Any) -> dict[str, Any]:

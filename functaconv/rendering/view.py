@@ -54,6 +54,8 @@ class View:
     def globe(self, native: GlobeGrid) -> GlobeGrid:
         """The grid of an item that lies on a native one."""
         if self.like is not None:
+            if self.like.points > MOST_VALUES:
+                raise UsageError("that grid is too large for one item", hint="--region with a --size")
             return self.like
         if self.size is not None and len(self.size) != 2:
             raise UsageError(f"grids have 2 axes; the size has {len(self.size)}", hint="--size takes HxW")
@@ -62,7 +64,11 @@ class View:
                 f"grids have 2 axes; the region has {len(self.region)}",
                 hint="--region takes south:north,west:east in degrees",
             )
-        axes = [np.array(axis) for axis in (native.latitude, native.longitude)]
+        # an axis may jump where its longitudes begin anew: the way there is a step like the others
+        axes = [np.array(native.latitude), np.unwrap(native.longitude, period=360)]
+        sizes = self.size or tuple(max(1, round(len(axis) * self.scale)) for axis in axes)
+        if math.prod(sizes) > MOST_VALUES:
+            raise UsageError(f"{sizes[0]}x{sizes[1]} is too large for one item", hint="render it by --region")
         if self.region is not None and self.size is not None:
             # cells of that region, in the native directions
             latitude, longitude = (
@@ -70,21 +76,15 @@ class View:
                 for (low, high), size, axis in zip(self.region, self.size, axes, strict=True)
             )
         else:
-            sizes = self.size or tuple(max(1, round(len(axis) * self.scale)) for axis in axes)
             scale = self.scale if self.size is None else None
             latitude = refined(axes[0], sizes[0], scale, keeps_ends=_has_pole(axes[0]))
             longitude = refined(axes[1], sizes[1], None)
             if self.region is not None:
                 (south, north), (west, east) = self.region
                 latitude = latitude[(latitude >= south) & (latitude <= north)]
-                # from the west end on, eastward
-                longitude = longitude[(longitude - west) % 360 <= min(east - west, 360)]
+                longitude = _eastward(longitude, west, east)
                 if not len(latitude) or not len(longitude):
                     raise UsageError(f"no point of the grid lies in the region {self.region}", hint="give a --size too")
-        if len(latitude) * len(longitude) > MOST_VALUES:
-            raise UsageError(
-                f"{len(latitude)}x{len(longitude)} is too large for one item", hint="render it by --region"
-            )
         return GlobeGrid(tuple(latitude.clip(-90, 90).tolist()), tuple(longitude.tolist()))
 
 
@@ -111,6 +111,13 @@ def refined(axis: np.ndarray, size: int, scale: float | None, *, keeps_ends: boo
         places = (np.arange(size) + 0.5) * (count / size) - 0.5
     low = np.clip(np.floor(places).astype(int), 0, count - 2)
     return np.asarray(axis[low] + (places - low) * (axis[low + 1] - axis[low]))
+
+
+def _eastward(longitude: np.ndarray, west: float, east: float) -> np.ndarray:
+    """Those from one end to the other, in that order."""
+    beyond = np.round((longitude - west) % 360, 9) % 360
+    kept = np.sort(beyond[beyond <= min(east - west, 360)])
+    return west + kept
 
 
 def _has_pole(latitude: np.ndarray) -> bool:

@@ -1,5 +1,7 @@
 """Rendering: choose items, decode them, put them where they belong."""
 
+import os
+import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from functaconv.errors import InputError, OutputExistsError, UsageError, lookup
 from functaconv.functaset.reader import Functaset, open_functaset
 from functaconv.rendering.decoding import Picture, pictures
 from functaconv.rendering.formats import FORMATS, check_format, usual_format
-from functaconv.rendering.netcdf import to_netcdf, to_zarr
+from functaconv.rendering.netcdf import MOST_VALUES, to_netcdf, to_zarr
 from functaconv.rendering.output import Names, sink
 from functaconv.rendering.view import View, selection_of
 from functaconv.summary import Items
@@ -81,9 +83,18 @@ def _together(functaset: Functaset, rendered: Iterable[Picture], path: Path, kin
     """All items in one file or store."""
     if path.exists():
         raise OutputExistsError(f"{path} exists", hint="choose another name, or remove it")
-    found = list(rendered)
+    found: list[Picture] = []
+    values = 0
+    for picture in rendered:
+        values += picture.array.size
+        if values > MOST_VALUES:
+            raise UsageError("that is too much for one file", hint="name a directory, or choose items with --item")
+        found.append(picture)
     if kind == "zarr":
-        to_zarr(found, functaset, path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        shutil.rmtree(temporary, ignore_errors=True)
+        to_zarr(found, functaset, temporary)
+        temporary.rename(path)
     else:
         write_atomically(path, to_netcdf(found, functaset))
     return Rendered(len(found), str(path), (str(path),))

@@ -73,7 +73,9 @@ def report(
             "largest_difference_db": _rounded(found.largest) if compared else None,
             "missing": len(found.missing),
             "extra": len(found.extra),
-            **of_measures(_compared(found.measures), functaset.attributes.variables, functaset.attributes.units),
+            **of_measures(
+                _compared(found.measures, found.mse), functaset.attributes.variables, functaset.attributes.units
+            ),
         }
         if found.mse_by_numbers:
             summary["psnr_by_numbers"] = {
@@ -144,9 +146,9 @@ def _complaint(problems: Sequence[str], mean: float, min_psnr: float | None, cou
     return None
 
 
-def _compared(measures: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _compared(measures: Mapping[str, np.ndarray], mse: np.ndarray) -> dict[str, np.ndarray]:
     """Without the rows that have no original."""
-    return {name: values[~np.isnan(values.reshape(len(values), -1)).any(1)] for name, values in measures.items()}
+    return {name: values[~np.isnan(mse)] for name, values in measures.items()}
 
 
 def _mean(psnr: np.ndarray) -> float:

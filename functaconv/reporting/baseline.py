@@ -57,7 +57,7 @@ class Baseline:
         if self.is_empty:
             return
         positions, features = np.array(batch.positions), self.normalizer.features(batch)
-        if batch.valid is not None and (batch.mask_key is None or batch.mask_key != self.mask):
+        if batch.mask_key != self.mask or (batch.valid is not None and batch.mask_key is None):
             self.whole, self.cells, self.reason = None, None, MIXED_MASKS
         if self.whole is not None:
             rows = _known(batch, features)
@@ -154,19 +154,24 @@ def _read(
     whole: Analysis | None,
     cells: Analysis | None,
 ) -> None:
-    seen = False
+    seen, grid = False, None
     for batch in prefetched(batched(_signals(reading, shards, shape), BATCH)):
         if batch.valid is not None and batch.mask_key is None:
             raise _UnsuitableError(MIXED_MASKS)
         if seen and batch.mask_key != baseline.mask:
             raise _UnsuitableError(MIXED_MASKS)
+        if grid not in (None, batch.grid):
+            raise _UnsuitableError("training items lie on different grids")
+        grid = batch.grid
         baseline.mask = batch.mask_key
         features = baseline.normalizer.features(batch)
         if whole is not None:
             whole.add(_known(batch, features))
         if cells is not None:
             if batch.valid is not None:
-                raise _UnsuitableError("a mask cuts through cells")
+                # a mask cuts through them
+                cells = None
+                continue
             cut = cells_of(features, batch.shape, baseline.sites)
             cells.add(cut if cut is not None else features.flatten(1))
         seen = True

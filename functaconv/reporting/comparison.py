@@ -23,6 +23,7 @@ from functaconv.reporting.thumbnails import Thumbnails
 from functaconv.shapes import Features
 from functaconv.signals.batch import Axes, Batch, Signal, batched
 from functaconv.signals.loader import map_ahead, prefetched
+from functaconv.signals.native import native_grid
 from functaconv.signals.reading import Reading
 from functaconv.signals.tiles import Tile
 from functaconv.sources.images import ImageTransform, Size
@@ -223,7 +224,10 @@ class Comparer:
         first, count = int(items.first[number]), int(items.rows[number])
         stored = self.functaset.shapes[first : first + count].tolist()
         if [list(tile.signal.shape) for tile in tiles] == stored:
-            return True
+            if tiles[0].signal.globe in (None, native_grid(self.functaset, first)):
+                return True
+            self.result.different.append(f"{items.keys[number]} (lies on another grid than is stored)")
+            return False
         sizes = ["x".join(map(str, shape)) for shape in (items.shape[number].tolist(), tiles[0].whole)]
         self.result.different.append(f"{items.keys[number]} (stored as {sizes[0]}, {sizes[1]} in the shards)")
         return False
@@ -252,9 +256,9 @@ def lengths(latent: int) -> list[int]:
 
 
 def measures_of(base: Base, batch: Batch, features: Features, decoded: Features) -> Measures:
-    """The measures of decoded features, infinite where there is no number: NaN stands for what was not compared."""
+    """The measures of decoded features; an infinite error where there is no number: NaN is what was not compared."""
     found = compare(base, batch, features, decoded)
-    return {name: np.nan_to_num(values, nan=np.inf, posinf=np.inf) for name, values in found.items()}
+    return {**found, "mse": np.nan_to_num(found["mse"], nan=np.inf, posinf=np.inf)}
 
 
 def _listed(found: Sequence[str], most: int = 10) -> str:

@@ -20,6 +20,9 @@ MOST_IMAGE_CHANNELS = 4
 KINDS = {"image": "an image", "array": "an array", "grid": "a latitude-longitude grid"}
 LEVELS = ("level", "pressure_hPa", "pressure_level", "isobaricInhPa", "plev", "height", "depth")
 """what the level of a grid may be called in its json"""
+MOST_LEVEL = 1e9
+LONGEST_NAME = 100
+_OF_CHANNELS: tuple[tuple[str, str | None], ...] = (("variable", None), ("units", ""))
 OF_THE_GRID = frozenset(
     {"latitude", "longitude", "dims", "shape", "dtype", "n_missing", "variable", "units", "long_name"}
 )
@@ -94,12 +97,17 @@ class Axes:
         channels = first.array.shape[-1]
         variables = _names(first, "variable", channels)
         for item in items:
-            if item.array.shape[-1] != channels or (found := _names(item, "variable", channels)) != variables:
-                found = _names(item, "variable", item.array.shape[-1])
+            found = _described_variables(item)
+            if found != (said := _described_variables(first)):
                 raise InputError(
-                    f"mixed dataset: {first.key} holds {', '.join(variables)}, {item.key} {', '.join(found)}",
-                    hint="put grids of different variables in shards of their own",
+                    f"mixed dataset: {first.key} holds {said}, {item.key} {found}",
+                    hint="put grids of different variables, or in different units, in shards of their own",
                 )
+        if len(set(variables)) < channels or not all(0 < len(name) <= LONGEST_NAME for name in variables):
+            raise InputError(
+                f"{first.key}: the variables {', '.join(variables)!r:.200} have no names of their own",
+                hint=f'each channel needs one of at most {LONGEST_NAME} characters under "variable" in the json',
+            )
         return cls("grid", 2, channels, "last", itemsize, variables, _names(first, "units", channels, ""))
 
     @property
@@ -139,8 +147,8 @@ class Signal:
 
     @property
     def level(self) -> str | None:
-        """How far above or below the ground the grid lies, as its json says."""
-        return level_of(self.attributes)
+        """How far above or below the ground a grid lies, as its json says."""
+        return None if self.globe is None else level_of(self.attributes)
 
     @classmethod
     def of(cls, item: Item, axes: Axes) -> "Signal":
@@ -153,8 +161,10 @@ class Signal:
         globe = None
         if axes.kind == "grid":
             globe = _globe(item)
-            if (found := _names(item, "variable", array.shape[-1])) != axes.variables:
-                raise ItemError(f"found {', '.join(found)}; expected {', '.join(axes.variables)}")
+            names, units = (_names(item, name, array.shape[-1], default) for name, default in _OF_CHANNELS)
+            if (names, units) != (axes.variables, axes.units):
+                expected = _with_units(axes.variables, axes.units)
+                raise ItemError(f"found {_with_units(names, units)}; expected {expected}")
             attributes = {name: value for name, value in attributes.items() if name not in OF_THE_GRID}
         elif axes.kind == "voxels":
             array = _volume(array)[..., None]
@@ -183,9 +193,17 @@ def level_of(attributes: Mapping[str, Any] | None) -> str | None:
     """The level that a grid's json names, as text."""
     for name in LEVELS:
         level = (attributes or {}).get(name)
-        if isinstance(level, (int, float)):
+        if isinstance(level, (int, float)) and abs(level) < MOST_LEVEL:
             return f"{level:g}"
     return None
+
+
+def _described_variables(item: Item) -> str:
+    return _with_units(*(_names(item, name, item.array.shape[-1], default) for name, default in _OF_CHANNELS))
+
+
+def _with_units(variables: Sequence[str], units: Sequence[str]) -> str:
+    return ", ".join(f"{name} in {unit}" if unit else name for name, unit in zip(variables, units, strict=True))
 
 
 def _globe(item: Item) -> GlobeGrid:

@@ -19,6 +19,8 @@ from torch import Tensor
 from functaconv.errors import UsageError
 from functaconv.signals.grid import AnyGrid, GlobeGrid, Grid
 
+DECIMALS = 3
+"""of degrees, about a hundred metres"""
 CLOSED = 1.5
 """a gap between neighbouring longitudes this many times the usual one is the end of a region"""
 
@@ -89,6 +91,10 @@ class Globe:
     side: Annotated[float, Field(gt=0, le=2.5)]
     """of that box, the longest"""
 
+    def __post_init__(self) -> None:
+        if not self.north > self.south:
+            raise ValueError(f"the region reaches from {self.south} to {self.north} degrees")
+
     @property
     def axes(self) -> int:
         return 2
@@ -111,7 +117,8 @@ class Globe:
         along = 0.5 + ((longitude - self.middle + 180) % 360 - 180) / self.span
         places = torch.stack([down, along], -1)
         if self.kind == "planar":
-            return Points(places.float(), places.float())
+            both = places.float()
+            return Points(both, both)
         coords = 0.5 + (grid.on_sphere() - torch.tensor(self.centre, dtype=torch.float64)) / self.side
         return Points(coords.float(), places.float())
 
@@ -121,10 +128,12 @@ class Globe:
         distinct = list(dict.fromkeys(grids))
         if not distinct:
             raise UsageError("there is no grid")
-        latitudes = sorted({value for grid in distinct for value in grid.latitude})
+        # files round their degrees in different ways: a hair's breadth is no gap
+        latitudes = sorted({round(value, DECIMALS) for grid in distinct for value in grid.latitude})
         edge = _usual_gap(latitudes) / 2
         north, south = min(90.0, latitudes[-1] + edge), max(-90.0, latitudes[0] - edge)
-        middle, span = _circle(sorted({value % 360 for grid in distinct for value in grid.longitude}))
+        longitudes = {round(value % 360, DECIMALS) % 360 for grid in distinct for value in grid.longitude}
+        middle, span = _circle(sorted(longitudes))
         points = torch.cat([grid.on_sphere() for grid in distinct])
         low, high = points.amin(0), points.amax(0)
         centre, side = ((low + high) / 2).tolist(), float((high - low).max())

@@ -13,6 +13,7 @@ from functaconv.errors import InputError
 from functaconv.signals.batch import Batch, Signal
 
 Levels = Literal["auto", "together", "apart"]
+MOST_LEVELS = 4096
 NARROW = 0.5
 """levels whose ranges are, on average, less than this part of the range of all have little in common"""
 
@@ -67,6 +68,11 @@ class Normalizer:
         widths = np.array([width for _, width in known.values()])
         are_narrow = len(known) > 1 and (widths.mean(0) < NARROW * np.array(scale)).any()
         keep = levels == "apart" or (levels == "auto" and are_narrow)
+        if keep and len(known) > MOST_LEVELS:
+            raise InputError(
+                f"{len(known)} levels with ranges of their own, at most {MOST_LEVELS} are possible",
+                hint="--set data.levels=together scales them alike",
+            )
         return cls(offset, scale, known if keep else {})
 
     def features(self, batch: Batch) -> Tensor:

@@ -177,9 +177,13 @@ def is_grid(attributes: Mapping[str, Any]) -> bool:
     return all(isinstance(attributes.get(name), list) for name in ("latitude", "longitude"))
 
 
+MOST_AXES = 4
+
+
 def _unpacked(array: np.ndarray, attributes: Mapping[str, Any], limits: Limits) -> np.ndarray:
     shape, order = attributes["packed_bits"], attributes.get("bit_order", "big")
-    if not isinstance(shape, list) or not all(isinstance(size, int) and not isinstance(size, bool) for size in shape):
+    sizes = shape if isinstance(shape, list) and len(shape) <= MOST_AXES else [None]
+    if not all(isinstance(size, int) and not isinstance(size, bool) for size in sizes):
         raise ItemError(f"json: packed_bits is {shape!r:.80}, expected the shape of the array, such as [32, 32, 32]")
     if order not in ("big", "little"):
         raise ItemError(f"json: bit_order is {order!r:.80}, expected big or little")
