@@ -241,6 +241,10 @@ def _contents(functaset: Functaset) -> Iterator[str]:
     layout, attributes = functaset.layout, functaset.attributes
     if (base.sites, base.latent, base.axes.dims) != (layout.sites, layout.latent, len(layout.axes)):
         yield f"{BASE}: it makes latents of {(*base.sites, base.latent)}, stored are {(*layout.sites, layout.latent)}"
+    axes = base.axes
+    if (axes.kind, axes.variables, axes.units) != (attributes.modality, attributes.variables, attributes.units):
+        made_for, said = f"{axes.described} {axes.variables}", f"{attributes.modality} {attributes.variables}"
+        yield f"{BASE}: it is for {made_for} in {axes.units}, zarr.json says {said} in {attributes.units}"
     if base.is_canonical != attributes.canonical:
         yield f"{BASE}: its latents are {'' if base.is_canonical else 'not '}canonical, zarr.json says otherwise"
     try:

@@ -275,6 +275,10 @@ def _seal(work: Work, writer: FunctasetWriter, pace: Pace) -> dict[str, Any]:
         "scale": list(stored.base.normalizer.scale),
         "itemsize": stored.base.axes.itemsize,
     }
+    if stored.base.normalizer.levels:
+        normaliser["levels"] = {
+            level: [list(offset), list(scale)] for level, (offset, scale) in stored.base.normalizer.levels.items()
+        }
     size = Size(writer.nbytes(), len(stored.content), raw_bytes(items.shape, normaliser))
     report = summarise(
         items.mse(writer.column("mse"), shapes), failed=totals.failed, solver=stored.recipe.solver.kind,
