@@ -35,6 +35,8 @@ from functaconv.sources.items import Record
 STATE = "state.safetensors"
 HELD_OUT = 0.02
 MOST_HELD_OUT = 256
+LEAST_VALIDATED, VALIDATION_POINTS = 16, 1 << 20
+"""large items are validated on fewer of them: it would take longer than the learning"""
 LATENT_SAMPLE, LEAST_SAMPLE, SAMPLE_POINTS = 512, 8, 1 << 20
 """training items from which the range of the latents is taken: fewer where they are large"""
 SAVE_EVERY = 20.0
@@ -192,8 +194,15 @@ class Run:
             training = sorted(set(training) - set(chosen))
         elif not names:
             self.watcher.announce("too few items to hold any out: the validation PSNR is that of the training items")
-        signals = ((index, signal) for index in chosen if (signal := others[index]) is not None)
-        return training, list(batched(signals, min(64, recipe.training.batch_size)))
+        signals: dict[int, Signal] = {}
+        points = 0
+        for index in order[: len(chosen)].tolist():
+            if len(signals) >= LEAST_VALIDATED and points >= VALIDATION_POINTS:
+                break
+            if (signal := others[index]) is not None:
+                signals[index] = signal
+                points += math.prod(signal.shape)
+        return training, list(batched(sorted(signals.items()), min(64, recipe.training.batch_size)))
 
     def _described(self, saved: TrainingState | None) -> tuple[Normalizer, Geometry]:
         """In which range the values of the training items lie, and where their points do."""
