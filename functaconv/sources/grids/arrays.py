@@ -13,7 +13,7 @@ from functaconv.errors import InputError
 from functaconv.sources.grids.axes import horizontal
 from functaconv.sources.grids.choice import FieldChoice, Unfit
 from functaconv.sources.grids.chunks import blocks
-from functaconv.sources.grids.coordinates import TIME_NAMES, Coordinate, coordinates, plain
+from functaconv.sources.grids.coordinates import TIME_NAMES, Coordinate, coordinates
 from functaconv.sources.grids.fields import Fields, Layout, Place, Variable, number_label, time_label
 from functaconv.sources.grids.origin import Origin
 
@@ -202,7 +202,8 @@ def _chunk(variables: Iterable["xr.Variable"], dim: str) -> int:
 
 def _degrees(dataset: "xr.Dataset", name: str, origin: Origin) -> list[float]:
     with origin.trouble(f"cannot read {name}"):
-        values = plain(dataset.variables[name].to_numpy())
+        # exactly as they are: what is rendered again lies where the file says, to the last bit
+        values = dataset.variables[name].to_numpy()
     if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
         raise InputError(f"{origin.shown}: {name} is not a list of degrees: a value is missing, or all are")
     degrees: list[float] = values.astype(np.float64).tolist()

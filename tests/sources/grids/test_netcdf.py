@@ -56,8 +56,8 @@ def test_latitudes_and_longitudes_stay_as_the_file_has_them(
     )
     ((array, attributes),) = read(stored(dataset, tmp_path / "a.nc")).values()
     np.testing.assert_array_equal(array, raw.astype(np.float32))
-    assert attributes["latitude"] == [float(str(degree)) for degree in latitude]
-    assert attributes["longitude"] == [float(str(degree)) for degree in longitude]
+    assert attributes["latitude"] == latitude.astype(float).tolist()
+    assert attributes["longitude"] == longitude.astype(float).tolist()
     assert "time" not in attributes
 
 
