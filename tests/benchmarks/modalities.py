@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.benchmarks.solver_pairs import SOLVERS, Cell, measure_all
 
-MINUTES = 3
+MINUTES = 5
 CELLS = {
     "modelnet10_vox32-256": Cell("modelnet10_vox32", "256", MINUTES, {}),
     "modelnet10_vox32-4x4x4x4": Cell("modelnet10_vox32", "4x4x4x4", MINUTES, {"network.width": 128}),

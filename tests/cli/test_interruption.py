@@ -106,5 +106,5 @@ def test_an_unfinished_training_with_other_settings_is_left_alone(
     before = state.read_bytes()
     ran = invoke("fit-base", world.shards, base, *MANY, "--seed", 4)
     assert ran.code == 73
-    assert "training.seed: there 3, asked 4" in ran.errors
+    assert "training.seed: found 3, asked for 4" in ran.errors
     assert state.read_bytes() == before
