@@ -234,6 +234,8 @@ def _samples(candidates: Iterable[Candidate], reading: _Reading, failures: list[
 
 def _grids(candidate: Candidate, path: str, reading: _Reading, failures: list[Failure]) -> Iterator[Sample]:
     """Each grid of a file: npy, and json with its axes, units and time."""
+    if reading.transform not in (None, ImageTransform()):
+        raise ItemError("resizing and cropping are for images, found grids")
     source = reading.source if str(candidate.path) == str(Path(reading.source)) else candidate.path
     with open_fields(source, reading.choice, name=candidate.key) as found:
         for key, array, attributes in found:

@@ -11,6 +11,7 @@ import pytest
 from functaconv.errors import InputError, UsageError
 from functaconv.packing import pack, plan
 from functaconv.sources.binvox import read_binvox
+from functaconv.sources.decoders import ImageTransform
 from functaconv.sources.grids import FieldChoice
 
 xarray = pytest.importorskip("xarray")
@@ -83,6 +84,11 @@ def test_a_folder_may_hold_files_of_grids(tmp_path: Path) -> None:
     assert summary.failures[0].path == "broken.nc"
     keys = {name.partition(".")[0] for name in members(tmp_path / "shards" / "shard-000000.tar")}
     assert len(keys) == 5
+
+
+def test_grids_are_not_resized_in_silence(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="for images"):
+        pack(netcdf(tmp_path / "a.nc", values(2)), tmp_path / "shards", transform=ImageTransform(resize=4))
 
 
 def test_a_broken_source_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
