@@ -473,6 +473,40 @@ def test_pca_of_other_masks_is_left_out_with_a_reason(base: Path, shards: Path, 
     assert "miss" in found.summary["pca"]["reason"]
 
 
+def test_pca_of_other_places_is_left_out_with_a_reason(base: Path, shards: Path, tmp_path: Path) -> None:
+    members: dict[str, bytes] = {}
+    for number in range(100, 106):
+        members |= record(number, field(number)[::-1], latitude=LATITUDE[::-1].tolist())
+    flipped = tar(tmp_path / "t.tar", members)
+    path = encode(base, str(flipped), tmp_path / "o.zarr", device="cpu").path
+    found = report(path, against=str(flipped), train=str(shards), baseline="pca")
+    assert found.complaint is None
+    assert found.summary["pca"]["psnr"] is None
+    assert "different grids" in found.summary["pca"]["reason"]
+
+
+def test_sites_do_not_hinder_pca_of_masked_grids(tmp_path: Path) -> None:
+    # rows and columns that sites divide evenly: only the mask keeps PCA from being made per cell
+    latitude, longitude = np.arange(35.0, -36, -10), np.arange(0.0, 360, 30)
+    land = np.zeros((8, 12), bool)
+    land[:2] = True
+    members: dict[str, bytes] = {}
+    for number in range(30):
+        array = np.where(land, np.float32(np.nan), field(number, latitude, longitude))
+        members |= record(number, array, latitude=latitude.tolist(), longitude=longitude.tolist())
+    shards = tar(tmp_path / "m.tar", members)
+    settings = merged(GAUSS_NEWTON, {"latent": {"numbers": 2, "sites": [2, 2]}})
+    path = encode(learned(shards, tmp_path / "b.safetensors", settings), str(shards), tmp_path / "s.zarr").path
+    found = report(path, against=str(shards), train=str(shards), baseline="pca").summary["pca"]
+    assert found["psnr"] is not None
+    assert "psnr_per_patch" not in found
+
+
+def test_a_store_may_lie_in_a_folder_of_any_name(base: Path, tmp_path: Path) -> None:
+    path = encode(base, str(tar(tmp_path / "t.tar", records(3))), tmp_path / "_parts" / "o.zarr", device="cpu").path
+    assert len(open_functaset(path).grids) == 1
+
+
 @pytest.mark.parametrize("said", [{"level": 10**400}, {"level": True}, {"level": [1, 2]}])
 def test_levels_that_make_no_sense_are_none(said: dict[str, Any], base: Path, tmp_path: Path) -> None:
     path = encode(base, str(tar(tmp_path / "t.tar", record(0, field(0), **said))), tmp_path / "o.zarr").path

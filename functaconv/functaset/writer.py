@@ -150,9 +150,8 @@ class FunctasetWriter:
                 "kind": "inline",
                 "must_understand": False,
                 "metadata": {
-                    str(file.parent.relative_to(self.path).as_posix()): read_json(file)
+                    file.parent.relative_to(self.path).as_posix(): read_json(file)
                     for file in sorted(self.path.rglob("*/zarr.json"))
-                    if PARTS not in file.parts
                 },
             },
         }

@@ -17,13 +17,13 @@ from functaconv.pca import MOST_BYTES, Analysis, Pca, analysis, cells_of
 from functaconv.reporting.comparison import read_items
 from functaconv.reporting.result import Table
 from functaconv.signals.batch import Batch, Signal, batched
+from functaconv.signals.grid import AnyGrid
 from functaconv.signals.loader import prefetched
 from functaconv.signals.normalizer import Normalizer
 from functaconv.signals.reading import Reading
 from functaconv.sources.webdataset import index_shard
 
 BATCH = 256
-MIXED_MASKS = "items miss different values"
 
 
 @dataclass(eq=False)
@@ -39,6 +39,8 @@ class Baseline:
     sites: tuple[int, ...] = ()
     reason: str | None = None
     """why there is no `whole`"""
+    grid: AnyGrid | None = None
+    """where the points of all training items lie; None before any was read"""
     mask: bytes | None = None
     """digest of the mask that all training items share; PCA is over what it leaves"""
     normalizer: Normalizer = field(default_factory=lambda: Normalizer.of_code_range(1))
@@ -52,13 +54,21 @@ class Baseline:
     def is_empty(self) -> bool:
         return self.whole is None and self.cells is None
 
+    def mismatch(self, batch: Batch) -> str | None:
+        """Why values of a batch do not stand for the same places as those of the training items."""
+        if batch.grid != self.grid:
+            return "items lie on different grids"
+        is_shared = batch.valid is None or batch.mask_key is not None
+        return None if is_shared and batch.mask_key == self.mask else "items miss different values"
+
     def see(self, batch: Batch) -> None:
         """Measure the rows of a batch."""
         if self.is_empty:
             return
+        if reason := self.mismatch(batch):
+            self.whole, self.cells, self.reason = None, None, reason
+            return
         positions, features = np.array(batch.positions), self.normalizer.features(batch)
-        if batch.mask_key != self.mask or (batch.valid is not None and batch.mask_key is None):
-            self.whole, self.cells, self.reason = None, None, MIXED_MASKS
         if self.whole is not None:
             rows = _known(batch, features)
             found = self.whole.reconstruct(rows)
@@ -154,28 +164,19 @@ def _read(
     whole: Analysis | None,
     cells: Analysis | None,
 ) -> None:
-    seen, grid = False, None
     for batch in prefetched(batched(_signals(reading, shards, shape), BATCH)):
-        if batch.valid is not None and batch.mask_key is None:
-            raise _UnsuitableError(MIXED_MASKS)
-        if seen and batch.mask_key != baseline.mask:
-            raise _UnsuitableError(MIXED_MASKS)
-        if grid not in (None, batch.grid):
-            raise _UnsuitableError("training items lie on different grids")
-        grid = batch.grid
-        baseline.mask = batch.mask_key
+        if baseline.grid is None:
+            baseline.grid, baseline.mask = batch.grid, batch.mask_key
+        if reason := baseline.mismatch(batch):
+            raise _UnsuitableError(reason)
         features = baseline.normalizer.features(batch)
         if whole is not None:
             whole.add(_known(batch, features))
-        if cells is not None:
-            if batch.valid is not None:
-                # a mask cuts through them
-                cells = None
-                continue
+        # a mask cuts through cells
+        if cells is not None and batch.valid is None:
             cut = cells_of(features, batch.shape, baseline.sites)
             cells.add(cut if cut is not None else features.flatten(1))
-        seen = True
-    if not seen:
+    if baseline.grid is None:
         raise InputError("no training item can be decoded", hint="`functaconv inspect --verify` lists why")
 
 
