@@ -186,7 +186,7 @@ class Base(nn.Module):
     @torch.no_grad()
     def decode(self, latents: Latents, points: Points | Coords) -> Features:
         """Normalised features at any points: of the unit cube (coordinates alone will do), or beyond it."""
-        points = points if isinstance(points, Points) else Points(points, points)
+        points = points if isinstance(points, Points) else Points(points)
         chunk = self.chunk(len(latents))
         features = latents.new_empty(len(latents), len(points), self.axes.channels)
         for start in range(0, len(points), DECODED_TOGETHER):
@@ -252,7 +252,7 @@ class Base(nn.Module):
 
     def place(self, points: Points) -> Placement:
         """Points sorted into cells."""
-        return self.field.sites.place(points.coords, points.places)
+        return self.field.sites.place(points.coords, points.apart)
 
     def points(self, grid: AnyGrid) -> Points:
         """A grid's points on the base's device."""

@@ -27,11 +27,10 @@ def measure(base: Base, batch: Batch, latents: Latents, fit: Fit | None = None) 
 
 def compare(base: Base, batch: Batch, features: Features, decoded: Features) -> Measures:
     """The measures of decoded features beside those of a batch, both on the base's device."""
-    unit = torch.tensor(base.normalizer.scale, dtype=features.dtype, device=features.device)
-    difference = decoded - features
-    if base.normalizer.levels:
-        # a level's own range is the unit of what the network models, that of all of the error
-        difference = difference * (base.normalizer.constants(batch.levels, features.device)[1] / unit)
+    _, unit = base.normalizer.constants((), features.device)
+    _, own = base.normalizer.constants(batch.levels, features.device)
+    # a level's own range is the unit of what the network models, that of all of the error
+    difference = (decoded - features) * (own / unit)
     found = {"mse": _mean(difference.square(), batch.valid, (1, 2))}
     if base.axes.kind == "voxels":
         is_full, was_full = decoded > OCCUPIED, features > OCCUPIED

@@ -215,11 +215,13 @@ class _Reading:
 def _samples(candidates: Iterable[Candidate], reading: _Reading, failures: list[Failure]) -> Iterator[Sample]:
     """What the tars will hold, one dict per item that decodes; the others go to `failures`."""
     for candidate in candidates:
-        is_source = str(candidate.path) == str(Path(reading.source))
+        is_source = candidate.path == Path(reading.source)
         path = str(reading.source) if is_source else relative_name(candidate.path, Path(reading.source))
+        # a URL is none any more as a path
+        place = reading.source if is_source else candidate.path
         try:
-            if is_fields(reading.source if is_source else candidate.path):
-                yield from _grids(candidate, path, reading, failures)
+            if is_fields(place):
+                yield from _grids(candidate, place, path, reading, failures)
                 continue
             sample: Sample = {"__key__": candidate.key, **_content(candidate, reading)}
         except (ItemError, InputError) as error:
@@ -232,12 +234,13 @@ def _samples(candidates: Iterable[Candidate], reading: _Reading, failures: list[
         yield sample
 
 
-def _grids(candidate: Candidate, path: str, reading: _Reading, failures: list[Failure]) -> Iterator[Sample]:
+def _grids(
+    candidate: Candidate, place: Path | str, path: str, reading: _Reading, failures: list[Failure]
+) -> Iterator[Sample]:
     """Each grid of a file: npy, and json with its axes, units and time."""
     if reading.transform not in (None, ImageTransform()):
         raise ItemError("resizing and cropping are for images, found grids")
-    source = reading.source if str(candidate.path) == str(Path(reading.source)) else candidate.path
-    with open_fields(source, reading.choice, name=candidate.key) as found:
+    with open_fields(place, reading.choice, name=candidate.key) as found:
         for key, array, attributes in found:
             if attributes["n_missing"] == array.size:
                 failures.append(Failure(path, key, "every value is missing"))

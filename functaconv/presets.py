@@ -37,36 +37,31 @@ def preset(name: str, situation: Situation) -> Recipe:
 
 def _functa(name: str, depth: int) -> Recipe:
     # Dupont et al. 2022, google-deepmind/functa: 5e5 updates of 16 items per device
-    return Recipe(
-        name=name,
-        network=NetworkRecipe(width=512, depth=depth),
-        latent=LatentRecipe(numbers=256),
-        solver=SolverRecipe(per_step=False, initial=(0.005, 0.1), limits=(0.0, 1.0)),
-        training=TrainingRecipe(
-            steps=500_000,
-            batch_size=16,
-            rate=3e-6,
-            solver_rate=3e-6,
-            schedule="constant",
-            warmup=0,
-            clip=0,
-            ema=0,
-        ),
-    )
+    network, latent = NetworkRecipe(width=512, depth=depth), LatentRecipe(numbers=256)
+    return _published(name, network, latent, steps=500_000, batch_size=16, rate=3e-6)
 
 
 def _spatial(name: str, depth: int, sites: tuple[int, int], numbers: int, kernel: Literal[1, 3]) -> Recipe:
     # Bauer et al. 2023: 2e5 updates of 128 items
+    network = NetworkRecipe(width=256, depth=depth, w0_first=10, w0_hidden=10)
+    latent = LatentRecipe(numbers=numbers, sites=sites, kernel=kernel)
+    return _published(name, network, latent, steps=200_000, batch_size=128, rate=3e-5)
+
+
+def _published(
+    name: str, network: NetworkRecipe, latent: LatentRecipe, *, steps: int, batch_size: int, rate: float
+) -> Recipe:
+    """Meta-SGD with one rate per dimension and plain Adam, the same rate for both: what these papers share."""
     return Recipe(
         name=name,
-        network=NetworkRecipe(width=256, depth=depth, w0_first=10, w0_hidden=10),
-        latent=LatentRecipe(numbers=numbers, sites=sites, kernel=kernel),
+        network=network,
+        latent=latent,
         solver=SolverRecipe(per_step=False, initial=(0.005, 0.1), limits=(0.0, 1.0)),
         training=TrainingRecipe(
-            steps=200_000,
-            batch_size=128,
-            rate=3e-5,
-            solver_rate=3e-5,
+            steps=steps,
+            batch_size=batch_size,
+            rate=rate,
+            solver_rate=rate,
             schedule="constant",
             warmup=0,
             clip=0,

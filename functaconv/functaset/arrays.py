@@ -27,40 +27,48 @@ _MOST_LOST = 1000
 
 def create_column(group: zarr.Group, column: Column, count: int) -> zarr.Array[Any]:
     """The empty array of a column, for `count` rows."""
-    size = _TEXT_BYTES if column.dtype == "str" else np.dtype(column.dtype).itemsize
+    is_text = column.dtype == "str"
+    size = _TEXT_BYTES if is_text else np.dtype(column.dtype).itemsize
     rows = max(1, _CHUNK_BYTES // (size * math.prod(column.tail)))
     rows = min(rows, max(1, count))
     chunks = min(_CHUNKS_PER_SHARD, max(1, math.ceil(count / rows)))
-    return group.create_array(
+    return create(
+        group,
         column.name,
         shape=(count, *column.tail),
         chunks=(rows, *column.tail),
         shards=(rows * chunks, *column.tail),
-        dtype=str if column.dtype == "str" else column.dtype,
+        dtype=str if is_text else column.dtype,
         fill_value=column.fill,
-        serializer="auto" if column.dtype == "str" else BytesCodec(),
-        compressors=[BloscCodec(cname="zstd", clevel=5, shuffle="shuffle"), Crc32cCodec()],
+        serializer="auto" if is_text else BytesCodec(),
         dimension_names=("item", *column.dims),
         attributes=dict(column.attributes),
-        # a shard that is not there is then a loss, never a run of fill values
-        config={"write_empty_chunks": True},
     )
 
 
 def create_vector(group: zarr.Group, name: str, values: np.ndarray) -> None:
     """A float32 array with one number per latent."""
-    array = group.create_array(
+    array = create(
+        group,
         name,
         shape=values.shape,
         chunks=values.shape,
         dtype="float32",
         fill_value=float("nan"),
-        serializer=BytesCodec(),
-        compressors=[BloscCodec(cname="zstd", clevel=5, shuffle="shuffle"), Crc32cCodec()],
         dimension_names=("latent",),
-        config={"write_empty_chunks": True},
     )
     array[:] = values.astype(np.float32)
+
+
+def create(group: zarr.Group, name: str, **options: Any) -> zarr.Array[Any]:
+    """An empty array with the codecs, and so the checksums, of all arrays of a store."""
+    return group.create_array(
+        name,
+        **{"serializer": BytesCodec(), **options},
+        compressors=[BloscCodec(cname="zstd", clevel=5, shuffle="shuffle"), Crc32cCodec()],
+        # a shard that is not there is then a loss, never a run of fill values
+        config={"write_empty_chunks": True},
+    )
 
 
 class RowWriter:

@@ -76,12 +76,7 @@ def _grids(functaset: Functaset) -> Iterator[str]:
         yield str(error)
         return
     for grid in grids:
-        lost = [
-            f"{array.path}: {problem}"
-            for array in grid.arrays
-            for _, _, problem in arrays.missing_shards(array, functaset.path)
-        ]
-        yield from lost
+        yield from (lost := grid.lost(functaset.path))
         try:
             _ = lost or (grid.latitude, grid.longitude)
             for number in range(0 if lost else grid.masks):

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 
 from functaconv.errors import InputError
 from functaconv.functaset import arrays
@@ -141,18 +141,16 @@ def _array(
     group: zarr.Group, name: str, shape: tuple[int, ...], dtype: str, dims: tuple[str, ...], **attributes: str
 ) -> "zarr.Array[Any]":
     is_stack = len(shape) > 1
-    return group.create_array(
+    return arrays.create(
+        group,
         name,
         shape=shape,
         # a mask is read by itself
         chunks=(1, *shape[1:]) if is_stack else shape,
         shards=(min(shape[0], MASKS_TOGETHER), *shape[1:]) if is_stack else None,
         dtype=dtype,
-        serializer=BytesCodec(),
-        compressors=[BloscCodec(cname="zstd", clevel=5, shuffle="shuffle"), Crc32cCodec()],
         dimension_names=dims,
         attributes=dict(attributes),
-        config={"write_empty_chunks": True},
     )
 
 
@@ -180,9 +178,14 @@ class StoredGrid:
         """How many masks occur on this grid."""
         return 0 if self._mask is None else int(self._mask.shape[0])
 
-    @property
-    def arrays(self) -> "list[zarr.Array[Any]]":
-        return [array for array in (self._latitude, self._longitude, self._mask) if array is not None]
+    def lost(self, root: Path) -> list[str]:
+        """What files of the axes and masks are missing or empty in the store at `root`."""
+        return [
+            f"{array.path}: {problem}"
+            for array in (self._latitude, self._longitude, self._mask)
+            if array is not None
+            for _, _, problem in arrays.missing_shards(array, root)
+        ]
 
     @cached_property
     def latitude(self) -> np.ndarray:

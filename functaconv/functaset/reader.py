@@ -325,12 +325,7 @@ def open_functaset(path: str | os.PathLike[str]) -> Functaset:
         for column, count in functaset.expected()
         for problem in arrays.problems(functaset.array(column.name), column, count, functaset.path)
     ]
-    problems += [
-        f"{array.path}: {problem}"
-        for grid in functaset.grids
-        for array in grid.arrays
-        for _, _, problem in arrays.missing_shards(array, functaset.path)
-    ]
+    problems += [problem for grid in functaset.grids for problem in grid.lost(functaset.path)]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise InputError(

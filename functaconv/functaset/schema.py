@@ -214,7 +214,7 @@ NO_TIME = np.iinfo(np.int64).min
 """of a grid that does not say when it was"""
 TIME = {"units": "seconds since 1970-01-01", "calendar": "proleptic_gregorian", "standard_name": "time"}
 # the parts of `columns` that not every functaset has
-OPTIONAL = ("meta", "tile", "grids", "grid", "mask", "time", *(name for names in MEASURES.values() for name in names))
+OPTIONAL = ("meta", "tile", "grids")
 VECTORS = ("modulation_scale", "modulation_offset", "modulation_mean", "modulation_std")
 
 

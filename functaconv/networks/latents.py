@@ -135,8 +135,7 @@ class SiteGrid:
             index = torch.arange(len(coords), device=coords.device)[None]
             return Placement(coords[None], index, None, None, None, 1)
         extent = torch.tensor(self.shape, device=coords.device)
-        places = coords if places is None else places
-        scaled = places * extent
+        scaled = (coords if places is None else places) * extent
         if self.is_closed:
             scaled = torch.cat([scaled[:, :-1], scaled[:, -1:] % extent[-1]], -1)
         if self.interpolation == "nearest":
@@ -162,7 +161,7 @@ class SiteGrid:
         if bool((counts != most).any()):
             valid = (torch.arange(most, device=coords.device) < counts[:, None]).to(coords.dtype)[..., None]
 
-        seen = self._seen(coords, scaled, local, is_apart=places is not coords)
+        seen = self._seen(coords, scaled, local, is_apart=places is not None)
         if self.interpolation == "nearest":
             corners = None if len(names) == self.count else names[:, None]
             coords = seen[index]

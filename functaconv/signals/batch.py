@@ -11,7 +11,7 @@ from torch import Tensor
 
 from functaconv.errors import InputError, ItemError, UsageError
 from functaconv.signals.grid import AnyGrid, GlobeGrid, Grid
-from functaconv.sources.items import Item
+from functaconv.sources.items import OF_GRIDS, Item
 
 ChannelAxis = Literal["auto", "last", "first", "none"]
 Modality = Literal["image", "array", "voxels", "grid"]
@@ -23,10 +23,6 @@ LEVELS = ("level", "pressure_hPa", "pressure_level", "isobaricInhPa", "plev", "h
 MOST_LEVEL = 1e9
 LONGEST_NAME = 100
 _OF_CHANNELS: tuple[tuple[str, str | None], ...] = (("variable", None), ("units", ""))
-OF_THE_GRID = frozenset(
-    {"latitude", "longitude", "dims", "shape", "dtype", "n_missing", "variable", "units", "long_name"}
-)
-"""what the json of a grid says that is kept once for all items, or follows from the array"""
 
 
 @dataclass(frozen=True)
@@ -96,11 +92,11 @@ class Axes:
         first = items[0]
         channels = first.array.shape[-1]
         variables = _names(first, "variable", channels)
+        expected = _described_variables(first)
         for item in items:
-            found = _described_variables(item)
-            if found != (said := _described_variables(first)):
+            if (found := _described_variables(item)) != expected:
                 raise InputError(
-                    f"mixed dataset: {first.key} holds {said}, {item.key} {found}",
+                    f"mixed dataset: {first.key} holds {expected}, {item.key} {found}",
                     hint="put grids of different variables, or in different units, in shards of their own",
                 )
         if len(set(variables)) < channels or not all(0 < len(name) <= LONGEST_NAME for name in variables):
@@ -165,7 +161,7 @@ class Signal:
             if (names, units) != (axes.variables, axes.units):
                 expected = _with_units(axes.variables, axes.units)
                 raise ItemError(f"found {_with_units(names, units)}; expected {expected}")
-            attributes = {name: value for name, value in attributes.items() if name not in OF_THE_GRID}
+            attributes = {name: value for name, value in attributes.items() if name not in OF_GRIDS}
         elif axes.kind == "voxels":
             array = _volume(array)[..., None]
         elif axes.channel_axis == "none":

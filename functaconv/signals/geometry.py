@@ -6,7 +6,7 @@ longitude.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Literal
@@ -33,20 +33,23 @@ class Points:
 
     coords: Tensor
     """`[point, coord]`, as the network sees them"""
-    places: Tensor
-    """`[point, axis]`, in the unit interval, square or cube that the sites divide"""
+    apart: Tensor | None = None
+    """`[point, axis]`, where among the sites they lie, when that is not what the network sees"""
+
+    @property
+    def places(self) -> Tensor:
+        """`[point, axis]`, in the unit interval, square or cube that the sites divide."""
+        return self.coords if self.apart is None else self.apart
 
     def to(self, like: Tensor) -> "Points":
         """On the device and in the type of a tensor."""
-        coords = self.coords.to(like.device, like.dtype, non_blocking=True)
-        return Points(
-            coords,
-            coords if self.places is self.coords else self.places.to(like.device, like.dtype, non_blocking=True),
-        )
+        return self._each(lambda tensor: tensor.to(like.device, like.dtype, non_blocking=True))
 
     def __getitem__(self, chosen: Tensor | slice) -> "Points":
-        coords = self.coords[chosen]
-        return Points(coords, coords if self.places is self.coords else self.places[chosen])
+        return self._each(lambda tensor: tensor[chosen])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Points":
+        return Points(change(self.coords), None if self.apart is None else change(self.apart))
 
     def __len__(self) -> int:
         return len(self.coords)
@@ -70,8 +73,7 @@ class Flat:
     def points(self, grid: AnyGrid) -> Points:
         if not isinstance(grid, Grid):
             raise UsageError("the base is for plain arrays, these points lie on the globe")
-        coords = grid.coords()
-        return Points(coords, coords)
+        return Points(grid.coords())
 
 
 @validated_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -117,8 +119,7 @@ class Globe:
         along = 0.5 + ((longitude - self.middle + 180) % 360 - 180) / self.span
         places = torch.stack([down, along], -1)
         if self.kind == "planar":
-            both = places.float()
-            return Points(both, both)
+            return Points(places.float())
         coords = 0.5 + (grid.on_sphere() - torch.tensor(self.centre, dtype=torch.float64)) / self.side
         return Points(coords.float(), places.float())
 

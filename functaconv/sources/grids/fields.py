@@ -12,9 +12,9 @@ from functaconv.errors import InputError
 from functaconv.sources.decoders import DEFAULT_LIMITS
 from functaconv.sources.folder import clean_key
 from functaconv.sources.grids.origin import Origin
+from functaconv.sources.items import OF_GRIDS
 
-RESERVED = frozenset({"variable", "units", "long_name", "latitude", "longitude", "dims", "shape", "dtype", "n_missing",
-                      "source"})  # fmt: skip
+RESERVED = OF_GRIDS | {"source"}
 """attributes with a meaning of their own: a coordinate that is called so gets another name"""
 
 

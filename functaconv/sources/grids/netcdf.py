@@ -6,8 +6,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numcodecs
-
 from functaconv.errors import InputError, MissingExtraError
 from functaconv.sources.grids.arrays import array_fields
 from functaconv.sources.grids.choice import FieldChoice
@@ -64,6 +62,8 @@ def open_zarr(
 
 def _refuse_pickles(arrays: Mapping[str, "zarr.Array[Any]"], origin: Origin) -> None:
     """Zarr lets a pickle pass beside another codec of objects, and older versions of numcodecs unpickle it."""
+    import numcodecs
+
     for name, array in arrays.items():
         codecs = (*array.filters, *array.compressors)
         if any(isinstance(codec, numcodecs.Pickle) for codec in codecs):

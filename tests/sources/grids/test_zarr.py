@@ -4,9 +4,9 @@ import json
 import math
 import os
 import pickle
+import sys
 from collections import Counter
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -216,8 +216,8 @@ def test_nothing_in_a_store_is_unpickled(
 
 
 @netcdf
-@pytest.mark.skipif(bool(find_spec("gcsfs")), reason="gcsfs is installed")
-def test_a_missing_package_for_a_url_is_named() -> None:
+def test_a_missing_package_for_a_url_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(MissingExtraError) as caught:
         read("gs://bucket/a.zarr")
     assert caught.value.hint == "pip install gcsfs"
