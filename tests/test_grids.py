@@ -363,6 +363,19 @@ def test_rows_that_point_to_no_grid_are_found(base: Path, tmp_path: Path) -> Non
     assert any("row 2" in problem for problem in verify(path))
 
 
+@pytest.mark.parametrize("damage", ["missing", "short"])
+def test_a_column_that_is_not_whole_is_told_once_and_stops_nothing(damage: str, base: Path, tmp_path: Path) -> None:
+    path = masked_store(base, tmp_path)
+    root = json.loads((path / "zarr.json").read_text())
+    described = root["consolidated_metadata"]["metadata"]
+    if damage == "missing":
+        del described["grid"]
+    else:
+        described["grid"]["shape"] = [4]
+    (path / "zarr.json").write_text(json.dumps(root))
+    assert any(problem.startswith("grid: ") for problem in verify(path))
+
+
 def test_items_on_another_grid_are_not_the_stored_ones(store: Path, tmp_path: Path) -> None:
     members: dict[str, bytes] = {}
     for number in range(100, 112):

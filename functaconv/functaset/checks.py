@@ -86,8 +86,11 @@ def _grids(functaset: Functaset) -> Iterator[str]:
             yield str(error)
     try:
         shapes, which, masks = functaset.shapes, functaset.measure("grid"), functaset.measure("mask")
-    except FunctaconvError:
+    except (FunctaconvError, KeyError):
         # said already
+        return
+    if not len(shapes) == len(which) == len(masks):
+        # the same
         return
     sizes = np.array([grid.shape for grid in grids]).reshape(-1, 2)
     counts = np.array([grid.masks for grid in grids])
