@@ -145,6 +145,8 @@ class TrainingRecipe:
     """points of each item in the inner steps (global latents), or in whole cells (nearest site); all by default"""
     outer_points: Count | None = None
     """points of each item in the outer loss; all by default"""
+    mixing: Annotated[float, Field(ge=0, le=4)] = 0.0
+    """what is learned from are items plus so much of the differences between others: against learning by heart"""
     recompute: Literal["auto", "yes", "no"] = "auto"
     """gradient checkpointing of the inner steps; auto: when memory asks for it"""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0

@@ -22,6 +22,7 @@ from functaconv.recipe import TrainingRecipe
 from functaconv.signals.batch import Batch
 from functaconv.signals.device import free_memory
 from functaconv.signals.grid import AnyGrid
+from functaconv.signals.mixing import mixed
 
 MOST_SKIPS = 5
 """updates in a row without a finite gradient before the run goes back to its last good state"""
@@ -71,7 +72,7 @@ class Learner:
         """
         for group in self._groups():
             group["lr"] = group["full_rate"] * self._schedule(spent) * self.slowdown
-        loss = self._descend(batch, spent)
+        loss = self._descend(self._varied(batch), spent)
         norm = nn.utils.clip_grad_norm_(self._shared, self.training.clip or math.inf)
         solver_norm = nn.utils.get_total_norm([p.grad for p in self._solver if p.grad is not None])
         # the one moment an update waits for the device
@@ -133,6 +134,13 @@ class Learner:
             self.unconverged_until = self.updates + RECHECK_AFTER
             return self._backward(batch, steps=1)
         return loss
+
+    def _varied(self, batch: Batch) -> Batch:
+        """The batch to learn from, a function of seed and update as the points are."""
+        if not self.training.mixing:
+            return batch
+        generator = torch.Generator().manual_seed((self.training.seed << 32) + self.updates)
+        return mixed(batch.to(self.base.device), self.base.normalizer, self.training.mixing, generator)
 
     def _backward(self, batch: Batch, steps: int) -> Tensor:
         """Through the inner fit; as many items at a time as fit into memory."""
