@@ -76,8 +76,8 @@ def command(
             watcher=EncodingMeter(meter),
         )  # fmt: skip
     if json:
-        write_json(encoded.report)
-    else:
+        write_json(encoded.report or {"left_to": list(encoded.left_to)})
+    elif encoded.report:
         write_lines([*table([("functaset", encoded.path)]), *summary_lines(encoded.report)])
     if encoded.complaint is not None:
         raise encoded.complaint

@@ -24,16 +24,14 @@ INFINITE_DB = 200.0
 
 @dataclass
 class Pace:
-    """How an encoding goes: items and seconds of this run, records of all runs."""
+    """How an encoding goes: what this process has done, in this run."""
 
     items: int = 0
     failed: int = 0
     rows: int = 0
     sum_of_psnr: float = 0.0
     seconds: float = 0.0
-    consumed: int = 0
-    total: int | None = None
-    """records in all, where that can be told"""
+    records: int = 0
 
     @property
     def items_per_second(self) -> float | None:
@@ -54,12 +52,11 @@ class _Fitted:
 
 
 def encode_block(work: Work, shard: str, block: ReadBlock, pace: Pace, report: Callable[[int], None]) -> Block:
-    """Fit, quantise, measure. `report` is called after every batch with the records done so far."""
+    """Fit, quantise, measure. `report` is called after every batch with how many records of the block are done."""
     tiles = [(number, tile) for number, read in enumerate(block.reads) for tile in read.tiles]
-    before = block.consumed - len(block.reads)
     fitted = _fit(
         work, [tile.signal for _, tile in tiles], pace,
-        lambda rows: report(before + round(len(block.reads) * rows / len(tiles))),
+        lambda rows: report(round(len(block.reads) * rows / len(tiles))),
     )  # fmt: skip
     # an image with a tile that cannot be fitted is lost as a whole
     lost = {tiles[position][0]: reason for position, reason in sorted(fitted.reasons.items(), reverse=True)}
@@ -85,6 +82,7 @@ def encode_block(work: Work, shard: str, block: ReadBlock, pace: Pace, report: C
         shape=np.array([place.signal.shape for place in places], np.int32).reshape(-1, axes),
         mse=mse,
         psnr=psnr(mse).astype(np.float32),
+        record=np.array([block.reads[tiles[position][0]].number for position in kept], np.int32),
         records=block.consumed,
         last_key=block.last_key,
         meta=meta if any(text != "null" for text in meta) else None,

@@ -6,7 +6,7 @@ from itertools import islice
 
 from functaconv.conversion.work import Work
 from functaconv.errors import ChangedInputError, InputError, ItemError
-from functaconv.functaset.ledger import Progress
+from functaconv.functaset.ledger import Part, Progress, Range
 from functaconv.signals.batch import Signal
 from functaconv.signals.loader import map_ahead
 from functaconv.signals.tiles import Tile
@@ -39,57 +39,72 @@ class ReadBlock:
 
     reads: tuple[Read, ...]
     consumed: int
-    """records of the part up to and including this block"""
+    """records of the shard up to and including this block"""
     last_key: str
     damage: str | None = None
     """why the shard cannot be read any further"""
+    is_last: bool = False
+    """of its part"""
 
 
-def read_blocks(work: Work, part: int, progress: Progress, room: int | None) -> Iterator[ReadBlock]:
-    """What is left of a part, in blocks of `work.block` records; at most `room` records of the part in all.
+def read_blocks(
+    work: Work, part: Part, span: Range, progress: Progress, key_before: str | None = None
+) -> Iterator[ReadBlock]:
+    """What is left of a part, in blocks of `work.block` records. `key_before` is that of the record before the part,
+    where it is known.
 
     Where items are much larger than those of the training a block ends sooner, by their bytes. A damaged shard ends
-    with a block, empty perhaps, that says so.
+    with a block, empty perhaps, that says so; a part of which nothing is left is an empty block.
     """
-    consumed, last_key = progress.records, progress.last_key or ""
-    reads = map_ahead(lambda record: _read(work, record), _records(work, part, progress, room), workers=work.workers)
+    consumed, last_key = max(span.start, progress.records), progress.last_key or ""
+    records = _records(work, part, span, consumed, progress.last_key or key_before)
+    reads = map_ahead(lambda record: _read(work, record), records, workers=work.workers)
+    upcoming, damage = _next(reads)
     while True:
         block: list[Read] = []
-        damage = None
-        room_left, is_last = MOST_BYTES, True
-        try:
-            while (read := next(reads, None)) is not None:
-                block.append(read)
-                room_left -= sum(tile.signal.values.nbytes for tile in read.tiles)
-                if len(block) >= work.block or room_left <= 0:
-                    is_last = False
-                    break
-        except ChangedInputError:
-            raise
-        except InputError as error:
-            damage = str(error)
+        room_left = MOST_BYTES
+        while upcoming is not None and len(block) < work.block and room_left > 0:
+            block.append(upcoming)
+            room_left -= sum(tile.signal.values.nbytes for tile in upcoming.tiles)
+            upcoming, damage = _next(reads)
         consumed += len(block)
         last_key = block[-1].key if block else last_key
-        if block or damage:
-            yield ReadBlock(tuple(block), consumed, last_key, damage)
+        is_last = upcoming is None
+        if is_last and damage is None and span.stop is not None and consumed < span.stop and span.is_counted:
+            raise ChangedInputError(
+                f"changed input: {work.names[part.shard]} ends after {consumed} records, when the work began it had "
+                f"{span.stop} or more",
+                hint="put the shard back as it was, or start again with --overwrite",
+            )
+        yield ReadBlock(tuple(block), consumed, last_key, damage if is_last else None, is_last)
         if is_last:
             return
 
 
-def _records(work: Work, part: int, progress: Progress, room: int | None) -> Iterator[Record]:
-    name = work.names[part]
-    # one record earlier: its key says whether the shard is still the one that was begun
-    start = max(0, progress.records - 1)
-    records = read_records(name, part, start=start, stream=work.stdin)
-    if progress.records:
+def _next(reads: Iterator[Read]) -> tuple[Read | None, str | None]:
+    """The next record, or None and, where the shard is damaged, in what way."""
+    try:
+        return next(reads, None), None
+    except ChangedInputError:
+        raise
+    except InputError as error:
+        return None, str(error)
+
+
+def _records(work: Work, part: Part, span: Range, start: int, key_before: str | None) -> Iterator[Record]:
+    """From record `start` on; the one before it must have the key that it had."""
+    name = work.names[part.shard]
+    known = start > 0 and key_before is not None
+    records = read_records(name, part.shard, start=start - known, stream=work.stdin)
+    if known:
         before = next(records, None)
-        if before is None or before.key != progress.last_key:
+        if before is None or before.key != key_before:
             found = "its end" if before is None else repr(before.key)
             raise ChangedInputError(
-                f"changed input: record {start} of {name} was {progress.last_key!r}, now it is {found}",
+                f"changed input: record {start - 1} of {name} was {key_before!r}, now it is {found}",
                 hint="put the shard back as it was, or start again with --overwrite",
             )
-    yield from islice(records, None if room is None else max(0, room - progress.records))
+    yield from islice(records, None if span.stop is None else span.stop - start)
 
 
 def _read(work: Work, record: Record) -> Read:

@@ -3,9 +3,10 @@
 import json
 import shutil
 import time
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,21 +15,26 @@ from tqdm.auto import tqdm
 
 import functaconv
 from functaconv.conversion.encoding import DAMAGED, Pace, encode_block
-from functaconv.conversion.reading import check_first_items, read_blocks
+from functaconv.conversion.parts import Parts
+from functaconv.conversion.reading import check_first_items
 from functaconv.conversion.work import Work
 from functaconv.errors import (
     ChangedInputError,
     FunctaconvError,
     InputError,
     OutputExistsError,
+    StoppedError,
     TooManyFailuresError,
+    UsageError,
     VerificationError,
 )
+from functaconv.functaset.claims import Claims, Held, Owner
 from functaconv.functaset.ledger import PARTS, Ledger, check_store
 from functaconv.functaset.reader import open_functaset
 from functaconv.functaset.schema import FAILED, MEASURES, Attributes, Quantisation, Solver
 from functaconv.functaset.writer import FunctasetWriter
 from functaconv.interruption import Stop, stopping
+from functaconv.parallel import ranks
 from functaconv.signals.device import matmul_precision
 from functaconv.signals.loader import prefetched
 from functaconv.signals.tiles import Tile
@@ -39,6 +45,7 @@ from functaconv.summary import Items, Size, of_measures, raw_bytes, summarise
 
 CONVENTION = "cell centres of the unit interval, square or cube; first axis first"
 ON_THE_GLOBE = "latitude and longitude in degrees, as grids/<n> lists them; the base maps them to its coordinates"
+FINALISE = "finalise"
 PIPED = "what came through a pipe cannot be resumed: --overwrite begins anew"
 FAR_FROM_TRAINING = 1.5
 """an image this many times larger or smaller along an axis than any in training deserves a warning"""
@@ -79,6 +86,8 @@ class Encoded:
     complaint: FunctaconvError | None = None
     """why the exit code is not 0 although the functaset is there"""
     was_finished: bool = False
+    left_to: tuple[str, ...] = ()
+    """several processes: those that still work, of which the last one finishes the functaset and has the report"""
 
 
 @dataclass(frozen=True)
@@ -143,27 +152,65 @@ def encode(
         precision=precision, channels=channels, field=field,
         transform=transform, tile=tile, keep=keep, min_gain=min_gain, limit=limit, workers=workers, stdin=stdin,
     )  # fmt: skip
-    target = Path(output)
+    target, mine = Path(output), ranks()
+    if work.is_piped and mine.count > 1:
+        raise UsageError("several processes cannot share a pipe", hint="write the tar to a file first")
     if work.is_piped and not overwrite and target.exists() and any(target.iterdir() if target.is_dir() else [0]):
         raise OutputExistsError(f"{target} exists, and {PIPED.partition(':')[0]}", hint="--overwrite, or another name")
     check_first_items(work)
     is_new = not target.exists()
-    writer = FunctasetWriter.open(target, work.layout, work.settings, overwrite=overwrite)
+    writer = FunctasetWriter.open(target, work.layout, work.settings, overwrite=overwrite, run=mine.run)
     if writer.finished:
         return _finished(target, work, min_psnr, max_error_rate, watcher)
-    with matmul_precision(work.precision, work.stored.base.device), stopping(watcher.announce) as stop:
-        pace = _convert(work, writer, stop, watcher)
-    if writer.totals().rows + writer.totals().failed == 0:
-        if is_new or overwrite:
+    owner = Owner(mine.run or uuid.uuid4().hex, mine.rank, mine.count)
+    with (
+        matmul_precision(work.precision, work.stored.base.device),
+        stopping(watcher.announce) as stop,
+        closing(Claims(writer.parts, owner)) as claims,
+    ):
+        try:
+            pace, left = _convert(work, writer, claims, stop, watcher)
+            if writer.is_sealed:
+                return _finished(target, work, min_psnr, max_error_rate, watcher)
+            if left or (held := claims.take(FINALISE)):
+                return _elsewhere(target, left or [held], watcher)
+            return _finalise(work, writer, claims, pace, is_new or overwrite, min_psnr, max_error_rate)
+        except (FileNotFoundError, ValueError):
+            # another process was faster, and removed what all are done with
+            if not writer.is_sealed:
+                raise
+            return _finished(target, work, min_psnr, max_error_rate, watcher)
+
+
+def _finalise(
+    work: Work,
+    writer: FunctasetWriter,
+    claims: Claims,
+    pace: Pace,
+    is_new: bool,
+    min_psnr: float | None,
+    max_error_rate: float,
+) -> Encoded:
+    """Make a functaset of parts that are all done."""
+    totals = writer.totals()
+    if totals.rows + totals.failed == 0:
+        if is_new:
             shutil.rmtree(writer.path)
         raise InputError(
-            f"there is no usable item in {', '.join(work.names[:3])} ({pace.consumed} records looked at)",
+            f"there is no usable item in {', '.join(work.names[:3])} ({totals.records} records looked at)",
             hint=USABLE_HINT,
         )
     writer.assemble(work.quantiser)
-    report = _seal(work, writer, pace)
-    summary = open_functaset(target).attributes.summary
-    return Encoded(target, report, _complaint(report, summary, target, min_psnr, max_error_rate))
+    report = _seal(work, writer, pace, claims)
+    summary = open_functaset(writer.path).attributes.summary
+    return Encoded(writer.path, report, _complaint(report, summary, writer.path, min_psnr, max_error_rate))
+
+
+def _elsewhere(target: Path, left: Sequence[Held], watcher: Watcher) -> Encoded:
+    """Others of this run are at work on what is left: nobody waits for them, and they will finish it."""
+    owners = sorted({str(held.owner) for held in left})
+    watcher.announce(f"nothing is left to take: {', '.join(owners)} will finish {target}")
+    return Encoded(target, {}, left_to=tuple(owners))
 
 
 def plan(
@@ -184,40 +231,42 @@ def plan(
     done = 0
     if not overwrite:
         ledger = Ledger(Path(output) / PARTS)
-        done = sum(ledger.progress(part).records for part in range(len(work.names)))
+        done = ledger.records() if ledger.root.exists() else 0
         if not done and (Path(output) / "zarr.json").exists():
             done = records or 0
     numbers = work.stored.base.numbers
     return Plan(tuple(work.names), records, done, numbers, numbers * work.quantiser.dtype.itemsize)
 
 
-def _convert(work: Work, writer: FunctasetWriter, stop: Stop, watcher: Watcher) -> Pace:
-    """Bring every part to its end."""
-    pace, warn = Pace(total=work.expected()), _Once(watcher)
-    if done := sum(writer.progress(part).records for part in range(len(work.names))):
-        watcher.announce(f"going on: {done} records are done already")
+def _convert(
+    work: Work, writer: FunctasetWriter, claims: Claims, stop: Stop, watcher: Watcher
+) -> tuple[Pace, list[Held]]:
+    """Bring every part to its end that nobody else works on; the ones that somebody does."""
+    pace, warn, total = Pace(), _Once(watcher), work.expected()
+    before = writer.records()
+    if before:
+        watcher.announce(f"going on: {before} records are done already")
     started = time.monotonic()
-    for part, name in enumerate(work.names):
-        progress = writer.begin(part, dict(work.sources[part]))
-        before, consumed = pace.consumed, progress.records
-        # killed between the block that holds the damage of a shard and the end of the part
-        is_over = any(failure.reason.startswith(DAMAGED) for failure in progress.failures)
-        if not progress.done and not is_over:
-            room = None if work.limit is None else max(0, work.limit - before)
-            # the next block is decoded while this one is fitted
-            blocks = prefetched(read_blocks(work, part, progress, room), depth=1)
-            for number, block in enumerate(blocks, start=progress.blocks):
-                _warn_of_sizes(work, (tile for read in block.reads for tile in read.tiles), warn)
-                rows = encode_block(work, name, block, pace, partial(_tell, watcher, pace, before))
-                writer.commit(part, number, rows)
-                consumed = block.consumed
-                pace.seconds = time.monotonic() - started
-                saved = f"{consumed} records of {name} are saved in {writer.path}"
-                stop.check(saved, PIPED) if work.is_piped else stop.check(saved)
-        if not progress.done:
-            writer.end(part, consumed)
-        pace.consumed = before + consumed
-    return pace
+    parts = Parts(work, writer, claims, is_over=lambda: stop.signal is not None or writer.is_sealed)
+    # the next block is decoded while this one is fitted
+    for task in prefetched(parts.tasks(), depth=1):
+        block, name = task.block, work.names[task.part.shard]
+        _warn_of_sizes(work, (tile for read in block.reads for tile in read.tiles), warn)
+        if block.reads or block.damage:
+            done = before + pace.records
+            rows = encode_block(
+                work, name, block, pace,
+                lambda some, done=done: watcher.report(done + some, pace.failed, total, pace.mean_psnr),
+            )  # fmt: skip
+            writer.commit(task.part, task.number, rows)
+            pace.records += len(block.reads)
+            pace.seconds = time.monotonic() - started
+        if block.is_last:
+            writer.end(task.part, block.consumed, task.start)
+            claims.give_back(str(task.part))
+        saved = f"{before + pace.records} records are saved in {writer.path}"
+        stop.check(saved, PIPED) if work.is_piped else stop.check(saved)
+    return pace, parts.left
 
 
 def _finished(target: Path, work: Work, min_psnr: float | None, rate: float, watcher: Watcher) -> Encoded:
@@ -231,11 +280,6 @@ def _finished(target: Path, work: Work, min_psnr: float | None, rate: float, wat
     watcher.announce(f"{target} is finished, with these settings: nothing to do")
     complaint = _complaint(functaset.report, functaset.attributes.summary, target, min_psnr, rate)
     return Encoded(target, functaset.report, complaint, was_finished=True)
-
-
-def _tell(watcher: Watcher, pace: Pace, before: int, done: int) -> None:
-    """`done` records of a part after `before` of the parts before it."""
-    watcher.report(before + done, pace.failed, pace.total, pace.mean_psnr)
 
 
 class _Once:
@@ -265,7 +309,7 @@ def _warn_of_sizes(work: Work, tiles: Iterable[Tile], warn: _Once) -> None:
             return
 
 
-def _seal(work: Work, writer: FunctasetWriter, pace: Pace) -> dict[str, Any]:
+def _seal(work: Work, writer: FunctasetWriter, pace: Pace, claims: Claims) -> dict[str, Any]:
     stored, totals = work.stored, writer.totals()
     shapes = writer.column("shape")
     tiles = writer.column("tile") if work.tile is not None else None
@@ -319,8 +363,12 @@ def _seal(work: Work, writer: FunctasetWriter, pace: Pace) -> dict[str, Any]:
         tool_version=functaconv.__version__,
         seed=stored.recipe.training.seed,
         input=[dict(source) for source in work.sources],
+        run=ranks().run,
         settings=work.settings,
     )
+    if not claims.has(FINALISE):
+        # we were silent for so long that another process took over, and may be assembling now
+        raise StoppedError(f"another process finishes {writer.path}", hint="run the same command again to see it done")
     writer.seal(attributes, stored.content, report)
     return report
 

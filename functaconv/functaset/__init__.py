@@ -2,7 +2,7 @@
 
 from functaconv.functaset.blocks import Block, Failure
 from functaconv.functaset.checks import verify
-from functaconv.functaset.ledger import Progress, Totals
+from functaconv.functaset.ledger import Part, Progress, Range, Totals
 from functaconv.functaset.quantise import Quantiser
 from functaconv.functaset.reader import Functaset, Row, open_functaset
 from functaconv.functaset.schema import Attributes, Bits, Layout, Quantisation, Solver
@@ -16,9 +16,11 @@ __all__ = [
     "Functaset",
     "FunctasetWriter",
     "Layout",
+    "Part",
     "Progress",
     "Quantisation",
     "Quantiser",
+    "Range",
     "Row",
     "Solver",
     "Totals",

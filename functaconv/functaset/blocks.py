@@ -15,7 +15,7 @@ from functaconv.functaset.files import replacing
 from functaconv.functaset.grids import GridTable
 from functaconv.functaset.schema import Layout, columns
 
-_ARRAYS = ("modulation", "label", "shape", "mse", "psnr")
+_ARRAYS = ("modulation", "label", "shape", "mse", "psnr", "record")
 _OF_GRIDS = ("grid", "mask", "time")
 # a damaged zip can look compressed, encrypted or of a later version
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, TypeError, zipfile.BadZipFile, zlib.error)
@@ -46,8 +46,10 @@ class Block:
     """float32 [item]"""
     psnr: np.ndarray
     """float32 [item]"""
+    record: np.ndarray
+    """int32 [item], which record of its shard it was"""
     records: int
-    """records of the part consumed up to and including this block"""
+    """records of the shard up to and including this block"""
     last_key: str
     meta: list[str] | None = None
     tile: np.ndarray | None = None

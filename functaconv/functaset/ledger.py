@@ -1,27 +1,59 @@
 """What of a functaset is done while it grows: folders of parts, and in each a file per block.
 
-A block file is complete or absent, so the list of block files is the ledger: no second file can
-contradict it. `done.json` comes last and only adds up what the blocks hold.
+A part is a shard, or one of the ranges of records that a shard is cut into. A block file is complete or absent, so
+the list of block files is the ledger: no second file can contradict it. `done.json` comes last and only adds up what
+the blocks hold.
 """
 
 import errno
+import glob
 import json
+import re
 import shutil
+import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic_core import to_json
 
-from functaconv.errors import InputError, OutputExistsError
+from functaconv.errors import ChangedInputError, OutputExistsError
 from functaconv.functaset.blocks import Block, Failure, read_block, read_facts, write_block
 from functaconv.functaset.files import read_json, replace_bytes, sync
 from functaconv.functaset.schema import FORMAT, VERSION, Layout, canonical, parse_attributes
 
 PARTS = "_parts"
+SETTINGS = "settings.json"
+FORGOTTEN = 3600.0
+"""seconds after which the beginning of a store that nobody completed is swept away"""
 _ABSENT = "nothing"
+
+
+class Part(NamedTuple):
+    """The unit of work that one process takes."""
+
+    shard: int
+    range: int = 0
+    """which of the shard's ranges of records"""
+
+    def __str__(self) -> str:
+        return f"{self.shard:06d}" + (f".{self.range:06d}" if self.range else "")
+
+
+@dataclass(frozen=True)
+class Range:
+    """Records of a shard, half open."""
+
+    start: int = 0
+    stop: int | None = None
+    """None: to the end of the shard, wherever that is"""
+    offset: int = 0
+    """the byte of the shard where the first of them begins"""
+    is_counted: bool = False
+    """the shard was seen to have records up to `stop`"""
 
 
 @dataclass(frozen=True)
@@ -30,7 +62,7 @@ class Progress:
 
     blocks: int
     records: int
-    """records of the part that need no more work"""
+    """records of the shard before the first that needs work; 0 for a part that has not begun"""
     last_key: str | None
     done: bool
     failures: tuple[Failure, ...] = ()
@@ -63,76 +95,128 @@ class Ledger:
 
     root: Path
 
-    def begin(self, part: int, source: Mapping[str, Any]) -> Progress:
+    def ranges(self, shard: int) -> tuple[Range, ...] | None:
+        """How the shard is cut, if that was settled."""
+        file = self._cut(shard)
+        return tuple(Range(**one) for one in read_json(file)) if file.exists() else None
+
+    def cut(self, shard: int, ranges: Sequence[Range]) -> None:
+        """Settle how a shard is cut, before any of its parts begins."""
+        replace_bytes(self._cut(shard), json.dumps([asdict(one) for one in ranges]).encode())
+
+    def begin(self, part: Part, source: Mapping[str, Any]) -> Progress:
         folder = self._folder(part)
         folder.mkdir(exist_ok=True)
         sync(self.root)
+        for leftover in folder.glob(".*.tmp"):
+            # whoever wrote it is gone: a part has one writer
+            leftover.unlink(missing_ok=True)
         asked = canonical(dict(source))
         file = folder / "source.json"
         if not file.exists():
             replace_bytes(file, to_json(asked))
         elif changes := differences(read_json(file), asked):
-            raise InputError(
+            raise ChangedInputError(
                 f"changed input: part {part} of {self.root.parent}: {'; '.join(changes)}",
                 hint="put the input back as it was, or start again with --overwrite",
             )
         return self.progress(part)
 
-    def progress(self, part: int) -> Progress:
+    def progress(self, part: Part) -> Progress:
         folder = self._folder(part)
         blocks = next(number for number in range(2**31) if not self._block(part, number).exists())
         done = read_json(folder / "done.json") if (folder / "done.json").exists() else None
         if done is not None and blocks >= done["blocks"]:
-            return Progress(done["blocks"], done["totals"]["records"], done["last_key"], done=True)
+            return Progress(done["blocks"], done["end"], done["last_key"], done=True)
         if not blocks:
             return Progress(0, 0, None, done=False)
         last = read_facts(self._block(part, blocks - 1))
         return Progress(blocks, last.records, last.last_key, done=False, failures=tuple(last.failures))
 
-    def commit(self, part: int, number: int, block: Block) -> None:
+    def commit(self, part: Part, number: int, block: Block) -> None:
         write_block(self._block(part, number), block)
 
-    def end(self, part: int, records: int) -> None:
+    def end(self, part: Part, end: int, start: int = 0) -> None:
         progress = self.progress(part)
-        totals = Totals(records=records)
+        totals = Totals(records=end - start)
         for number in range(progress.blocks):
             facts = read_facts(self._block(part, number))
             totals += Totals(facts.rows, len(facts.failures), facts.ignored, has_meta=facts.has_meta)
-        done = {"blocks": progress.blocks, "last_key": progress.last_key, "totals": asdict(totals)}
+        done = {"blocks": progress.blocks, "end": end, "last_key": progress.last_key, "totals": asdict(totals)}
         replace_bytes(self._folder(part) / "done.json", json.dumps(done).encode())
+
+    def parts_of(self, shard: int) -> list[Part]:
+        """All parts of a shard, begun or not."""
+        return [Part(shard, number) for number in range(len(self.ranges(shard) or (Range(),)))]
+
+    def unfinished(self, shards: int) -> list[Part]:
+        """The parts of so many shards that are not done."""
+        return [part for shard in range(shards) for part in self.parts_of(shard) if not self._is_done(part)]
+
+    def records(self) -> int:
+        """How many records need no more work."""
+        found = 0
+        for part in self._begun():
+            if (file := self._folder(part) / "done.json").exists():
+                found += int(read_json(file)["totals"]["records"])
+            elif records := self.progress(part).records:
+                found += records - (self.ranges(part.shard) or (Range(),))[part.range].start
+        return found
 
     def totals(self) -> Totals:
         """What all parts hold together; ValueError unless all are done."""
         return sum((self._totals(part) for part in self._parts()), Totals())
 
-    def blocks(self) -> Iterator[tuple[int, Block]]:
+    def blocks(self) -> Iterator[tuple[Part, Block]]:
         """All blocks with their part, in the order of the input."""
         for part in self._parts():
             for number in range(self.progress(part).blocks):
                 yield part, read_block(self._block(part, number))
 
-    def _parts(self) -> range:
-        numbers = sorted(int(folder.name) for folder in self.root.iterdir() if folder.name.isdigit())
-        unfinished = [part for part in numbers if not self.progress(part).done]
-        if unfinished or numbers != list(range(len(numbers))):
-            raise ValueError(f"found parts {numbers}, of which {unfinished} are not done")
-        return range(len(numbers))
+    def _begun(self) -> list[Part]:
+        names = (folder.name for folder in self.root.iterdir() if re.fullmatch(r"\d{6}(\.\d{6})?", folder.name))
+        return sorted(Part(*map(int, name.split("."))) for name in names)
 
-    def _totals(self, part: int) -> Totals:
+    def _parts(self) -> list[Part]:
+        begun = self._begun()
+        shards = 1 + max((part.shard for part in begun), default=-1)
+        parts = [part for shard in range(shards) for part in self.parts_of(shard)]
+        unfinished = [part for part in parts if not self.progress(part).done]
+        if unfinished or parts != begun:
+            raise ValueError(
+                f"found parts {', '.join(map(str, begun))}; not done: {', '.join(map(str, unfinished)) or 'none'}"
+            )
+        return parts
+
+    def _is_done(self, part: Part) -> bool:
+        # cheap enough to be asked of every part, time and again; a lost block is noticed by who takes the part up
+        return (self._folder(part) / "done.json").exists() and self.progress(part).done
+
+    def _totals(self, part: Part) -> Totals:
         return Totals(**read_json(self._folder(part) / "done.json")["totals"])
 
-    def _block(self, part: int, number: int) -> Path:
+    def _block(self, part: Part, number: int) -> Path:
         return self._folder(part) / f"{number:06d}.npz"
 
-    def _folder(self, part: int) -> Path:
-        return self.root / f"{part:06d}"
+    def _folder(self, part: Part) -> Path:
+        return self.root / str(part)
+
+    def _cut(self, shard: int) -> Path:
+        return self.root / f"{shard:06d}.ranges.json"
 
 
-def open_store(path: Path, layout: Layout, settings: Mapping[str, Any], *, overwrite: bool) -> bool:
-    """Make sure that a store with these settings stands at `path`, and say whether it is finished."""
+def open_store(
+    path: Path, layout: Layout, settings: Mapping[str, Any], *, overwrite: bool, run: str | None = None
+) -> bool:
+    """Make sure that a store with these settings stands at `path`, and say whether it is finished.
+
+    What another process of the same `run` began is not overwritten again.
+    """
+    overwrite = overwrite and (run is None or _run_of(path) != run)
     exists = check_store(path, layout, settings, overwrite=overwrite)
     if overwrite or not exists:
-        _create(path, _description(layout, settings), replaces=exists)
+        clear_staging(path)
+        _create(path, {**_description(layout, settings), "run": run}, replaces=exists)
         # another process may have been first, with settings of its own
         check_store(path, layout, settings, overwrite=False)
     is_finished = _attributes(path) is not None
@@ -140,6 +224,11 @@ def open_store(path: Path, layout: Layout, settings: Mapping[str, Any], *, overw
         # the last run may have been killed after sealing
         shutil.rmtree(path / PARTS, ignore_errors=True)
     return is_finished
+
+
+def is_finished(path: Path) -> bool:
+    """There is a sealed functaset at `path`."""
+    return _attributes(path) is not None
 
 
 def check_store(path: Path, layout: Layout, settings: Mapping[str, Any], *, overwrite: bool) -> bool:
@@ -155,7 +244,7 @@ def check_store(path: Path, layout: Layout, settings: Mapping[str, Any], *, over
         sealed = parse_attributes(attributes, path)
         found = _description(sealed.layout, sealed.settings)
     else:
-        found = read_json(path / PARTS / "settings.json")
+        found = {name: value for name, value in read_json(path / PARTS / SETTINGS).items() if name != "run"}
     if changes := differences(found, asked):
         raise OutputExistsError(
             f"{path} was made with other settings: {'; '.join(changes)}", hint="--overwrite or another name"
@@ -170,7 +259,7 @@ def is_ours(path: Path) -> bool:
 
 def is_unfinished(path: Path) -> bool:
     """There is the beginning of a functaset at `path`; true also just after it was finished."""
-    found = _json_or_none(path / PARTS / "settings.json")
+    found = _json_or_none(path / PARTS / SETTINGS)
     return isinstance(found, dict) and found.get("format") == FORMAT
 
 
@@ -197,7 +286,7 @@ def _create(path: Path, description: dict[str, Any], *, replaces: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_name(f".{path.name}.{uuid.uuid4().hex}.new")
     (staging / PARTS).mkdir(parents=True)
-    replace_bytes(staging / PARTS / "settings.json", to_json(description))
+    replace_bytes(staging / PARTS / SETTINGS, to_json(description))
     sync(staging)
     replaced = Path(PARTS, "replaced")
     try:
@@ -212,6 +301,21 @@ def _create(path: Path, description: dict[str, Any], *, replaces: bool) -> None:
             raise
     sync(path.parent)
     shutil.rmtree(path / replaced, ignore_errors=True)
+
+
+def clear_staging(path: Path) -> None:
+    """Remove beginnings of a store at `path` that were killed before they had its name."""
+    for staging in path.parent.glob(f".{glob.escape(path.name)}.*.new"):
+        with suppress(OSError):
+            if time.time() - staging.stat().st_mtime > FORGOTTEN and not (staging / PARTS / "replaced").exists():
+                shutil.rmtree(staging, ignore_errors=True)
+
+
+def _run_of(path: Path) -> str | None:
+    """The run that made or makes what is at `path`."""
+    attributes = _attributes(path)
+    found = attributes if attributes is not None else _json_or_none(path / PARTS / SETTINGS)
+    return found.get("run") if isinstance(found, dict) else None
 
 
 def _attributes(path: Path) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 """What a functaset on disk says about itself: its layout, its attributes, its columns."""
 
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ STORED = {"float32": "float32", "float16": "float16", "8": "uint8"}
 SITE_AXES = {0: (), 1: ("position",), 2: ("row", "column"), 3: ("depth", "row", "column")}
 
 # limits on what a file may claim, far above any real functaset: the numbers end up in allocations
-_MOST_NUMBERS = 2**28
+MOST_NUMBERS = 2**26
 _MOST_ITEMS = 2**40
 
 _Size = Annotated[int, Field(ge=1, le=2**20)]
@@ -55,8 +56,8 @@ class Layout(_Frozen):
 
     @model_validator(mode="after")
     def _is_of_possible_size(self) -> Self:
-        if self.numbers > _MOST_NUMBERS:
-            raise ValueError(f"{self.numbers} numbers per item, at most {_MOST_NUMBERS} are possible")
+        if self.numbers > MOST_NUMBERS:
+            raise ValueError(f"{self.numbers} numbers per item, at most {MOST_NUMBERS} are possible")
         return self
 
     @property
@@ -93,6 +94,40 @@ class Quantisation(_Frozen):
     bits: Bits
 
 
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+_Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Offsets = Annotated[tuple[_Finite, ...], Field(min_length=1, max_length=4096)]
+_Scales = Annotated[tuple[_Above0, ...], Field(min_length=1, max_length=4096)]
+_Count = Annotated[int, Field(strict=True, ge=0, le=_MOST_ITEMS)]
+
+
+class _Normaliser(BaseModel):
+    """What is relied on of `Attributes.normaliser`."""
+
+    offset: _Offsets
+    scale: _Scales
+    itemsize: Annotated[int, Field(strict=True, ge=1, le=16)] = 1
+    levels: dict[str, tuple[_Offsets, _Scales]] = {}
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        lengths = {len(constants) for pair in [(self.offset, self.scale), *self.levels.values()] for constants in pair}
+        if len(lengths) > 1:
+            raise ValueError(f"constants for {sorted(lengths)} channels")
+        return self
+
+
+class _Summary(BaseModel):
+    """What is relied on of `Attributes.summary`."""
+
+    count: _Count
+    failed: _Count
+    items: _Count | None = None
+    ignored: _Count | None = None
+    psnr_mean: float | None = None
+    damaged: list[str] = []
+
+
 class Attributes(_Frozen):
     """The content of `attrs.functaconv` in the store's root."""
 
@@ -113,7 +148,7 @@ class Attributes(_Frozen):
     """grids: the names of their channels"""
     units: tuple[str, ...] = ()
     """grids: of each variable, empty where none was given"""
-    psnr_peak: tuple[float, ...] = ()
+    psnr_peak: tuple[_Above0, ...] = ()
     """grids: the range of each variable in training, which PSNR is relative to"""
     summary: dict[str, JsonValue]
     """holds at least `count` and `failed`"""
@@ -122,6 +157,8 @@ class Attributes(_Frozen):
     seed: int | None = None
     input: list[dict[str, JsonValue]]
     """a fingerprint per part, in order"""
+    run: str | None = None
+    """which run of several processes made it; None for a single process"""
     settings: dict[str, JsonValue]
     """what the functaset was asked to be: an output with other settings is another output"""
 
@@ -130,10 +167,11 @@ class Attributes(_Frozen):
         _ = self.layout
         if not len(self.variables) == len(self.units) == len(self.psnr_peak):
             raise ValueError(f"{len(self.variables)} variables, {len(self.units)} units, {len(self.psnr_peak)} peaks")
-        for name in ("count", "failed"):
-            value = self.summary.get(name)
-            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MOST_ITEMS:
-                raise ValueError(f"summary.{name}: found {value!r}, expected 0 to {_MOST_ITEMS}")
+        for name, model in (("normaliser", _Normaliser), ("summary", _Summary)):
+            try:
+                model.model_validate(getattr(self, name))
+            except ValidationError as error:
+                raise ValueError(f"{name}.{_problems(error)}") from None
         return self
 
     @property
@@ -183,10 +221,15 @@ def _problems(error: ValidationError) -> str:
     def one(problem: Any) -> str:
         place = ".".join(str(step) for step in problem["loc"])
         # the context of a failed model is the model itself: its message already holds what was found
-        found = f" (found {problem['input']!r:.80})" if place else ""
+        found = f" (found {shown(problem['input'])})" if place else ""
         return f"{place}: {problem['msg']}{found}".removeprefix(": ")
 
     return "; ".join(one(problem) for problem in error.errors(include_url=False)[:4])
+
+
+def shown(value: object) -> str:
+    """The beginning of a value that may be of any size, for a message."""
+    return reprlib.repr(value)[:80]
 
 
 @dataclass(frozen=True)
@@ -232,6 +275,7 @@ def columns(layout: Layout, *, meta: bool) -> tuple[Column, ...]:
         Column("mse", "float32", fill=nan),
         Column("psnr", "float32", fill=nan),
         Column("part", "int32", fill=-1),
+        Column("record", "int32", fill=-1),
     ]
     is_grid = layout.modality == "grid"
     dims, tail = (("variable",), (len(layout.variables),)) if is_grid else ((), ())

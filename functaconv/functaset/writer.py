@@ -7,7 +7,7 @@ makes the store a functaset by replacing one file.
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
@@ -22,7 +22,7 @@ from functaconv.functaset import arrays
 from functaconv.functaset.blocks import Block
 from functaconv.functaset.files import array_bytes, read_json, replace_bytes, replacing, sync_tree
 from functaconv.functaset.grids import GridTable, write_grids
-from functaconv.functaset.ledger import PARTS, Ledger, Progress, Totals, open_store
+from functaconv.functaset.ledger import PARTS, Ledger, Part, Progress, Range, Totals, is_finished, open_store
 from functaconv.functaset.quantise import Quantiser
 from functaconv.functaset.schema import (
     BASE,
@@ -57,32 +57,61 @@ class FunctasetWriter:
         settings: Mapping[str, JsonValue],
         *,
         overwrite: bool = False,
+        run: str | None = None,
     ) -> Self:
         """Begin, or go on with, or find finished, the functaset at `path`.
 
-        `overwrite` begins anew, but replaces nothing that is not a functaset, finished or not.
+        `overwrite` begins anew, but replaces nothing that is not a functaset, finished or not, and nothing that
+        another process of the same `run` has begun.
         """
         # a link is followed: what it points to is replaced, not the link
         path = Path(os.path.realpath(path))
-        finished = open_store(path, layout, settings, overwrite=overwrite)
+        finished = open_store(path, layout, settings, overwrite=overwrite, run=run)
         return cls(path, layout, canonical(dict(settings)), finished=finished)
 
-    def begin(self, part: int, source: Mapping[str, JsonValue]) -> Progress:
+    @property
+    def parts(self) -> Path:
+        """The folder where work in progress is."""
+        return self.path / PARTS
+
+    @property
+    def is_sealed(self) -> bool:
+        """Some process has finished it."""
+        return is_finished(self.path)
+
+    def ranges(self, shard: int, cut: Callable[[], Sequence[Range]]) -> tuple[Range, ...]:
+        """How a shard is cut into parts: as was settled first, which is asked for once."""
+        settled = self._ledger.ranges(shard)
+        if settled is None:
+            self._ledger.cut(shard, cut())
+            settled = self._ledger.ranges(shard)
+        assert settled is not None
+        return settled
+
+    def begin(self, part: Part, source: Mapping[str, JsonValue]) -> Progress:
         """How far the part is; `source` is the fingerprint of its input, which must not change."""
         return self._ledger.begin(part, source)
 
-    def progress(self, part: int) -> Progress:
+    def progress(self, part: Part) -> Progress:
         """How far the part is, which need not have begun."""
         return self._ledger.progress(part)
 
-    def commit(self, part: int, number: int, block: Block) -> None:
+    def unfinished(self, shards: int) -> list[Part]:
+        """The parts of so many shards that are not done."""
+        return self._ledger.unfinished(shards)
+
+    def records(self) -> int:
+        """How many records need no more work."""
+        return self._ledger.records()
+
+    def commit(self, part: Part, number: int, block: Block) -> None:
         """Save a block of a part that has begun; on return it survives a kill and a power cut."""
         block.check(self.layout)
         self._ledger.commit(part, number, block)
 
-    def end(self, part: int, records: int) -> None:
-        """Mark the part as done: it had `records` records."""
-        self._ledger.end(part, records)
+    def end(self, part: Part, end: int, start: int = 0) -> None:
+        """Mark the part as done: it had the records of its shard from `start` to `end`."""
+        self._ledger.end(part, end, start)
 
     def totals(self) -> Totals:
         """What the parts hold together; ValueError unless all that began are done."""
@@ -102,12 +131,12 @@ class FunctasetWriter:
         moments = _Moments(self.layout.latent)
         table = GridTable()
         with replacing(self.path / FAILED) as failed:
-            for part, block in self._ledger.blocks():
+            for (shard, _), block in self._ledger.blocks():
                 if block.grids is not None:
                     grid, mask = table.merge(block.grids.table, block.grids.grid, block.grids.mask)
                     block = replace(block, grids=replace(block.grids, grid=grid, mask=mask))
                 for column, writer in writers:
-                    writer.add(_rows(block, column, part))
+                    writer.add(_rows(block, column, shard))
                 moments.add(quantiser.dequantise(block.modulation))
                 for failure in block.failures:
                     failed.write(json.dumps(asdict(failure)).encode() + b"\n")
@@ -215,7 +244,7 @@ class _Moments:
         return np.sqrt(self._squares / self._count) if self._count else np.ones_like(self._squares)
 
 
-def _rows(block: Block, column: Column, part: int) -> np.ndarray:
+def _rows(block: Block, column: Column, shard: int) -> np.ndarray:
     """The block's rows of one column."""
     match column.name:
         case "key":
@@ -223,6 +252,6 @@ def _rows(block: Block, column: Column, part: int) -> np.ndarray:
         case "meta":
             return np.array(block.meta or ["null"] * len(block), dtype=object)
         case "part":
-            return np.full(len(block), part, np.int32)
+            return np.full(len(block), shard, np.int32)
         case name:
             return block.column(name)

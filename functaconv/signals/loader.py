@@ -1,6 +1,5 @@
 """The only threads: decoding in parallel, in order, a bounded distance ahead."""
 
-import itertools
 import queue
 import threading
 from collections import deque
@@ -57,37 +56,39 @@ def map_ahead(
 
 
 def prefetched(items: Iterable[Made], depth: int = 2) -> Generator[Made]:
-    """The same items, produced in a thread up to `depth` ahead of their use."""
-    channel: queue.Queue[tuple[Made | None, BaseException | None]] = queue.Queue(depth)
-    stopped = threading.Event()
+    """The same items, produced in a thread: no more than `depth` beyond the one in use, begun ones included."""
+    channel: queue.SimpleQueue[tuple[Made | None, BaseException | None]] = queue.SimpleQueue()
+    room, stopped = threading.Semaphore(depth), threading.Event()
 
-    def put(message: tuple[Made | None, BaseException | None]) -> None:
+    def may_go_on() -> bool:
         while not stopped.is_set():
-            try:
-                channel.put(message, timeout=0.1)
-            except queue.Full:
-                continue
-            return
+            if room.acquire(timeout=0.1):
+                return True
+        return False
 
     def produce() -> None:
         try:
-            for item in items:
-                put((item, None))
-                if stopped.is_set():
+            iterator = iter(items)
+            while may_go_on():
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    channel.put((None, None))
                     return
-            put((None, None))
+                channel.put((item, None))
         except BaseException as error:
-            put((None, error))
+            channel.put((None, error))
 
     thread = threading.Thread(target=produce, name="functaconv-prefetch", daemon=True)
     thread.start()
     try:
-        for _ in itertools.count():
+        while True:
             item, error = channel.get()
             if error is not None:
                 raise error
             if item is None:
                 return
+            room.release()
             yield item
     finally:
         stopped.set()

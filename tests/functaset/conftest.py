@@ -15,6 +15,7 @@ from functaconv.functaset import (
     Failure,
     FunctasetWriter,
     Layout,
+    Part,
     Quantisation,
     Quantiser,
     Solver,
@@ -54,6 +55,7 @@ def block_of(layout: Layout, part: int, number: int, rows: int = 5, *, meta: boo
         shape=np.full((rows, axes), 16 + part, np.int32),
         mse=generator.random(rows, np.float32),
         psnr=generator.random(rows, np.float32),
+        record=np.arange(rows, dtype=np.int32) + number * (rows + 1),
         records=(number + 1) * (rows + 1),
         last_key=f"{part}/{number}/bad",
         meta=[json.dumps({"name": key}) for key in keys] if meta else None,
@@ -98,12 +100,12 @@ def encode(
     if writer.finished:
         return path
     for part in range(parts):
-        progress = writer.begin(part, {"size": 100 + part})
+        progress = writer.begin(Part(part), {"size": 100 + part})
         if progress.done:
             continue
         for number in range(progress.blocks, blocks):
-            writer.commit(part, number, block_of(layout, part, number, rows, meta=meta))
-        writer.end(part, blocks * (rows + 1))
+            writer.commit(Part(part), number, block_of(layout, part, number, rows, meta=meta))
+        writer.end(Part(part), blocks * (rows + 1))
     writer.assemble(quantiser_of(layout))
     totals = writer.totals()
     summary = {"count": totals.rows, "failed": totals.failed}

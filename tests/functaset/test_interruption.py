@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from functaconv.errors import InputError
-from functaconv.functaset import FunctasetWriter, Quantiser, ledger, verify
+from functaconv.functaset import FunctasetWriter, Part, Quantiser, ledger, verify
 
 from .conftest import BASE, LAYOUTS, attributes_of, block_of, encode, quantiser_of, tree
 
@@ -116,7 +116,7 @@ def test_killed_while_the_parts_are_removed_it_is_finished(
 
 def test_a_block_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = FunctasetWriter.open(tmp_path / "out.zarr", LAYOUTS["global"], SETTINGS)
-    writer.begin(0, {})
+    writer.begin(Part(0), {})
     folder = tmp_path / "out.zarr/_parts/000000"
     synced: list[tuple[str, list[str]]] = []
 
@@ -127,7 +127,7 @@ def test_a_block_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypat
     if not Path("/proc/self/fd").exists():
         pytest.skip("needs /proc to name what is synced")
     monkeypatch.setattr(os, "fsync", record)
-    writer.commit(0, 0, block_of(LAYOUTS["global"], 0, 0))
+    writer.commit(Part(0), 0, block_of(LAYOUTS["global"], 0, 0))
     (file, before), (parent, after) = synced
     assert file.endswith(".tmp")
     assert before == []
@@ -138,10 +138,10 @@ def test_assembling_twice_gives_the_same(tmp_path: Path, undisturbed: dict[str, 
     path, layout = tmp_path / "out.zarr", LAYOUTS["two"]
     writer = FunctasetWriter.open(path, layout, SETTINGS)
     for part in range(2):
-        writer.begin(part, {"size": 100 + part})
+        writer.begin(Part(part), {"size": 100 + part})
         for number in range(2):
-            writer.commit(part, number, block_of(layout, part, number))
-        writer.end(part, 12)
+            writer.commit(Part(part), number, block_of(layout, part, number))
+        writer.end(Part(part), 12)
     writer.assemble(quantiser_of(layout))
     writer.assemble(quantiser_of(layout))
     assert writer.nbytes() == sum(
@@ -156,26 +156,26 @@ def test_the_order_in_which_parts_are_written_does_not_matter(tmp_path: Path, un
     path, layout = tmp_path / "out.zarr", LAYOUTS["two"]
     for part in (1, 0):
         writer = FunctasetWriter.open(path, layout, SETTINGS)
-        writer.begin(part, {"size": 100 + part})
+        writer.begin(Part(part), {"size": 100 + part})
         for number in range(2):
-            writer.commit(part, number, block_of(layout, part, number))
-        writer.end(part, 12)
+            writer.commit(Part(part), number, block_of(layout, part, number))
+        writer.end(Part(part), 12)
     assert tree(encode(path, layout)) == undisturbed
 
 
 def test_progress_says_where_to_go_on(tmp_path: Path) -> None:
     layout = LAYOUTS["global"]
     writer = FunctasetWriter.open(tmp_path / "out.zarr", layout, SETTINGS)
-    assert writer.progress(0).done is False
-    fresh = writer.begin(0, {"size": 1})
+    assert writer.progress(Part(0)).done is False
+    fresh = writer.begin(Part(0), {"size": 1})
     assert (fresh.blocks, fresh.records, fresh.last_key, fresh.done) == (0, 0, None, False)
-    writer.commit(0, 0, block_of(layout, 0, 0))
-    resumed = FunctasetWriter.open(tmp_path / "out.zarr", layout, SETTINGS).begin(0, {"size": 1})
+    writer.commit(Part(0), 0, block_of(layout, 0, 0))
+    resumed = FunctasetWriter.open(tmp_path / "out.zarr", layout, SETTINGS).begin(Part(0), {"size": 1})
     assert (resumed.blocks, resumed.records, resumed.last_key, resumed.done) == (1, 6, "0/0/bad", False)
     with pytest.raises(ValueError, match="not done"):
         writer.totals()
-    writer.end(0, 8)
-    assert (writer.progress(0).records, writer.progress(0).done) == (8, True)
+    writer.end(Part(0), 8)
+    assert (writer.progress(Part(0)).records, writer.progress(Part(0)).done) == (8, True)
     totals = writer.totals()
     assert (totals.rows, totals.failed, totals.records) == (5, 1, 8)
 
@@ -183,21 +183,21 @@ def test_progress_says_where_to_go_on(tmp_path: Path) -> None:
 def test_a_block_that_is_lost_is_made_again(tmp_path: Path) -> None:
     layout = LAYOUTS["global"]
     writer = FunctasetWriter.open(tmp_path / "out.zarr", layout, SETTINGS)
-    writer.begin(0, {"size": 1})
+    writer.begin(Part(0), {"size": 1})
     for number in range(3):
-        writer.commit(0, number, block_of(layout, 0, number))
-    writer.end(0, 18)
+        writer.commit(Part(0), number, block_of(layout, 0, number))
+    writer.end(Part(0), 18)
     (tmp_path / "out.zarr/_parts/000000/000001.npz").unlink()
-    progress = writer.begin(0, {"size": 1})
+    progress = writer.begin(Part(0), {"size": 1})
     assert (progress.blocks, progress.records, progress.done) == (1, 6, False)
 
 
 def test_a_flipped_bit_in_a_block_is_no_row(tmp_path: Path, flip: Any) -> None:
     layout = LAYOUTS["global"]
     writer = FunctasetWriter.open(tmp_path / "out.zarr", layout, SETTINGS)
-    writer.begin(0, {"size": 1})
-    writer.commit(0, 0, block_of(layout, 0, 0))
-    writer.end(0, 6)
+    writer.begin(Part(0), {"size": 1})
+    writer.commit(Part(0), 0, block_of(layout, 0, 0))
+    writer.end(Part(0), 6)
     file = tmp_path / "out.zarr/_parts/000000/000000.npz"
     stored = block_of(layout, 0, 0).modulation.tobytes()
     flip(file, file.read_bytes().index(stored) + 3)
@@ -212,7 +212,7 @@ def test_of_two_processes_that_create_it_both_get_the_same(tmp_path: Path, monke
 
     def create_after_another(*arguments: Any, **options: Any) -> None:
         create(*arguments, **options)
-        FunctasetWriter(path, layout, SETTINGS, finished=False).begin(0, {"size": 100})
+        FunctasetWriter(path, layout, SETTINGS, finished=False).begin(Part(0), {"size": 100})
         create(*arguments, **options)
 
     with monkeypatch.context() as patch:

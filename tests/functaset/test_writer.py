@@ -8,7 +8,7 @@ import pytest
 import zarr
 
 from functaconv.errors import InputError, OutputExistsError
-from functaconv.functaset import FunctasetWriter, Layout, Quantiser, open_functaset, verify
+from functaconv.functaset import FunctasetWriter, Layout, Part, Quantiser, open_functaset, verify
 
 from .conftest import BASE, LAYOUTS, attributes_of, block_of, encode, tree
 
@@ -17,17 +17,17 @@ SETTINGS: dict[str, Any] = {"seed": 0, "solver": {"steps": 3}}
 
 def test_a_part_that_never_began_is_noticed(tmp_path: Path) -> None:
     writer = FunctasetWriter.open(tmp_path / "out.zarr", LAYOUTS["global"], SETTINGS)
-    writer.begin(1, {"size": 1})
-    writer.end(1, 0)
-    with pytest.raises(ValueError, match=r"found parts \[1\]"):
+    writer.begin(Part(1), {"size": 1})
+    writer.end(Part(1), 0)
+    with pytest.raises(ValueError, match=r"found parts 000001"):
         writer.assemble(Quantiser("float16"))
 
 
 def test_changed_input_is_an_error_that_says_what_changed(tmp_path: Path) -> None:
     writer = FunctasetWriter.open(tmp_path / "out.zarr", LAYOUTS["global"], SETTINGS)
-    writer.begin(0, {"size": 1, "etag": "a"})
+    writer.begin(Part(0), {"size": 1, "etag": "a"})
     with pytest.raises(InputError, match=r"changed input.*size: found 1, asked for 2"):
-        writer.begin(0, {"size": 2, "etag": "a"})
+        writer.begin(Part(0), {"size": 2, "etag": "a"})
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -61,7 +61,7 @@ def test_overwrite_starts_anew(tmp_path: Path, finished: bool) -> None:
     path, layout = tmp_path / "out.zarr", LAYOUTS["global"]
     encode(path, LAYOUTS["codes"])
     if not finished:
-        FunctasetWriter.open(path, LAYOUTS["codes"], SETTINGS, overwrite=True).begin(0, {"size": 1})
+        FunctasetWriter.open(path, LAYOUTS["codes"], SETTINGS, overwrite=True).begin(Part(0), {"size": 1})
     writer = FunctasetWriter.open(path, layout, SETTINGS, overwrite=True)
     assert not writer.finished
     assert list(tree(path)) == ["_parts/settings.json"]
@@ -140,7 +140,7 @@ def test_moments_are_those_of_all_values(tmp_path: Path, layout: Layout) -> None
 def test_a_block_that_does_not_fit_the_layout_is_refused(tmp_path: Path) -> None:
     layout = LAYOUTS["two"]
     writer = FunctasetWriter.open(tmp_path / "out.zarr", layout, SETTINGS)
-    writer.begin(0, {})
+    writer.begin(Part(0), {})
     block = block_of(layout, 0, 0)
     bad = block.modulation.copy()
     bad[0] = np.inf
@@ -153,8 +153,8 @@ def test_a_block_that_does_not_fit_the_layout_is_refused(tmp_path: Path) -> None
         ({"modulation": bad}, "NaN or infinite"),
     ]:
         with pytest.raises(ValueError, match=message):
-            writer.commit(0, 0, replace(block, **changes))
-    assert writer.begin(0, {}).blocks == 0
+            writer.commit(Part(0), 0, replace(block, **changes))
+    assert writer.begin(Part(0), {}).blocks == 0
 
 
 def test_claims_that_contradict_the_store_are_not_sealed(tmp_path: Path) -> None:
@@ -179,10 +179,10 @@ def test_meta_appears_when_some_block_has_it(tmp_path: Path) -> None:
     layout = LAYOUTS["global"]
     path = tmp_path / "out.zarr"
     writer = FunctasetWriter.open(path, layout, SETTINGS)
-    writer.begin(0, {"size": 100})
-    writer.commit(0, 0, block_of(layout, 0, 0, meta=False))
-    writer.commit(0, 1, block_of(layout, 0, 1, meta=True))
-    writer.end(0, 12)
+    writer.begin(Part(0), {"size": 100})
+    writer.commit(Part(0), 0, block_of(layout, 0, 0, meta=False))
+    writer.commit(Part(0), 1, block_of(layout, 0, 1, meta=True))
+    writer.end(Part(0), 12)
     functaset = open_functaset(encode(path, layout, parts=1))
     assert functaset.meta(0) is None
     assert functaset.meta(5) == {"name": "0/1/0é"}
@@ -195,9 +195,9 @@ def test_keys_that_are_no_text_are_escaped(tmp_path: Path) -> None:
     layout = LAYOUTS["global"]
     path = tmp_path / "out.zarr"
     writer = FunctasetWriter.open(path, layout, SETTINGS)
-    writer.begin(0, {"size": 100})
+    writer.begin(Part(0), {"size": 100})
     block = block_of(layout, 0, 0)
-    writer.commit(0, 0, replace(block, keys=["a\udc80", *block.keys[1:]], last_key="z\udc80"))
-    assert writer.progress(0).last_key == "z\udc80"
+    writer.commit(Part(0), 0, replace(block, keys=["a\udc80", *block.keys[1:]], last_key="z\udc80"))
+    assert writer.progress(Part(0)).last_key == "z\udc80"
     functaset = open_functaset(encode(path, layout, parts=1))
     assert functaset[0].key == r"a\udc80"

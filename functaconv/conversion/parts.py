@@ -1,0 +1,142 @@
+"""Which blocks this process converts, and in which order: what nobody has first, then what a dead process left."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+from functaconv.conversion.encoding import DAMAGED
+from functaconv.conversion.reading import ReadBlock, read_blocks
+from functaconv.conversion.work import Work
+from functaconv.errors import InputError, UsageError
+from functaconv.functaset.claims import Claims, Held
+from functaconv.functaset.ledger import Part, Range
+from functaconv.functaset.writer import FunctasetWriter
+from functaconv.sources.webdataset import RecordLocation, index_shard
+
+
+@dataclass(frozen=True)
+class Task:
+    """A block to be fitted and saved."""
+
+    part: Part
+    start: int
+    """first record of the part"""
+    number: int
+    """of the block in its part"""
+    block: ReadBlock
+
+
+@dataclass
+class Parts:
+    """The parts of a work, as one of the processes that share it takes them."""
+
+    work: Work
+    writer: FunctasetWriter
+    claims: Claims
+    is_over: Callable[[], bool] = lambda: False
+    """nothing more is to be waited for"""
+    left: list[Held] = field(default_factory=list)
+    """when all tasks are done: what living processes still have in hand"""
+    _places: dict[int, list[RecordLocation] | None] = field(default_factory=dict)
+    _read_to: dict[int, int] = field(default_factory=dict)
+
+    def tasks(self) -> Iterator[Task]:
+        """Block after block of parts that are claimed when their turn comes. Whoever takes a task gives its claim
+        back when the block that is the last of its part is saved.
+        """
+        others: list[tuple[Part, Range]] = []
+        for part, span in self._all():
+            if not self.writer.progress(part).done:
+                if self.claims.take(str(part)) is None:
+                    yield from self._of(part, span)
+                else:
+                    others.append((part, span))
+        while waiting := [(part, span) for part, span in others if not self._is_done(part)]:
+            living = self.claims.await_dead([str(part) for part, _ in waiting], is_over=self.is_over)
+            names = {held.name for held in living}
+            free = [(part, span) for part, span in waiting if str(part) not in names]
+            if not free or self.is_over():
+                self.left = living
+                return
+            for part, span in free:
+                if self.claims.take(str(part)) is None:
+                    yield from self._of(part, span)
+
+    def _of(self, part: Part, span: Range) -> Iterator[Task]:
+        if self._is_done(part):
+            # by somebody else, a moment ago
+            self.claims.give_back(str(part))
+            return
+        source = {**self.work.sources[part.shard], "records": [span.start, span.stop]}
+        progress = self.writer.begin(part, source)
+        if any(failure.reason.startswith(DAMAGED) for failure in progress.failures):
+            # killed between the block that holds the damage of a shard and the end of the part
+            over = ReadBlock((), progress.records, progress.last_key or "", is_last=True)
+            yield Task(part, span.start, progress.blocks, over)
+            return
+        blocks = read_blocks(self.work, part, span, progress, self._key_before(part))
+        for number, block in enumerate(blocks, start=progress.blocks):
+            self._read_to[part.shard] = block.consumed
+            yield Task(part, span.start, number, block)
+
+    def _key_before(self, part: Part) -> str | None:
+        """Of the record before a part, if whoever has that one is done with it."""
+        if not part.range:
+            return None
+        before = self.writer.progress(Part(part.shard, part.range - 1))
+        return before.last_key if before.done else None
+
+    def _is_done(self, part: Part) -> bool:
+        return self.writer.is_sealed or self.writer.progress(part).done
+
+    def _all(self) -> Iterator[tuple[Part, Range]]:
+        """All parts in the order of the input; shards are looked into when their turn comes."""
+        room = self.work.limit
+        for shard in range(len(self.work.names)):
+            spans = self.writer.ranges(shard, partial(self._cut, shard, room))
+            for number, span in enumerate(spans):
+                yield Part(shard, number), span
+            if room is not None:
+                room -= self._used(shard, room)
+
+    def _cut(self, shard: int, allowed: int | None) -> list[Range]:
+        """Ranges as long as a block, where records can be found without reading all before them."""
+        places = self._index(shard)
+        if places is None:
+            return [Range(0, allowed)]
+        count, size = len(places) if allowed is None else min(len(places), allowed), self.work.block
+        starts = range(0, count, size) or [0]
+        # the last one reads on to the end of the archive, which must be there, unless it is not to
+        end = None if allowed is None or count < allowed else count
+        return [
+            Range(start, start + size if start + size < count else end, places[start].offset if places else 0, True)
+            for start in starts
+        ]
+
+    def _used(self, shard: int, room: int) -> int:
+        """How many records of a shard count towards the limit."""
+        if (places := self._index(shard)) is not None:
+            return min(len(places), room)
+        if self.claims.owner.count > 1:
+            raise UsageError(
+                f"--limit with several processes: {self.work.names[shard]} must be read to know its records",
+                hint="leave --limit out, or use one process",
+            )
+        # its one part was read here before the next shard's turn, or by a run before this one
+        return self._read_to.get(shard, self.writer.progress(Part(shard)).records)
+
+    def _index(self, shard: int) -> list[RecordLocation] | None:
+        """Where the records of a shard are; None where that takes reading it, or where it is damaged."""
+        if shard not in self._places:
+            # the places of one shard are needed at a time
+            self._places = {shard: self._indexed(self.work.names[shard])}
+        return self._places[shard]
+
+    def _indexed(self, name: str) -> list[RecordLocation] | None:
+        if self.work.is_piped:
+            return None
+        try:
+            return index_shard(name)
+        except InputError:
+            # the part itself will come upon the damage, after the good items
+            return None

@@ -1,0 +1,266 @@
+"""Who works on what, where several processes write one functaset: a file for each thing that is taken.
+
+A claim is a file that only one process can create. It names its owner and holds a count that goes up while the owner
+lives: whether it does is told by that count, never by comparing clocks of different machines. Claims save work and
+tell runs apart; the functaset would be right without them, since blocks appear whole and do not depend on who made
+them.
+"""
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from functaconv.errors import OutputExistsError
+from functaconv.functaset.files import replace_bytes
+
+try:
+    import fcntl
+except ImportError:
+    # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
+
+BEAT = 5.0
+"""seconds between two signs of life"""
+SILENCE = 30.0
+"""seconds without one after which an owner on another machine counts as dead"""
+SUFFIX = ".claim"
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process that claims."""
+
+    run: str
+    """the same for all processes of a run"""
+    rank: int = 0
+    count: int = 1
+    """of processes in the run"""
+    host: str = field(default_factory=socket.gethostname)
+    machine: str = field(default_factory=lambda: _machine())
+    """tells apart machines, and namespaces of one, in which a pid means different things"""
+    pid: int = field(default_factory=os.getpid)
+    born: str = field(default_factory=lambda: _born(os.getpid()) or "")
+    """when the process began, in its kernel's terms: a pid may be used again"""
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} (pid {self.pid} on {self.host})"
+
+    def is_alive(self) -> bool | None:
+        """None where that cannot be told from here."""
+        if self.machine != _machine():
+            return None
+        found = _born(self.pid)
+        return found is not None and found == self.born
+
+
+@dataclass(frozen=True)
+class Held:
+    """Something that somebody else has."""
+
+    name: str
+    owner: Owner
+    beats: int
+
+
+class Claims:
+    """The claims of one process in a folder. Threads may share it."""
+
+    def __init__(self, folder: Path, owner: Owner, *, beat: float = BEAT, silence: float = SILENCE) -> None:
+        self.owner = owner
+        self._folder, self._beat, self._silence = folder, beat, silence
+        self._mine: dict[str, int] = {}
+        self._seen: dict[tuple[str, str], tuple[int, float]] = {}
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._heart: threading.Thread | None = None
+
+    def take(self, name: str) -> Held | None:
+        """Claim something; who has it, if somebody else does.
+
+        What a dead process left is taken over. OutputExistsError when a live process of another run has it.
+        """
+        for _ in range(8):
+            if self._create(name):
+                return None
+            held = self._read(name)
+            if held is None:
+                # given back just now
+                continue
+            if held.owner.token == self.owner.token:
+                return None
+            if self._is_dead(held):
+                self._remove_of(held)
+                continue
+            if held.owner.run != self.owner.run and self._is_surely_alive(held):
+                raise OutputExistsError(
+                    f"{self._folder.parent} is being written by another run: {held.owner}",
+                    hint="wait until it is done, stop it, or choose another name",
+                )
+            return held
+        return self._read(name)
+
+    def give_back(self, name: str) -> None:
+        """What was claimed is free, or done."""
+        with self._lock:
+            if self._mine.pop(name, None) is not None:
+                self._file(name).unlink(missing_ok=True)
+
+    def await_dead(self, names: Sequence[str], *, is_over: Callable[[], bool] = lambda: False) -> list[Held]:
+        """Watch the owners of what others have until each has given a sign of life, or is known to be dead.
+
+        Returns what is in the hands of the living. Ends at once when `is_over`.
+        """
+        first = {name: held for name in names if (held := self._read(name)) is not None}
+        waiting = {name for name, held in first.items() if held.owner.is_alive() is None}
+        while waiting and not is_over():
+            time.sleep(min(0.2, self._beat / 4))
+            for name in list(waiting):
+                held, before = self._read(name), first[name]
+                is_same = held is not None and (held.owner, held.beats) == (before.owner, before.beats)
+                if held is None or not is_same or self._is_dead(held):
+                    waiting.discard(name)
+        found = (self._read(name) for name in first)
+        return [held for held in found if held is not None and not self._is_dead(held)]
+
+    def has(self, name: str) -> bool:
+        """Nobody has taken it from us, which happens to those who give no sign of life for long."""
+        held = self._read(name)
+        return held is not None and held.owner.token == self.owner.token
+
+    def close(self) -> None:
+        """Give everything back."""
+        self._closed.set()
+        if self._heart is not None:
+            self._heart.join()
+        for name in list(self._mine):
+            self.give_back(name)
+
+    def _create(self, name: str) -> bool:
+        file = self._file(name)
+        # complete before it has its name: nobody may read half a claim
+        draft = file.with_name(f".{file.name}.{self.owner.token}.tmp")
+        draft.write_bytes(_written(Held(name, self.owner, 0)))
+        try:
+            os.link(draft, file)
+        except FileExistsError:
+            return False
+        except OSError:
+            # a file system without hard links: creating it empty is the claim
+            try:
+                with file.open("xb") as created:
+                    created.write(draft.read_bytes())
+            except FileExistsError:
+                return False
+        finally:
+            draft.unlink(missing_ok=True)
+        with self._lock:
+            self._mine[name] = 0
+            if self._heart is None and not self._closed.is_set():
+                self._heart = threading.Thread(target=self._live, name="functaconv-claims", daemon=True)
+                self._heart.start()
+        return True
+
+    def _live(self) -> None:
+        while not self._closed.wait(self._beat):
+            with self._lock:
+                for name in list(self._mine):
+                    held = self._read(name)
+                    if held is None or held.owner.token != self.owner.token:
+                        # we were silent for so long that somebody else took it: our block will be the same as theirs
+                        del self._mine[name]
+                        continue
+                    self._mine[name] += 1
+                    with suppress(OSError):
+                        # no room on the disk, say: whoever writes the blocks will tell
+                        replace_bytes(self._file(name), _written(replace(held, beats=self._mine[name])))
+
+    def _read(self, name: str) -> Held | None:
+        for _ in range(20):
+            try:
+                found = json.loads(self._file(name).read_bytes())
+                return Held(name, Owner(**found["owner"]), int(found["beats"]))
+            except FileNotFoundError:
+                return None
+            except (OSError, ValueError, TypeError, KeyError):
+                # half written, on a file system without hard links
+                time.sleep(0.05)
+        # of nobody: it is watched as others are, and taken over when nothing happens
+        return Held(name, Owner("", -1, 0, "?", "?", 0, "", f"unreadable {name}"), 0)
+
+    def _is_dead(self, held: Held) -> bool:
+        alive = held.owner.is_alive()
+        if alive is not None:
+            return not alive
+        beats, since = self._seen.setdefault((held.name, held.owner.token), (held.beats, time.monotonic()))
+        if beats != held.beats:
+            self._seen[held.name, held.owner.token] = held.beats, time.monotonic()
+            return False
+        return time.monotonic() - since > self._silence
+
+    def _is_surely_alive(self, held: Held) -> bool:
+        return bool(self.await_dead([held.name]))
+
+    def _remove_of(self, held: Held) -> None:
+        """Remove a dead owner's claim, and no other: one process at a time looks and removes."""
+        with _locked(self._folder / ".claims.lock"):
+            found = self._read(held.name)
+            if found is not None and found.owner.token == held.owner.token:
+                self._file(held.name).unlink(missing_ok=True)
+
+    def _file(self, name: str) -> Path:
+        return self._folder / (name + SUFFIX)
+
+
+def _written(held: Held) -> bytes:
+    return json.dumps({"owner": asdict(held.owner), "beats": held.beats}).encode()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Alone on this file system, as far as it knows locks: the kernel takes them back from the dead."""
+    if fcntl is None:
+        yield
+        return
+    with path.open("ab") as file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _machine() -> str:
+    """A name for this kernel and pid namespace."""
+    names = []
+    for file in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
+        with suppress(OSError):
+            names.append(str(Path(file).readlink()) if "/ns/" in file else Path(file).read_text().strip())
+    return " ".join(names) or f"{socket.gethostname()} {uuid.getnode()}"
+
+
+def _born(pid: int) -> str | None:
+    """When a process of this machine began; None for none. Where that is not told, "" for one that is there."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        if Path("/proc/self/stat").exists():
+            return None
+    except OSError:
+        pass
+    else:
+        # the name, in parentheses, may hold anything; a zombie is as good as dead
+        fields = text.rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else fields[19]
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return ""

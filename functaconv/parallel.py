@@ -1,0 +1,497 @@
+"""Many processes: which of them this one is, and how those that train one base together keep in step.
+
+`ranks` reads what torchrun or a SLURM array says. An `Ensemble` adds up what its ranks found, and lets the first one
+decide and write for all. Nobody waits for ever: who does not come is named. Nothing else imports torch.distributed.
+"""
+
+import itertools
+import json
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from functaconv import errors
+from functaconv.errors import FunctaconvError, StoppedError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from torch.distributed.distributed_c10d import Store, Work
+
+TIMEOUT = 600.0
+"""seconds that a rank is waited for, unless FUNCTACONV_RANK_TIMEOUT says otherwise"""
+MARGIN = 5.0
+"""seconds after which torch gives up what we have given up"""
+LINGER = 5.0
+"""seconds that the rank which keeps the store stays for the others, at the end"""
+GRACE = 3.0
+"""seconds in which a rank whose connection broke says that it is still there"""
+LOOK_EVERY = 1.0
+POLL = 5e-5
+SLOWEST_POLL = 0.1
+WORLD = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+ARRAY = tuple(f"SLURM_ARRAY_{name}" for name in ("TASK_ID", "TASK_COUNT", "TASK_MIN", "JOB_ID"))
+SIGNALS = tuple(int(getattr(signal, name)) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+"""that ask to stop; where ranks got several the first counts"""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of how many processes this one is."""
+
+    rank: int = 0
+    count: int = 1
+    local: int = 0
+    """which of those on this machine"""
+    run: str | None = None
+    """what all ranks of one run share and no other run has, also when torchrun starts them again; None when alone"""
+    launcher: str = "alone"
+    """alone, torchrun or slurm"""
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+
+def ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
+    """Of processes that share work: those of torchrun, the tasks of a SLURM array, or of torchrun in each task."""
+    world, array = _of_torchrun(environment), _of_array(environment)
+    if world is None or array is None:
+        return world or array or Ranks()
+    count = array.count * world.count
+    return Ranks(array.rank * world.count + world.rank, count, world.local, array.run, "slurm")
+
+
+def trainers(environment: Mapping[str, str] = os.environ) -> Ranks:
+    """Of processes that train one base: those of torchrun. The tasks of an array do not know each other."""
+    world, array = _of_torchrun(environment), _of_array(environment)
+    if world is None and array is not None and array.count > 1:
+        raise UsageError(
+            f"the {array.count} tasks of a SLURM array cannot train one base",
+            hint="many processes train with `torchrun --nproc-per-node=N -m functaconv fit-base ...`; where each task "
+            "is to train a base of its own, `unset ${!SLURM_ARRAY@}` first",
+        )
+    return world or Ranks()
+
+
+def _of_torchrun(environment: Mapping[str, str]) -> Ranks | None:
+    if not _are_set(environment, WORLD):
+        return None
+    rank, count, local = (_number(environment, name) for name in WORLD)
+    _check(rank, count, "RANK and WORLD_SIZE", environment)
+    run, one_machine = environment.get("TORCHELASTIC_RUN_ID", "none"), environment.get("LOCAL_WORLD_SIZE") == str(count)
+    if run == "none":
+        # torchrun calls all its runs so, unless it is given a name
+        run = f"{environment.get('MASTER_ADDR', 'localhost')}:{environment.get('MASTER_PORT', '29500')}"
+    if one_machine and (reply := environment.get("TORCHELASTIC_ERROR_FILE")):
+        # <a new folder for each launch>/attempt_<n>/<rank>/error.json: a name given twice names two runs all the same
+        run = f"{run}/{PurePath(reply).parents[2].name}"
+    return Ranks(rank, count, local, run, "torchrun")
+
+
+def _of_array(environment: Mapping[str, str]) -> Ranks | None:
+    if not _are_set(environment, ARRAY):
+        return None
+    task, count, least = (_number(environment, name) for name in ARRAY[:3])
+    optional = {
+        name: _number(environment, f"SLURM_ARRAY_TASK_{name}")
+        for name in ("STEP", "MAX")
+        if environment.get(f"SLURM_ARRAY_TASK_{name}")
+    }
+    most = optional.get("MAX")
+    step = optional.get("STEP") or (1 if most is None or count < 2 else (most - least) // (count - 1) or 1)
+    if (task - least) % step or (most is not None and most != least + (count - 1) * step):
+        raise UsageError(
+            f"the tasks of this SLURM array are not evenly spaced: {_quoted(environment, 'SLURM_ARRAY_TASK')}",
+            hint="number them in order, as with --array=0-7",
+        )
+    rank = (task - least) // step
+    _check(rank, count, "the SLURM array", environment)
+    return Ranks(rank, count, 0, environment[ARRAY[3]], "slurm")
+
+
+def _are_set(environment: Mapping[str, str], names: Sequence[str]) -> bool:
+    """All of them, or none: some alone are a mistake."""
+    found = [name for name in names if environment.get(name)]
+    if found and (missing := [name for name in names if name not in found]):
+        raise UsageError(
+            f"{', '.join(found)} {'is' if len(found) == 1 else 'are'} set, but not {', '.join(missing)}",
+            hint=f"set {', '.join(names)}, or none of them (`unset {' '.join(found)}`)",
+        )
+    return bool(found)
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    text = environment[name].strip()
+    if not (text.isascii() and text.isdecimal()):
+        raise UsageError(f"{name} is {text!r:.100}, which is not a whole number from 0 on")
+    return int(text)
+
+
+def _check(rank: int, count: int, what: str, environment: Mapping[str, str]) -> None:
+    if not 0 <= rank < count:
+        names = "SLURM_ARRAY_TASK" if what.endswith("array") else ("RANK", "WORLD_SIZE")
+        raise UsageError(f"{what} make rank {rank} of {count}: {_quoted(environment, names)}")
+
+
+def _quoted(environment: Mapping[str, str], names: str | tuple[str, ...]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in sorted(environment.items()) if name.startswith(names))
+
+
+class LostRankError(FunctaconvError):
+    """A rank did not come, or is gone."""
+
+    exit_code = 69
+
+
+class Ensemble:
+    """The processes that train one base together. This one is alone."""
+
+    rank, count = 0, 1
+
+    @property
+    def is_first(self) -> bool:
+        """The one that decides, writes and talks."""
+        return self.rank == 0
+
+    def share(self, items: int) -> slice:
+        """Which of a batch's items are this rank's; none, where there are more ranks than items."""
+        return slice(self.rank * items // self.count, (self.rank + 1) * items // self.count)
+
+    def sum(self, tensors: Sequence["Tensor"]) -> list["Tensor"]:
+        """Over all ranks, bit for bit the same on all."""
+        return list(tensors)
+
+    def agree(self, seconds: float, asked: int | None) -> tuple[float, int | None]:
+        """The clock of the first rank, and the signal that any rank was asked to stop with."""
+        return seconds, asked
+
+    def first(self, work: Callable[[], Any]) -> Any:
+        """What the first rank's work results in (it must be JSON), for all; so is the error it ends in."""
+        return work()
+
+    def at(self, place: str) -> None:
+        """A sign of life: where this rank is, for the others to tell should it get lost."""
+
+
+@contextmanager
+def ensemble(ranks: Ranks, device: "torch.device") -> Iterator[Ensemble]:
+    """The ranks, each in this block. An error of one of them is the others' too."""
+    if ranks.count == 1:
+        yield Ensemble()
+        return
+    joined = _Joined(ranks, device)
+    try:
+        yield joined
+    except BaseException as error:
+        joined.leave(error)
+        raise
+    joined.leave(None)
+
+
+class _Joined(Ensemble):
+    """One of several. They meet at a store of keys and values, which torchrun keeps, or else the first rank.
+
+    Before a rank begins to wait for others it notes its step there: the others' steps then tell who is missing.
+    """
+
+    def __init__(self, ranks: Ranks, device: "torch.device") -> None:
+        import torch.distributed as dist
+        from torch.distributed.distributed_c10d import PrefixStore
+
+        self.rank, self.count, self._device = ranks.rank, ranks.count, device
+        self._timeout = _timeout()
+        self._others = [rank for rank in range(self.count) if rank != self.rank]
+        self._step, self._firsts, self._place, self._noted = 0, 0, "the start", 0.0
+        self._who = {rank: f"rank {rank}" for rank in range(self.count)}
+        self._is_heard = True
+        if dist.is_initialized():
+            raise UsageError(
+                "torch.distributed is in use already", hint="call torch.distributed.destroy_process_group() first"
+            )
+        try:
+            self._root = _store()
+            self._store = self._meet()
+            dist.init_process_group(
+                "nccl" if device.type == "cuda" else "gloo",
+                store=PrefixStore("group", self._store), rank=self.rank, world_size=self.count,
+                timeout=timedelta(seconds=self._timeout + MARGIN),
+                device_id=device if device.type == "cuda" else None,
+            )  # fmt: skip
+        except (RuntimeError, ValueError) as error:
+            raise LostRankError(
+                f"the {self.count} ranks did not find together: {error}".partition("\n")[0],
+                hint="start them with torchrun; each needs a GPU of its own, or --device cpu",
+            ) from error
+
+    def sum(self, tensors: Sequence["Tensor"]) -> list["Tensor"]:
+        import torch
+        import torch.distributed as dist
+
+        self._come()
+        bucket = torch.cat([tensor.detach().flatten() for tensor in tensors])
+        self._finish(lambda: dist.all_reduce(bucket, async_op=True))
+        parts = torch.split(bucket, [tensor.numel() for tensor in tensors])
+        return [part.view_as(tensor).to(tensor.dtype) for part, tensor in zip(parts, tensors, strict=True)]
+
+    def agree(self, seconds: float, asked: int | None) -> tuple[float, int | None]:
+        import torch
+
+        own = [seconds if self.is_first else 0.0, *(float(asked == number) for number in SIGNALS)]
+        clock, *signals = self.sum([torch.tensor(own, dtype=torch.float64, device=self._device)])[0].tolist()
+        return clock, next((number for number, count in zip(SIGNALS, signals, strict=True) if count), None)
+
+    def first(self, work: Callable[[], Any]) -> Any:
+        self._firsts += 1
+        key = f"first/{self._firsts}"
+        self._come()
+        if self.is_first:
+            try:
+                result = work()
+            except BaseException as error:
+                self._set(key, {"error": _told(error, self.rank)})
+                raise
+            self._set(key, {"result": result})
+            return result
+        patience = _Patience(self, [0])
+        pauses = _pauses()
+        while (outcome := self._get([key])[0]) is None:
+            patience.look()
+            time.sleep(next(pauses))
+        if "error" in outcome:
+            raise _echo(outcome["error"])
+        return outcome["result"]
+
+    def at(self, place: str) -> None:
+        self._place = place
+        if time.monotonic() - self._noted > LOOK_EVERY:
+            self._note()
+
+    def leave(self, error: BaseException | None) -> None:
+        """The end of the ensemble, for this rank. Others may still want to read what it said."""
+        import torch.distributed as dist
+
+        is_well = error is None or isinstance(error, StoppedError)
+        with suppress(RuntimeError, LostRankError):
+            if error is not None and not is_well and not isinstance(error, LostRankError):
+                self._set(f"failed/{self.rank}", _told(error, self.rank))
+            self._set(f"bye/{self.rank}", True)
+            if self.is_first and not _is_kept_by_launcher():
+                deadline = time.monotonic() + LINGER
+                keys = [f"bye/{rank}" for rank in self._others]
+                while None in self._get(keys) and time.monotonic() < deadline:
+                    time.sleep(SLOWEST_POLL)
+        with suppress(RuntimeError):
+            if not is_well and self._device.type == "cuda":
+                # a sum that is never complete would keep the device, and the process with it
+                dist.distributed_c10d._abort_process_group()
+            else:
+                dist.destroy_process_group()
+
+    def _meet(self) -> "Store":
+        """A part of the store for these very processes: what is in it from before a restart is not for us.
+
+        Everyone says a word of his own. The first rank makes a name and lists whom it has heard; who is on the list
+        with his own word goes by that name.
+        """
+        from torch.distributed.distributed_c10d import PrefixStore
+
+        word = uuid.uuid4().hex
+        name, heard = word if self.is_first else "", dict[int, Any]()
+        me = {"word": word, "who": f"rank {self.rank} (process {os.getpid()} on {socket.gethostname()})"}
+        self._store = self._root
+        self._set(f"functaconv/word/{self.rank}", me)
+        deadline = time.monotonic() + self._timeout
+        for pause in _pauses():
+            if self.is_first:
+                said = dict(zip(self._others, self._get([f"functaconv/word/{r}" for r in self._others]), strict=True))
+                if said != heard:
+                    heard = said
+                    self._set("functaconv/list", {"name": name, "said": [me, *heard.values()]})
+            elif not name and (listed := self._get(["functaconv/list"])[0]) is not None:
+                name = listed["name"] if listed["said"][self.rank] == me else ""
+            if name and not self.is_first:
+                self._set(f"functaconv/{name}/here/{self.rank}", True)
+            here = self._get([f"functaconv/{name}/here/{rank}" for rank in range(1, self.count)]) if name else [None]
+            if None not in here:
+                break
+            if time.monotonic() > deadline:
+                late = [rank for rank, is_here in enumerate(here, 1) if is_here is None] if name else [0]
+                raise self._lost(late, f"did not come within {self._timeout:g} s")
+            time.sleep(pause)
+        said = self._get(["functaconv/list"])[0]["said"]
+        self._who = {rank: each["who"] for rank, each in enumerate(said)}
+        return PrefixStore(f"functaconv/{name}", self._root)
+
+    def _come(self) -> None:
+        """To the next step, at which all ranks meet."""
+        self._step += 1
+        self._note()
+
+    def _note(self) -> None:
+        self._noted = time.monotonic()
+        self._set(f"note/{self.rank}", [self._step, self._place, self._noted])
+
+    def _finish(self, begin: Callable[[], "Work | None"]) -> None:
+        patience = _Patience(self, self._others)
+        try:
+            work = begin()
+            assert work is not None
+            # not left to torch, whose waiting hears no signals, and with NCCL has no end
+            while not work.is_completed():
+                patience.look()
+                time.sleep(POLL)
+            work.wait()
+        except RuntimeError as error:
+            raise self._broken(error) from error
+
+    def _broken(self, error: RuntimeError) -> FunctaconvError:
+        """A connection broke: who does not answer any more?"""
+        with suppress(RuntimeError):
+            self._set(f"left/{self.rank}", True)
+            deadline = time.monotonic() + GRACE
+            for pause in _pauses():
+                if (failure := self._failure()) is not None:
+                    return failure
+                answers = self._get([f"left/{rank}" for rank in self._others])
+                silent = [rank for rank, answer in zip(self._others, answers, strict=True) if answer is None]
+                if not silent:
+                    return LostRankError(f"the connection between the ranks broke: {error}".partition("\n")[0])
+                if time.monotonic() > deadline:
+                    return self._lost(silent, "gone")
+                time.sleep(pause)
+        return self._lost_store()
+
+    def _failure(self) -> FunctaconvError | None:
+        """What another rank ended with."""
+        failures = self._get([f"failed/{rank}" for rank in self._others])
+        return next((_echo(failure) for failure in failures if failure is not None), None)
+
+    def _lost(self, missing: Sequence[int], how: str) -> LostRankError:
+        """The error that names them."""
+        notes: list[Any] = [None] * len(missing)
+        with suppress(RuntimeError):
+            self._set(f"left/{self.rank}", True)
+            notes = self._get([f"note/{rank}" for rank in missing])
+        who = (
+            self._who[rank] + ("" if note is None else f", last seen at {note[1]}")
+            for rank, note in zip(missing, notes, strict=True)
+        )
+        verb = ("is " if len(missing) == 1 else "are ") if how == "gone" else ""
+        return LostRankError(
+            f"{'; '.join(who)}: {verb}{how}",
+            hint="run the same command again to go on; `torchrun --max-restarts=1` does so by itself, and "
+            "FUNCTACONV_RANK_TIMEOUT=SECONDS is how long a rank is waited for",
+        )
+
+    def _lost_store(self) -> LostRankError:
+        if _is_kept_by_launcher():
+            return LostRankError("torchrun does not answer any more")
+        return LostRankError(f"{self._who[0]}, at which the ranks meet, does not answer any more")
+
+    def _set(self, key: str, value: object) -> None:
+        if self._is_heard:
+            self._store.set(key, json.dumps(value))
+
+    def _get(self, keys: Sequence[str]) -> list[Any]:
+        """Values from the store; None for those it does not have. One that does not answer is no reason to hang:
+        torch would wait for it, so a thread does.
+        """
+        if not self._is_heard:
+            raise self._lost_store()
+        answers: list[Any] = []
+
+        def ask() -> None:
+            try:
+                answers.append([json.loads(self._store.get(key)) if self._store.check([key]) else None for key in keys])
+            except RuntimeError as error:
+                answers.append(error)
+
+        thread = threading.Thread(target=ask, name="functaconv-store", daemon=True)
+        thread.start()
+        thread.join(self._timeout)
+        self._is_heard = bool(answers) and not isinstance(answers[0], RuntimeError)
+        if not self._is_heard:
+            raise self._lost_store()
+        found: list[Any] = answers[0]
+        return found
+
+
+class _Patience:
+    """How long ranks are waited for: until there was no sign of life for so long of those that are missing."""
+
+    def __init__(self, waiting: _Joined, ranks: Sequence[int]) -> None:
+        self._waiting, self._ranks = waiting, ranks
+        self._looked = self._since = time.monotonic()
+        self._seen: list[Any] = []
+
+    def look(self) -> None:
+        """Raise what another rank ended with, or the error that names who is missing."""
+        waiting, now = self._waiting, time.monotonic()
+        if now - self._looked < LOOK_EVERY:
+            return
+        self._looked = now
+        if (failure := waiting._failure()) is not None:
+            raise failure
+        notes = dict(zip(self._ranks, waiting._get([f"note/{rank}" for rank in self._ranks]), strict=True))
+        late = [rank for rank, note in notes.items() if note is None or note[0] < waiting._step] or self._ranks
+        signs = [notes[rank] for rank in late]
+        if signs != self._seen:
+            self._since = now if self._seen else self._since
+            self._seen = signs
+        if now - self._since > waiting._timeout:
+            raise waiting._lost(late, f"did not come to {waiting._place} in {waiting._timeout:g} s")
+
+
+def _timeout() -> float:
+    text = os.environ.get("FUNCTACONV_RANK_TIMEOUT", "")
+    try:
+        seconds = float(text or TIMEOUT)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"FUNCTACONV_RANK_TIMEOUT is {text!r:.100}, which is no number of seconds")
+    return seconds
+
+
+@cache
+def _store() -> "Store":
+    """Kept as long as the process: the first rank may be where it is."""
+    from torch.distributed.rendezvous import rendezvous
+
+    store: Store = next(rendezvous("env://", timeout=timedelta(seconds=_timeout())))[0]
+    return store
+
+
+def _is_kept_by_launcher() -> bool:
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def _pauses() -> Iterator[float]:
+    """Ever longer ones, for ever."""
+    return (min(SLOWEST_POLL, 0.001 * 1.5**number) for number in itertools.count())
+
+
+def _told(error: BaseException, rank: int) -> dict[str, Any]:
+    """An error, for the other ranks."""
+    if isinstance(error, FunctaconvError):
+        return {"kind": type(error).__name__, "message": str(error), "hint": error.hint, "code": error.exit_code}
+    return {"kind": "", "message": f"rank {rank} failed: {type(error).__name__}: {error}", "hint": None, "code": 1}
+
+
+def _echo(told: Mapping[str, Any]) -> FunctaconvError:
+    """The error of another rank, as it would be here."""
+    kind = getattr(errors, told["kind"], FunctaconvError)
+    error: FunctaconvError = kind(told["message"], told["hint"])
+    error.exit_code = told["code"]
+    return error

@@ -1,0 +1,235 @@
+"""Several processes make one functaset, whatever becomes of some of them: the same as one process makes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from functaconv.conversion import Encoded, Watcher, encode, work, workflow
+from functaconv.errors import FunctaconvError, InputError, OutputExistsError, UsageError
+from functaconv.functaset.checks import verify
+from functaconv.functaset.claims import Claims, Owner
+from functaconv.functaset.reader import open_functaset
+from functaconv.parallel import Ranks
+
+from .test_conversion import Killer, stored_tree
+
+FEW = 4
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(no_waiting_for_the_disk: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "LEAST_BLOCK", FEW)
+    monkeypatch.setattr(work, "MOST_BLOCK", FEW)
+
+
+@pytest.fixture(scope="module")
+def shards(image_shards: Callable[..., Path]) -> Path:
+    """Two shards of 13 and 12 images: seven blocks."""
+    return image_shards(25, items_per_shard=13, seed=4)
+
+
+@pytest.fixture
+def undisturbed(base_file: Path, shards: Path, tmp_path: Path) -> dict[str, bytes]:
+    run(base_file, shards, tmp_path / "undisturbed.zarr")
+    return stored_tree(tmp_path / "undisturbed.zarr")
+
+
+def run(base: Path, shards: Path | str, output: Path, **options: Any) -> Encoded:
+    return encode(base, str(shards), output, device="cpu", workers=1, **options)
+
+
+class Slow(Watcher):
+    """Says that it is at its first batch, and stays there until it may go on."""
+
+    def __init__(self, busy: threading.Event, may_go_on: threading.Event) -> None:
+        self.busy, self.may_go_on = busy, may_go_on
+
+    def report(self, *_: Any) -> None:
+        self.busy.set()
+        self.may_go_on.wait(60)
+
+
+class As:
+    """Which rank the calling thread is."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._here = threading.local()
+        monkeypatch.setattr(workflow, "ranks", lambda: getattr(self._here, "ranks", Ranks()))
+
+    def rank(self, number: int, count: int, work: Callable[[], Any], name: str = "a run") -> Any:
+        self._here.ranks = Ranks(number, count, number, name, "torchrun")
+        try:
+            return work()
+        finally:
+            del self._here.ranks
+
+
+@pytest.fixture
+def as_(monkeypatch: pytest.MonkeyPatch) -> As:
+    return As(monkeypatch)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_ranks_that_share_the_work_make_what_one_makes(
+    base_file: Path, shards: Path, tmp_path: Path, undisturbed: dict[str, bytes], as_: As, count: int
+) -> None:
+    found: dict[int, Encoded] = {}
+
+    def one(number: int) -> None:
+        found[number] = as_.rank(number, count, lambda: run(base_file, shards, tmp_path / "out.zarr"))
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == count
+    with_report = [encoded for encoded in found.values() if encoded.report and not encoded.was_finished]
+    assert len(with_report) == 1
+    assert with_report[0].report["count"] == 25
+    assert stored_tree(tmp_path / "out.zarr") == undisturbed
+    assert verify(tmp_path / "out.zarr") == []
+    assert open_functaset(tmp_path / "out.zarr").attributes.run == "a run"
+
+
+def test_fewer_shards_than_ranks_are_cut_by_records(base_file: Path, shards: Path, tmp_path: Path, as_: As) -> None:
+    """While one rank is busy with its first block, the other does the rest of the same shard."""
+    first = sorted(shards.glob("*.tar"))[0]
+    busy, done = threading.Event(), threading.Event()
+
+    output = tmp_path / "out.zarr"
+    slow = threading.Thread(
+        target=lambda: as_.rank(0, 2, lambda: run(base_file, first, output, watcher=Slow(busy, done))), daemon=True
+    )
+    slow.start()
+    assert busy.wait(60)
+    other = as_.rank(1, 2, lambda: run(base_file, first, output))
+    made = sorted(file.parent.name for file in output.glob("_parts/*/done.json"))
+    done.set()
+    slow.join()
+    # one block in its hands, and the one after it
+    assert made == ["000000.000002", "000000.000003"]
+    assert other.left_to == (f"rank 0 (pid {os.getpid()} on {Owner('').host})",)
+    assert other.report == {}
+    assert open_functaset(output).attributes.count == 13
+
+
+def test_what_a_dead_rank_left_is_taken_up(
+    base_file: Path, shards: Path, tmp_path: Path, undisturbed: dict[str, bytes], as_: As
+) -> None:
+    output = tmp_path / "out.zarr"
+    with pytest.raises(FunctaconvError):
+        as_.rank(0, 2, lambda: run(base_file, shards, output, watcher=Killer(2)))
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    owner = Owner("a run", 0, 2, pid=dead.pid)
+    for name in ("000000.000002", "000001", "finalise"):
+        assert Claims(output / "_parts", owner, beat=3600).take(name) is None
+    encoded = as_.rank(1, 2, lambda: run(base_file, shards, output))
+    assert encoded.report["count"] == 25
+    assert stored_tree(output) == undisturbed
+
+
+def test_a_second_run_on_the_same_output_is_told_who_has_it(base_file: Path, shards: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.zarr"
+    busy, done = threading.Event(), threading.Event()
+
+    slow = threading.Thread(target=lambda: run(base_file, shards, output, watcher=Slow(busy, done)), daemon=True)
+    slow.start()
+    assert busy.wait(60)
+    with pytest.raises(OutputExistsError, match=f"another run: rank 0 .pid {os.getpid()} on"):
+        run(base_file, shards, output)
+    done.set()
+    slow.join()
+    assert open_functaset(output).attributes.count == 25
+
+
+def test_ranks_with_overwrite_replace_once(base_file: Path, shards: Path, tmp_path: Path, as_: As) -> None:
+    output = tmp_path / "out.zarr"
+    run(base_file, shards, output, steps=1)
+    with pytest.raises(FunctaconvError):
+        as_.rank(0, 2, lambda: run(base_file, shards, output, overwrite=True, watcher=Killer(2)), "second")
+    before = sorted(output.glob("_parts/*/*.npz"))
+    assert before
+    seen: list[str] = []
+
+    class Listening(Watcher):
+        def announce(self, message: str) -> None:
+            seen.append(message)
+
+    encoded = as_.rank(1, 2, lambda: run(base_file, shards, output, overwrite=True, watcher=Listening()), "second")
+    assert encoded.report["count"] == 25
+    assert any(message.startswith("going on: ") for message in seen)
+    # a straggler of the same run leaves the finished one alone, another run does not
+    again = as_.rank(0, 2, lambda: run(base_file, shards, output, overwrite=True), "second")
+    assert again.was_finished
+    assert not as_.rank(0, 2, lambda: run(base_file, shards, output, overwrite=True), "third").was_finished
+
+
+def test_a_limit_is_the_same_for_any_number_of_ranks(base_file: Path, shards: Path, tmp_path: Path, as_: As) -> None:
+    for number, limit in enumerate((3, 8, 13, 17, 25, 40)):
+        alone, shared = tmp_path / f"{number}.zarr", tmp_path / f"{number}-shared.zarr"
+        run(base_file, shards, alone, limit=limit)
+        with pytest.raises(FunctaconvError):
+            as_.rank(
+                0, 2, lambda shared=shared, limit=limit: run(base_file, shards, shared, limit=limit, watcher=Killer(1))
+            )
+        as_.rank(1, 2, lambda shared=shared, limit=limit: run(base_file, shards, shared, limit=limit))
+        assert stored_tree(alone) == stored_tree(shared)
+        assert open_functaset(alone).attributes.count == min(limit, 25)
+
+
+def test_several_processes_cannot_share_a_pipe(base_file: Path, tmp_path: Path, as_: As) -> None:
+    with pytest.raises(UsageError, match="cannot share a pipe"):
+        as_.rank(0, 2, lambda: run(base_file, "-", tmp_path / "out.zarr"))
+
+
+def test_a_shard_that_lost_records_since_it_was_cut_is_noticed(
+    base_file: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = shutil.copy(sorted(shards.glob("*.tar"))[0], tmp_path / "a.tar")
+    with pytest.raises(FunctaconvError):
+        run(base_file, shard, tmp_path / "out.zarr", watcher=Killer(1))
+    ranges = tmp_path / "out.zarr/_parts/000000.ranges.json"
+    cut = json.loads(ranges.read_text())
+    # as if there had been more records than there are, with both ends of the file unchanged
+    cut[-1]["stop"] = 16
+    ranges.write_text(json.dumps(cut))
+    with pytest.raises(InputError, match=r"changed input: .*ends after 13 records, when the work began it had 16"):
+        run(base_file, shard, tmp_path / "out.zarr")
+
+
+def test_a_process_that_is_killed_is_followed_by_another(
+    base_file: Path, shards: Path, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    """With kill -9, in the middle of its work, its claims left behind."""
+    output = tmp_path / "out.zarr"
+    program = f"""
+import time
+from functaconv.conversion import Watcher, encode, work
+work.LEAST_BLOCK = work.MOST_BLOCK = {FEW}
+class Slow(Watcher):
+    def report(self, done, failed, total, mean_psnr):
+        time.sleep(60 * (done > 5))
+encode({str(base_file)!r}, {str(shards)!r}, {str(output)!r}, device="cpu", workers=1, watcher=Slow())
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    for _ in range(600):
+        if list(output.glob("_parts/*/*.npz")):
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(output.glob("_parts/*.claim"))
+    assert run(base_file, shards, output).report["count"] == 25
+    assert stored_tree(output) == undisturbed
