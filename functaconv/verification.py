@@ -261,18 +261,17 @@ def _begun(path: Path, verify: bool) -> Inspection:
     root = path / PARTS
     asked = read_json(root / "settings.json")
     ledger, problems = Ledger(root), []
-    parts = sorted(int(folder.name) for folder in root.iterdir() if folder.name.isdigit())
-    progress = []
-    for part in parts:
-        try:
-            progress.append(ledger.progress(part))
-        except InputError as error:
-            problems.append(str(error))
+    shards = asked.get("settings", {}).get("shards", [])
+    unfinished, records = [], 0
+    try:
+        unfinished, records = ledger.unfinished(len(shards)), ledger.records()
+    except InputError as error:
+        problems.append(str(error))
     settings = asked.get("settings", {})
     facts = {
-        "parts": len(settings.get("shards", parts)),
-        "parts_done": sum(found.done for found in progress),
-        "records_done": sum(found.records for found in progress),
+        "shards": len(shards),
+        "shards_done": len(shards) - len({part.shard for part in unfinished}),
+        "records_done": records,
         "latent": {name: asked.get("layout", {}).get(name) for name in ("sites", "latent")},
         "bits": asked.get("layout", {}).get("bits"),
         "solver": {"name": settings.get("solver"), "steps": settings.get("steps")},

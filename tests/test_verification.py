@@ -194,7 +194,7 @@ def begun(spatial_base_file: Path, shards: Path, tmp_path: Path, monkeypatch: py
 def test_an_unfinished_functaset_says_how_far_it_is(begun: Path, spatial_base_file: Path) -> None:
     found = verified(begun)
     assert (found.kind, found.problems) == ("unfinished functaset", [])
-    assert (found.facts["parts"], found.facts["parts_done"], found.facts["records_done"]) == (2, 2, 9)
+    assert (found.facts["shards"], found.facts["shards_done"], found.facts["records_done"]) == (2, 2, 9)
     assert found.facts["solver"]["steps"] == read_base(spatial_base_file).recipe.solver.steps
 
 

@@ -1,4 +1,4 @@
-"""Which blocks this process converts, and in which order: what nobody has first, then what a dead process left."""
+"""Which blocks this process converts: those that nobody else has, and what dead processes left."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -35,32 +35,33 @@ class Parts:
     claims: Claims
     is_over: Callable[[], bool] = lambda: False
     """nothing more is to be waited for"""
-    left: list[Held] = field(default_factory=list)
-    """when all tasks are done: what living processes still have in hand"""
     _places: dict[int, list[RecordLocation] | None] = field(default_factory=dict)
     _read_to: dict[int, int] = field(default_factory=dict)
 
     def tasks(self) -> Iterator[Task]:
-        """Block after block of parts that are claimed when their turn comes. Whoever takes a task gives its claim
-        back when the block that is the last of its part is saved.
+        """Block after block of parts that nobody has, claimed when their turn comes. Whoever takes a task gives its
+        claim back when the block that is the last of its part is saved.
         """
-        others: list[tuple[Part, Range]] = []
         for part, span in self._all():
-            if not self.writer.progress(part).done:
-                if self.claims.take(str(part)) is None:
-                    yield from self._of(part, span)
-                else:
-                    others.append((part, span))
-        while waiting := [(part, span) for part, span in others if not self._is_done(part)]:
-            living = self.claims.await_dead([str(part) for part, _ in waiting], is_over=self.is_over)
-            names = {held.name for held in living}
-            free = [(part, span) for part, span in waiting if str(part) not in names]
-            if not free or self.is_over():
-                self.left = living
-                return
-            for part, span in free:
-                if self.claims.take(str(part)) is None:
-                    yield from self._of(part, span)
+            if not self._is_done(part) and self.claims.take(str(part)) is None:
+                yield from self._of(part, span)
+
+    def left(self) -> list[Held] | None:
+        """What is not done and in the hands of living processes; None when some of it can be taken.
+
+        To be asked with nothing in hand: of several processes the one that ends its last part last then sees that all
+        is done.
+        """
+        waiting = self._unfinished()
+        if not waiting:
+            return []
+        living = self.claims.await_dead([str(part) for part in waiting], is_over=self.is_over)
+        names = {str(part) for part in self._unfinished()}
+        held = [one for one in living if one.name in names]
+        return held if len(held) == len(names) else None
+
+    def _unfinished(self) -> list[Part]:
+        return [] if self.writer.is_sealed else self.writer.unfinished(len(self.work.names))
 
     def _of(self, part: Part, span: Range) -> Iterator[Task]:
         if self._is_done(part):

@@ -241,32 +241,35 @@ def plan(
 def _convert(
     work: Work, writer: FunctasetWriter, claims: Claims, stop: Stop, watcher: Watcher
 ) -> tuple[Pace, list[Held]]:
-    """Bring every part to its end that nobody else works on; the ones that somebody does."""
+    """Bring every part to its end that nobody else works on; and the parts that somebody does."""
     pace, warn, total = Pace(), _Once(watcher), work.expected()
     before = writer.records()
     if before:
         watcher.announce(f"going on: {before} records are done already")
     started = time.monotonic()
-    parts = Parts(work, writer, claims, is_over=lambda: stop.signal is not None or writer.is_sealed)
-    # the next block is decoded while this one is fitted
-    for task in prefetched(parts.tasks(), depth=1):
-        block, name = task.block, work.names[task.part.shard]
-        _warn_of_sizes(work, (tile for read in block.reads for tile in read.tiles), warn)
-        if block.reads or block.damage:
-            done = before + pace.records
-            rows = encode_block(
-                work, name, block, pace,
-                lambda some, done=done: watcher.report(done + some, pace.failed, total, pace.mean_psnr),
-            )  # fmt: skip
-            writer.commit(task.part, task.number, rows)
-            pace.records += len(block.reads)
-            pace.seconds = time.monotonic() - started
-        if block.is_last:
-            writer.end(task.part, block.consumed, task.start)
-            claims.give_back(str(task.part))
-        saved = f"{before + pace.records} records are saved in {writer.path}"
-        stop.check(saved, PIPED) if work.is_piped else stop.check(saved)
-    return pace, parts.left
+    parts = Parts(work, writer, claims, is_over=lambda: stop.signal is not None)
+    left: list[Held] | None = None
+    while left is None:
+        # the next block is decoded while this one is fitted
+        for task in prefetched(parts.tasks(), depth=1):
+            block, done = task.block, before + pace.records
+            _warn_of_sizes(work, (tile for read in block.reads for tile in read.tiles), warn)
+            if block.reads or block.damage:
+                rows = encode_block(
+                    work, work.names[task.part.shard], block, pace,
+                    lambda some, done=done: watcher.report(done + some, pace.failed, total, pace.mean_psnr),
+                )  # fmt: skip
+                writer.commit(task.part, task.number, rows)
+                pace.records += len(block.reads)
+                pace.seconds = time.monotonic() - started
+            if block.is_last:
+                writer.end(task.part, block.consumed, task.start)
+                claims.give_back(str(task.part))
+            saved = f"{before + pace.records} records are saved in {writer.path}"
+            stop.check(saved, PIPED) if work.is_piped else stop.check(saved)
+        left = parts.left()
+        stop.check(f"{before + pace.records} records are saved in {writer.path}")
+    return pace, left
 
 
 def _finished(target: Path, work: Work, min_psnr: float | None, rate: float, watcher: Watcher) -> Encoded:

@@ -156,12 +156,17 @@ class Ledger:
     def records(self) -> int:
         """How many records need no more work."""
         found = 0
-        for part in self._begun():
+        for part in self.begun():
             if (file := self._folder(part) / "done.json").exists():
                 found += int(read_json(file)["totals"]["records"])
             elif records := self.progress(part).records:
                 found += records - (self.ranges(part.shard) or (Range(),))[part.range].start
         return found
+
+    def begun(self) -> list[Part]:
+        """The parts that have begun, in the order of the input."""
+        names = (folder.name for folder in self.root.iterdir() if re.fullmatch(r"\d{6}(\.\d{6})?", folder.name))
+        return sorted(Part(*map(int, name.split("."))) for name in names)
 
     def totals(self) -> Totals:
         """What all parts hold together; ValueError unless all are done."""
@@ -173,12 +178,8 @@ class Ledger:
             for number in range(self.progress(part).blocks):
                 yield part, read_block(self._block(part, number))
 
-    def _begun(self) -> list[Part]:
-        names = (folder.name for folder in self.root.iterdir() if re.fullmatch(r"\d{6}(\.\d{6})?", folder.name))
-        return sorted(Part(*map(int, name.split("."))) for name in names)
-
     def _parts(self) -> list[Part]:
-        begun = self._begun()
+        begun = self.begun()
         shards = 1 + max((part.shard for part in begun), default=-1)
         parts = [part for shard in range(shards) for part in self.parts_of(shard)]
         unfinished = [part for part in parts if not self.progress(part).done]
