@@ -17,7 +17,7 @@ from PIL import Image
 
 from functaconv.checkpoint import base_from_bytes, read_base
 from functaconv.conversion import Encoded, Watcher, encode, plan, work
-from functaconv.errors import InputError, OutputExistsError, StoppedError, UsageError
+from functaconv.errors import InputError, ItemError, OutputExistsError, StoppedError, UsageError
 from functaconv.functaset.checks import verify
 from functaconv.functaset.reader import Functaset, open_functaset
 from functaconv.functaset.writer import FunctasetWriter
@@ -415,3 +415,73 @@ def test_an_item_is_done_when_a_step_brings_too_little(
     assert done == pytest.approx(one, abs=1e-3)
     assert two > one
     assert open_functaset(tmp_path / "done").attributes.settings["min_gain"] == 1000
+
+
+def test_what_failed_is_tried_again_and_nothing_else(
+    base_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a finished functaset, by blocks: what is sound comes from the store, to the byte."""
+    members = {f"{n:02d}.png": png(n, (8, 8)) for n in range(35)} | {f"{n:02d}.txt": b"a text" for n in (3, 31)}
+    shard = tar_of(tmp_path / "a.tar", dict(sorted(members.items())))
+    sound = tmp_path / "sound.zarr"
+    run(base_file, shard, sound)
+    plain, seen, ill = Reading.tiles, list[str](), {"12", "33"}
+
+    def tiles(self: Reading, record: Any) -> Any:
+        seen.append(record.key)
+        if record.key in ill:
+            raise ItemError("not today")
+        return plain(self, record)
+
+    monkeypatch.setattr(Reading, "tiles", tiles)
+    output = tmp_path / "out.zarr"
+    assert run(base_file, shard, output, max_error_rate=1.0).report["failed"] == 2
+    assert stored_tree(output) != stored_tree(sound)
+    ill.clear()
+    seen.clear()
+    found = run(base_file, shard, output, retry_failed=True)
+    # blocks of ten
+    assert sorted(seen) == [f"{n:02d}" for n in (*range(10, 20), *range(30, 35))]
+    assert (found.report["failed"], found.report["count"]) == (0, 35)
+    assert stored_tree(output) == stored_tree(sound)
+    assert verify(output) == []
+    seen.clear()
+    assert run(base_file, shard, output, retry_failed=True).was_finished
+    assert seen == []
+
+
+def test_a_retry_that_is_killed_loses_nothing(
+    base_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = tar_of(tmp_path / "a.tar", {f"{n:02d}.png": png(n, (8, 8)) if n != 12 else b"no image" for n in range(25)})
+    output = tmp_path / "out.zarr"
+    run(base_file, shard, output, max_error_rate=1.0)
+    before = stored_tree(output)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(base_file, shard, output, retry_failed=True)
+    assert stored_tree(output) == before
+    with pytest.raises(StoppedError):
+        run(base_file, shard, output, retry_failed=True, watcher=Killer(1))
+    assert run(base_file, shard, output, max_error_rate=1.0).report["failed"] == 1
+    assert stored_tree(output) == before
+
+
+def test_failures_of_an_unfinished_functaset_are_tried_again(base_file: Path, tmp_path: Path) -> None:
+    shard = tar_of(tmp_path / "a.tar", {f"{n:02d}.png": png(n, (8, 8)) if n != 2 else b"no image" for n in range(25)})
+    output, said = tmp_path / "out.zarr", list[str]()
+    with pytest.raises(StoppedError):
+        run(base_file, shard, output, watcher=Killer(2))
+
+    class Listening(Watcher):
+        def announce(self, message: str) -> None:
+            said.append(message)
+
+    found = run(base_file, shard, output, retry_failed=True, watcher=Listening(), max_error_rate=1.0)
+    assert found.report["failed"] == 1
+    assert any(message.startswith("10 records are done anew") for message in said)

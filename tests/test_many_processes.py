@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from functaconv.conversion import Encoded, Watcher, encode, work, workflow
+from functaconv.conversion import Encoded, Watcher, encode, work
 from functaconv.errors import FunctaconvError, InputError, OutputExistsError, UsageError
 from functaconv.functaset.checks import verify
 from functaconv.functaset.claims import Claims, Owner
@@ -59,34 +59,18 @@ class Slow(Watcher):
         self.may_go_on.wait(60)
 
 
-class As:
-    """Which rank the calling thread is."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._here = threading.local()
-        monkeypatch.setattr(workflow, "ranks", lambda: getattr(self._here, "ranks", Ranks()))
-
-    def rank(self, number: int, count: int, work: Callable[[], Any], name: str = "a run") -> Any:
-        self._here.ranks = Ranks(number, count, number, name, "torchrun")
-        try:
-            return work()
-        finally:
-            del self._here.ranks
-
-
-@pytest.fixture
-def as_(monkeypatch: pytest.MonkeyPatch) -> As:
-    return As(monkeypatch)
+def rank(number: int, count: int = 2, name: str = "a run") -> Ranks:
+    return Ranks(number, count, number, name, "torchrun")
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_ranks_that_share_the_work_make_what_one_makes(
-    base_file: Path, shards: Path, tmp_path: Path, undisturbed: dict[str, bytes], as_: As, count: int
+    base_file: Path, shards: Path, tmp_path: Path, undisturbed: dict[str, bytes], count: int
 ) -> None:
     found: dict[int, Encoded] = {}
 
     def one(number: int) -> None:
-        found[number] = as_.rank(number, count, lambda: run(base_file, shards, tmp_path / "out.zarr"))
+        found[number] = run(base_file, shards, tmp_path / "out.zarr", ranks=rank(number, count))
 
     threads = [threading.Thread(target=one, args=(number,)) for number in range(count)]
     for thread in threads:
@@ -102,18 +86,18 @@ def test_ranks_that_share_the_work_make_what_one_makes(
     assert open_functaset(tmp_path / "out.zarr").attributes.run == "a run"
 
 
-def test_fewer_shards_than_ranks_are_cut_by_records(base_file: Path, shards: Path, tmp_path: Path, as_: As) -> None:
+def test_fewer_shards_than_ranks_are_cut_by_records(base_file: Path, shards: Path, tmp_path: Path) -> None:
     """While one rank is busy with its first block, the other does the rest of the same shard."""
     first = sorted(shards.glob("*.tar"))[0]
     busy, done = threading.Event(), threading.Event()
 
     output = tmp_path / "out.zarr"
     slow = threading.Thread(
-        target=lambda: as_.rank(0, 2, lambda: run(base_file, first, output, watcher=Slow(busy, done))), daemon=True
+        target=lambda: run(base_file, first, output, watcher=Slow(busy, done), ranks=rank(0)), daemon=True
     )
     slow.start()
     assert busy.wait(60)
-    other = as_.rank(1, 2, lambda: run(base_file, first, output))
+    other = run(base_file, first, output, ranks=rank(1))
     made = sorted(file.parent.name for file in output.glob("_parts/*/done.json"))
     done.set()
     slow.join()
@@ -125,17 +109,17 @@ def test_fewer_shards_than_ranks_are_cut_by_records(base_file: Path, shards: Pat
 
 
 def test_what_a_dead_rank_left_is_taken_up(
-    base_file: Path, shards: Path, tmp_path: Path, undisturbed: dict[str, bytes], as_: As
+    base_file: Path, shards: Path, tmp_path: Path, undisturbed: dict[str, bytes]
 ) -> None:
     output = tmp_path / "out.zarr"
     with pytest.raises(FunctaconvError):
-        as_.rank(0, 2, lambda: run(base_file, shards, output, watcher=Killer(2)))
+        run(base_file, shards, output, watcher=Killer(2), ranks=rank(0))
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     owner = Owner("a run", 0, 2, pid=dead.pid)
     for name in ("000000.000002", "000001", "finalise"):
         assert Claims(output / "_parts", owner, beat=3600).take(name) is None
-    encoded = as_.rank(1, 2, lambda: run(base_file, shards, output))
+    encoded = run(base_file, shards, output, ranks=rank(1))
     assert encoded.report["count"] == 25
     assert stored_tree(output) == undisturbed
 
@@ -154,11 +138,11 @@ def test_a_second_run_on_the_same_output_is_told_who_has_it(base_file: Path, sha
     assert open_functaset(output).attributes.count == 25
 
 
-def test_ranks_with_overwrite_replace_once(base_file: Path, shards: Path, tmp_path: Path, as_: As) -> None:
+def test_ranks_with_overwrite_replace_once(base_file: Path, shards: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.zarr"
     run(base_file, shards, output, steps=1)
     with pytest.raises(FunctaconvError):
-        as_.rank(0, 2, lambda: run(base_file, shards, output, overwrite=True, watcher=Killer(2)), "second")
+        run(base_file, shards, output, overwrite=True, watcher=Killer(2), ranks=rank(0, name="second"))
     before = sorted(output.glob("_parts/*/*.npz"))
     assert before
     seen: list[str] = []
@@ -167,31 +151,29 @@ def test_ranks_with_overwrite_replace_once(base_file: Path, shards: Path, tmp_pa
         def announce(self, message: str) -> None:
             seen.append(message)
 
-    encoded = as_.rank(1, 2, lambda: run(base_file, shards, output, overwrite=True, watcher=Listening()), "second")
+    encoded = run(base_file, shards, output, overwrite=True, watcher=Listening(), ranks=rank(1, name="second"))
     assert encoded.report["count"] == 25
     assert any(message.startswith("going on: ") for message in seen)
     # a straggler of the same run leaves the finished one alone, another run does not
-    again = as_.rank(0, 2, lambda: run(base_file, shards, output, overwrite=True), "second")
+    again = run(base_file, shards, output, overwrite=True, ranks=rank(0, name="second"))
     assert again.was_finished
-    assert not as_.rank(0, 2, lambda: run(base_file, shards, output, overwrite=True), "third").was_finished
+    assert not run(base_file, shards, output, overwrite=True, ranks=rank(0, name="third")).was_finished
 
 
-def test_a_limit_is_the_same_for_any_number_of_ranks(base_file: Path, shards: Path, tmp_path: Path, as_: As) -> None:
+def test_a_limit_is_the_same_for_any_number_of_ranks(base_file: Path, shards: Path, tmp_path: Path) -> None:
     for number, limit in enumerate((3, 8, 13, 17, 25, 40)):
         alone, shared = tmp_path / f"{number}.zarr", tmp_path / f"{number}-shared.zarr"
         run(base_file, shards, alone, limit=limit)
         with pytest.raises(FunctaconvError):
-            as_.rank(
-                0, 2, lambda shared=shared, limit=limit: run(base_file, shards, shared, limit=limit, watcher=Killer(1))
-            )
-        as_.rank(1, 2, lambda shared=shared, limit=limit: run(base_file, shards, shared, limit=limit))
+            run(base_file, shards, shared, limit=limit, watcher=Killer(1), ranks=rank(0))
+        run(base_file, shards, shared, limit=limit, ranks=rank(1))
         assert stored_tree(alone) == stored_tree(shared)
         assert open_functaset(alone).attributes.count == min(limit, 25)
 
 
-def test_several_processes_cannot_share_a_pipe(base_file: Path, tmp_path: Path, as_: As) -> None:
+def test_several_processes_cannot_share_a_pipe(base_file: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot share a pipe"):
-        as_.rank(0, 2, lambda: run(base_file, "-", tmp_path / "out.zarr"))
+        run(base_file, "-", tmp_path / "out.zarr", ranks=rank(0))
 
 
 def test_a_shard_that_lost_records_since_it_was_cut_is_noticed(

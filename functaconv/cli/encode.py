@@ -46,6 +46,16 @@ def command(
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Only the first N records.", min=1)] = None,
     workers: Annotated[int | None, typer.Option("--workers", help="Decoding threads.", min=0)] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Do again what failed, in a functaset that is there.")
+    ] = False,
+    engine: Annotated[
+        str, typer.Option("--engine", help="local (also torchrun, SLURM arrays), or ray.", metavar="NAME")
+    ] = "local",
+    num_actors: Annotated[int, typer.Option("--num-actors", help="ray: how many actors.", min=1)] = 2,
+    gpus_per_actor: Annotated[
+        float, typer.Option("--gpus-per-actor", help="ray: GPUs of each, or a part of one.", min=0)
+    ] = 0.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
@@ -54,7 +64,8 @@ def command(
 ) -> None:
     """Fit a latent per item and write a functaset with its PSNR report. Run again, it goes on."""
     from functaconv.cli.progress import EncodingMeter, Meter
-    from functaconv.conversion import encode, plan
+    from functaconv.conversion import ENGINES, plan
+    from functaconv.errors import lookup
     from functaconv.sources.images import ImageTransform, parse_size
 
     transform = None
@@ -70,8 +81,13 @@ def command(
         facts = plan(base, shards, out, **options).to_json()
         write_json(facts) if json else write_lines(table(facts.items()))
         return
+    if retry_failed:
+        options["retry_failed"] = True
+    run = lookup(ENGINES, engine, what="engine")
+    if engine == "ray":
+        options |= {"num_actors": num_actors, "gpus_per_actor": gpus_per_actor}
     with Meter(silent=quiet) as meter:
-        encoded = encode(
+        encoded = run(
             base, shards, out, **options, max_error_rate=max_error_rate, min_psnr=min_psnr,
             watcher=EncodingMeter(meter),
         )  # fmt: skip

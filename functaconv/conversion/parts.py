@@ -100,20 +100,6 @@ class Parts:
             if room is not None:
                 room -= self._used(shard, room)
 
-    def _cut(self, shard: int, allowed: int | None) -> list[Range]:
-        """Ranges as long as a block, where records can be found without reading all before them."""
-        places = self._index(shard)
-        if places is None:
-            return [Range(0, allowed)]
-        count, size = len(places) if allowed is None else min(len(places), allowed), self.work.block
-        starts = range(0, count, size) or [0]
-        # the last one reads on to the end of the archive, which must be there, unless it is not to
-        end = None if allowed is None or count < allowed else count
-        return [
-            Range(start, start + size if start + size < count else end, places[start].offset if places else 0, True)
-            for start in starts
-        ]
-
     def _used(self, shard: int, room: int) -> int:
         """How many records of a shard count towards the limit."""
         if (places := self._index(shard)) is not None:
@@ -127,17 +113,40 @@ class Parts:
         return self._read_to.get(shard, self.writer.progress(Part(shard)).records)
 
     def _index(self, shard: int) -> list[RecordLocation] | None:
-        """Where the records of a shard are; None where that takes reading it, or where it is damaged."""
         if shard not in self._places:
             # the places of one shard are needed at a time
-            self._places = {shard: self._indexed(self.work.names[shard])}
+            self._places = {shard: _places(self.work, shard)}
         return self._places[shard]
 
-    def _indexed(self, name: str) -> list[RecordLocation] | None:
-        if self.work.is_piped:
-            return None
-        try:
-            return index_shard(name)
-        except InputError:
-            # the part itself will come upon the damage, after the good items
-            return None
+    def _cut(self, shard: int, room: int | None) -> list[Range]:
+        return _ranges(self._index(shard), self.work.block, room)
+
+
+def ranges_of(work: Work, shard: int, limit: int | None) -> list[Range]:
+    """How a shard of which at most `limit` records are wanted is cut."""
+    return _ranges(_places(work, shard), work.block, limit)
+
+
+def _ranges(places: list[RecordLocation] | None, size: int, limit: int | None) -> list[Range]:
+    """Ranges as long as a block, where records can be found without reading all before them."""
+    if places is None:
+        return [Range(0, limit)]
+    count = len(places) if limit is None else min(len(places), limit)
+    starts = range(0, count, size) or [0]
+    # the last one reads on to the end of the archive, which must be there, unless it is not to
+    end = None if limit is None or count < limit else count
+    return [
+        Range(start, start + size if start + size < count else end, places[start].offset if places else 0, True)
+        for start in starts
+    ]
+
+
+def _places(work: Work, shard: int) -> list[RecordLocation] | None:
+    """Where the records of a shard are; None where that takes reading it, or where it is damaged."""
+    if work.is_piped:
+        return None
+    try:
+        return index_shard(work.names[shard])
+    except InputError:
+        # the part itself will come upon the damage, after the good items
+        return None

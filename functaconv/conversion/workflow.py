@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 import functaconv
 from functaconv.conversion.encoding import DAMAGED, Pace, encode_block
-from functaconv.conversion.parts import Parts
+from functaconv.conversion.parts import Parts, ranges_of
 from functaconv.conversion.reading import check_first_items
 from functaconv.conversion.work import Work
 from functaconv.errors import (
@@ -29,12 +29,14 @@ from functaconv.errors import (
     VerificationError,
 )
 from functaconv.functaset.claims import Claims, Held, Owner
-from functaconv.functaset.ledger import PARTS, Ledger, check_store
-from functaconv.functaset.reader import open_functaset
+from functaconv.functaset.ledger import PARTS, Ledger, check_store, forget_failed
+from functaconv.functaset.reader import Functaset, open_functaset
+from functaconv.functaset.retry import Done, reopen_without_failures
 from functaconv.functaset.schema import FAILED, MEASURES, Attributes, Quantisation, Solver
 from functaconv.functaset.writer import FunctasetWriter
 from functaconv.interruption import Stop, stopping
-from functaconv.parallel import ranks
+from functaconv.parallel import Ranks
+from functaconv.parallel import ranks as ranks_of_environment
 from functaconv.signals.device import matmul_precision
 from functaconv.signals.loader import prefetched
 from functaconv.signals.tiles import Tile
@@ -133,7 +135,9 @@ def encode(
     limit: int | None = None,
     workers: int | None = None,
     overwrite: bool = False,
+    retry_failed: bool = False,
     stdin: BinaryIO | None = None,
+    ranks: Ranks | None = None,
     watcher: Watcher | None = None,
     progress: bool = False,
 ) -> Encoded:
@@ -145,6 +149,10 @@ def encode(
 
     With `keep` only the first, most important numbers of every site are fitted and stored; the base must have been
     learned with gauss-newton. With `min_gain` (dB) an item is done when a step has brought less, after `steps` at most.
+
+    Several processes that are given the same arguments, as `ranks` of one run (default: those that torchrun or a SLURM
+    array tells in the environment), share the blocks of records. Each returns when nothing is left to take; the one
+    that ends last completes the functaset.
     """
     watcher = watcher or (_Bar() if progress else Watcher())
     work = Work.of(
@@ -152,17 +160,24 @@ def encode(
         precision=precision, channels=channels, field=field,
         transform=transform, tile=tile, keep=keep, min_gain=min_gain, limit=limit, workers=workers, stdin=stdin,
     )  # fmt: skip
-    target, mine = Path(output), ranks()
-    if work.is_piped and mine.count > 1:
+    target, ranks = Path(output), ranks or ranks_of_environment()
+    if work.is_piped and ranks.count > 1:
         raise UsageError("several processes cannot share a pipe", hint="write the tar to a file first")
     if work.is_piped and not overwrite and target.exists() and any(target.iterdir() if target.is_dir() else [0]):
         raise OutputExistsError(f"{target} exists, and {PIPED.partition(':')[0]}", hint="--overwrite, or another name")
+    if retry_failed and (ranks.count > 1 or work.is_piped or overwrite):
+        raise UsageError(
+            "--retry-failed is for one process, files as input, and without --overwrite",
+            hint="run it once by itself: it does only what failed",
+        )
     check_first_items(work)
     is_new = not target.exists()
-    writer = FunctasetWriter.open(target, work.layout, work.settings, overwrite=overwrite, run=mine.run)
+    writer = FunctasetWriter.open(target, work.layout, work.settings, overwrite=overwrite, run=ranks.run)
+    if retry_failed:
+        writer = _reopened(work, writer, watcher)
     if writer.finished:
         return _finished(target, work, min_psnr, max_error_rate, watcher)
-    owner = Owner(mine.run or uuid.uuid4().hex, mine.rank, mine.count)
+    owner = Owner(ranks.run or uuid.uuid4().hex, ranks.rank, ranks.count)
     with (
         matmul_precision(work.precision, work.stored.base.device),
         stopping(watcher.announce) as stop,
@@ -174,7 +189,7 @@ def encode(
                 return _finished(target, work, min_psnr, max_error_rate, watcher)
             if left or (held := claims.take(FINALISE)):
                 return _elsewhere(target, left or [held], watcher)
-            return _finalise(work, writer, claims, pace, is_new or overwrite, min_psnr, max_error_rate)
+            return _finalise(work, writer, claims, pace, ranks.run, is_new or overwrite, min_psnr, max_error_rate)
         except (FileNotFoundError, ValueError):
             # another process was faster, and removed what all are done with
             if not writer.is_sealed:
@@ -182,11 +197,42 @@ def encode(
             return _finished(target, work, min_psnr, max_error_rate, watcher)
 
 
+def _reopened(work: Work, writer: FunctasetWriter, watcher: Watcher) -> FunctasetWriter:
+    """The same functaset, of which the blocks that held failures are to be done anew."""
+    if not writer.finished:
+        records = forget_failed(writer.parts)
+    elif (functaset := open_functaset(writer.path)).attributes.failed:
+        _check_sources(functaset, work)
+        counts, room, shards = _records_of(functaset), work.limit, list[Done]()
+        for shard, (name, count) in enumerate(zip(work.names, counts, strict=True)):
+            shards.append(Done(name, work.sources[shard], ranges_of(work, shard, room), count))
+            room = None if room is None else room - count
+        records = reopen_without_failures(writer.path, work.layout, work.settings, shards)
+        writer = FunctasetWriter.open(writer.path, work.layout, work.settings)
+    else:
+        records = 0
+    watcher.announce(f"{records} records are done anew: those that failed, and what is saved together with them")
+    return writer
+
+
+def _records_of(functaset: Functaset) -> list[int]:
+    """How many records each shard gave."""
+    found = functaset.attributes.summary.get("records")
+    counts = found if isinstance(found, list) else []
+    if len(counts) != len(functaset.attributes.input):
+        raise InputError(
+            f"{functaset.path} does not say how many records its shards had: it was made by an older functaconv",
+            hint="--overwrite converts all of it again",
+        )
+    return [int(str(count)) for count in counts]
+
+
 def _finalise(
     work: Work,
     writer: FunctasetWriter,
     claims: Claims,
     pace: Pace,
+    run: str | None,
     is_new: bool,
     min_psnr: float | None,
     max_error_rate: float,
@@ -201,7 +247,7 @@ def _finalise(
             hint=USABLE_HINT,
         )
     writer.assemble(work.quantiser)
-    report = _seal(work, writer, pace, claims)
+    report = _seal(work, writer, pace, claims, run)
     summary = open_functaset(writer.path).attributes.summary
     return Encoded(writer.path, report, _complaint(report, summary, writer.path, min_psnr, max_error_rate))
 
@@ -274,15 +320,19 @@ def _convert(
 
 def _finished(target: Path, work: Work, min_psnr: float | None, rate: float, watcher: Watcher) -> Encoded:
     functaset = open_functaset(target)
-    for found, asked in zip(functaset.attributes.input, work.sources, strict=True):
-        if dict(found) != dict(asked):
-            raise ChangedInputError(
-                f"changed input: {target} was made from another {asked['name']} (size or content differ)",
-                hint="--overwrite converts the new one, or choose another name",
-            )
+    _check_sources(functaset, work)
     watcher.announce(f"{target} is finished, with these settings: nothing to do")
     complaint = _complaint(functaset.report, functaset.attributes.summary, target, min_psnr, rate)
     return Encoded(target, functaset.report, complaint, was_finished=True)
+
+
+def _check_sources(functaset: Functaset, work: Work) -> None:
+    for found, asked in zip(functaset.attributes.input, work.sources, strict=True):
+        if dict(found) != dict(asked):
+            raise ChangedInputError(
+                f"changed input: {functaset.path} was made from another {asked['name']} (size or content differ)",
+                hint="--overwrite converts the new one, or choose another name",
+            )
 
 
 class _Once:
@@ -312,7 +362,7 @@ def _warn_of_sizes(work: Work, tiles: Iterable[Tile], warn: _Once) -> None:
             return
 
 
-def _seal(work: Work, writer: FunctasetWriter, pace: Pace, claims: Claims) -> dict[str, Any]:
+def _seal(work: Work, writer: FunctasetWriter, pace: Pace, claims: Claims, run: str | None) -> dict[str, Any]:
     stored, totals = work.stored, writer.totals()
     shapes = writer.column("shape")
     tiles = writer.column("tile") if work.tile is not None else None
@@ -356,6 +406,7 @@ def _seal(work: Work, writer: FunctasetWriter, pace: Pace, claims: Claims) -> di
             "count": totals.rows,
             "failed": totals.failed,
             "ignored": totals.ignored,
+            "records": list[Any](writer.records_of(len(work.names))),
             "items": len(items),
             "psnr_mean": report["psnr"]["mean"],
             "psnr_of_mean_mse": report["psnr_of_mean_mse"],
@@ -366,7 +417,7 @@ def _seal(work: Work, writer: FunctasetWriter, pace: Pace, claims: Claims) -> di
         tool_version=functaconv.__version__,
         seed=stored.recipe.training.seed,
         input=[dict(source) for source in work.sources],
-        run=ranks().run,
+        run=run,
         settings=work.settings,
     )
     if not claims.has(FINALISE):

@@ -50,7 +50,8 @@ class Block:
     """int32 [item], which record of its shard it was"""
     records: int
     """records of the shard up to and including this block"""
-    last_key: str
+    last_key: str | None
+    """of the last record; None where that is not known any more"""
     meta: list[str] | None = None
     tile: np.ndarray | None = None
     """int32 [item, 2 * axis]: origin, then the shape of the whole image"""
@@ -113,7 +114,7 @@ class BlockFacts:
     failures: list[Failure]
     ignored: int
     records: int
-    last_key: str
+    last_key: str | None
     has_meta: bool
     measures: list[str] = field(default_factory=list)
 

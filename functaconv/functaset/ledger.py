@@ -12,7 +12,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -282,12 +282,19 @@ def _description(layout: Layout, settings: Mapping[str, Any]) -> dict[str, Any]:
     return description
 
 
-def _create(path: Path, description: dict[str, Any], *, replaces: bool) -> None:
-    """Put an empty store at `path`, in one step, which takes the place of ours if there is one to replace."""
+def _create(
+    path: Path, description: dict[str, Any], *, replaces: bool, fill: Callable[[Path], None] = lambda _: None
+) -> None:
+    """Put a store without arrays at `path`, in one step; it takes the place of ours if there is one to replace."""
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_name(f".{path.name}.{uuid.uuid4().hex}.new")
     (staging / PARTS).mkdir(parents=True)
     replace_bytes(staging / PARTS / SETTINGS, to_json(description))
+    try:
+        fill(staging)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
     sync(staging)
     replaced = Path(PARTS, "replaced")
     try:
@@ -302,6 +309,25 @@ def _create(path: Path, description: dict[str, Any], *, replaces: bool) -> None:
             raise
     sync(path.parent)
     shutil.rmtree(path / replaced, ignore_errors=True)
+
+
+def replace_store(path: Path, layout: Layout, settings: Mapping[str, Any], fill: Callable[[Path], None]) -> None:
+    """Put an unfinished store in the place of a finished one; `fill` makes its parts, below the folder it is given."""
+    _create(path, {**_description(layout, settings), "run": None}, replaces=True, fill=fill)
+
+
+def forget_failed(root: Path) -> int:
+    """Undo the parts below `root` in which a record failed, so that they are done anew; how many records those had."""
+    ledger, records = Ledger(root), 0
+    for part in ledger.begun():
+        files = sorted((root / str(part)).glob("[0-9]*.npz"))
+        if any(read_facts(file).failures for file in files):
+            records += max(read_facts(file).records for file in files)
+            # from the end: what is left of it at any time is a part that has not come that far
+            (root / str(part) / "done.json").unlink(missing_ok=True)
+            for file in reversed(files):
+                file.unlink()
+    return records
 
 
 def clear_staging(path: Path) -> None:

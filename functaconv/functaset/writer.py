@@ -104,6 +104,10 @@ class FunctasetWriter:
         """How many records need no more work."""
         return self._ledger.records()
 
+    def records_of(self, shards: int) -> list[int]:
+        """How many records each of so many shards gave."""
+        return [self._ledger.progress(self._ledger.parts_of(shard)[-1]).records for shard in range(shards)]
+
     def commit(self, part: Part, number: int, block: Block) -> None:
         """Save a block of a part that has begun; on return it survives a kill and a power cut."""
         block.check(self.layout)

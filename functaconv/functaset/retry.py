@@ -1,0 +1,103 @@
+"""A finished functaset as the parts it was made of, without those that held failures."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from functaconv.functaset.blocks import Block, Grids
+from functaconv.functaset.grids import GridTable
+from functaconv.functaset.ledger import PARTS, Ledger, Part, Range, replace_store
+from functaconv.functaset.reader import Functaset, open_functaset
+from functaconv.functaset.schema import MEASURES, Layout
+
+
+@dataclass(frozen=True)
+class Done:
+    """A shard that was converted."""
+
+    name: str
+    source: Mapping[str, Any]
+    """its fingerprint"""
+    ranges: Sequence[Range]
+    records: int
+
+
+def reopen_without_failures(path: Path, layout: Layout, settings: Mapping[str, Any], shards: Sequence[Done]) -> int:
+    """Put an unfinished functaset in the place of a finished one; the number of records that are to be done anew.
+
+    Ranges in which no record failed are as if they had just been done. The finished one is replaced in one step, when
+    all is there.
+    """
+    functaset = open_functaset(path)
+    part_of, record_of = functaset.parts, functaset.measure("record")
+    failed: dict[str, list[int]] = {}
+    for failure in functaset.failures:
+        # a shard may be named in another way than when it was converted
+        failed.setdefault(Path(failure.shard).name, []).append(failure.record)
+    anew = 0
+
+    def fill(root: Path) -> None:
+        nonlocal anew
+        ledger = Ledger(root / PARTS)
+        for shard, done in enumerate(shards):
+            ledger.cut(shard, done.ranges)
+            bad = np.array(failed.get(Path(done.name).name, []))
+            for number, span in enumerate(done.ranges):
+                stop = done.records if span.stop is None else min(span.stop, done.records)
+                if ((bad >= span.start) & ((bad < stop) | (span.stop is None))).any():
+                    anew += stop - span.start
+                    continue
+                rows = np.flatnonzero((part_of == shard) & (record_of >= span.start) & (record_of < stop))
+                part = Part(shard, number)
+                ledger.begin(part, {**done.source, "records": [span.start, span.stop]})
+                if stop > span.start:
+                    ledger.commit(part, 0, _block(functaset, rows, span.start, stop))
+                ledger.end(part, stop, span.start)
+
+    replace_store(path, layout, settings, fill)
+    return anew
+
+
+def _block(functaset: Functaset, rows: np.ndarray, start: int, stop: int) -> Block:
+    """Rows of a functaset as the block that they came from."""
+
+    def column(name: str) -> np.ndarray:
+        array = functaset.array(name)
+        assert array is not None
+        if not len(rows):
+            return np.asarray(array[:0])
+        # rows of a part lie together
+        return np.asarray(array[int(rows[0]) : int(rows[-1]) + 1])[rows - rows[0]]
+
+    layout = functaset.attributes.layout
+    records = np.unique(column("record"))
+    return Block(
+        modulation=column("modulation"),
+        keys=[str(key) for key in column("key")],
+        label=column("label"),
+        shape=column("shape"),
+        mse=column("mse"),
+        psnr=column("psnr"),
+        record=column("record"),
+        records=stop,
+        last_key=None,
+        meta=None if functaset.array("meta") is None else [str(text) for text in column("meta")],
+        tile=column("tile") if layout.tiled else None,
+        measures={name: column(name) for name in MEASURES.get(layout.modality, ())},
+        grids=_grids(functaset, rows, column("time")) if layout.modality == "grid" else None,
+        # what is neither a row nor a failure
+        ignored=stop - start - len(records),
+    )
+
+
+def _grids(functaset: Functaset, rows: np.ndarray, time: np.ndarray) -> Grids:
+    table = GridTable()
+    grid, mask = np.full((2, len(rows)), -1, np.int32)
+    for place, row in enumerate(rows):
+        axes, missing = functaset.grid_of(int(row))
+        grid[place] = table.number(axes.latitude, axes.longitude)
+        mask[place] = table.mask_number(int(grid[place]), missing)
+    return Grids(table, grid, mask, time)
