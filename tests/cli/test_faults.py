@@ -1,0 +1,226 @@
+"""Everything that can go wrong around an encoding, each with its exit code; whatever can be gone on with, is."""
+
+import errno
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from functaconv.functaset.reader import open_functaset
+from tests.cli.conftest import SMALL, Invoke, Ran, World, assert_same_functaset, wait_until
+from tests.conftest import png, tar
+
+Encode = Callable[..., Ran]
+COUNT = 8
+
+
+@pytest.fixture(scope="module")
+def shard(world: World) -> bytes:
+    """A sound one of eight images."""
+    return sorted(world.shards.glob("*.tar"))[0].read_bytes()
+
+
+@pytest.fixture
+def encode(world: World, tmp_path: Path, invoke: Invoke) -> Encode:
+    def call(*arguments: object, out: Path | None = None) -> Ran:
+        return invoke("encode", world.base, *arguments, out or tmp_path / "out.zarr", "--device", "cpu")
+
+    return call
+
+
+def header_of(shard: bytes, number: int) -> int:
+    """Where a member's header begins."""
+    with tarfile.open(fileobj=io.BytesIO(shard)) as archive:
+        return archive.getmembers()[number].offset
+
+
+@pytest.mark.parametrize(
+    ("cut", "kept"),
+    [
+        pytest.param(lambda _: 0, 0, id="at 0"),
+        pytest.param(lambda shard: header_of(shard, -1) + 100, COUNT - 1, id="in a header"),
+        pytest.param(lambda shard: header_of(shard, -2) + 700, COUNT - 1, id="in a body"),
+        pytest.param(lambda shard: len(shard.rstrip(b"\0")) // 512 * 512 + 512, COUNT, id="at the end marker"),
+    ],
+)
+def test_a_tar_that_is_cut(
+    cut: Callable[[bytes], int], kept: int, shard: bytes, encode: Encode, tmp_path: Path
+) -> None:
+    (tmp_path / "a.tar").write_bytes(shard[: cut(shard)])
+    ran = encode(tmp_path / "a.tar")
+    assert ran.code == 65, ran.errors
+    if kept:
+        # what cannot be known to be complete is not taken for so
+        assert kept - 1 <= open_functaset(tmp_path / "out.zarr").attributes.count <= kept
+        last = json.loads((tmp_path / "out.zarr/failed.jsonl").read_text().splitlines()[-1])
+        assert "damaged shard" in last["reason"]
+    # and is told again, not forgotten, when nothing is left to do
+    assert encode(tmp_path / "a.tar").code == 65
+
+
+def test_garbage_is_no_tar(encode: Encode, tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(os.urandom(1 << 14))
+    ran = encode(tmp_path / "a.tar")
+    assert ran.code == 65
+    assert "not a tar archive" in ran.errors
+
+
+@pytest.mark.parametrize(("rate", "code"), [("1.0", 0), ("0.01", 3)])
+def test_flipped_bits_in_a_picture(rate: str, code: int, encode: Encode, tmp_path: Path) -> None:
+    ill = bytearray(png(1, (16, 16)))
+    ill[len(ill) // 2] ^= 0x10
+    tar(tmp_path / "a.tar", {"a.png": png(0, (16, 16)), "b.png": bytes(ill), "c.png": png(2, (16, 16))})
+    ran = encode(tmp_path / "a.tar", "--max-error-rate", rate)
+    assert ran.code == code, ran.errors
+    found = open_functaset(tmp_path / "out.zarr")
+    assert found.keys.tolist() == ["a", "c"]
+    assert [(failure.key, failure.record) for failure in found.failures] == [("b", 1)]
+
+
+def test_a_pipe_that_breaks(world: World, shard: bytes, tmp_path: Path, environment: Mapping[str, str]) -> None:
+    process = subprocess.Popen(
+        ["functaconv", "encode", world.base, "-", tmp_path / "out.zarr", "--device", "cpu"],
+        stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
+    )  # fmt: skip
+    assert process.stdin is not None
+    process.stdin.write(shard[: header_of(shard, 4) + 600])
+    process.stdin.close()
+    errors = process.stderr.read().decode() if process.stderr else ""
+    assert process.wait() == 65, errors
+    if process.stderr:
+        process.stderr.close()
+    assert open_functaset(tmp_path / "out.zarr").attributes.count >= 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Of 256 KiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", place], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip(f"cannot mount a small disk: {done.stderr.decode().strip()}")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_disk_that_is_full_then_is_not(small_disk: Path, world: World, encode: Encode, tmp_path: Path) -> None:
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(200 << 10))
+    out = small_disk / "out.zarr"
+    ran = encode(world.shards, out=out)
+    assert ran.code == 73, ran.errors
+    assert os.strerror(errno.ENOSPC) in ran.errors
+    filler.unlink()
+    assert encode(world.shards, out=out).code == 0
+    assert_same_functaset(out, world.store)
+
+
+def test_a_target_that_turned_read_only(small_disk: Path, world: World, encode: Encode) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    ran = encode(world.shards, out=small_disk / "out.zarr")
+    assert ran.code == 73, ran.errors
+    assert os.strerror(errno.EROFS) in ran.errors
+    subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+    assert encode(world.shards, out=small_disk / "out.zarr").code == 0
+
+
+def begun(world: World, shards: Path, out: Path, environment: Mapping[str, str]) -> None:
+    """An encoding that was killed after its first block."""
+    process = subprocess.Popen(
+        ["functaconv", "encode", world.base, shards, out, "--device", "cpu", "-q"],
+        env=environment, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    wait_until(lambda: list(out.glob("_parts/*/*.npz")), process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    if process.stderr:
+        process.stderr.close()
+    if not (out / "_parts").exists():
+        pytest.fail("it was faster than the kill")
+
+
+@pytest.mark.parametrize("how", ["replaced", "vanished"])
+def test_an_input_that_is_another_between_two_runs(
+    how: str, world: World, encode: Encode, tmp_path: Path, environment: Mapping[str, str]
+) -> None:
+    shards = Path(shutil.copytree(world.shards, tmp_path / "shards"))
+    first, second = sorted(shards.glob("*.tar"))[:2]
+    begun(world, shards, tmp_path / "out.zarr", environment)
+    kept = first.read_bytes()
+    if how == "replaced":
+        shutil.copy(second, first)
+    else:
+        first.unlink()
+        (shards / "more.tar").write_bytes(kept)
+    ran = encode(shards)
+    assert ran.code == (65 if how == "replaced" else 73), ran.errors
+    assert ("changed input" if how == "replaced" else "other settings: settings.shards") in ran.errors
+    # put back as it was, it is gone on with
+    first.write_bytes(kept)
+    (shards / "more.tar").unlink(missing_ok=True)
+    assert encode(shards).code == 0
+    assert_same_functaset(tmp_path / "out.zarr", world.store)
+
+
+def test_a_base_that_is_another_between_two_runs(
+    world: World, encode: Encode, tmp_path: Path, environment: Mapping[str, str], invoke: Invoke
+) -> None:
+    begun(world, world.shards, tmp_path / "out.zarr", environment)
+    other = tmp_path / "other.safetensors"
+    assert invoke("fit-base", world.shards, other, "--steps", 2, "--device", "cpu", *SMALL).code == 0
+    ran = invoke("encode", other, world.shards, tmp_path / "out.zarr", "--device", "cpu")
+    assert ran.code == 73, ran.errors
+    assert "other settings: settings.base" in ran.errors
+    assert encode(world.shards).code == 0
+
+
+def test_a_clock_that_goes_backwards(
+    world: World, encode: Encode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [2e9]
+
+    def earlier_each_time() -> float:
+        now[0] -= 1000.0
+        return now[0]
+
+    monkeypatch.setattr(time, "time", earlier_each_time)
+    assert encode(world.shards).code == 0
+    assert_same_functaset(tmp_path / "out.zarr", world.store)
+
+
+def test_two_encoders_on_one_output(
+    world: World, encode: Encode, tmp_path: Path, environment: Mapping[str, str]
+) -> None:
+    """The second is told who has it, and the first is not disturbed."""
+    program = f"""
+import sys, time
+from functaconv.conversion import Watcher, encode
+class Slow(Watcher):
+    def report(self, *_):
+        print("busy", flush=True)
+        sys.stdin.readline()
+encode({str(world.base)!r}, {str(world.shards)!r}, {str(tmp_path / "out.zarr")!r}, device="cpu", watcher=Slow())
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    ) as first:
+        assert first.stdout is not None
+        assert first.stdin is not None
+        assert first.stdout.readline() == b"busy\n"
+        ran = encode(world.shards)
+        assert ran.code == 73, ran.errors
+        assert f"another run: rank 0 (pid {first.pid} on " in ran.errors
+        first.stdin.close()
+        first.stdout.read()
+        assert first.wait() == 0
+    assert_same_functaset(tmp_path / "out.zarr", world.store)
