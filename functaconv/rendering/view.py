@@ -10,7 +10,7 @@ import numpy as np
 
 from functaconv.errors import InputError, UsageError
 from functaconv.signals.grid import GlobeGrid, Grid, Region
-from functaconv.sources.grids import open_fields
+from functaconv.sources.grids import axes_of
 
 MOST_VALUES = 1 << 30
 """of one rendered item: 4 GiB of float32"""
@@ -90,8 +90,8 @@ class View:
 
 def grid_of_file(path: Path) -> GlobeGrid:
     """The latitudes and longitudes of a NetCDF or GRIB file, or a zarr store."""
-    with open_fields(path) as fields:
-        return GlobeGrid(tuple(fields.latitude), tuple(fields.longitude))
+    latitude, longitude = axes_of(path)
+    return GlobeGrid(tuple(latitude), tuple(longitude))
 
 
 def refined(axis: np.ndarray, size: int, scale: float | None, *, keeps_ends: bool = False) -> np.ndarray:

@@ -7,6 +7,6 @@ GRIB message by message with ecCodes: a hypercube, as xarray needs it, would fil
 
 from functaconv.sources.grids.choice import EVERYTHING, FieldChoice
 from functaconv.sources.grids.fields import Fields
-from functaconv.sources.grids.opening import FIELD_SUFFIXES, is_fields, open_fields
+from functaconv.sources.grids.opening import FIELD_SUFFIXES, axes_of, is_fields, open_fields
 
-__all__ = ["EVERYTHING", "FIELD_SUFFIXES", "FieldChoice", "Fields", "is_fields", "open_fields"]
+__all__ = ["EVERYTHING", "FIELD_SUFFIXES", "FieldChoice", "Fields", "axes_of", "is_fields", "open_fields"]

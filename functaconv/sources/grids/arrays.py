@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from functaconv.errors import InputError
-from functaconv.sources.grids.axes import horizontal
+from functaconv.sources.grids.axes import horizontal, role_of
 from functaconv.sources.grids.choice import FieldChoice, Unfit
 from functaconv.sources.grids.chunks import blocks
 from functaconv.sources.grids.coordinates import TIME_NAMES, Coordinate, coordinates
@@ -58,6 +58,19 @@ def array_fields(dataset: "xr.Dataset", choice: FieldChoice, origin: Origin) -> 
     cut = _Cut(dataset, names, axes, horizontal_dims, along, origin)
     count = math.prod(len(axis.positions) for axis in axes)
     return Fields(origin, layout, count, lambda: cut.items(itertools.product(*pieces)), passes)
+
+
+def lone_axes(dataset: "xr.Dataset", origin: Origin) -> tuple[list[float], list[float]] | None:
+    """The latitudes and longitudes of a dataset that has one list of each, whether or not a field lies on them."""
+    found = {
+        role: [str(name) for name, variable in dataset.variables.items()
+               if variable.ndim == 1 and role_of(str(name), variable.attrs) == role]
+        for role in ("latitude", "longitude")
+    }  # fmt: skip
+    if any(len(names) != 1 for names in found.values()):
+        return None
+    latitude, longitude = (_degrees(dataset, names[0], origin) for names in found.values())
+    return (latitude, longitude) if latitude and longitude else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ def text(attributes: Mapping[Any, Any], name: str) -> str:
 
 def horizontal(dataset: "xr.Dataset") -> dict[str, tuple[str, str] | Unfit]:
     """Of each variable the names of its latitude and longitude."""
-    roles = {str(name): _role(str(name), variable.attrs) for name, variable in dataset.variables.items()}
+    roles = {str(name): role_of(str(name), variable.attrs) for name, variable in dataset.variables.items()}
     return {str(name): _horizontal(dataset, str(name), roles) for name in dataset.data_vars}
 
 
@@ -68,7 +68,7 @@ def _listed(dims: tuple[Any, ...]) -> str:
     return ", ".join(map(str, dims))
 
 
-def _role(name: str, attributes: Mapping[Any, Any]) -> str | None:
+def role_of(name: str, attributes: Mapping[Any, Any]) -> str | None:
     """latitude, longitude or None, by units and standard name, then by usual names and the CF axis."""
     units, standard, letter = (text(attributes, key) for key in ("units", "standard_name", "axis"))
     if standard.startswith(("grid_", "projection_")) or name.lower() in ("rlat", "rlon"):

@@ -19,12 +19,19 @@ if TYPE_CHECKING:
 
 @contextmanager
 def open_netcdf(path: Path, origin: Origin, choice: FieldChoice) -> Iterator[Fields]:
+    with netcdf_dataset(path, origin) as dataset:
+        yield array_fields(dataset, choice, origin)
+
+
+@contextmanager
+def netcdf_dataset(path: Path, origin: Origin) -> "Iterator[xr.Dataset]":
+    """The file as it is, with nothing decoded but packed values."""
     for module in ("xarray", "netCDF4"):
         imported(module, "era5", "NetCDF")
     with origin.trouble("cannot read"):
         dataset = _opened(path.resolve(), engine="netcdf4")
     with dataset:
-        yield array_fields(dataset, choice, origin)
+        yield dataset
 
 
 @contextmanager

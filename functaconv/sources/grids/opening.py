@@ -6,17 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from functaconv.errors import InputError
+from functaconv.sources.grids.arrays import lone_axes
 from functaconv.sources.grids.choice import EVERYTHING, FieldChoice
 from functaconv.sources.grids.classic import check_classic
 from functaconv.sources.grids.fields import Fields
 from functaconv.sources.grids.grib import open_grib
-from functaconv.sources.grids.netcdf import open_netcdf, open_zarr
+from functaconv.sources.grids.netcdf import netcdf_dataset, open_netcdf, open_zarr
 from functaconv.sources.grids.origin import Origin
 from functaconv.sources.images import data_format
 
 FIELD_SUFFIXES = ("nc", "nc4", "cdf", "netcdf", "grib", "grib2", "grb", "grb2")
 """of files; a zarr store is a directory or a URL"""
 
+_CLASSIC = (b"CDF\x01", b"CDF\x02", b"CDF\x05")
+_NETCDF = (*_CLASSIC, b"\x89HDF\r\n\x1a\n")
 _ZARR_MARKS = (".zmetadata", ".zgroup", "zarr.json")
 _OTHERS = {b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "gzip data", b"{": "JSON", b"<": "an HTML or XML page"}
 
@@ -30,6 +33,18 @@ def is_fields(source: str | Path) -> bool:
     if path.is_dir():
         return origin.suffix.startswith("zarr") or any((path / mark).is_file() for mark in _ZARR_MARKS)
     return origin.suffix in FIELD_SUFFIXES
+
+
+def axes_of(source: str | Path) -> tuple[list[float], list[float]]:
+    """The latitudes and longitudes, in degrees, of a file of fields; of a NetCDF file that has none, those it lists."""
+    path = Path(source)
+    if path.is_file() and _start(path, origin := Origin.of(source)).startswith(_NETCDF):
+        with netcdf_dataset(path, origin) as dataset:
+            found = lone_axes(dataset, origin)
+        if found is not None:
+            return found
+    with open_fields(source) as fields:
+        return fields.latitude, fields.longitude
 
 
 def open_fields(
@@ -51,12 +66,8 @@ def open_fields(
     path = Path(source)
     if path.is_dir():
         return open_zarr(path, origin, choice, None)
-    with origin.trouble("cannot read", hint=None), path.open("rb") as stream:
-        content = stream.read(512)
-    if content.startswith((b"CDF\x01", b"CDF\x02", b"CDF\x05")):
-        check_classic(path, origin)
-        return open_netcdf(path, origin, choice)
-    if content.startswith(b"\x89HDF\r\n\x1a\n"):
+    content = _start(path, origin)
+    if content.startswith(_NETCDF):
         return open_netcdf(path, origin, choice)
     # a message may follow the heading of a bulletin
     if b"GRIB" in content:
@@ -66,3 +77,12 @@ def open_fields(
         f"{path}: expected NetCDF or GRIB, found {next(others, data_format(content))}",
         hint="unpack it if it is an archive; else the download may have failed: get the file again",
     )
+
+
+def _start(path: Path, origin: Origin) -> bytes:
+    """The first bytes of a file, of which a truncated classic one is refused: its library would read zeros."""
+    with origin.trouble("cannot read", hint=None), path.open("rb") as stream:
+        content = stream.read(512)
+    if content.startswith(_CLASSIC):
+        check_classic(path, origin)
+    return content
