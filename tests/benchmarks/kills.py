@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from functaconv.conversion.work import Work
 from functaconv.functaset.checks import verify
 from functaconv.functaset.reader import open_functaset
 from tests.benchmarks.image_quality import provenance
@@ -71,10 +72,13 @@ class Found:
 
 
 def disturb(
-    base: Path, shards: str, folder: Path, *, kills: int, seed: int, block: int = 0, patience: float = 2.0
+    base: Path, shards: str, folder: Path, *, kills: int, seed: int, block: int = 0, patience: float = 6.0
 ) -> Found:
-    """Kill and resume; `block` records are saved together (0: as the base has it)."""
-    randomly, found = random.Random(seed), Found()
+    """Kill and resume; `block` records are saved together (0: as the base has it).
+
+    A kill comes up to `patience` seconds after the first item.
+    """
+    randomly, found = random.Random(seed), Found()  # noqa: S311 - the same kills again, not secrets
     undisturbed, notes = folder / "undisturbed.zarr", folder / "notes"
     _start(base, shards, undisturbed, folder / "reference", block, 0, 1, "reference").wait()
     wanted = contents(undisturbed)
@@ -147,7 +151,7 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = disturb(asked.base, asked.shards, Path(folder), kills=asked.kills, seed=asked.seed)
-    block = min(2048, max(16, (1 << 19) // 1024))
+    block = Work.of(asked.base, asked.shards, device="cpu").block
     row = {
         "kills": found.kills, "ranks_killed": found.ranks_killed, "functasets": found.completed, "items": found.items,
         "redone": found.redone, "block": block, "most_redone": found.ranks_killed * block,
