@@ -2,8 +2,10 @@
 
 import importlib
 import logging
+import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +41,11 @@ def encode_with_ray(
     if options.get("retry_failed"):
         raise UsageError("--retry-failed is for --engine local", hint="it does only what failed")
     ray = _ray()
+    # the actors need not have our working directory
+    base, output = Path(base).absolute(), Path(output).absolute()
     watcher = watcher or Watcher()
-    started_here = not ray.is_initialized()
-    if started_here:
-        ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR,
-                 namespace="functaconv")  # fmt: skip
-    try:
+    # what Ray has to say of lost actors it prints, in the middle of what may be somebody's JSON
+    with redirect_stdout(sys.stderr), _cluster(ray, address):
         limits = {"num_gpus": gpus_per_actor, "max_restarts": MOST_DEATHS, "max_task_retries": MOST_DEATHS}
         actor = ray.remote(num_cpus=1, **limits)(_Encoder)
         run = f"ray-{uuid.uuid4().hex}"
@@ -63,6 +64,19 @@ def encode_with_ray(
             return min(reports, key=lambda encoded: encoded.was_finished)
         # an actor died after the others had left what it had to it: its replacement found all done but the end
         return encode(base, shards, output, ranks=Ranks(0, num_actors, 0, run, "ray"), watcher=watcher, **options)
+
+
+@contextmanager
+def _cluster(ray: Any, address: str | None) -> Iterator[None]:
+    """Ray as it is here already, or started for as long as it is needed."""
+    started_here = not ray.is_initialized()
+    if started_here:
+        ray.init(
+            address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR,
+            namespace="functaconv",
+        )  # fmt: skip
+    try:
+        yield
     finally:
         if started_here:
             ray.shutdown()
