@@ -44,7 +44,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         psnr = [f"{row[solver]['psnr']:.2f}" for solver in reversed(SOLVERS)]
         pca = "" if row["pca"]["psnr"] is None else f"{row['pca']['psnr']:.2f}"
         if "voxel_accuracy" in found:
-            also = f"{100 * found['voxel_accuracy']:.2f}% (PCA {100 * row['pca']['voxel_accuracy']:.2f}%)"
+            also = f"{100 * found['voxel_accuracy']:.2f}% right"
+            if "voxel_accuracy" in row["pca"]:
+                also += f" (PCA {100 * row['pca']['voxel_accuracy']:.2f}%)"
         else:
             also = ", ".join(f"{value:.3g} {found['units'][name]}" for name, value in found["rmse"].items())
         sizes = f"{found['bytes_per_item']:,.0f} | {row['raw_per_item']:,.0f}"
