@@ -215,3 +215,21 @@ encode({str(base_file)!r}, {str(shards)!r}, {str(output)!r}, device="cpu", worke
     assert list(output.glob("_parts/*.claim"))
     assert run(base_file, shards, output).report["count"] == 25
     assert stored_tree(output) == undisturbed
+
+
+def test_tasks_of_a_slurm_array_share_the_work(
+    base_file: Path, shards: Path, tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told by the environment alone; the first task is stopped and never comes back."""
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "77")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_MIN", "3")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    with pytest.raises(FunctaconvError):
+        run(base_file, shards, tmp_path / "out.zarr", watcher=Killer(2))
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "4")
+    assert run(base_file, shards, tmp_path / "out.zarr").report["count"] == 25
+    assert stored_tree(tmp_path / "out.zarr") == undisturbed
+    monkeypatch.delenv("SLURM_ARRAY_TASK_COUNT")
+    with pytest.raises(UsageError, match="SLURM_ARRAY_TASK_COUNT"):
+        run(base_file, shards, tmp_path / "out.zarr")
