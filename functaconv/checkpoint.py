@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -18,19 +18,28 @@ from torch import Tensor
 
 import functaconv
 from functaconv.base import Base
+from functaconv.documents import parse_json
 from functaconv.errors import InputError, UsageError
 from functaconv.fitting import GaussNewton
 from functaconv.functaset.reader import Functaset
 from functaconv.functaset.schema import BASE, check_keep
-from functaconv.networks import SiteGrid
-from functaconv.recipe import Recipe, build, coords_of, frame_of, merged, validated
-from functaconv.signals.batch import Axes
+from functaconv.recipe import Recipe, build, merged, validated
+from functaconv.signals.batch import LONGEST_NAME, Axes
 from functaconv.signals.geometry import Flat, Geometry, Globe
 from functaconv.signals.normalizer import MOST_LEVELS, Normalizer
 
 FORMAT = "functaconv-base"
 VERSION = 1
-MOST_BYTES = 64 << 30
+MOST_HEADER = 32 << 20
+"""bytes: it names each shard of the training"""
+MOST_VALUES = 1 << 20
+"""in the header, and in the description"""
+_ANEW = "--overwrite starts the training anew"
+_PIECE = 16 << 20
+_LENGTH = 8
+"""bytes in which a safetensors file says how long its header is"""
+_DTYPES = {torch.float32: "F32"}
+_DAMAGED = "the file is damaged: restore it from a copy, or make it again with fit-base"
 METRIC = "solver.metric"
 """what canonical bases have and others have not"""
 
@@ -120,9 +129,10 @@ def read_base(path: Path | str, device: torch.device | str = "cpu") -> StoredBas
     if path.is_dir():
         raise InputError(f"{path} is a directory, not a base", hint="a base is the .safetensors file fit-base wrote")
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise InputError(f"{path} is too large for a base ({path.stat().st_size} bytes)")
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            head = file.read(_LENGTH)
+            head += file.read(_header_length(head, str(path)))
+            content = head + _at_most(file, _outline(head, str(path)).bytes + 1)
     except FileNotFoundError:
         unfinished = Path(f"{path}.training")
         raise InputError(
@@ -134,6 +144,15 @@ def read_base(path: Path | str, device: torch.device | str = "cpu") -> StoredBas
     except OSError as error:
         raise InputError(f"cannot read the base {path}: {error.strerror}") from None
     return base_from_bytes(content, str(path), device)
+
+
+def _at_most(file: BinaryIO, count: int) -> bytes:
+    """So many bytes, or those that there are: a file may promise more, and room is made for what is asked of it."""
+    pieces: list[bytes] = []
+    while count and (piece := file.read(min(count, _PIECE))):
+        pieces.append(piece)
+        count -= len(piece)
+    return b"".join(pieces)
 
 
 def is_base(path: Path) -> bool:
@@ -148,33 +167,23 @@ def is_base(path: Path) -> bool:
 
 
 def base_from_bytes(content: bytes, name: str, device: torch.device | str = "cpu") -> StoredBase:
-    """The base in the content of a file; anything that is not one is an `InputError`."""
-    description = _described(content, name)
+    """The base in the content of a file; anything that is not one is an `InputError`, before memory is taken."""
+    length = _LENGTH + _header_length(content, name)
+    outline = _outline(content[:length], name)
+    if len(content) != length + outline.bytes:
+        found = "cut short" if len(content) < length + outline.bytes else "followed by something else"
+        raise InputError(f"{name} does not hold the base it describes: it is {found}", hint=_DAMAGED)
+    base = outline.built()
     try:
-        recipe = validated(description.recipe)
-        # a setting that there is not is a TypeError, a value of another type the validator's
-        Axes(**description.axes)
-        axes = TypeAdapter(Axes).validate_json(json.dumps(description.axes), strict=True)
         tensors = load_bytes(content)
-        geometry = _geometry(description, axes, name)
-        _check_size(tensors, recipe, axes, geometry, name)
-        for offset, scale in [(description.offset, description.scale), *description.levels.values()]:
-            if not axes.channels == len(offset) == len(scale) or min(scale) <= 0:
-                raise InputError(f"{name}: the normaliser does not fit {axes.channels} channels")
-        normalizer = Normalizer(description.offset, description.scale, description.levels)
-        base = build(recipe, axes, normalizer, geometry)
         if METRIC in tensors and isinstance(base.solver, GaussNewton):
             # only canonical bases have one: it waits for its values
             base.solver.metric = torch.empty(base.latent, base.latent)
         base.load_state_dict(tensors)
-    except (TypeError, SafetensorError, RuntimeError, UsageError, ValidationError) as error:
-        raise InputError(f"{name} does not hold the base it describes: {error}") from None
-    for key, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise InputError(f"{name}: {key} holds values that are not finite", hint="the file is damaged or untrained")
-    if base.is_canonical and torch.linalg.cholesky_ex(tensors[METRIC].double()).info:
-        raise InputError(f"{name}: {METRIC} is not positive definite", hint="the file is damaged")
-    return StoredBase(base.to(device).requires_grad_(False), recipe, description, content)
+    except (SafetensorError, RuntimeError) as error:
+        raise InputError(f"{name} does not hold the base it describes: {error}", hint=_DAMAGED) from None
+    _check_values(tensors, base, name)
+    return StoredBase(base.to(device).requires_grad_(False), outline.recipe, outline.description, content)
 
 
 def base_of(functaset: Functaset, device: torch.device | str = "cpu") -> Base:
@@ -190,59 +199,146 @@ def base_of(functaset: Functaset, device: torch.device | str = "cpu") -> Base:
     return base if layout.latent == base.latent else stored.truncated(layout.latent).base
 
 
-def _described(content: bytes, name: str) -> Description:
-    wrong = InputError(f"{name} is not a base", hint="a base is the .safetensors file that fit-base wrote")
-    length = int.from_bytes(content[:8], "little")
-    if len(content) < 8 or not 2 <= length <= min(len(content) - 8, 64 << 20):
-        raise wrong
+@dataclass(frozen=True)
+class _Outline:
+    """What the header of a file says of the base in it, found possible."""
+
+    description: Description
+    recipe: Recipe
+    axes: Axes
+    geometry: Geometry
+    bytes: int
+    """of all tensors"""
+
+    def built(self) -> Base:
+        said = self.description
+        return build(self.recipe, self.axes, Normalizer(said.offset, said.scale, said.levels), self.geometry)
+
+
+class _Header(BaseModel):
+    """A tensor's entry in the header of a safetensors file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    dtype: str
+    shape: list[Annotated[int, Field(ge=0, lt=2**48)]] = Field(max_length=8)
+    data_offsets: tuple[Annotated[int, Field(ge=0, lt=2**48)], Annotated[int, Field(ge=0, lt=2**48)]]
+
+
+class _Training(BaseModel):
+    """What is relied on of `Description.training`."""
+
+    shapes: list[list[Annotated[int, Field(strict=True, ge=1, lt=2**31)]]] = []
+    updates: Annotated[int, Field(strict=True, ge=0)] = 0
+    seconds: float = 0.0
+    psnr: float | None = None
+    items: Annotated[int, Field(strict=True, ge=0)] = 0
+    validation_items: Annotated[int, Field(strict=True, ge=0)] = 0
+    unusable: Annotated[int, Field(strict=True, ge=0)] = 0
+    truncated_from: Annotated[int, Field(strict=True, ge=1)] | None = None
+
+
+def _header_length(content: bytes, name: str) -> int:
+    length = int.from_bytes(content[:_LENGTH], "little")
+    if len(content) < _LENGTH or not 2 <= length <= MOST_HEADER:
+        raise _not_a_base(name)
+    return length
+
+
+def _outline(head: bytes, name: str) -> _Outline:
+    """What the header, with its length before it, says; an InputError unless all of it goes together."""
     try:
-        header = json.loads(content[8 : 8 + length])
-        text = header["__metadata__"]["functaconv"]
-        found = json.loads(text)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise wrong from None
+        header = parse_json(head[_LENGTH:], most_values=MOST_VALUES)
+        found = parse_json(header.pop("__metadata__")["functaconv"].encode(), most_values=MOST_VALUES)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise _not_a_base(name) from None
     if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise wrong
+        raise _not_a_base(name)
     if found.get("version") != VERSION:
         raise InputError(f"{name} has base version {found.get('version')!r}; this functaconv reads {VERSION}")
     try:
-        return Description.model_validate(found)
+        description = Description.model_validate(found)
+        entries = TypeAdapter(dict[str, _Header]).validate_json(json.dumps(header))
     except ValidationError as error:
-        raise InputError(f"{name} has a damaged description: {error.errors()[0]['msg']}") from None
+        raise InputError(f"{name} has a damaged description: {error.errors()[0]['msg']}", hint=_DAMAGED) from None
+    try:
+        recipe = validated(description.recipe)
+        # a setting that there is not is a TypeError, a value of another type the validator's
+        Axes(**description.axes)
+        axes = TypeAdapter(Axes).validate_json(json.dumps(description.axes), strict=True)
+        outline = _Outline(description, recipe, axes, _geometry(description, axes, name), _data_bytes(entries, name))
+        _check_description(outline, name)
+        with torch.device("meta"):
+            # shapes and types without memory
+            expected = dict(outline.built().state_dict())
+    except (TypeError, RuntimeError, UsageError, ValidationError) as error:
+        raise InputError(f"{name} does not hold the base it describes: {error}", hint=_DAMAGED) from None
+    if METRIC in entries:
+        if recipe.solver.kind != "gauss-newton":
+            raise InputError(f"{name} has a {METRIC}, which the solver {recipe.solver.kind!r} has not")
+        expected[METRIC] = torch.empty(recipe.latent.numbers, recipe.latent.numbers, device="meta")
+    if unknown := sorted(entries.keys() - expected.keys()):
+        raise InputError(f"{name} holds {unknown[0]!r:.80}, which is no part of its base", hint=_DAMAGED)
+    for key, tensor in expected.items():
+        wanted = (_DTYPES[tensor.dtype], tuple(tensor.shape))
+        there = (entries[key].dtype, tuple(entries[key].shape)) if key in entries else None
+        if there != wanted:
+            shown = "missing" if there is None else f"{there[0]} {there[1]}" if there[0] != wanted[0] else there[1]
+            raise InputError(
+                f"{name} does not hold what its recipe asks for: {key} is {shown}, not {wanted[1]}", hint=_DAMAGED
+            )
+    return outline
+
+
+def _data_bytes(entries: Mapping[str, _Header], name: str) -> int:
+    """Of all tensors, which must follow each other without a gap and be as large as their shapes say."""
+    end = 0
+    for key, entry in sorted(entries.items(), key=lambda pair: pair[1].data_offsets):
+        start, stop = entry.data_offsets
+        # all types of a base have four bytes
+        if start != end or stop - start != 4 * math.prod(entry.shape):
+            raise InputError(f"{name}: the bytes of {key} are not where they should be", hint=_DAMAGED)
+        end = stop
+    return end
+
+
+def _not_a_base(name: str) -> InputError:
+    return InputError(f"{name} is not a base", hint="a base is the .safetensors file that fit-base wrote")
 
 
 def _geometry(description: Description, axes: Axes, name: str) -> Geometry:
     """The geometry; one that does not fit the data is an `InputError`."""
     dims = {"image": (2,), "voxels": (3,), "grid": (2,)}.get(axes.kind, (1, 2, 3))
-    if axes.dims not in dims or not 1 <= axes.channels <= 4096:
+    if axes.dims not in dims or not 1 <= axes.channels <= 4096 or not 1 <= axes.itemsize <= 16:
         raise InputError(f"{name} speaks of {axes.dims} axes and {axes.channels} channels of {axes.described}")
-    if axes.kind == "grid" and not axes.channels == len(axes.variables) == len(axes.units):
+    names = axes.channels if axes.kind == "grid" else 0
+    if not names == len(axes.variables) == len(axes.units):
         raise InputError(f"{name} has {len(axes.variables)} variables for {axes.channels} channels")
+    if len(set(axes.variables)) < names or not all(0 < len(name) <= LONGEST_NAME for name in axes.variables):
+        raise InputError(f"{name}: the variables have no names of their own")
     if (description.geometry is None) == (axes.kind == "grid"):
         raise InputError(f"{name}: {axes.described} and the geometry {description.geometry} do not go together")
     return description.geometry or Flat(axes.dims)
 
 
-def _check_size(tensors: Mapping[str, Tensor], recipe: Recipe, axes: Axes, geometry: Geometry, name: str) -> None:
-    """Before memory is taken for it: the recipe must ask for what the file holds."""
-    network, latent = recipe.network, recipe.latent
-    coords = coords_of(SiteGrid(latent.sites or (1,), latent.interpolation, frame_of(latent, axes)), geometry)
-    first = 2 * network.frequencies or coords
-    sizes = [first, *[network.width] * (network.depth - 1), axes.channels]
-    expected = {f"field.network.weights.{layer}": (sizes[layer + 1], sizes[layer]) for layer in range(network.depth)}
-    if network.frequencies:
-        expected["field.network.frequencies"] = (network.frequencies, coords)
-    modulations = (network.depth - 1) * network.width * (2 if network.modulation == "film" else 1)
-    expected["field.latent_map.weight"] = (modulations, latent.numbers * latent.kernel**axes.dims)
-    sites = math.prod(latent.sites or (1,) * axes.dims)
-    if METRIC in tensors:
-        if recipe.solver.kind != "gauss-newton":
-            raise InputError(f"{name} has a {METRIC}, which the solver {recipe.solver.kind!r} has not")
-        expected[METRIC] = (latent.numbers, latent.numbers)
-    for key, shape in {**expected, "start": (1, sites, latent.numbers)}.items():
-        found = tuple(tensors[key].shape) if key in tensors else None
-        if found != shape:
-            raise InputError(f"{name} does not hold what its recipe asks for: {key} is {found}, not {shape}")
+def _check_description(outline: _Outline, name: str) -> None:
+    description, axes = outline.description, outline.axes
+    for offset, scale in [(description.offset, description.scale), *description.levels.values()]:
+        if not axes.channels == len(offset) == len(scale) or min(scale) <= 0:
+            raise InputError(f"{name}: the normaliser does not fit {axes.channels} channels")
+    training = _Training.model_validate(description.training)
+    if any(len(shape) != axes.dims for shape in training.shapes):
+        raise InputError(f"{name}: it was learned on shapes of other than {axes.dims} axes, or says so")
+
+
+def _check_values(tensors: Mapping[str, Tensor], base: Base, name: str) -> None:
+    for key, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"{name}: {key} holds values that are not finite", hint="the file is damaged or untrained")
+    if (tensors["latent_std"] < 0).any():
+        raise InputError(f"{name}: latent_std holds deviations below zero", hint=_DAMAGED)
+    if base.is_canonical and torch.linalg.cholesky_ex(tensors[METRIC].double()).info:
+        raise InputError(f"{name}: {METRIC} is not positive definite", hint=_DAMAGED)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -273,13 +369,41 @@ def write_state(path: Path, state: TrainingState) -> None:
     write_atomically(path, save_bytes(tensors, {"functaconv": json.dumps(dict(state.values))}))
 
 
+class _StateValues(BaseModel):
+    """What is relied on of a training state's values, where they are there."""
+
+    identity: dict[str, Any] = {}
+    updates: int = 0
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    validated_at: int = 0
+    position: dict[str, Any] = {}
+    shapes: list[list[int]] = []
+    offset: Bounded = (0.0,)
+    scale: Bounded = (1.0,)
+    levels: dict[str, tuple[Bounded, Bounded]] = {}
+    geometry: Globe | None = None
+
+
+class _Values(dict[str, Any]):
+    def __missing__(self, name: str) -> Any:
+        raise InputError(f"the training state lacks {name!r}", hint=_ANEW)
+
+
+class _Tensors(dict[str, Tensor]):
+    def __missing__(self, name: str) -> Any:
+        raise InputError(f"the training state lacks {name!r}", hint=_ANEW)
+
+
 def read_state(path: Path) -> TrainingState:
     """The training state in a file."""
     try:
+        with path.open("rb") as head:
+            if not 2 <= int.from_bytes(head.read(_LENGTH), "little") <= MOST_HEADER:
+                raise ValueError("it is damaged")
         with safe_open(path, framework="pt") as file:
-            values = json.loads((file.metadata() or {})["functaconv"])
-            return TrainingState({name: file.get_tensor(name) for name in file.keys()}, values)  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise InputError(
-            f"cannot read the training state {path}: {error}", hint="--overwrite starts the training anew"
-        ) from None
+            values = parse_json((file.metadata() or {})["functaconv"].encode(), most_values=MOST_VALUES)
+            _StateValues.model_validate(values)
+            return TrainingState(_Tensors({name: file.get_tensor(name) for name in file.keys()}), _Values(values))  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise InputError(f"cannot read the training state {path}: {reason}", hint=_ANEW) from None

@@ -51,6 +51,12 @@ class MissingExtraError(FunctaconvError):
     exit_code = 69
 
 
+class ServiceError(FunctaconvError):
+    """A server or a command that gives the input does not answer, or no longer: the input itself may be sound."""
+
+    exit_code = 69
+
+
 class OutputExistsError(FunctaconvError):
     """The output exists and is not ours, or was made with other settings."""
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 TIMEOUT = 600.0
 """seconds that a rank is waited for, unless FUNCTACONV_RANK_TIMEOUT says otherwise"""
-MARGIN = 5.0
-"""seconds after which torch gives up what we have given up"""
+MARGIN = 120.0
+"""seconds after which torch gives up what we have given up: NCCL then ends the process, whatever that is saving"""
 LINGER = 5.0
 """seconds that the rank which keeps the store stays for the others, at the end"""
 GRACE = 3.0
@@ -215,6 +215,7 @@ class _Joined(Ensemble):
         self._step, self._firsts, self._place, self._noted = 0, 0, "the start", 0.0
         self._who = {rank: f"rank {rank}" for rank in range(self.count)}
         self._is_heard = True
+        self._pending: Work | None = None
         if dist.is_initialized():
             raise UsageError(
                 "torch.distributed is in use already", hint="call torch.distributed.destroy_process_group() first"
@@ -259,7 +260,8 @@ class _Joined(Ensemble):
             try:
                 result = work()
             except BaseException as error:
-                self._set(key, {"error": _told(error, self.rank)})
+                with suppress(LostRankError):
+                    self._set(key, {"error": _told(error, self.rank)})
                 raise
             self._set(key, {"result": result})
             return result
@@ -282,7 +284,7 @@ class _Joined(Ensemble):
         import torch.distributed as dist
 
         is_well = error is None or isinstance(error, StoppedError)
-        with suppress(RuntimeError, LostRankError):
+        with suppress(LostRankError):
             if error is not None and not is_well and not isinstance(error, LostRankError):
                 self._set(f"failed/{self.rank}", _told(error, self.rank))
             self._set(f"bye/{self.rank}", True)
@@ -292,11 +294,15 @@ class _Joined(Ensemble):
                 while None in self._get(keys) and time.monotonic() < deadline:
                     time.sleep(SLOWEST_POLL)
         with suppress(RuntimeError):
-            if not is_well and self._device.type == "cuda":
-                # a sum that is never complete would keep the device, and the process with it
+            if self._pending is None:
+                dist.destroy_process_group()
+            elif self._device.type == "cuda":
+                # it would keep the device, and the process with it
                 dist.distributed_c10d._abort_process_group()
             else:
-                dist.destroy_process_group()
+                # gloo would wait for it at the end of the process: a thread that never ends keeps it from being cleared
+                kept = (dist.group.WORLD, self._pending)
+                threading.Thread(target=lambda _: threading.Event().wait(), args=(kept,), daemon=True).start()
 
     def _meet(self) -> "Store":
         """A part of the store for these very processes: what is in it from before a restart is not for us.
@@ -347,30 +353,29 @@ class _Joined(Ensemble):
         try:
             work = begin()
             assert work is not None
+            self._pending = work
             # not left to torch, whose waiting hears no signals, and with NCCL has no end
             while not work.is_completed():
                 patience.look()
                 time.sleep(POLL)
+            self._pending = None
             work.wait()
         except RuntimeError as error:
             raise self._broken(error) from error
 
     def _broken(self, error: RuntimeError) -> FunctaconvError:
         """A connection broke: who does not answer any more?"""
-        with suppress(RuntimeError):
-            self._set(f"left/{self.rank}", True)
-            deadline = time.monotonic() + GRACE
-            for pause in _pauses():
-                if (failure := self._failure()) is not None:
-                    return failure
-                answers = self._get([f"left/{rank}" for rank in self._others])
-                silent = [rank for rank, answer in zip(self._others, answers, strict=True) if answer is None]
-                if not silent:
-                    return LostRankError(f"the connection between the ranks broke: {error}".partition("\n")[0])
-                if time.monotonic() > deadline:
-                    return self._lost(silent, "gone")
-                time.sleep(pause)
-        return self._lost_store()
+        self._set(f"left/{self.rank}", True)
+        deadline, pauses = time.monotonic() + GRACE, _pauses()
+        while (failure := self._failure()) is None:
+            answers = self._get([f"left/{rank}" for rank in self._others])
+            silent = [rank for rank, answer in zip(self._others, answers, strict=True) if answer is None]
+            if not silent:
+                return LostRankError(f"the connection between the ranks broke: {error}".partition("\n")[0])
+            if time.monotonic() > deadline:
+                return self._lost(silent, "gone")
+            time.sleep(next(pauses))
+        return failure
 
     def _failure(self) -> FunctaconvError | None:
         """What another rank ended with."""
@@ -380,7 +385,7 @@ class _Joined(Ensemble):
     def _lost(self, missing: Sequence[int], how: str) -> LostRankError:
         """The error that names them."""
         notes: list[Any] = [None] * len(missing)
-        with suppress(RuntimeError):
+        with suppress(LostRankError):
             self._set(f"left/{self.rank}", True)
             notes = self._get([f"note/{rank}" for rank in missing])
         who = (
@@ -400,8 +405,13 @@ class _Joined(Ensemble):
         return LostRankError(f"{self._who[0]}, at which the ranks meet, does not answer any more")
 
     def _set(self, key: str, value: object) -> None:
-        if self._is_heard:
+        if not self._is_heard:
+            return
+        try:
             self._store.set(key, json.dumps(value))
+        except RuntimeError as error:
+            self._is_heard = False
+            raise self._lost_store() from error
 
     def _get(self, keys: Sequence[str]) -> list[Any]:
         """Values from the store; None for those it does not have. One that does not answer is no reason to hang:

@@ -1,24 +1,33 @@
 """Settings of a base: validated, frozen, written as TOML; and the base they build."""
 
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 import torch
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from functaconv.base import Base
 from functaconv.errors import InputError, UsageError, lookup
 from functaconv.fitting import SOLVERS
+from functaconv.functaset.schema import MOST_NUMBERS
 from functaconv.networks import NETWORKS, LatentMap, ModulatedNetwork, SiteGrid
 from functaconv.networks.latents import Frame
 from functaconv.signals.batch import Axes, ChannelAxis
 from functaconv.signals.geometry import Flat, Geometry
 from functaconv.signals.normalizer import Levels, Normalizer
+
+MOST_PARAMETERS = 1 << 30
+"""of a matrix, or all matrices of a network"""
+MOST_NEIGHBOURS = 1 << 24
+"""entries of the table that says which site lies beside which"""
+MOST_TOML = 1 << 20
+"""bytes"""
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -26,6 +35,11 @@ Count = Annotated[int, Field(ge=1, le=10**9)]
 Positive = Annotated[float, Field(gt=0, le=1e6)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+def _check_size(asked: int, most: int, what: str) -> None:
+    if asked > most:
+        raise ValueError(f"{asked} {what}, at most {most} are possible")
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -66,6 +80,16 @@ class NetworkRecipe:
     frequencies: Annotated[int, Field(ge=0, le=8192)] = 0
     """learned frequencies whose sines and cosines stand in for the coordinates; 0 for none"""
 
+    @model_validator(mode="after")
+    def _is_of_possible_size(self) -> Self:
+        _check_size(self.width * (self.width * (self.depth - 2) + 2 * self.frequencies), MOST_PARAMETERS, "parameters")
+        return self
+
+    @property
+    def modulations(self) -> int:
+        """How many numbers modulate the network."""
+        return (self.depth - 1) * self.width * (2 if self.modulation == "film" else 1)
+
 
 @dataclass(frozen=True, config=_STRICT)
 class LatentRecipe:
@@ -82,6 +106,13 @@ class LatentRecipe:
     kernel: Literal[1, 3] = 1
     """latent map over a site alone, or over its 3 x 3 neighbourhood"""
     learned_start: bool = False
+
+    @model_validator(mode="after")
+    def _is_of_possible_size(self) -> Self:
+        sites = math.prod(self.sites)
+        _check_size(sites * self.numbers, MOST_NUMBERS, "numbers per item")
+        _check_size(sites * self.kernel ** len(self.sites), MOST_NEIGHBOURS, "neighbours of sites")
+        return self
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -163,6 +194,13 @@ class Recipe:
     solver: SolverRecipe = SolverRecipe()
     training: TrainingRecipe = TrainingRecipe()
 
+    @model_validator(mode="after")
+    def _is_of_possible_size(self) -> Self:
+        around = self.latent.kernel ** len(self.latent.sites)
+        _check_size(self.network.modulations * self.latent.numbers * around, MOST_PARAMETERS, "weights of latents")
+        _check_size(self.solver.steps * self.latent.numbers, MOST_PARAMETERS, "rates")
+        return self
+
     def settings(self) -> dict[str, Any]:
         """Nested plain values; what is unset is left out."""
         return dict[str, Any](_without_none(TypeAdapter(Recipe).dump_python(self, mode="json")))
@@ -181,7 +219,7 @@ def validated(settings: Mapping[str, Any]) -> Recipe:
         return TypeAdapter(Recipe).validate_python(settings)
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg'].lower()}"
+            f"{'.'.join(str(part) for part in problem['loc']) or 'recipe'}: {problem['msg'].lower()}"
             f" (found {str(problem['input'])[:80]!r})"
             for problem in error.errors()[:5]
         )
@@ -193,10 +231,15 @@ def validated(settings: Mapping[str, Any]) -> Recipe:
 def from_toml(path: Path) -> dict[str, Any]:
     """The settings in a TOML file; a top-level `preset` names what they start from."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(MOST_TOML + 1)
+        if len(content) > MOST_TOML:
+            raise InputError(f"{path} has more than {MOST_TOML} bytes", hint="a recipe is a TOML file")
+        return tomllib.loads(content.decode("utf-8"))
     except FileNotFoundError:
         raise InputError(f"there is no recipe file {path}", hint="a recipe is a TOML file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    # an integer without end is a ValueError, brackets without end exhaust the stack
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"cannot read the recipe {path}: {error}", hint="a recipe is a TOML file") from None
 
 
@@ -208,7 +251,7 @@ def assignment(text: str) -> dict[str, Any]:
     lookup(dict.fromkeys(_names()), key.strip(), what="setting")
     try:
         parsed = tomllib.loads(f"value = {value.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         parsed = value.strip()
     for part in reversed(key.strip().split(".")):
         parsed = {part: parsed}

@@ -1,6 +1,5 @@
 """Inspecting: what a base, a functaset or a set of shards holds, and whether all of it is sound."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,10 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from functaconv.base import Base
 from functaconv.checkpoint import StoredBase, base_from_bytes, read_base, read_state
+from functaconv.documents import parse_json
 from functaconv.errors import FunctaconvError, InputError, ItemError, VerificationError
+from functaconv.functaset import schema
 from functaconv.functaset.blocks import read_block
-from functaconv.functaset.checks import verify as verify_functaset
+from functaconv.functaset.checks import Problem, problems_of, runs
 from functaconv.functaset.files import read_json
 from functaconv.functaset.ledger import PARTS, Ledger, is_unfinished
 from functaconv.functaset.reader import Functaset, read_attributes
@@ -23,12 +25,27 @@ from functaconv.metrics import psnr
 from functaconv.signals.loader import map_ahead
 from functaconv.sources.decoders import decode, usable_field
 from functaconv.sources.items import Item, Record
-from functaconv.sources.webdataset import Tally, expand_shards, index_shard, read_records
+from functaconv.sources.naming import is_local, shown
+from functaconv.sources.webdataset import (
+    Tally,
+    expand_shards,
+    fingerprint,
+    index_shard,
+    is_read_once,
+    is_seekable,
+    read_records,
+)
+from functaconv.summary import Items, Size, of_measures, summarise
 
 FIRST_RECORDS = 64
 MOST_LISTED = 1000
 STATE = "state.safetensors"
+MOST_NAMED = 100
+LAST_OF_LOG = 1 << 20
+"""bytes"""
 TOLERANCE_DB = 0.01
+TOLERANCE = 1e-4
+"""of numbers that another machine may round differently"""
 
 
 @dataclass(frozen=True)
@@ -53,21 +70,23 @@ _HINTS = {
 }
 
 
-def inspect(path: str | Path | Sequence[str | Path], *, verify: bool = False) -> Inspection:
+def inspect(path: str | Path | Sequence[str | Path], *, verify: bool = False, allow_pipe: bool = False) -> Inspection:
     """What the base, functaset or shards at a path hold, at a glance; a list of paths stands for shards.
 
-    `verify` reads everything: every checksum of a functaset, every number of a base, every item of the shards.
+    `verify` reads everything: every checksum of a functaset, every number of a base, every item of the shards. Without
+    it the records of a shard that is compressed or comes from afar are not counted. `allow_pipe` runs `pipe:COMMAND`.
     """
     if not isinstance(path, str | Path):
-        return _judged(_shards([str(name) for name in path], verify), verify)
+        return _judged(_shards([str(name) for name in path], verify, allow_pipe), verify)
     place = Path(path)
-    for is_kind, look in _KINDS:
+    # the name of a URL may be longer than that of any file
+    for is_kind, look in _KINDS if is_local(str(path)) else ():
         if is_kind(place):
             return _judged(look(place, verify), verify)
     try:
-        return _judged(_shards([str(path)], verify), verify)
+        return _judged(_shards([str(path)], verify, allow_pipe), verify)
     except InputError as error:
-        if os.path.lexists(path):
+        if os.path.lexists(path) or not is_local(str(path)):
             raise
         raise InputError(
             f"there is nothing at {path}",
@@ -160,13 +179,13 @@ def _training(path: Path, verify: bool) -> Inspection:
             raise
         return Inspection("unfinished base", facts, [str(error)])
     values: Mapping[str, Any] = state.values
-    recipe = (values.get("identity") or {}).get("recipe") or {}
+    recipe = _table(_table(values.get("identity")).get("recipe"))
     facts |= {
         "recipe": recipe.get("name"),
         "latent": recipe.get("latent"),
         "updates": values.get("updates"),
         "seconds": round(float(values.get("seconds") or 0), 1),
-        "budget": {name: (recipe.get("training") or {}).get(name) for name in ("steps", "minutes")},
+        "budget": {name: _table(recipe.get("training")).get(name) for name in ("steps", "minutes")},
         "psnr": _last_psnr(folder / "log.jsonl"),
         "shapes": values.get("shapes"),
     }
@@ -178,15 +197,21 @@ def _training(path: Path, verify: bool) -> Inspection:
     return Inspection("unfinished base", facts, problems)
 
 
+def _table(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
 def _last_psnr(log: Path) -> float | None:
     """The last validation in the log, in dB."""
     try:
-        lines = log.read_text("utf-8").splitlines()
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LAST_OF_LOG))
+            lines = file.read(LAST_OF_LOG).splitlines()
     except OSError:
         return None
     for line in reversed(lines):
         try:
-            value = json.loads(line).get("validation_psnr")
+            value = parse_json(line, most_values=LAST_OF_LOG).get("validation_psnr")
         except (ValueError, AttributeError):
             # the last line of a killed run may be half a line
             continue
@@ -197,15 +222,15 @@ def _last_psnr(log: Path) -> float | None:
 
 def _functaset(path: Path, verify: bool) -> Inspection:
     functaset = read_attributes(path)
-    attributes, layout, problems = functaset.attributes, functaset.layout, []
+    attributes, layout, problems = functaset.attributes, functaset.layout, list[Problem]()
     summary = attributes.summary
     size: dict[str, Any] = {}
     try:
         found = functaset.nbytes()
         size = {"store": found.store, "base": found.base, "per_item": summary.get("bytes_per_item")}
-    except OSError as error:
-        problems.append(f"{error.filename}: cannot be read: {error.strerror}")
-    facts = {
+    except InputError as error:
+        problems.append(Problem(str(error)))
+    facts: dict[str, Any] = {
         "items": summary.get("items", attributes.count),
         "rows": attributes.count,
         "failed": attributes.failed,
@@ -222,11 +247,28 @@ def _functaset(path: Path, verify: bool) -> Inspection:
         "tool_version": attributes.tool_version,
     }
     if verify:
-        problems += [problem for problem in (*verify_functaset(path), *_contents(functaset)) if problem not in problems]
-    return Inspection("functaset", facts, problems)
+        problems += [*problems_of(functaset), *_contents(functaset), *_report(functaset)]
+        if not problems:
+            # what is lost has no size to compare
+            problems += _sizes(functaset, size)
+        facts["affected"] = _affected(functaset, problems)
+    return Inspection("functaset", facts, list(dict.fromkeys(problem.text for problem in problems)))
 
 
-def _contents(functaset: Functaset) -> Iterator[str]:
+def _affected(functaset: Functaset, problems: Sequence[Problem]) -> dict[str, Any]:
+    """How many rows are worth less for the problems, and the keys of the first of them."""
+    is_affected = np.zeros(len(functaset) if problems else 0, bool)
+    for start, stop in (run for problem in problems for run in problem.rows):
+        is_affected[start:stop] = True
+    rows = np.flatnonzero(is_affected)
+    try:
+        names = functaset.keys[rows[:MOST_NAMED]].tolist() if len(rows) else []
+    except (FunctaconvError, IndexError):
+        names = [f"row {row}" for row in rows[:MOST_NAMED]]
+    return {"rows": len(rows), "keys": names}
+
+
+def _contents(functaset: Functaset) -> Iterator[Problem]:
     """What the files say of each other, beyond their checksums."""
     try:
         content = functaset.base_bytes()
@@ -236,8 +278,28 @@ def _contents(functaset: Functaset) -> Iterator[str]:
     try:
         base = base_from_bytes(content, BASE).base
     except InputError as error:
-        yield str(error)
+        yield Problem(str(error), ((0, len(functaset)),))
         return
+    yield from map(Problem, _of_the_base(functaset, base))
+    try:
+        stored, told = psnr(functaset.mse), functaset.psnr
+        with np.errstate(invalid="ignore"):
+            off = np.flatnonzero(~(np.abs(stored - told) <= TOLERANCE_DB) & (stored != told))
+        if len(off):
+            yield Problem(f"psnr: contradicts mse in {len(off)} rows, the first is row {off[0]}", tuple(runs(off)))
+        if functaset.tiles is not None and len(functaset.tiles) == len(functaset.shapes):
+            origin, whole = np.split(functaset.tiles.astype(np.int64), 2, axis=1)
+            off = np.flatnonzero(~((origin >= 0) & (origin + functaset.shapes <= whole)).all(axis=1))
+            if len(off):
+                text = f"tile: {len(off)} rows do not lie in their image, the first is row {off[0]}"
+                yield Problem(text, tuple(runs(off)))
+    except (FunctaconvError, ValueError):
+        # arrays that are lost, or of different lengths, have been told of
+        return
+
+
+def _of_the_base(functaset: Functaset, base: Base) -> Iterator[str]:
+    """Where the base is another one than zarr.json speaks of."""
     layout, attributes = functaset.layout, functaset.attributes
     if (base.sites, base.latent, base.axes.dims) != (layout.sites, layout.latent, len(layout.axes)):
         yield f"{BASE}: it makes latents of {(*base.sites, base.latent)}, stored are {(*layout.sites, layout.latent)}"
@@ -247,33 +309,91 @@ def _contents(functaset: Functaset) -> Iterator[str]:
         yield f"{BASE}: it is for {made_for} in {axes.units}, zarr.json says {said} in {attributes.units}"
     if base.is_canonical != attributes.canonical:
         yield f"{BASE}: its latents are {'' if base.is_canonical else 'not '}canonical, zarr.json says otherwise"
+    constants, normalizer = attributes.normaliser, base.normalizer
+    if [constants["offset"], constants["scale"]] != [list(normalizer.offset), list(normalizer.scale)]:
+        yield f"{BASE}: it has the normaliser {normalizer.offset}, {normalizer.scale}, zarr.json says otherwise"
+
+
+def _report(functaset: Functaset) -> Iterator[Problem]:
+    """Where the numbers that sum up the functaset are not those of its columns."""
     try:
-        stored, told = psnr(functaset.mse), functaset.psnr
-    except (FunctaconvError, KeyError):
+        found, expected = functaset.report, _summed_up(functaset)
+    # columns that are lost, or of different lengths, have been told of
+    except (FunctaconvError, ValueError):
         return
-    with np.errstate(invalid="ignore"):
-        off = np.flatnonzero(~(np.abs(stored - told) <= TOLERANCE_DB) & (stored != told))
-    if len(off):
-        yield f"psnr: contradicts mse in {len(off)} rows, the first is row {off[0]}"
+    summary = functaset.attributes.summary
+    claims = {
+        "summary.items": (summary.get("items", len(functaset)), expected["count"]),
+        "summary.psnr_mean": (summary.get("psnr_mean"), expected["psnr"]["mean"]),
+        "summary.psnr_of_mean_mse": (summary.get("psnr_of_mean_mse"), expected["psnr_of_mean_mse"]),
+    }
+    for name, (claimed, known) in claims.items():
+        if not _alike(claimed, known):
+            yield Problem(f"zarr.json: {name} is {schema.shown(claimed)}, the columns say {known}")
+    for line in _differences(found, expected):
+        yield Problem(f"report.json: {line}")
+
+
+def _summed_up(functaset: Functaset) -> dict[str, Any]:
+    """The report as the columns have it, but for what they do not know."""
+    attributes, layout = functaset.attributes, functaset.layout
+    items = Items.of(None, functaset.shapes, functaset.tiles)
+    measures = {name: functaset.measure(name) for name in schema.MEASURES.get(layout.modality, ())}
+    found = summarise(
+        items.mse(functaset.mse, functaset.shapes), failed=attributes.failed, solver=attributes.solver.name,
+        steps=attributes.solver.steps, sites=layout.sites, numbers=layout.numbers, size=Size(0, 0, 0),
+        items_per_second=None, measures=of_measures(measures, attributes.variables, attributes.units),
+    )  # fmt: skip
+    return {name: value for name, value in found.items() if name not in ("bytes", "items_per_second")}
+
+
+def _sizes(functaset: Functaset, size: Mapping[str, Any]) -> Iterator[Problem]:
+    """Where the files are not as large as the report says."""
+    said = functaset.report.get("bytes")
+    if not isinstance(said, dict):
+        yield Problem(f"report.json: bytes is {schema.shown(said)}")
+        return
+    for name in ("store", "base"):
+        if not _alike(said.get(name), size[name]):
+            yield Problem(f"report.json: bytes.{name} is {schema.shown(said.get(name))}, the files have {size[name]}")
+    per_item = functaset.attributes.summary.get("bytes_per_item")
+    if not _alike(per_item, said.get("per_item")):
+        yield Problem(f"zarr.json: summary.bytes_per_item is {schema.shown(per_item)}, report.json says otherwise")
+
+
+def _differences(found: Any, expected: Any, name: str = "") -> Iterator[str]:
+    if isinstance(expected, dict) and isinstance(found, dict):
+        for key, value in expected.items():
+            yield from _differences(found.get(key), value, f"{name}.{key}".removeprefix("."))
+    elif not _alike(found, expected):
+        yield f"{name} is {schema.shown(found)}, the columns say {schema.shown(expected)}"
+
+
+def _alike(found: Any, expected: Any) -> bool:
+    """The same, but for the rounding of numbers."""
+    if isinstance(expected, float) and isinstance(found, int | float):
+        return abs(found - expected) <= TOLERANCE_DB + TOLERANCE * abs(expected)
+    return bool(found == expected)
 
 
 def _begun(path: Path, verify: bool) -> Inspection:
     root = path / PARTS
-    asked = read_json(root / "settings.json")
+    asked = _table(read_json(root / "settings.json"))
     ledger, problems = Ledger(root), []
-    shards = asked.get("settings", {}).get("shards", [])
+    settings, layout = _table(asked.get("settings")), _table(asked.get("layout"))
+    shards = settings.get("shards")
+    shards = shards if isinstance(shards, list) else []
     unfinished, records = [], 0
     try:
         unfinished, records = ledger.unfinished(len(shards)), ledger.records()
     except InputError as error:
         problems.append(str(error))
-    settings = asked.get("settings", {})
     facts = {
         "shards": len(shards),
         "shards_done": len(shards) - len({part.shard for part in unfinished}),
         "records_done": records,
-        "latent": {name: asked.get("layout", {}).get(name) for name in ("sites", "latent")},
-        "bits": asked.get("layout", {}).get("bits"),
+        "latent": {name: layout.get(name) for name in ("sites", "latent")},
+        "bits": layout.get("bits"),
         "solver": {"name": settings.get("solver"), "steps": settings.get("steps")},
     }
     for block in sorted(root.glob("*/*.npz")) if verify else ():
@@ -292,11 +412,11 @@ _KINDS: tuple[tuple[Callable[[Path], bool], Callable[[Path, bool], Inspection]],
 )
 
 
-def _shards(specs: Sequence[str], verify: bool) -> Inspection:
-    names = expand_shards(specs)
+def _shards(specs: Sequence[str], verify: bool, allow_pipe: bool) -> Inspection:
+    names = expand_shards(specs, allow_pipe=allow_pipe)
     survey = _Survey()
     for number, name in enumerate(names):
-        survey.read(name, number, whole=verify or name == "-")
+        survey.read(name, number, whole=verify or is_read_once(name))
     return Inspection("shards", survey.facts(names, verify), survey.listed())
 
 
@@ -304,7 +424,8 @@ def _shards(specs: Sequence[str], verify: bool) -> Inspection:
 class _Survey:
     """Counts what shards hold, as they are read."""
 
-    records: int = 0
+    records: int | None = 0
+    """None when only reading everything would tell"""
     looked_at: int = 0
     unusable: int = 0
     without_array: int = 0
@@ -324,13 +445,16 @@ class _Survey:
         records = islice(read_records(name, number, tally=tally), None if whole else self._room())
         try:
             for record, found in map_ahead(_decoded, records, workers=os.cpu_count() or 1):
-                self.records += whole
-                self._note(name, record, found)
+                self._count(int(whole))
+                self._note(shown(name), record, found)
             if not whole:
-                self.records += len(index_shard(name, tally=self.tally))
+                self._count(len(index_shard(name, tally=self.tally)) if is_seekable(name) else None)
         except InputError as error:
             self.damaged += 1
             self._tell(str(error))
+
+    def _count(self, records: int | None) -> None:
+        self.records = None if self.records is None or records is None else self.records + records
 
     def _room(self) -> int:
         return max(1, FIRST_RECORDS - self.looked_at)
@@ -363,7 +487,7 @@ class _Survey:
         found: dict[str, Any] = {
             "shards": len(names),
             "records": self.records,
-            "bytes": sum(Path(name).stat().st_size for name in names if name != "-"),
+            "bytes": sum(map(_bytes, names)),
             "looked_at": self.looked_at,
             "suffixes": dict(sorted(self.suffixes.items())),
             "ignored": dict(sorted(self.tally.ignored.items())),
@@ -374,6 +498,15 @@ class _Survey:
         if verify:
             found |= {"unusable": self.unusable, "damaged_shards": self.damaged, "duplicate_keys": self.repeated}
         return found
+
+
+def _bytes(name: str) -> int:
+    """Of a shard; 0 where nobody says."""
+    try:
+        return int(fingerprint(name).get("size", 0))
+    except InputError:
+        # told already
+        return 0
 
 
 def _decoded(record: Record) -> tuple[Record, Item | str | None]:

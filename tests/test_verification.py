@@ -1,5 +1,6 @@
 """Inspecting finds out what lies at a path, and with `verify` all that is wrong with it."""
 
+import gzip
 import json
 import shutil
 import signal
@@ -15,7 +16,7 @@ import zarr
 import functaconv.metalearning as metalearning
 from functaconv.checkpoint import TrainingState, base_to_bytes, read_base, read_state, write_state
 from functaconv.conversion import encode, workflow
-from functaconv.errors import FunctaconvError, InputError, VerificationError
+from functaconv.errors import FunctaconvError, InputError, UsageError, VerificationError
 from functaconv.verification import Inspection, inspect
 
 from .conftest import npy, png, tar
@@ -255,6 +256,26 @@ def test_a_shard_that_ends_early_is_found(shards: Path, tmp_path: Path, verify: 
 @pytest.mark.parametrize("spec", ["{}/a.tar", "{}/*.tar", "{}/{{a,b}}.tar", "{0}/a.tar,{0}/b.tar"])
 def test_shards_are_named_in_every_way(shards: Path, spec: str) -> None:
     assert inspect(spec.format(shards)).kind == "shards"
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_compressed_shards_are_counted_when_all_is_read(shards: Path, tmp_path: Path, verify: bool) -> None:
+    (tmp_path / "z.tar").write_bytes(gzip.compress((shards / "a.tar").read_bytes()))
+    found = inspect([tmp_path / "z.tar", shards / "a.tar"], verify=verify)
+    assert found.facts["records"] == (12 if verify else None)
+    assert found.facts["bytes"] == sum(path.stat().st_size for path in (tmp_path / "z.tar", shards / "a.tar"))
+    assert found.facts["looked_at"] == 12
+    assert found.problems == []
+
+
+def test_a_command_is_inspected_when_it_is_allowed(shards: Path) -> None:
+    command = f"pipe:cat {shards / 'a.tar'}"
+    with pytest.raises(UsageError, match="has to be allowed"):
+        inspect(command)
+    found = inspect(command, allow_pipe=True)
+    assert (found.facts["records"], found.facts["bytes"], found.problems) == (6, 0, [])
+    (problem,) = inspect(f"{command}; exit 3", allow_pipe=True).problems
+    assert "the command ended with status 3" in problem
 
 
 def test_nothing_is_said_to_be_nothing(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from functaconv.cli.console import summary_lines, table, write_json, write_lines
 def command(
     base: Annotated[Path, typer.Argument(metavar="BASE", help="The base that fit-base wrote.")],
     shards: Annotated[
-        list[str], typer.Argument(metavar="SHARDS...", help="Tars: paths, globs, braces, directories, -.")
+        list[str], typer.Argument(metavar="SHARDS...", help="Tars: paths, globs, braces, directories, URLs, -.")
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT.zarr", help="The functaset to write.")],
     steps: Annotated[int | None, typer.Option("--steps", help="Inner steps (default: as trained).", min=1)] = None,
@@ -45,6 +45,7 @@ def command(
         float | None, typer.Option("--min-psnr", help="A lower mean PSNR: exit 4.", metavar="DB")
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Only the first N records.", min=1)] = None,
+    allow_pipe: options.AllowPipe = False,
     workers: Annotated[int | None, typer.Option("--workers", help="Decoding threads.", min=0)] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Do again what failed, in a functaset that is there.")
@@ -75,7 +76,7 @@ def command(
         "steps": steps, "solver": solver, "batch_size": batch_size, "bits": bits, "device": device,
         "precision": precision, "channels": channels, "field": field,
         "transform": transform, "tile": tile, "keep": keep, "min_gain": min_gain,
-        "limit": limit, "workers": workers, "overwrite": overwrite,
+        "limit": limit, "allow_pipe": allow_pipe, "workers": workers, "overwrite": overwrite,
     }  # fmt: skip
     if dry_run:
         facts = plan(base, shards, out, **options).to_json()

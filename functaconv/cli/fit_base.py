@@ -58,6 +58,7 @@ def command(
     """Meta-learn the shared base network. Stopped and started again, it goes on."""
     from functaconv.cli.progress import Meter, TrainingMeter
     from functaconv.metalearning import fit_base
+    from functaconv.parallel import trainers
     from functaconv.recipe import assignment, latent_of, merged
 
     settings: dict[str, Any] = {}
@@ -74,13 +75,16 @@ def command(
         given = {key: value for key, value in values.items() if value is not None}
         if given:
             settings = merged(settings, {section: given})
-    with Meter(silent=quiet) as meter:
+    # of several ranks one talks
+    is_first = trainers().is_first
+    with Meter(silent=quiet or not is_first) as meter:
         trained = fit_base(
             shards, base, preset=preset, recipe=recipe, settings=settings, validation=val, device=device,
             precision=precision, log=log, overwrite=overwrite, watcher=TrainingMeter(meter),
         )  # fmt: skip
-    if json:
+    if json and is_first:
         write_json(trained.to_json())
+    if json or not is_first:
         return
     facts = trained.to_json()
     updates = counted(facts["updates"], "update")

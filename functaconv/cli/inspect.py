@@ -12,6 +12,7 @@ from functaconv.cli.console import table, write_json, write_lines
 def command(
     path: Annotated[list[str], typer.Argument(metavar="PATH...", help="A base, a functaset, or shards.")],
     verify: Annotated[bool, typer.Option("--verify", help="Read everything: checksums, counts, every item.")] = False,
+    allow_pipe: options.AllowPipe = False,
     json: options.Json = False,
     quiet: options.Quiet = False,  # noqa: ARG001 - nothing is said besides the result
     verbose: options.Verbose = False,  # noqa: ARG001 - main() looks at it
@@ -19,7 +20,7 @@ def command(
     """What a base, a functaset or a set of shards holds, at a glance."""
     from functaconv.verification import inspect
 
-    found = inspect(path[0] if len(path) == 1 else path, verify=verify)
+    found = inspect(path[0] if len(path) == 1 else path, verify=verify, allow_pipe=allow_pipe)
     if json:
         write_json({"kind": found.kind, **found.facts, "problems": found.problems, "verified": verify})
     else:

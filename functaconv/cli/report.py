@@ -28,6 +28,7 @@ def command(
     ] = None,
     html: Annotated[Path | None, typer.Option("--html", help="Write a page.", metavar="FILE")] = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write a line per item.", metavar="FILE")] = None,
+    allow_pipe: options.AllowPipe = False,
     device: options.Device = "auto",
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -39,8 +40,8 @@ def command(
     if baseline not in (None, "pca"):
         raise UsageError(f"there is no baseline {baseline!r}", hint="pca")
     told = report(
-        functaset, against=against or None, train=train or None, baseline=baseline, min_psnr=min_psnr, device=device,
-        progress=not quiet and sys.stderr.isatty(),
+        functaset, against=against or None, train=train or None, baseline=baseline, min_psnr=min_psnr,
+        allow_pipe=allow_pipe, device=device, progress=not quiet and sys.stderr.isatty(),
     )  # fmt: skip
     if csv is not None:
         to_csv(told, csv)

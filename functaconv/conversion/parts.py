@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from functaconv.conversion.encoding import DAMAGED
 from functaconv.conversion.reading import ReadBlock, read_blocks
@@ -11,7 +12,7 @@ from functaconv.errors import InputError, UsageError
 from functaconv.functaset.claims import Claims, Held
 from functaconv.functaset.ledger import Part, Range
 from functaconv.functaset.writer import FunctasetWriter
-from functaconv.sources.webdataset import RecordLocation, index_shard
+from functaconv.sources.webdataset import RecordLocation, Tally, index_shard, is_read_once, is_seekable, shown
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Parts:
     claims: Claims
     is_over: Callable[[], bool] = lambda: False
     """nothing more is to be waited for"""
+    tally: Tally = field(default_factory=Tally)
+    """what was passed over or wondered at in the shards that this process looked into"""
     _places: dict[int, list[RecordLocation] | None] = field(default_factory=dict)
     _read_to: dict[int, int] = field(default_factory=dict)
 
@@ -43,7 +46,9 @@ class Parts:
         claim back when the block that is the last of its part is saved.
         """
         for part, span in self._all():
-            if not self._is_done(part) and self.claims.take(str(part)) is None:
+            if self._is_done(part):
+                self.writer.check(part, self._source(part, span))
+            elif self.claims.take(str(part)) is None:
                 yield from self._of(part, span)
 
     def left(self) -> list[Held] | None:
@@ -68,17 +73,21 @@ class Parts:
             # by somebody else, a moment ago
             self.claims.give_back(str(part))
             return
-        source = {**self.work.sources[part.shard], "records": [span.start, span.stop]}
-        progress = self.writer.begin(part, source)
+        progress = self.writer.begin(part, self._source(part, span))
         if any(failure.reason.startswith(DAMAGED) for failure in progress.failures):
             # killed between the block that holds the damage of a shard and the end of the part
             over = ReadBlock((), progress.records, progress.last_key or "", is_last=True)
             yield Task(part, span.start, progress.blocks, over)
             return
-        blocks = read_blocks(self.work, part, span, progress, self._key_before(part))
+        # the records of a shard that was cut were counted then
+        tally = None if span.is_counted else self.tally
+        blocks = read_blocks(self.work, part, span, progress, self._key_before(part), tally)
         for number, block in enumerate(blocks, start=progress.blocks):
             self._read_to[part.shard] = block.consumed
             yield Task(part, span.start, number, block)
+
+    def _source(self, part: Part, span: Range) -> dict[str, Any]:
+        return {**self.work.sources[part.shard], "records": [span.start, span.stop]}
 
     def _key_before(self, part: Part) -> str | None:
         """Of the record before a part, if whoever has that one is done with it."""
@@ -106,7 +115,7 @@ class Parts:
             return min(len(places), room)
         if self.claims.owner.count > 1:
             raise UsageError(
-                f"--limit with several processes: {self.work.names[shard]} must be read to know its records",
+                f"--limit with several processes: {shown(self.work.names[shard])} must be read to know its records",
                 hint="leave --limit out, or use one process",
             )
         # its one part was read here before the next shard's turn, or by a run before this one
@@ -115,7 +124,7 @@ class Parts:
     def _index(self, shard: int) -> list[RecordLocation] | None:
         if shard not in self._places:
             # the places of one shard are needed at a time
-            self._places = {shard: _places(self.work, shard)}
+            self._places = {shard: _places(self.work, shard, self.tally)}
         return self._places[shard]
 
     def _cut(self, shard: int, room: int | None) -> list[Range]:
@@ -124,7 +133,7 @@ class Parts:
 
 def ranges_of(work: Work, shard: int, limit: int | None) -> list[Range]:
     """How a shard of which at most `limit` records are wanted is cut."""
-    return _ranges(_places(work, shard), work.block, limit)
+    return _ranges(_places(work, shard, None), work.block, limit)
 
 
 def _ranges(places: list[RecordLocation] | None, size: int, limit: int | None) -> list[Range]:
@@ -136,17 +145,28 @@ def _ranges(places: list[RecordLocation] | None, size: int, limit: int | None) -
     # the last one reads on to the end of the archive, which must be there, unless it is not to
     end = None if limit is None or count < limit else count
     return [
-        Range(start, start + size if start + size < count else end, places[start].offset if places else 0, True)
+        Range(start, start + size if start + size < count else end, _begin(places, start), is_counted=True)
         for start in starts
     ]
 
 
-def _places(work: Work, shard: int) -> list[RecordLocation] | None:
+def _begin(places: list[RecordLocation], start: int) -> tuple[int, int] | None:
+    """At the record before: its key shows whether the shard is still what it was."""
+    return (start - 1, places[start - 1].offset) if start else None
+
+
+def _places(work: Work, shard: int, tally: Tally | None) -> list[RecordLocation] | None:
     """Where the records of a shard are; None where that takes reading it, or where it is damaged."""
-    if work.is_piped:
+    name = work.names[shard]
+    if is_read_once(name) or not is_seekable(name):
         return None
+    counted = Tally()
     try:
-        return index_shard(work.names[shard])
+        places = index_shard(name, tally=counted)
     except InputError:
         # the part itself will come upon the damage, after the good items
         return None
+    if tally is not None:
+        tally.ignored.update(counted.ignored)
+        tally.duplicates.update(counted.duplicates)
+    return places

@@ -12,7 +12,7 @@ from functaconv.signals.loader import map_ahead
 from functaconv.signals.tiles import Tile
 from functaconv.sources.decoders import USABLE_HINT, decode, usable_field
 from functaconv.sources.items import Record
-from functaconv.sources.webdataset import read_records
+from functaconv.sources.webdataset import Tally, read_records, shown
 
 FIRST_ITEMS = 16
 MOST_BYTES = 256 << 20
@@ -48,16 +48,16 @@ class ReadBlock:
 
 
 def read_blocks(
-    work: Work, part: Part, span: Range, progress: Progress, key_before: str | None = None
+    work: Work, part: Part, span: Range, progress: Progress, key_before: str | None = None, tally: Tally | None = None
 ) -> Iterator[ReadBlock]:
     """What is left of a part, in blocks of `work.block` records. `key_before` is that of the record before the part,
-    where it is known.
+    where it is known; `tally` counts what is passed over.
 
     Where items are much larger than those of the training a block ends sooner, by their bytes. A damaged shard ends
     with a block, empty perhaps, that says so; a part of which nothing is left is an empty block.
     """
     consumed, last_key = max(span.start, progress.records), progress.last_key or ""
-    records = _records(work, part, span, consumed, progress.last_key or key_before)
+    records = _records(work, part, span, consumed, progress.last_key or key_before, tally)
     reads = map_ahead(lambda record: _read(work, record), records, workers=work.workers)
     upcoming, damage = _next(reads)
     while True:
@@ -72,8 +72,8 @@ def read_blocks(
         is_last = upcoming is None
         if is_last and damage is None and span.stop is not None and consumed < span.stop and span.is_counted:
             raise ChangedInputError(
-                f"changed input: {work.names[part.shard]} ends after {consumed} records, when the work began it had "
-                f"{span.stop} or more",
+                f"changed input: {shown(work.names[part.shard])} ends after {consumed} records, when the work began it "
+                f"had {span.stop} or more",
                 hint="put the shard back as it was, or start again with --overwrite",
             )
         yield ReadBlock(tuple(block), consumed, last_key, damage if is_last else None, is_last)
@@ -91,17 +91,22 @@ def _next(reads: Iterator[Read]) -> tuple[Read | None, str | None]:
         return None, str(error)
 
 
-def _records(work: Work, part: Part, span: Range, start: int, key_before: str | None) -> Iterator[Record]:
+def _records(
+    work: Work, part: Part, span: Range, start: int, key_before: str | None, tally: Tally | None
+) -> Iterator[Record]:
     """From record `start` on; the one before it must have the key that it had."""
     name = work.names[part.shard]
-    known = start > 0 and key_before is not None
-    records = read_records(name, part.shard, start=start - known, stream=work.stdin)
-    if known:
+    is_known = start > 0 and key_before is not None
+    records = read_records(
+        name, part.shard, start=start - is_known, begin=span.begin, stream=work.stream(name), tally=tally,
+        known=work.sources[part.shard],
+    )  # fmt: skip
+    if is_known:
         before = next(records, None)
         if before is None or before.key != key_before:
             found = "its end" if before is None else repr(before.key)
             raise ChangedInputError(
-                f"changed input: record {start - 1} of {name} was {key_before!r}, now it is {found}",
+                f"changed input: record {start - 1} of {shown(name)} was {key_before!r}, now it is {found}",
                 hint="put the shard back as it was, or start again with --overwrite",
             )
     yield from islice(records, None if span.stop is None else span.stop - start)
@@ -128,7 +133,7 @@ def check_first_items(work: Work) -> None:
         return
     if not looks:
         raise InputError(
-            f"there is no usable item in {', '.join(work.names[:3])}",
+            f"there is no usable item in {work.described}",
             hint=USABLE_HINT,
         )
     found = [look.mismatch for look in looks if look.mismatch]
@@ -143,7 +148,7 @@ def check_first_items(work: Work) -> None:
 
 def _usable(work: Work) -> Iterator[Record]:
     for part, name in enumerate(work.names):
-        for record in islice(read_records(name, part), work.limit):
+        for record in islice(read_records(name, part, known=work.sources[part]), work.limit):
             if record.problem is not None or usable_field(record, work.field) is not None:
                 yield record
 

@@ -19,7 +19,14 @@ from functaconv.signals.device import device_of, precision_of, sweep_dtype_of
 from functaconv.signals.grid import AXES
 from functaconv.signals.reading import Reading
 from functaconv.sources.images import ImageTransform, Size
-from functaconv.sources.webdataset import expand_shards, fingerprint, index_shard
+from functaconv.sources.webdataset import (
+    expand_shards,
+    fingerprint,
+    index_shard,
+    is_read_once,
+    is_seekable,
+    shown,
+)
 
 CODE_SIGMAS = 4.5
 """8-bit codes span this many standard deviations of the training latents to either side"""
@@ -78,6 +85,7 @@ class Work:
         keep: int | None = None,
         min_gain: float | None = None,
         limit: int | None = None,
+        allow_pipe: bool = False,
         workers: int | None = None,
         stdin: BinaryIO | None = None,
     ) -> "Work":
@@ -121,7 +129,7 @@ class Work:
             batch_size = max(1, min(most, room // _usual_points(stored)))
         return cls(
             stored,
-            expand_shards([shards] if isinstance(shards, str) else list(shards)),
+            expand_shards([shards] if isinstance(shards, str) else list(shards), allow_pipe=allow_pipe),
             lookup(BITS, bits, what="kind of --bits"),
             steps=steps or stored.base.solver.steps,
             batch_size=batch_size,
@@ -139,7 +147,17 @@ class Work:
 
     @property
     def is_piped(self) -> bool:
-        return "-" in self.names
+        """Some of the input can be read only once."""
+        return any(is_read_once(name) for name in self.names)
+
+    @property
+    def described(self) -> str:
+        """The shards, in words: the first few."""
+        return ", ".join(map(shown, self.names[:3]))
+
+    def stream(self, name: str) -> BinaryIO | None:
+        """What stands for a shard that is already open."""
+        return self.stdin if name == "-" else None
 
     @cached_property
     def sources(self) -> list[Mapping[str, Any]]:
@@ -197,13 +215,13 @@ class Work:
     def expected(self) -> int | None:
         """About how many records there are: those of the first shard, in proportion to the bytes of all.
 
-        None where that cannot be told: from a pipe, or when the first shard is damaged.
+        None where that cannot be told: from a pipe or afar, compressed, or when the first shard is damaged.
         """
-        if self.is_piped:
+        sizes = [int(source.get("size", 0)) for source in self.sources]
+        if self.is_piped or not all(sizes) or not is_seekable(self.names[0]):
             return self.limit
-        sizes = [int(source["size"]) for source in self.sources]
         try:
-            records = round(len(index_shard(self.names[0])) * sum(sizes) / max(1, sizes[0]))
+            records = round(len(index_shard(self.names[0])) * sum(sizes) / sizes[0])
         except InputError:
             # the work itself will come upon the damage, after the good items
             return None

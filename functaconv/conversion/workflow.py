@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,7 +43,7 @@ from functaconv.signals.loader import prefetched
 from functaconv.signals.tiles import Tile
 from functaconv.sources.decoders import USABLE_HINT
 from functaconv.sources.images import ImageTransform
-from functaconv.sources.webdataset import index_shard
+from functaconv.sources.webdataset import index_shard, is_seekable, shown
 from functaconv.summary import Items, Size, of_measures, raw_bytes, summarise
 
 CONVENTION = "cell centres of the unit interval, square or cube; first axis first"
@@ -133,6 +134,7 @@ def encode(
     max_error_rate: float = 0.01,
     min_psnr: float | None = None,
     limit: int | None = None,
+    allow_pipe: bool = False,
     workers: int | None = None,
     overwrite: bool = False,
     retry_failed: bool = False,
@@ -158,7 +160,8 @@ def encode(
     work = Work.of(
         base, shards, steps=steps, solver=solver, batch_size=batch_size, bits=bits, device=device,
         precision=precision, channels=channels, field=field,
-        transform=transform, tile=tile, keep=keep, min_gain=min_gain, limit=limit, workers=workers, stdin=stdin,
+        transform=transform, tile=tile, keep=keep, min_gain=min_gain, limit=limit,
+        allow_pipe=allow_pipe, workers=workers, stdin=stdin,
     )  # fmt: skip
     target, ranks = Path(output), ranks or ranks_of_environment()
     if work.is_piped and ranks.count > 1:
@@ -187,8 +190,8 @@ def encode(
             pace, left = _convert(work, writer, claims, stop, watcher)
             if writer.is_sealed:
                 return _finished(target, work, min_psnr, max_error_rate, watcher)
-            if left or (held := claims.take(FINALISE)):
-                return _elsewhere(target, left or [held], watcher)
+            if left or (left := _held(claims.take(FINALISE))):
+                return _elsewhere(target, left, watcher)
             return _finalise(work, writer, claims, pace, ranks.run, is_new or overwrite, min_psnr, max_error_rate)
         except (FileNotFoundError, ValueError):
             # another process was faster, and removed what all are done with
@@ -243,13 +246,17 @@ def _finalise(
         if is_new:
             shutil.rmtree(writer.path)
         raise InputError(
-            f"there is no usable item in {', '.join(work.names[:3])} ({totals.records} records looked at)",
+            f"there is no usable item in {work.described} ({totals.records} records looked at)",
             hint=USABLE_HINT,
         )
     writer.assemble(work.quantiser)
     report = _seal(work, writer, pace, claims, run)
     summary = open_functaset(writer.path).attributes.summary
     return Encoded(writer.path, report, _complaint(report, summary, writer.path, min_psnr, max_error_rate))
+
+
+def _held(held: Held | None) -> list[Held]:
+    return [] if held is None else [held]
 
 
 def _elsewhere(target: Path, left: Sequence[Held], watcher: Watcher) -> Encoded:
@@ -271,7 +278,7 @@ def plan(
     work = Work.of(base, shards, **options)
     check_store(Path(output), work.layout, work.settings, overwrite=overwrite)
     records = None
-    if not work.is_piped:
+    if not work.is_piped and all(map(is_seekable, work.names)):
         records = sum(len(index_shard(name)) for name in work.names)
         records = records if work.limit is None else min(records, work.limit)
     done = 0
@@ -301,10 +308,8 @@ def _convert(
             block, done = task.block, before + pace.records
             _warn_of_sizes(work, (tile for read in block.reads for tile in read.tiles), warn)
             if block.reads or block.damage:
-                rows = encode_block(
-                    work, work.names[task.part.shard], block, pace,
-                    lambda some, done=done: watcher.report(done + some, pace.failed, total, pace.mean_psnr),
-                )  # fmt: skip
+                tell = partial(_tell, watcher, pace, done, total)
+                rows = encode_block(work, shown(work.names[task.part.shard]), block, pace, tell)
                 writer.commit(task.part, task.number, rows)
                 pace.records += len(block.reads)
                 pace.seconds = time.monotonic() - started
@@ -313,6 +318,7 @@ def _convert(
                 claims.give_back(str(task.part))
             saved = f"{before + pace.records} records are saved in {writer.path}"
             stop.check(saved, PIPED) if work.is_piped else stop.check(saved)
+        _warn_of_duplicates(parts, warn)
         left = parts.left()
         stop.check(f"{before + pace.records} records are saved in {writer.path}")
     return pace, left
@@ -324,6 +330,11 @@ def _finished(target: Path, work: Work, min_psnr: float | None, rate: float, wat
     watcher.announce(f"{target} is finished, with these settings: nothing to do")
     complaint = _complaint(functaset.report, functaset.attributes.summary, target, min_psnr, rate)
     return Encoded(target, functaset.report, complaint, was_finished=True)
+
+
+def _tell(watcher: Watcher, pace: Pace, before: int, total: int | None, done: int) -> None:
+    """`done` records of a block after `before` others."""
+    watcher.report(before + done, pace.failed, total, pace.mean_psnr)
 
 
 def _check_sources(functaset: Functaset, work: Work) -> None:
@@ -345,6 +356,16 @@ class _Once:
         if kind not in self._given:
             self._given.add(kind)
             self._watcher.announce(f"warning: {message}")
+
+
+def _warn_of_duplicates(parts: Parts, warn: _Once) -> None:
+    duplicates = parts.tally.duplicates
+    if duplicates:
+        key = next(iter(duplicates))
+        warn(
+            "duplicates",
+            f"{duplicates.total()} records have the key of an earlier one of their shard, such as {key!r}; all stay",
+        )
 
 
 def _warn_of_sizes(work: Work, tiles: Iterable[Tile], warn: _Once) -> None:

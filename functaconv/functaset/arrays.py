@@ -1,8 +1,6 @@
-"""The arrays of a store: how they are cut into chunks, written whole shards at a time, read with care."""
+"""The arrays of a store: how they are cut into chunks, and written whole shards at a time. `stored` reads them."""
 
 import math
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,18 +9,13 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 
 from functaconv.errors import InputError
 from functaconv.functaset.schema import Column
+from functaconv.functaset.stored import MOST_TEXT, rows_in_words
 
 # measured: smaller chunks do not make reading one row faster, and shuffle pays from 256 KiB on
 _CHUNK_BYTES = 512 * 1024
 _CHUNKS_PER_SHARD = 16
 # a guess for text, whose length is not known beforehand
 _TEXT_BYTES = 64
-# what a reader is willing to hold for one chunk: a damaged or hostile zarr.json may ask for anything
-_LARGEST_CHUNK = 2**31
-MOST_IN_CHUNK = 2**28
-"""values of an array of axes or masks"""
-# damage of this extent is not listed any further: a damaged count would have us look for ever
-_MOST_LOST = 1000
 
 
 def create_column(group: zarr.Group, column: Column, count: int) -> zarr.Array[Any]:
@@ -93,9 +86,24 @@ class RowWriter:
     def flush(self) -> None:
         """Write what is left; the last shard may be a partial one."""
         if self._filled:
+            self._check_texts()
             self._array[self._start : self._start + self._filled] = self._buffer[: self._filled]
         self._start += self._filled
         self._filled = 0
+
+    def _check_texts(self) -> None:
+        """No chunk of texts may be larger than a reader takes, or blosc."""
+        if self._buffer.dtype != object:
+            return
+        rows = self._array.chunks[0]
+        for start in range(0, self._filled, rows):
+            texts = self._buffer[start : min(start + rows, self._filled)]
+            # in UTF-8 a character is four bytes at most
+            if 4 * sum(map(len, texts)) > MOST_TEXT and sum(len(text.encode()) for text in texts) > MOST_TEXT // 2:
+                raise InputError(
+                    f"{self._array.path}: more than {MOST_TEXT >> 21} MiB of text for {len(texts)} items",
+                    hint="leave the json or txt members out of the shards",
+                )
 
 
 def read(array: zarr.Array[Any], rows: slice | np.ndarray) -> np.ndarray:
@@ -109,54 +117,6 @@ def read(array: zarr.Array[Any], rows: slice | np.ndarray) -> np.ndarray:
             hint="`functaconv inspect --verify` lists all damage; restore it from a copy or encode again",
         ) from error
     return np.asarray(found)
-
-
-def missing_shards(array: zarr.Array[Any], root: Path) -> Iterator[tuple[int, int, str]]:
-    """First row, end row and problem of shard files that are missing or empty: zarr reads them as fill."""
-    shape = array.shards or array.chunks
-    lost = 0
-    grid = [math.ceil(size / cell) for size, cell in zip(array.shape, shape, strict=True)]
-    # the rows lazily: there may be any number of them, and ndindex makes lists
-    for place in ((row, *rest) for row in range(grid[0]) for rest in np.ndindex(*grid[1:])):
-        file = root / array.path / array.metadata.encode_chunk_key(place)
-        try:
-            problem = None if file.stat().st_size else "is empty"
-        except FileNotFoundError:
-            problem = "is missing"
-        if problem:
-            start = place[0] * shape[0]
-            lost += 1
-            if lost == _MOST_LOST:
-                yield start, array.shape[0], "too many files are missing to look for them all"
-                return
-            yield start, min(start + shape[0], array.shape[0]), f"{file.relative_to(root)} {problem}"
-
-
-def difference(array: Any, column: Column, count: int) -> str | None:
-    """How what zarr found under the column's name differs from the column, in words."""
-    if not isinstance(array, zarr.Array):
-        return f"{column.name}: the array is missing"
-    expected = (count, *column.tail)
-    # text has a dtype of its own per numpy version
-    dtype = "str" if array.dtype.kind in "TO" else array.dtype.name
-    if array.shape != expected or dtype != column.dtype:
-        return f"{column.name}: found {dtype} {array.shape}, expected {column.dtype} {expected}"
-    if 0 in (array.shards or ()) or not 0 < math.prod(array.chunks) * array.dtype.itemsize <= _LARGEST_CHUNK:
-        return f"{column.name}: found chunks of {array.chunks}, expected 1 to {_LARGEST_CHUNK} bytes"
-    return None
-
-
-def problems(array: Any, column: Column, count: int, root: Path) -> Iterator[str]:
-    """What is wrong with an array by its metadata and files alone, unread."""
-    if different := difference(array, column, count):
-        yield different
-        return
-    for start, stop, problem in missing_shards(array, root):
-        yield f"{column.name}: {rows_in_words(start, stop)} lost: {problem}"
-
-
-def rows_in_words(start: int, stop: int) -> str:
-    return f"row {start}" if stop == start + 1 else f"rows {start} to {stop - 1}"
 
 
 def _where(rows: slice | np.ndarray) -> str:

@@ -1,136 +1,66 @@
 """Reading everything in a functaset once, to find what is lost, damaged or contradictory."""
 
 import os
-from collections.abc import Iterator
-from typing import Any
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 
 import numpy as np
-import zarr
 
+from functaconv.documents import parse_json
 from functaconv.errors import FunctaconvError
-from functaconv.functaset import arrays
-from functaconv.functaset.files import read_json
-from functaconv.functaset.reader import Functaset, read_attributes
-from functaconv.functaset.schema import MEASURES
+from functaconv.functaset.files import MOST_VALUES, read_json
+from functaconv.functaset.grids import StoredGrid
+from functaconv.functaset.reader import Functaset, implausible, read_attributes
+from functaconv.functaset.schema import MEASURES, REPORT, VECTORS, shown
+from functaconv.functaset.stored import StoredArray, difference, rows_in_words
+
+Run = tuple[int, int]
+"""rows that follow each other: the first, and the one after the last"""
+
+DECODE_NOTHING = ("modulation_mean", "modulation_std")
+"""vectors for who trains on latents"""
+# as arrays and groups of ours are called: no other name is looked for on the disk
+_NAME = re.compile(r"[A-Za-z0-9_]{1,64}(/[A-Za-z0-9_]{1,64}){0,2}")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is lost, damaged or contradictory."""
+
+    text: str
+    rows: tuple[Run, ...] = ()
+    """that cannot be decoded, or not trusted, for it"""
 
 
 def verify(path: str | os.PathLike[str]) -> list[str]:
     """Every problem of the functaset, with the rows it affects; InputError if it is no functaset."""
-    functaset = read_attributes(path)
-    problems = list(_metadata(functaset))
+    return [problem.text for problem in problems_of(read_attributes(path))]
+
+
+def problems_of(functaset: Functaset) -> list[Problem]:
+    """The same with the rows as numbers."""
+    found = [*_metadata(functaset)]
     for column, count in functaset.expected():
-        array = functaset.array(column.name)
-        problems += arrays.problems(array, column, count, functaset.path)
-        if array is not None and arrays.difference(array, column, count) is None:
-            problems += _values(array, functaset)
-    return [*problems, *_grids(functaset), *_companions(functaset)]
-
-
-def _metadata(functaset: Functaset) -> Iterator[str]:
-    """Each array describes itself a second time: other readers go by that."""
-    root = read_json(functaset.path / "zarr.json")
-    for name, expected in root["consolidated_metadata"]["metadata"].items():
-        file = functaset.path / name / "zarr.json"
+        whole = () if column.name in DECODE_NOTHING else ((0, len(functaset)),)
         try:
-            found = read_json(file)
+            array = functaset.stored(column.name)
+            problem = difference(array, column, count)
         except FunctaconvError as error:
-            yield str(error)
-            continue
-        if found != expected:
-            yield f"{name}/zarr.json differs from what the root's zarr.json says about it"
+            array, problem = None, str(error)
+        if problem is not None or array is None:
+            found.append(Problem(problem or "", whole))
+        elif column.name in VECTORS:
+            found += [Problem(one.text, whole) for one in _values(array)]
+        else:
+            found += _values(array)
+    if thin := implausible(functaset):
+        found.append(Problem(thin))
+    return [*found, *_grids(functaset), *_companions(functaset)]
 
 
-def _values(array: zarr.Array[Any], functaset: Functaset) -> Iterator[str]:
-    """Read an array chunk by chunk: its checksums are checked, and the numbers that must be finite."""
-    name = array.path
-    lost = list(arrays.missing_shards(array, functaset.path))
-    # a variable that an item misses altogether has no error
-    may_be_nan = ("psnr", *MEASURES["grid"])
-    must_be_finite = array.dtype.kind == "f" and name not in may_be_nan
-    bad: list[int] = []
-    for start in range(0, array.shape[0], array.chunks[0]):
-        stop = min(start + array.chunks[0], array.shape[0])
-        if any(first < stop and start < end for first, end, _ in lost):
-            continue
-        try:
-            rows = arrays.read(array, slice(start, stop))
-        except FunctaconvError as error:
-            yield str(error)
-            continue
-        if must_be_finite:
-            finite = np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)
-            bad += (start + np.flatnonzero(~finite)).tolist()
-        elif name == "psnr":
-            bad += (start + np.flatnonzero(np.isnan(rows))).tolist()
-    for first, end in _runs(bad):
-        yield f"{name}: NaN or infinite in {arrays.rows_in_words(first, end)}"
-
-
-def _grids(functaset: Functaset) -> Iterator[str]:
-    """Axes and masks: all of them are read, and every row has one that is there and fits."""
-    if functaset.layout.modality != "grid":
-        return
-    try:
-        grids = functaset.grids
-    except FunctaconvError as error:
-        yield str(error)
-        return
-    for grid in grids:
-        yield from (lost := grid.lost(functaset.path))
-        try:
-            _ = lost or (grid.latitude, grid.longitude)
-            for number in range(0 if lost else grid.masks):
-                if grid.mask(number).shape[-1] != len(functaset.layout.variables):
-                    yield f"{grid.name}/mask: mask {number} is not one of {len(functaset.layout.variables)} variables"
-        except FunctaconvError as error:
-            yield str(error)
-    try:
-        shapes, which, masks = functaset.shapes, functaset.measure("grid"), functaset.measure("mask")
-    except (FunctaconvError, KeyError):
-        # said already
-        return
-    if not len(shapes) == len(which) == len(masks):
-        # the same
-        return
-    sizes = np.array([grid.shape for grid in grids]).reshape(-1, 2)
-    counts = np.array([grid.masks for grid in grids])
-    is_there = (which >= 0) & (which < len(grids))
-    fits = is_there.copy()
-    fits[is_there] = (sizes[which[is_there]] == shapes[is_there]).all(1) & (masks[is_there] >= -1)
-    fits[is_there] &= masks[is_there] < counts[which[is_there]]
-    for first, end in _runs(np.flatnonzero(~fits).tolist()):
-        yield f"grid, mask: {arrays.rows_in_words(first, end)} have a grid or mask that is not there, or does not fit"
-
-
-def _companions(functaset: Functaset) -> Iterator[str]:
-    """The files beside the arrays: the base, the failures, the report."""
-    attributes = functaset.attributes
-    try:
-        functaset.base_bytes()
-    except FunctaconvError as error:
-        yield str(error)
-    try:
-        failed = len(functaset.failures)
-    except FunctaconvError as error:
-        yield str(error)
-    else:
-        if failed != attributes.failed:
-            yield f"failed.jsonl: found {failed} lines, the attributes say {attributes.failed} items failed"
-    try:
-        report = functaset.report
-    except FunctaconvError as error:
-        yield str(error)
-    else:
-        # a report counts items; the attributes count rows too, of which an item in tiles has several
-        items = attributes.summary.get("items", attributes.count)
-        counts = {"count": items, "rows": attributes.count, "failed": attributes.failed}
-        for name, expected in counts.items():
-            found = report.get(name, expected if name == "rows" else None)
-            if found != expected:
-                yield f"report.json: {name} is {found!r}, the attributes say {expected}"
-
-
-def _runs(rows: list[int]) -> Iterator[tuple[int, int]]:
+def runs(rows: Iterable[int]) -> Iterator[Run]:
     """Rows in ascending order as half-open runs."""
     start = previous = -1
     for row in rows:
@@ -141,3 +71,147 @@ def _runs(rows: list[int]) -> Iterator[tuple[int, int]]:
         previous = row
     if previous >= 0:
         yield start, previous + 1
+
+
+def _metadata(functaset: Functaset) -> Iterator[Problem]:
+    """Each array describes itself a second time: other readers go by that."""
+    for name, expected in functaset.descriptions.items():
+        if not _NAME.fullmatch(name):
+            yield Problem(f"zarr.json describes {shown(name)}, which is no array of ours")
+            continue
+        try:
+            found = read_json(functaset.path / name / "zarr.json")
+        except FunctaconvError as error:
+            yield Problem(str(error))
+            continue
+        if found != expected:
+            yield Problem(f"{name}/zarr.json differs from what the root's zarr.json says about it")
+
+
+def _values(array: StoredArray) -> Iterator[Problem]:
+    """Read an array chunk by chunk: its checksums are checked, and the numbers that must be finite."""
+    name = array.name
+    lost = list(array.lost())
+    for start, stop, problem in lost:
+        yield Problem(f"{name}: {rows_in_words(start, stop)} lost: {problem}", ((start, stop),))
+    bad: list[int] = []
+    for start, stop in array.spans(lost):
+        try:
+            rows = array.read(slice(start, stop))
+        except FunctaconvError as error:
+            yield Problem(str(error), ((start, stop),))
+            continue
+        bad += (start + np.flatnonzero(~_is_sound(name, rows))).tolist()
+    for first, end in runs(bad):
+        yield Problem(f"{name}: {_WRONG.get(name, 'NaN or infinite')} in {rows_in_words(first, end)}", ((first, end),))
+
+
+_WRONG = {"shape": "sides of no points", "meta": "something else than JSON", "modulation_scale": "a step of nothing"}
+
+
+def _is_sound(name: str, rows: np.ndarray) -> np.ndarray:
+    """Per row: the values are such as can be."""
+    if name == "meta":
+        return np.array([_is_json(text) for text in rows.tolist()], bool)
+    flat = rows.reshape(len(rows), -1)
+    if name == "shape":
+        return np.asarray((flat >= 1).all(axis=1))
+    # a perfect item has an infinite PSNR, and a variable that an item misses altogether has no error
+    if flat.dtype.kind != "f" or name in MEASURES["grid"]:
+        return np.ones(len(rows), bool)
+    can_be = ~np.isnan(flat) if name == "psnr" else np.isfinite(flat)
+    return np.asarray((can_be & (flat > 0) if name == "modulation_scale" else can_be).all(axis=1))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        parse_json(text.encode(), most_values=MOST_VALUES)
+    except ValueError:
+        return False
+    return True
+
+
+def _grids(functaset: Functaset) -> Iterator[Problem]:
+    """Axes and masks: all of them are read, and every row has one that is there and fits."""
+    if functaset.layout.modality != "grid":
+        return
+    shapes, which, masks = np.empty((0, 2)), np.empty(0), np.empty(0)
+    # what cannot be read has been said already
+    with suppress(FunctaconvError):
+        shapes, which, masks = functaset.shapes, functaset.measure("grid"), functaset.measure("mask")
+    are_known = len(shapes) == len(which) == len(masks) == len(functaset)
+    try:
+        grids = functaset.grids
+    except FunctaconvError as error:
+        yield Problem(str(error), ((0, len(functaset)),))
+        return
+    for number, grid in enumerate(grids):
+        rows = np.flatnonzero(which == number) if are_known else np.arange(0)
+        yield from (Problem(text, tuple(runs(rows.tolist()))) for text in _axes(grid))
+        if grid.variables not in (None, len(functaset.layout.variables)):
+            text = f"{grid.name}/mask: masks of {grid.variables} variables, not of {len(functaset.layout.variables)}"
+            yield Problem(text, tuple(runs(rows.tolist())))
+        for mask, text in _masks(grid):
+            yield Problem(text, tuple(runs(rows[masks[rows] == mask].tolist())) if are_known else ())
+    if not are_known:
+        return
+    sizes = np.array([grid.shape for grid in grids]).reshape(-1, 2)
+    counts = np.array([grid.masks for grid in grids])
+    is_there = (which >= 0) & (which < len(grids))
+    fits = is_there.copy()
+    fits[is_there] = (sizes[which[is_there]] == shapes[is_there]).all(1) & (masks[is_there] >= -1)
+    fits[is_there] &= masks[is_there] < counts[which[is_there]]
+    for first, end in runs(np.flatnonzero(~fits).tolist()):
+        text = f"grid, mask: {rows_in_words(first, end)} have a grid or mask that is not there, or does not fit"
+        yield Problem(text, ((first, end),))
+
+
+def _axes(grid: StoredGrid) -> Iterator[str]:
+    lost = grid.lost()
+    yield from lost
+    if not lost:
+        for axis in ("latitude", "longitude"):
+            try:
+                getattr(grid, axis)
+            except FunctaconvError as error:
+                yield str(error)
+
+
+def _masks(grid: StoredGrid) -> Iterator[tuple[int, str]]:
+    """Number and problem of each mask that cannot be read."""
+    if grid.lost():
+        # said already
+        return
+    for number in range(grid.masks):
+        try:
+            grid.mask(number)
+        except FunctaconvError as error:
+            yield number, str(error)
+
+
+def _companions(functaset: Functaset) -> Iterator[Problem]:
+    """The files beside the arrays: the base, the failures, the report."""
+    attributes = functaset.attributes
+    try:
+        functaset.base_bytes()
+    except FunctaconvError as error:
+        yield Problem(str(error), ((0, len(functaset)),))
+    try:
+        failed = sum(1 for _ in functaset.each_failure())
+    except FunctaconvError as error:
+        yield Problem(str(error))
+    else:
+        if failed != attributes.failed:
+            yield Problem(f"failed.jsonl: found {failed} lines, the attributes say {attributes.failed} items failed")
+    try:
+        report = functaset.report
+    except FunctaconvError as error:
+        yield Problem(str(error))
+    else:
+        # a report counts items; the attributes count rows too, of which an item in tiles has several
+        items = attributes.summary.get("items", attributes.count)
+        counts = {"count": items, "rows": attributes.count, "failed": attributes.failed}
+        for name, expected in counts.items():
+            found = report.get(name, expected if name == "rows" else None)
+            if found != expected:
+                yield Problem(f"{REPORT}: {name} is {shown(found)}, the attributes say {expected}")

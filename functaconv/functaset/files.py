@@ -1,15 +1,20 @@
 """Files that are either complete or absent, also after a power cut."""
 
-import json
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from functaconv.documents import parse_json
 from functaconv.errors import InputError
 from functaconv.functaset.schema import FAILED
+
+MOST_JSON = 128 << 20
+MOST_VALUES = 1 << 22
+"""of a JSON file: far above the zarr.json of a store with as many grids as there may be"""
 
 
 @contextmanager
@@ -35,11 +40,47 @@ def replace_bytes(path: Path, content: bytes) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file that must be there and sound."""
+    """The content of a JSON file that must be there, sound and of possible size."""
+    content = read_bytes(path.parent, path.name, MOST_JSON)
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        return parse_json(content, most_values=MOST_VALUES)
+    except ValueError as error:
         raise InputError(f"{path}: cannot be read: {error}", hint=f"restore {path.name} from a copy") from error
+
+
+def read_bytes(root: Path, name: str, most: int) -> bytes:
+    """The whole of a `whole_file`."""
+    path = whole_file(root, name, most)
+    try:
+        with path.open("rb") as file:
+            # not as many as it may be: room is made for what is asked
+            return file.read(os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from error
+
+
+def whole_file(root: Path, name: str, most: int) -> Path:
+    """The file of that name below `root`; an InputError unless it is a plain file of at most `most` bytes in there.
+
+    What lies in a store may have been made to harm: a link that leads out of it, a device that never ends.
+    """
+    path = root / name
+    try:
+        found = path.stat()
+        is_inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from error
+    if not stat.S_ISREG(found.st_mode):
+        raise _unreadable(path, "it is not a file")
+    if not is_inside:
+        raise _unreadable(path, f"it is a link that leads out of {root}")
+    if found.st_size > most:
+        raise _unreadable(path, f"{found.st_size} bytes, expected at most {most}")
+    return path
+
+
+def _unreadable(path: Path, reason: str) -> InputError:
+    return InputError(f"{path}: cannot be read: {reason}", hint=f"restore {path.name} from a copy")
 
 
 def sync(path: Path) -> None:

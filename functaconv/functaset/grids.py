@@ -1,11 +1,10 @@
 """The grids of a functaset of latitude-longitude grids: axes and masks, each kept once however many items share it."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,16 @@ import zarr
 
 from functaconv.errors import InputError
 from functaconv.functaset import arrays
+from functaconv.functaset.stored import MOST_IN_CHUNK, StoredArray
 
 GROUP = "grids"
-MOST_GRIDS = 1 << 16
-"""grids of their own in one functaset: more would be as many folders"""
+MOST_GRIDS = 1 << 14
+"""grids of their own in one functaset: more would be as many folders, and a zarr.json of more than 100 MB"""
 MASKS_TOGETHER = 256
 """in a file of the store"""
 MOST_DEGREES = 720.0
+MOST_IN_AXIS = 1 << 22
+_RESTORE = "restore it from a copy, or encode again with --overwrite"
 
 
 @dataclass(eq=False)
@@ -157,62 +159,66 @@ def _array(
 class StoredGrid:
     """`grids/<n>` of a store; nothing is read before it is asked for."""
 
-    def __init__(self, number: int, latitude: "zarr.Array[Any]", longitude: Any, mask: Any) -> None:
+    def __init__(self, number: int, latitude: StoredArray, longitude: StoredArray, mask: StoredArray | None) -> None:
         self.name = f"{GROUP}/{number}"
         self._latitude, self._longitude, self._mask = latitude, longitude, mask
-        for name, array, dims in (("latitude", latitude, 1), ("longitude", longitude, 1), ("mask", mask, 4)):
-            if array is None and name == "mask":
-                continue
-            if (
-                not isinstance(array, zarr.Array)
-                or array.ndim != dims
-                or math.prod(array.chunks) > arrays.MOST_IN_CHUNK
-            ):
-                raise InputError(f"{self.name}/{name}: the axes or masks are not whole")
-        self.shape = (latitude.shape[0], longitude.shape[0])
-        if mask is not None and mask.shape[1:3] != self.shape:
-            raise InputError(f"{self.name}/mask: found {mask.shape}, expected masks of {self.shape}")
+        self.shape = (len(latitude), len(longitude))
+        for array in (latitude, longitude):
+            if array.dtype != "float64" or array.shape != (len(array),) or not 1 <= len(array) <= MOST_IN_AXIS:
+                raise InputError(f"{array.name}: found {array.dtype} {array.shape}, expected degrees", hint=_RESTORE)
+        if mask is not None and not (
+            mask.dtype == "bool" and mask.shape[1:3] == self.shape and len(mask.shape) == 4 and mask.rows == 1
+            and mask.row_bytes <= MOST_IN_CHUNK
+        ):  # fmt: skip
+            raise InputError(f"{mask.name}: found {mask.shape}, expected masks of {self.shape}", hint=_RESTORE)
 
     @property
     def masks(self) -> int:
         """How many masks occur on this grid."""
-        return 0 if self._mask is None else int(self._mask.shape[0])
+        return 0 if self._mask is None else len(self._mask)
 
-    def lost(self, root: Path) -> list[str]:
-        """What files of the axes and masks are missing or empty in the store at `root`."""
-        return [
-            f"{array.path}: {problem}"
-            for array in (self._latitude, self._longitude, self._mask)
-            if array is not None
-            for _, _, problem in arrays.missing_shards(array, root)
-        ]
+    @property
+    def variables(self) -> int | None:
+        """Of how many variables the masks are; None where nothing is missing."""
+        return None if self._mask is None else self._mask.shape[3]
+
+    def lost(self) -> list[str]:
+        """What files of the axes and masks are missing or empty."""
+        found = (array for array in (self._latitude, self._longitude, self._mask) if array is not None)
+        return [f"{array.name}: {problem}" for array in found for _, _, problem in array.lost()]
 
     @cached_property
     def latitude(self) -> np.ndarray:
         """float64 [row], degrees north."""
-        return self._axis(self._latitude, 90.0)
+        return _degrees(self._latitude, 90.0)
 
     @cached_property
     def longitude(self) -> np.ndarray:
         """float64 [column], degrees east."""
-        return self._axis(self._longitude, MOST_DEGREES)
+        return _degrees(self._longitude, MOST_DEGREES)
 
     def mask(self, number: int) -> np.ndarray:
         """Bool `[row, column, variable]`, True where a value is missing."""
-        return np.asarray(arrays.read(self._mask, slice(number, number + 1))[0], bool)
-
-    def _axis(self, array: "zarr.Array[Any]", most: float) -> np.ndarray:
-        found = arrays.read(array, slice(None))
-        if found.dtype != np.float64 or not (np.abs(found) <= most).all():
-            raise InputError(f"{array.path}: found something else than degrees", hint="restore it from a copy")
-        return found
+        assert self._mask is not None
+        return np.asarray(self._mask.read(slice(number, number + 1))[0])
 
 
-def read_grids(found: Mapping[str, "zarr.Array[Any]"]) -> list[StoredGrid]:
+def _degrees(array: StoredArray, most: float) -> np.ndarray:
+    found = array.read()
+    if not (np.abs(found) <= most).all():
+        raise InputError(f"{array.name}: found something else than degrees", hint=_RESTORE)
+    return found
+
+
+def read_grids(arrays_of: Callable[[str], StoredArray | None]) -> list[StoredGrid]:
     """The grids out of the arrays of a store, by path (`grids/0/latitude`)."""
     grids: list[StoredGrid] = []
-    while f"{GROUP}/{len(grids)}/latitude" in found:
+    while (latitude := arrays_of(f"{GROUP}/{len(grids)}/latitude")) is not None:
         name = f"{GROUP}/{len(grids)}"
-        parts = (found.get(f"{name}/{part}") for part in ("longitude", "mask"))
-        grids.append(StoredGrid(len(grids), found[f"{name}/latitude"], *parts))
+        if len(grids) == MOST_GRIDS:
+            raise InputError(f"{name}: more than {MOST_GRIDS} grids", hint=_RESTORE)
+        longitude = arrays_of(f"{name}/longitude")
+        if longitude is None:
+            raise InputError(f"{name}/longitude: the array is missing", hint=_RESTORE)
+        grids.append(StoredGrid(len(grids), latitude, longitude, arrays_of(f"{name}/mask")))
     return grids

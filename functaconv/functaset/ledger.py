@@ -50,8 +50,8 @@ class Range:
     start: int = 0
     stop: int | None = None
     """None: to the end of the shard, wherever that is"""
-    offset: int = 0
-    """the byte of the shard where the first of them begins"""
+    begin: tuple[int, int] | None = None
+    """number and offset of a record at which reading can begin: the one before the first"""
     is_counted: bool = False
     """the shard was seen to have records up to `stop`"""
 
@@ -98,7 +98,7 @@ class Ledger:
     def ranges(self, shard: int) -> tuple[Range, ...] | None:
         """How the shard is cut, if that was settled."""
         file = self._cut(shard)
-        return tuple(Range(**one) for one in read_json(file)) if file.exists() else None
+        return tuple(map(_range, read_json(file))) if file.exists() else None
 
     def cut(self, shard: int, ranges: Sequence[Range]) -> None:
         """Settle how a shard is cut, before any of its parts begins."""
@@ -111,16 +111,20 @@ class Ledger:
         for leftover in folder.glob(".*.tmp"):
             # whoever wrote it is gone: a part has one writer
             leftover.unlink(missing_ok=True)
-        asked = canonical(dict(source))
-        file = folder / "source.json"
-        if not file.exists():
-            replace_bytes(file, to_json(asked))
-        elif changes := differences(read_json(file), asked):
+        self.check(part, source)
+        if not self._source(part).exists():
+            replace_bytes(self._source(part), to_json(canonical(dict(source))))
+        return self.progress(part)
+
+    def check(self, part: Part, source: Mapping[str, Any]) -> None:
+        """ChangedInputError if the part was begun with another source."""
+        if not self._source(part).exists():
+            return
+        if changes := differences(read_json(self._source(part)), canonical(dict(source))):
             raise ChangedInputError(
                 f"changed input: part {part} of {self.root.parent}: {'; '.join(changes)}",
                 hint="put the input back as it was, or start again with --overwrite",
             )
-        return self.progress(part)
 
     def progress(self, part: Part) -> Progress:
         folder = self._folder(part)
@@ -202,8 +206,16 @@ class Ledger:
     def _folder(self, part: Part) -> Path:
         return self.root / str(part)
 
+    def _source(self, part: Part) -> Path:
+        return self._folder(part) / "source.json"
+
     def _cut(self, shard: int) -> Path:
         return self.root / f"{shard:06d}.ranges.json"
+
+
+def _range(found: Mapping[str, Any]) -> Range:
+    begin = found["begin"]
+    return Range(found["start"], found["stop"], None if begin is None else (begin[0], begin[1]), found["is_counted"])
 
 
 def open_store(

@@ -1,23 +1,23 @@
 """Reading a functaset: rows as numpy, by number or key, with damage reported and never passed on."""
 
 import difflib
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from hashlib import sha256
+from functools import cached_property, partial
+from hashlib import file_digest, sha256
 from operator import index as as_index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
+from pydantic import TypeAdapter, ValidationError
 
+from functaconv.documents import parse_json
 from functaconv.errors import InputError
-from functaconv.functaset import arrays
 from functaconv.functaset.blocks import Failure
-from functaconv.functaset.files import array_bytes, read_json
+from functaconv.functaset.files import MOST_VALUES, array_bytes, read_bytes, read_json, whole_file
 from functaconv.functaset.grids import StoredGrid, read_grids
 from functaconv.functaset.ledger import is_unfinished
 from functaconv.functaset.quantise import Quantiser
@@ -30,11 +30,26 @@ from functaconv.functaset.schema import (
     check_keep,
     columns,
     parse_attributes,
+    shown,
     vectors,
 )
+from functaconv.functaset.stored import StoredArray, difference, rows_in_words
 
 if TYPE_CHECKING:
     from functaconv.functaset.dataset import LatentDataset
+
+
+MOST_BASE = 5 << 30
+"""bytes of a base: 2^30 parameters in float32, and some more"""
+MOST_FAILURES = 1 << 30
+"""bytes of `failed.jsonl`: millions of lines"""
+MOST_LINE, MOST_IN_LINE = 1 << 24, 1 << 20
+MOST_UNQUESTIONED, MOST_EXPANSION = 1 << 30, 1000
+"""bytes of latents that are believed whatever the size of their files, and how many of them a byte may stand for"""
+MANY_ROWS, ROWS_PER_BYTE = 10_000_000, 8
+"""the same for rows"""
+_RESTORE = "`functaconv inspect --verify` lists all damage; restore it from a copy or encode again"
+_Failure = TypeAdapter(Failure)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,22 +89,13 @@ class Functaset:
         self.attributes = parse_attributes(root.get("attributes", {}).get("functaconv"), path)
         self.layout = self.attributes.layout
         self._root = root
+        # never from the folders: consolidated metadata is part of what was sealed
+        self.descriptions = _descriptions(root, path)
+        self._stored: dict[str, StoredArray] = {}
         self._measures: dict[str, np.ndarray] = {}
         if keep is not None:
             check_keep(keep, self.layout.latent, canonical=self.attributes.canonical)
             self.layout = self.layout.model_copy(update={"latent": keep})
-        try:
-            # never from the folders: consolidated metadata is part of what was sealed
-            self._group = zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=True)
-            self._arrays = {
-                name: member for name, member in self._group.members(max_depth=None) if isinstance(member, zarr.Array)
-            }
-        # zarr and its codecs raise many kinds on metadata that make no sense
-        except Exception as error:
-            raise InputError(
-                f"{path}: the description of the arrays is damaged: {error}",
-                hint="restore zarr.json from a copy, or encode again with --overwrite",
-            ) from error
 
     def __len__(self) -> int:
         return self.attributes.count
@@ -119,44 +125,50 @@ class Functaset:
     @property
     def modulation(self) -> zarr.Array[Any]:
         """The latents as stored, `[item, *sites, latent]`, all numbers of them."""
-        return self._arrays["modulation"]
+        found = self.array("modulation")
+        assert found is not None
+        return found
 
     @cached_property
     def keys(self) -> np.ndarray:
-        return arrays.read(self._arrays["key"], slice(None)).astype(object)
+        return self._column("key")
 
     @cached_property
     def labels(self) -> np.ndarray:
         """int64, -1 for none."""
-        return arrays.read(self._arrays["label"], slice(None))
+        return self._column("label")
 
     @cached_property
     def shapes(self) -> np.ndarray:
         """int32 [item, axis]: native resolution."""
-        return arrays.read(self._arrays["shape"], slice(None))
+        found = self._column("shape")
+        if (found < 1).any():
+            row = int(np.argmax((found < 1).any(axis=1)))
+            raise InputError(f"{self.path}: shape: row {row} has {tuple(found[row].tolist())} points", hint=_RESTORE)
+        return found
 
     @cached_property
     def mse(self) -> np.ndarray:
-        return arrays.read(self._arrays["mse"], slice(None))
+        return self._column("mse")
 
     @cached_property
     def psnr(self) -> np.ndarray:
-        return arrays.read(self._arrays["psnr"], slice(None))
+        return self._column("psnr")
 
     @cached_property
     def parts(self) -> np.ndarray:
         """int32 [item]: which input each item came from."""
-        return arrays.read(self._arrays["part"], slice(None))
+        return self._column("part")
 
     @cached_property
     def tiles(self) -> np.ndarray | None:
         """int32 [item, 2 * axis]: origin, then the shape of the whole image; None when nothing is tiled."""
-        return arrays.read(self._arrays["tile"], slice(None)) if self.layout.tiled else None
+        return self._column("tile") if self.layout.tiled else None
 
     @cached_property
     def grids(self) -> list[StoredGrid]:
         """Axes and masks of latitude-longitude grids; empty for items of other kinds."""
-        return read_grids(self._arrays) if self.layout.modality == "grid" else []
+        return read_grids(self.stored) if self.layout.modality == "grid" else []
 
     def grid_of(self, item: int) -> tuple[StoredGrid, np.ndarray | None]:
         """The grid of an item, and where its values are missing: bool `[row, column, variable]`, None for nowhere."""
@@ -170,15 +182,19 @@ class Functaset:
     def measure(self, name: str) -> np.ndarray:
         """A column that functasets of this kind have besides those of all, such as `accuracy` or `time`."""
         if name not in self._measures:
-            self._measures[name] = arrays.read(self._arrays[name], slice(None))
+            self._measures[name] = self._column(name)
         return self._measures[name]
 
     def meta(self, item: int) -> Any:
         """What the input said about the item besides its array, or None."""
-        if "meta" not in self._arrays:
+        if "meta" not in self.descriptions:
             return None
         row = self._row(item)
-        return json.loads(str(arrays.read(self._arrays["meta"], slice(row, row + 1))[0]))
+        text = str(self._array_of("meta").read(slice(row, row + 1))[0])
+        try:
+            return parse_json(text.encode(), most_values=MOST_VALUES)
+        except ValueError as error:
+            raise InputError(f"{self.path}: meta: row {row}: {error}", hint=_RESTORE) from error
 
     @cached_property
     def quantiser(self) -> Quantiser:
@@ -192,13 +208,16 @@ class Functaset:
 
     def latents(self, rows: slice | np.ndarray | None = None, *, normalize: bool = False) -> np.ndarray:
         """float32 `[item, *sites, latent]`; normalised to mean 0 and deviation 1 per latent when asked."""
-        found = self.quantiser.dequantise(arrays.read(self.modulation, self._selection(rows)))
-        if self.is_truncated:
-            # a copy: a view would keep all numbers in memory
-            found = found[..., : self.layout.latent].copy()
-        if normalize:
-            mean, std = self._moments
-            found = (found - mean) / std
+        stored = self._array_of("modulation").read(self._selection(rows))
+        # numbers that were made up may be of any size
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = self.quantiser.dequantise(stored)
+            if self.is_truncated:
+                # a copy: a view would keep all numbers in memory
+                found = found[..., : self.layout.latent].copy()
+            if normalize:
+                mean, std = self._moments
+                found = (found - mean) / std
         return found
 
     def __getitem__(self, item: int) -> Row:
@@ -238,28 +257,44 @@ class Functaset:
     @cached_property
     def failures(self) -> list[Failure]:
         """The records that could not be converted."""
-        path = self.path / FAILED
+        return list(self.each_failure())
+
+    def each_failure(self) -> Iterator[Failure]:
+        """The same one by one: there may be many."""
+        path = whole_file(self.path, FAILED, MOST_FAILURES)
         try:
-            return [Failure(**json.loads(line)) for line in path.read_text("utf-8").splitlines()]
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(f"{path}: cannot be read: {error}", hint="restore it from a copy") from error
+            with path.open("rb") as file:
+                for number, line in enumerate(iter(partial(file.readline, MOST_LINE), b""), start=1):
+                    if len(line) == MOST_LINE:
+                        raise ValueError(f"line {number} is longer than {MOST_LINE} bytes")
+                    yield _Failure.validate_python(parse_json(line, most_values=MOST_IN_LINE))
+        except (OSError, ValueError) as error:
+            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+            raise InputError(f"{path}: cannot be read: {reason}", hint="restore it from a copy") from error
 
     @property
     def report(self) -> dict[str, Any]:
         """What `encode` reported."""
         found = read_json(self.path / REPORT)
         if not isinstance(found, dict):
-            raise InputError(f"{self.path / REPORT}: expected an object, found {found!r:.80}")
+            raise InputError(f"{self.path / REPORT}: expected an object, found {shown(found)}")
+        for name in ("count", "failed"):
+            if not isinstance(found.get(name), int):
+                raise InputError(f"{self.path / REPORT}: {name} is {shown(found.get(name))}, expected a number")
         return found
 
     def base_bytes(self) -> bytes:
         """The base, as it was when the items were encoded."""
-        path = self.path / BASE
+        path, found = whole_file(self.path, BASE, MOST_BASE), b""
         try:
-            found = path.read_bytes()
+            with path.open("rb") as file:
+                digest = file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error}", hint="put the base back") from error
-        digest = sha256(found).hexdigest()
+        if digest == self.attributes.base_sha256:
+            # memory is taken for the right one only
+            found = read_bytes(self.path, BASE, MOST_BASE)
+            digest = sha256(found).hexdigest()
         if digest != self.attributes.base_sha256:
             raise InputError(
                 f"{path}: found sha256 {digest}, expected {self.attributes.base_sha256}",
@@ -268,19 +303,32 @@ class Functaset:
         return found
 
     def nbytes(self) -> Size:
-        return Size(store=array_bytes(self.path), base=(self.path / BASE).stat().st_size)
+        try:
+            return Size(store=array_bytes(self.path), base=(self.path / BASE).stat().st_size)
+        except OSError as error:
+            raise InputError(f"{error.filename}: cannot be read: {error.strerror}", hint=_RESTORE) from error
 
     def expected(self) -> list[tuple[Column, int]]:
         """The arrays that the attributes promise, each with its length."""
         layout = self.attributes.layout
         return [
-            *((column, len(self)) for column in columns(layout, meta="meta" in self._arrays)),
+            *((column, len(self)) for column in columns(layout, meta="meta" in self.descriptions)),
             *((Column(name, "float32"), layout.latent) for name in vectors(layout)),
         ]
 
     def array(self, name: str) -> zarr.Array[Any] | None:
-        """The array as zarr gives it, None if there is none of this name."""
-        return self._arrays.get(name)
+        """The array as zarr gives it, None if there is none of this name: for whom has more use for zarr than for
+        being told of what is lost.
+        """
+        return None if self.stored(name) is None else zarr.open_array(self.path, path=name, mode="r", zarr_format=3)
+
+    def stored(self, name: str) -> StoredArray | None:
+        """The array as it lies on disk, None if there is none of this name."""
+        if name not in self._stored:
+            if name not in self.descriptions:
+                return None
+            self._stored[name] = StoredArray.of(self.path, name, self.descriptions[name])
+        return self._stored[name]
 
     @cached_property
     def _rows_by_key(self) -> dict[str, int]:
@@ -294,7 +342,22 @@ class Functaset:
         return mean, np.where(std > 0, std, np.float32(1))
 
     def _vector(self, name: str) -> np.ndarray:
-        return arrays.read(self._arrays[name], slice(None))
+        column = Column(name, "float32")
+        if problem := difference(self.stored(name), column, self.attributes.latent):
+            raise InputError(f"{self.path}: {problem}", hint=_RESTORE)
+        found = self._array_of(name).read()
+        if not np.isfinite(found).all():
+            raise InputError(f"{self.path}: {name} holds values that are not finite", hint=_RESTORE)
+        return found
+
+    def _column(self, name: str) -> np.ndarray:
+        return self._array_of(name).read()
+
+    def _array_of(self, name: str) -> StoredArray:
+        found = self.stored(name)
+        if found is None:
+            raise InputError(f"{self.path}: {name}: the array is missing", hint=_RESTORE)
+        return found
 
     def _row(self, item: int) -> int:
         row = as_index(item)
@@ -320,12 +383,24 @@ class Functaset:
 def open_functaset(path: str | os.PathLike[str]) -> Functaset:
     """The finished functaset at `path`; InputError if there is none or its arrays are not all there."""
     functaset = read_attributes(path)
-    problems = [
-        problem
-        for column, count in functaset.expected()
-        for problem in arrays.problems(functaset.array(column.name), column, count, functaset.path)
-    ]
-    problems += [problem for grid in functaset.grids for problem in grid.lost(functaset.path)]
+    found: list[StoredArray] = []
+    problems: list[str] = []
+    for column, count in functaset.expected():
+        array = functaset.stored(column.name)
+        if problem := difference(array, column, count):
+            problems.append(problem)
+        elif array is not None:
+            found.append(array)
+    if not problems:
+        # all of them first: a count that is wrong everywhere would have us look for files that nobody promised
+        problems += [
+            f"{array.name}: {rows_in_words(start, stop)} lost: {problem}"
+            for array in found
+            for start, stop, problem in array.lost()
+        ]
+        problems += [problem for grid in functaset.grids for problem in grid.lost()]
+    if not problems and (thin := implausible(functaset)):
+        problems.append(thin)
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise InputError(
@@ -333,6 +408,30 @@ def open_functaset(path: str | os.PathLike[str]) -> Functaset:
             hint="`functaconv inspect --verify` lists all damage; restore it from a copy or encode again",
         )
     return functaset
+
+
+def implausible(functaset: Functaset) -> str | None:
+    """How much more the latents claim to be than can be in their files: a few bytes may stand for terabytes."""
+    array = functaset.stored("modulation")
+    if array is None or (len(array) <= MANY_ROWS and len(array) * array.row_bytes <= MOST_UNQUESTIONED):
+        return None
+    if next(array.lost(), None) is not None:
+        # told elsewhere; and of a count that is made up there is no end of files to look for
+        return None
+    disk = array.bytes_on_disk()
+    most_rows, most_bytes = max(MANY_ROWS, ROWS_PER_BYTE * disk), max(MOST_UNQUESTIONED, MOST_EXPANSION * disk)
+    if len(array) <= most_rows and len(array) * array.row_bytes <= most_bytes:
+        return None
+    return f"modulation: {len(array)} rows of {array.row_bytes} bytes cannot be in {disk} bytes"
+
+
+def _descriptions(root: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What zarr.json says of each array, by path."""
+    consolidated = root.get("consolidated_metadata")
+    found = consolidated.get("metadata") if isinstance(consolidated, dict) else None
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: zarr.json does not describe the arrays", hint=_RESTORE)
+    return found
 
 
 def _open(path: Path, keep: int | None) -> Functaset:
@@ -347,7 +446,7 @@ def read_attributes(path: str | os.PathLike[str]) -> Functaset:
     if not path.exists():
         raise InputError(f"{path}: there is nothing of this name", hint="expected a functaset, a .zarr folder")
     file = path / "zarr.json"
-    root = read_json(file) if file.exists() else {}
+    root = read_json(file) if os.path.lexists(file) else {}
     root = root if isinstance(root, dict) else {}
     attributes = root.get("attributes")
     sealed = isinstance(attributes, dict) and "functaconv" in attributes

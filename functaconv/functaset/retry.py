@@ -70,7 +70,8 @@ def _block(functaset: Functaset, rows: np.ndarray, start: int, stop: int) -> Blo
         if not len(rows):
             return np.asarray(array[:0])
         # rows of a part lie together
-        return np.asarray(array[int(rows[0]) : int(rows[-1]) + 1])[rows - rows[0]]
+        found: np.ndarray = np.asarray(array[int(rows[0]) : int(rows[-1]) + 1])[rows - rows[0]]
+        return found
 
     layout = functaset.attributes.layout
     records = np.unique(column("record"))

@@ -92,6 +92,10 @@ class FunctasetWriter:
         """How far the part is; `source` is the fingerprint of its input, which must not change."""
         return self._ledger.begin(part, source)
 
+    def check(self, part: Part, source: Mapping[str, JsonValue]) -> None:
+        """An InputError if the part was begun with another input."""
+        self._ledger.check(part, source)
+
     def progress(self, part: Part) -> Progress:
         """How far the part is, which need not have begun."""
         return self._ledger.progress(part)

@@ -18,6 +18,7 @@ from functaconv.base import MOST_GRIDS, Base
 from functaconv.errors import FunctaconvError
 from functaconv.fitting import GaussNewton
 from functaconv.networks import Placement
+from functaconv.parallel import Ensemble
 from functaconv.recipe import TrainingRecipe
 from functaconv.signals.batch import Batch
 from functaconv.signals.device import free_memory
@@ -42,10 +43,13 @@ _COUNTS = ("updates", "skipped", "rollbacks", "slowdown", "unconverged_until")
 
 
 class Learner:
-    """A base that learns, and its moving average, which is what will be exported."""
+    """A base that learns, and its moving average, which is what will be exported.
 
-    def __init__(self, base: Base, training: TrainingRecipe) -> None:
-        self.base, self.training = base, training
+    Where several learn together each has a share of every batch's items, and all make the same updates.
+    """
+
+    def __init__(self, base: Base, training: TrainingRecipe, ensemble: Ensemble | None = None) -> None:
+        self.base, self.training, self.ensemble = base, training, ensemble or Ensemble()
         self.average = deepcopy(base).requires_grad_(False)
         solver = list(base.solver.parameters())
         own = {id(parameter) for parameter in solver}
@@ -57,6 +61,8 @@ class Learner:
         self._skipped_in_a_row = 0
         # asked once: which items go together must not change from one update to the next
         self._memory = MEMORY_SHARE * free_memory(base.device)
+        if base.device.type == "cpu":
+            self._memory /= self.ensemble.count
         self._placements: dict[AnyGrid, Placement] = {}
         self._good = self._snapshot()
 
@@ -72,7 +78,8 @@ class Learner:
         """
         for group in self._groups():
             group["lr"] = group["full_rate"] * self._schedule(spent) * self.slowdown
-        loss = self._descend(self._varied(batch), spent)
+        share = self._varied(batch).items(self.ensemble.share(len(batch)))
+        loss = self._joined(self._descend(share, spent), len(share) / len(batch))
         norm = nn.utils.clip_grad_norm_(self._shared, self.training.clip or math.inf)
         solver_norm = nn.utils.get_total_norm([p.grad for p in self._solver if p.grad is not None])
         # the one moment an update waits for the device
@@ -142,6 +149,19 @@ class Learner:
         generator = torch.Generator().manual_seed((self.training.seed << 32) + self.updates)
         return mixed(batch.to(self.base.device), self.base.normalizer, self.training.mixing, generator)
 
+    def _joined(self, loss: Tensor, weight: float) -> Tensor:
+        """The error of the whole batch, and its gradient with the parameters, from those of the ranks' shares."""
+        if self.ensemble.count == 1:
+            return loss
+        parameters = [*self._shared, *self._solver]
+        own = [torch.zeros_like(p) if p.grad is None else p.grad * weight for p in parameters]
+        # a rank without items does not know which parameters have a gradient
+        known = torch.tensor([p.grad is not None for p in parameters], dtype=loss.dtype, device=loss.device)
+        *sums, loss, known = self.ensemble.sum([*own, loss * weight, known])
+        for parameter, gradient, count in zip(parameters, sums, known.tolist(), strict=True):
+            parameter.grad = gradient if count else None
+        return loss
+
     def _backward(self, batch: Batch, steps: int) -> Tensor:
         """Through the inner fit; as many items at a time as fit into memory."""
         self._clear()
@@ -166,7 +186,7 @@ class Learner:
         _, outer = self._points(batch)
         together, _ = self._room(batch, None, outer, 1)
         total, left = torch.zeros(2, device=self.base.device)
-        chunk = self.base.chunk(min(together, len(batch)))
+        chunk = self.base.chunk(max(1, min(together, len(batch))))
         for part in _parts(batch, together):
             with torch.no_grad():
                 fitted = self.base.fit(self.base.problem(part, chunk=chunk), careful=True)
@@ -176,7 +196,11 @@ class Learner:
             assert latents.grad is not None
             left += self.base.decrement(fitted.problem, latents.grad * (len(batch) / 2)).sum() / len(batch)
             total += loss.detach()
-        return total, float(left / total)
+        gained, whole = left, total
+        if self.ensemble.count > 1:
+            # all must go on alike
+            gained, whole = self.ensemble.sum([left * len(batch), total * len(batch)])
+        return total, float(gained / whole)
 
     def _points(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
         """Points of the inner fit and of the outer loss, the same for all items; None for all points.

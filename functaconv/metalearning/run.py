@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from functaconv.checkpoint import TrainingState, base_to_bytes, read_state, write_atomically, write_state
-from functaconv.errors import ItemError, OutputExistsError
+from functaconv.errors import InputError, ItemError, OutputExistsError
 from functaconv.fitting import GaussNewton
 from functaconv.functaset.ledger import differences
 from functaconv.functaset.schema import canonical
@@ -22,6 +22,7 @@ from functaconv.measuring import measure
 from functaconv.metalearning.canonical import make_canonical
 from functaconv.metalearning.learner import Learner
 from functaconv.metrics import psnr
+from functaconv.parallel import Ensemble, LostRankError
 from functaconv.recipe import Recipe, build
 from functaconv.signals.batch import Axes, Batch, Signal, batched
 from functaconv.signals.device import sweep_dtype_of
@@ -42,6 +43,8 @@ LATENT_SAMPLE, LEAST_SAMPLE, SAMPLE_POINTS = 512, 8, 1 << 20
 SAVE_EVERY = 20.0
 """seconds between training states"""
 REPORT_EVERY = 0.5
+VISIBLE_WITHIN = 60.0
+"""seconds until every machine sees a file that another one wrote to their common disk"""
 VALIDATIONS = 10
 MOST_VALIDATING = 0.1
 """share of the time that may go into validations on the way; the last one is always made"""
@@ -76,6 +79,10 @@ class Trained:
             "unusable": self.unusable,
             "already_finished": self.was_finished,
         }
+
+
+FACTS = ("updates", "seconds", "psnr", "items", "validation_items", "unusable", "was_finished")
+"""what is known of a finished run beside its file and its recipe"""
 
 
 @dataclass(frozen=True)
@@ -120,10 +127,13 @@ class Request:
 
 
 class Run:
-    """A training run, new or to be continued."""
+    """A training run, new or to be continued.
 
-    def __init__(self, request: Request, watcher: Watcher, stop: Stop) -> None:
-        self.request, self.watcher, self.stop = request, watcher, stop
+    Each rank of an ensemble has one. All read the data and make the same updates; the first one validates and writes.
+    """
+
+    def __init__(self, request: Request, watcher: Watcher, stop: Stop, ensemble: Ensemble) -> None:
+        self.request, self.watcher, self.stop, self.ensemble = request, watcher, stop, ensemble
         self.folder = training_folder(request.output)
         self._state_file = self.folder / STATE
         self._log = request.log or self.folder / "log.jsonl"
@@ -133,7 +143,7 @@ class Run:
         self._training, self._validation = self._split()
         base = build(request.recipe, request.axes, *self._described(saved)).to(request.device)
         base.field.network.sweep_dtype = sweep_dtype_of(request.precision)
-        self.learner = Learner(base, request.recipe.training)
+        self.learner = Learner(base, request.recipe.training, ensemble)
         self.seconds, self._validation_seconds, self._validated_at = 0.0, 0.0, -1
         self._position = Position()
         self._shapes: set[tuple[int, ...]] = set()
@@ -143,8 +153,9 @@ class Run:
 
     def train(self) -> Trained:
         """Run to the end of the budget and write the base."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        training, learner = self.request.recipe.training, self.learner
+        training, learner, ensemble = self.request.recipe.training, self.learner, self.ensemble
+        if ensemble.is_first:
+            self.folder.mkdir(parents=True, exist_ok=True)
         sampler = Sampler(
             self._items.__getitem__, self._training, training.batch_size, training.seed, self._position,
             pin=self.request.device.type == "cuda",
@@ -155,6 +166,7 @@ class Run:
         batches = prefetched(iter(sampler))
         try:
             while (spent := self._spent()) < 1:
+                ensemble.at(f"update {learner.updates + 1}")
                 batch, position = next(batches)
                 rollbacks = learner.rollbacks
                 error, norm = learner.update(batch, spent)
@@ -163,23 +175,32 @@ class Run:
                         f"update {learner.updates}: no finite gradient; back to the last good state at half the rate"
                     )
                 self._position = position
-                self.seconds = time.monotonic() - started
+                if ensemble.count == 1:
+                    # of several, all go by the time that they agreed on last
+                    self.seconds = time.monotonic() - started
                 self._shapes.add(batch.shape)
                 now = time.monotonic()
                 value = self._validate_if_due()
                 if value is not None or now - reported_at > REPORT_EVERY:
                     self._report(error, norm, value)
                     reported_at = now
-                self.seconds = time.monotonic() - started
-                if now - saved_at > SAVE_EVERY or self.stop.signal is not None:
+                self.seconds, asked = ensemble.agree(time.monotonic() - started, self.stop.signal)
+                if asked is not None:
+                    ensemble.first(self._save)
+                    self.stop.signal = asked
+                    self.stop.check(f"{learner.updates} updates are saved in {self.folder}")
+                if now - saved_at > SAVE_EVERY:
                     self._save()
                     saved_at = time.monotonic()
-                self.stop.check(f"{learner.updates} updates are saved in {self.folder}")
+        except LostRankError:
+            # the update that broke off has changed nothing
+            self._save()
+            raise
         finally:
             batches.close()
-        quality = self._validation_psnr()
-        self._report(error, math.nan, quality)
-        return self._finish(quality)
+        trained = shared(ensemble, lambda: self._end(error), self.request.output, self.request.recipe)
+        assert trained is not None
+        return trained
 
     def _split(self) -> tuple[list[int], list[Batch]]:
         """Indices to train on, and batches to validate on."""
@@ -194,6 +215,8 @@ class Run:
             training = sorted(set(training) - set(chosen))
         elif not names:
             self.watcher.announce("too few items to hold any out: the validation PSNR is that of the training items")
+        if not self.ensemble.is_first:
+            return training, []
         signals: dict[int, Signal] = {}
         points = 0
         for index in order[: len(chosen)].tolist():
@@ -206,20 +229,24 @@ class Run:
 
     def _described(self, saved: TrainingState | None) -> tuple[Normalizer, Geometry]:
         """In which range the values of the training items lie, and where their points do."""
-        axes, data = self.request.axes, self.request.recipe.data
-        if saved is not None:
-            values = saved.values
-            geometry = values["geometry"]
-            return (
-                Normalizer(tuple(values["offset"]), tuple(values["scale"]), levels_of(values["levels"])),
-                Flat(axes.dims) if geometry is None else Globe(**geometry),
-            )
-        if axes.kind in ("image", "voxels"):
+        axes = self.request.axes
+        if saved is None and axes.kind in ("image", "voxels"):
             return Normalizer.of_code_range(axes.channels), Flat(axes.dims)
+        values = self.ensemble.first(self._looked_through) if saved is None else saved.values
+        geometry = values["geometry"]
+        return (
+            Normalizer(tuple(values["offset"]), tuple(values["scale"]), levels_of(values["levels"])),
+            Flat(axes.dims) if geometry is None else Globe(**geometry),
+        )
+
+    def _looked_through(self) -> dict[str, Any]:
+        """The same, from the training items themselves, in values that JSON has."""
+        axes, data = self.request.axes, self.request.recipe.data
         grids: dict[GlobeGrid, None] = {}
 
         def seen() -> Iterator[Signal]:
             for signal in self._items.all(workers=os.cpu_count() or 1):
+                self.ensemble.at("the range of the items")
                 if signal is not None:
                     if signal.globe is not None:
                         grids[signal.globe] = None
@@ -228,7 +255,8 @@ class Run:
         normalizer = Normalizer.of_range(seen(), data.levels)
         if normalizer.levels:
             self.watcher.announce(f"levels have ranges of their own: {', '.join(normalizer.levels)}")
-        return normalizer, Globe.around(grids, data.geometry) if axes.kind == "grid" else Flat(axes.dims)
+        geometry = Globe.around(grids, data.geometry) if axes.kind == "grid" else Flat(axes.dims)
+        return _plainly(normalizer, geometry)
 
     def _spent(self) -> float:
         """How much of the budget is spent, by updates or by the clock, whichever is further."""
@@ -244,16 +272,20 @@ class Run:
         is_first, self._validated_at = self._validated_at < 0, due
         if is_first or self._validation_seconds > MOST_VALIDATING * self.seconds:
             return None
-        started = time.monotonic()
-        quality = self._validation_psnr()
+        quality, seconds = self.ensemble.first(self._timed_validation)
         # counted twice: the next one would cost as much again
-        self._validation_seconds += 2 * (time.monotonic() - started)
-        return quality
+        self._validation_seconds += 2 * seconds
+        return float(quality)
+
+    def _timed_validation(self) -> tuple[float, float]:
+        started = time.monotonic()
+        return self._validation_psnr(), time.monotonic() - started
 
     def _validation_psnr(self) -> float:
         average = self.learner.average
         values: list[np.ndarray] = []
         for batch in self._validation:
+            self.ensemble.at("a validation")
             fit = average.encode(batch)
             values.append(psnr(measure(average, batch, fit.latents, fit)["mse"]))
         return float(np.concatenate(values).mean()) if values else math.nan
@@ -265,9 +297,13 @@ class Run:
         count = min(LATENT_SAMPLE, max(LEAST_SAMPLE, SAMPLE_POINTS // points))
         chosen = np.random.default_rng((training.seed, 1)).permutation(self._training)[:count]
         signals = ((int(index), signal) for index in sorted(chosen) if (signal := self._items[int(index)]) is not None)
-        return batched(signals, min(64, training.batch_size))
+        for batch in batched(signals, min(64, training.batch_size)):
+            self.ensemble.at("the range of the latents")
+            yield batch
 
     def _report(self, error: float, norm: float, quality: float | None) -> None:
+        if not self.ensemble.is_first:
+            return
         learner, spent = self.learner, self._spent()
         progress = Progress(
             learner.updates, round(self.seconds, 2), min(1.0, spent), float(psnr(error)), norm,
@@ -286,6 +322,29 @@ class Run:
             return None
 
     def _saved(self) -> TrainingState | None:
+        """The state to go on from, the same for all ranks."""
+        saved: TrainingState | None = None
+
+        def look() -> list[float] | None:
+            nonlocal saved
+            saved = self._read()
+            return None if saved is None else [saved.values[name] for name in ("updates", "seconds")]
+
+        sought = self.ensemble.first(look)
+        if self.ensemble.is_first or sought is None:
+            return saved
+        deadline = time.monotonic() + VISIBLE_WITHIN
+        while look() != sought:
+            if time.monotonic() > deadline:
+                raise InputError(
+                    f"rank {self.ensemble.rank} does not see the training state after {sought[0]} updates that "
+                    f"rank 0 sees in {self.folder}",
+                    hint="the output must lie on a disk that all machines share",
+                )
+            time.sleep(0.5)
+        return saved
+
+    def _read(self) -> TrainingState | None:
         if not self._state_file.exists():
             return None
         saved = read_state(self._state_file)
@@ -297,19 +356,17 @@ class Run:
         return saved
 
     def _save(self) -> None:
+        if not self.ensemble.is_first:
+            return
         tensors, values = self.learner.state()
-        normalizer, geometry = self.learner.base.normalizer, self.learner.base.geometry
         values |= {
             "identity": self.request.identity,
             "seconds": self.seconds,
             "validated_at": self._validated_at,
             "position": asdict(self._position),
             "shapes": sorted(self._shapes),
-            "offset": normalizer.offset,
-            "scale": normalizer.scale,
-            "levels": dict(normalizer.levels),
-            "geometry": asdict(geometry) if isinstance(geometry, Globe) else None,
         }
+        values |= _plainly(self.learner.base.normalizer, self.learner.base.geometry)
         write_state(self._state_file, TrainingState(tensors, values))
 
     def _restore(self, saved: TrainingState) -> None:
@@ -318,6 +375,12 @@ class Run:
         position = saved.values["position"]
         self._position = Position(position["epoch"], position["index"], tuple(position["waiting"]))
         self._shapes = {tuple(shape) for shape in saved.values["shapes"]}
+
+    def _end(self, error: float) -> Trained:
+        """What is left when the budget is spent."""
+        quality = self._validation_psnr()
+        self._report(error, math.nan, quality)
+        return self._finish(quality)
 
     def _finish(self, quality: float) -> Trained:
         average, recipe = self.learner.average, self.request.recipe
@@ -351,6 +414,27 @@ class Run:
         write_atomically(self.request.output, base_to_bytes(average, recipe, training))
         clear(self.folder)
         return trained
+
+
+def shared(ensemble: Ensemble, work: Callable[[], Trained | None], output: Path, recipe: Recipe) -> Trained | None:
+    """The finished run that the first rank finds or makes, for all ranks."""
+
+    def facts() -> dict[str, Any] | None:
+        trained = work()
+        return None if trained is None else {name: getattr(trained, name) for name in FACTS}
+
+    known = ensemble.first(facts)
+    return None if known is None else Trained(path=output, recipe=recipe, **known)
+
+
+def _plainly(normalizer: Normalizer, geometry: Geometry) -> dict[str, Any]:
+    """In values that JSON has."""
+    return {
+        "offset": normalizer.offset,
+        "scale": normalizer.scale,
+        "levels": dict(normalizer.levels),
+        "geometry": asdict(geometry) if isinstance(geometry, Globe) else None,
+    }
 
 
 def training_folder(output: Path) -> Path:

@@ -10,11 +10,22 @@ import torch
 from tqdm.auto import tqdm
 
 from functaconv.checkpoint import is_base, read_base
-from functaconv.errors import InputError, ItemError, OutputExistsError
+from functaconv.errors import InputError, ItemError, OutputExistsError, UsageError
 from functaconv.functaset.ledger import differences
 from functaconv.functaset.schema import canonical
 from functaconv.interruption import stopping
-from functaconv.metalearning.run import Progress, Request, Run, Trained, Watcher, clear, is_begun, training_folder
+from functaconv.metalearning.run import (
+    Progress,
+    Request,
+    Run,
+    Trained,
+    Watcher,
+    clear,
+    is_begun,
+    shared,
+    training_folder,
+)
+from functaconv.parallel import Ensemble, ensemble, trainers
 from functaconv.presets import Situation
 from functaconv.presets import preset as preset_of
 from functaconv.recipe import Recipe, from_toml, validated
@@ -47,35 +58,50 @@ def fit_base(
 
     Settings come from the preset, then the recipe file, then `settings` (nested tables, as in the file). Without a
     preset the first items choose one. Stopped and started again with the same settings, the run goes on; finished,
-    it is left alone. With `progress` a bar shows how far it is.
+    it is left alone. With `progress` a bar shows how far it is. The ranks of torchrun train one base together: the
+    first one talks and writes, and all return the same.
     """
-    output, watcher = Path(output), watcher or (_Bar() if progress else Watcher())
-    placed = device_of(device)
-    names = expand_shards(_listed(shards))
-    if "-" in names:
-        raise InputError(
-            "fit-base reads its items many times and cannot take them from a pipe",
-            hint="write the tar to a file first",
+    output, placed = Path(output), device_of(device)
+    with ensemble(trainers(), placed) as together:
+        if not together.is_first:
+            watcher, progress = None, False
+        watcher = watcher or (_Bar() if progress else Watcher())
+        names = expand_shards(_listed(shards))
+        if "-" in names:
+            raise InputError(
+                "fit-base reads its items many times and cannot take them from a pipe",
+                hint="write the tar to a file first",
+            )
+        chosen, axes = _recipe(names, placed, preset, recipe, settings or {}, watcher)
+        validation_names = expand_shards(_listed(validation)) if validation else []
+        precision = precision_of(precision, placed)
+        identity = {
+            "recipe": chosen.settings(),
+            "precision": precision,
+            "data": [fingerprint(name) for name in names],
+            "validation": [fingerprint(name) for name in validation_names],
+        }
+        _check_alike(together, identity)
+        finished = shared(together, lambda: _already(output, identity, overwrite), output, chosen)
+        if finished is not None:
+            watcher.announce(f"{output} is finished, with these settings: nothing to do")
+            return finished
+        with matmul_precision(precision, placed), stopping(watcher.announce) as stop:
+            request = Request(
+                names, validation_names, output, chosen, axes, identity, placed,
+                precision, None if log is None else Path(log),
+            )  # fmt: skip
+            return Run(request, watcher, stop, together).train()
+
+
+def _check_alike(together: Ensemble, identity: Mapping[str, Any]) -> None:
+    """All ranks are to learn the same from the same."""
+    own = canonical(dict(identity))
+    if changes := differences(together.first(lambda: own), own):
+        raise UsageError(
+            f"rank {together.rank} was asked for another training than rank 0: {'; '.join(changes)}",
+            hint="give all ranks the same command, and the same shards under the same names",
         )
-    chosen, axes = _recipe(names, placed, preset, recipe, settings or {}, watcher)
-    validation_names = expand_shards(_listed(validation)) if validation else []
-    precision = precision_of(precision, placed)
-    identity = {
-        "recipe": chosen.settings(),
-        "precision": precision,
-        "data": [fingerprint(name) for name in names],
-        "validation": [fingerprint(name) for name in validation_names],
-    }
-    finished = _already(output, identity, overwrite)
-    if finished is not None:
-        watcher.announce(f"{output} is finished, with these settings: nothing to do")
-        return finished
-    with matmul_precision(precision, placed), stopping(watcher.announce) as stop:
-        request = Request(
-            names, validation_names, output, chosen, axes, identity, placed,
-            precision, None if log is None else Path(log),
-        )  # fmt: skip
-        return Run(request, watcher, stop).train()
 
 
 def _listed(shards: str | Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import tarfile
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,6 +15,11 @@ from functaconv.checkpoint import write_atomically
 from functaconv.errors import OutputExistsError
 
 Sink = Callable[[str, bytes], str]
+
+# separators, what Windows refuses, control characters, line ends, reversed writing, halves of characters
+_UNFIT = re.compile('[\x00-\x1f\x7f-\x9f/\\\\:*?"<>|\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
+# devices of Windows, whatever their suffix
+_RESERVED = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])\s*(\..*)?", re.IGNORECASE | re.DOTALL)
 
 
 def sink(target: str, count: int, stack: ExitStack, stdout: BinaryIO | None) -> Sink:
@@ -78,12 +84,20 @@ class Names:
         self._suffix, self._taken = suffix, set[str]()
 
     def __call__(self, key: str) -> str:
-        stem = re.sub(r"[\x00-\x1f\x7f/\\:*?\"<>|]", "_", key).lstrip(".").strip() or "item"
+        stem = _UNFIT.sub("_", key).strip()
+        stem = re.sub(r"^[\s.]+", "", stem) or "item"
+        if _RESERVED.fullmatch(stem):
+            stem = f"_{stem}"
         # a tar's USTAR header holds 100 bytes of name; directories hold 255
         limit = 100 - len(self._suffix) - 8
-        stem = stem.encode("utf-8", "replace")[:limit].decode("utf-8", "ignore")
+        stem = stem.encode()[:limit].decode("utf-8", "ignore")
         name, number = f"{stem}.{self._suffix}", 2
-        while name.lower() in self._taken:
+        while _compared(name) in self._taken:
             name, number = f"{stem}_{number}.{self._suffix}", number + 1
-        self._taken.add(name.lower())
+        self._taken.add(_compared(name))
         return name
+
+
+def _compared(name: str) -> str:
+    """What is alike for names that some file system takes for one: in case, and in how an accent is written."""
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())

@@ -32,6 +32,7 @@ def report(
     train: str | Sequence[str] | None = None,
     baseline: str | None = None,
     min_psnr: float | None = None,
+    allow_pipe: bool = False,
     device: str = "cpu",
     progress: bool = False,
 ) -> Report:
@@ -40,7 +41,7 @@ def report(
     `against` (shards) checks that: every item is decoded with the base inside and compared with its original, where
     latents are canonical also with only the first of its numbers (`psnr_by_numbers`, per site).
     `baseline` and `train` (shards) add what PCA makes of the same items with as many numbers. `complaint` tells of
-    what does not agree, or of a mean PSNR below `min_psnr`.
+    what does not agree, or of a mean PSNR below `min_psnr`. Shards may be `pipe:COMMAND` only with `allow_pipe`.
     """
     _check_request(against, train, baseline)
     if not isinstance(functaset, Functaset):
@@ -57,8 +58,10 @@ def report(
     if against is not None:
         place = device_of(device)
         with matmul_precision("auto", place), torch.inference_mode():
-            comparer = Comparer(functaset, table, base_of(functaset, place), expand_shards(_listed(against)))
-            yardstick = fit_baseline_of(comparer, train)
+            shards = expand_shards(_listed(against), allow_pipe=allow_pipe)
+            comparer = Comparer(functaset, table, base_of(functaset, place), shards)
+            training = None if train is None else expand_shards(_listed(train), allow_pipe=allow_pipe)
+            yardstick = fit_baseline_of(comparer, training)
             thumbnails = _thumbnails(functaset, table, comparer)
             also = [] if yardstick is None else [yardstick.see]
             found = comparer.compare(thumbnails=thumbnails, also=also, progress=progress)
@@ -87,11 +90,11 @@ def report(
     return Report(summary, table, functaset, _complaint(problems, mean, min_psnr, len(table)), originals)
 
 
-def fit_baseline_of(comparer: Comparer, train: str | Sequence[str] | None) -> Baseline | None:
+def fit_baseline_of(comparer: Comparer, shards: Sequence[str] | None) -> Baseline | None:
     """PCA on training items that are read as the functaset's own were; None without training shards."""
-    if train is None:
+    if shards is None:
         return None
-    return fit_baseline(comparer.functaset, comparer.base, comparer.reading, expand_shards(_listed(train)))
+    return fit_baseline(comparer.functaset, comparer.base, comparer.reading, shards)
 
 
 def _check_request(

@@ -21,7 +21,7 @@ from functaconv.signals.grid import AnyGrid
 from functaconv.signals.loader import prefetched
 from functaconv.signals.normalizer import Normalizer
 from functaconv.signals.reading import Reading
-from functaconv.sources.webdataset import index_shard
+from functaconv.sources.webdataset import index_shard, is_seekable
 
 BATCH = 256
 
@@ -112,7 +112,9 @@ def fit_baseline(functaset: Functaset, base: Base, reading: Reading, shards: Seq
         return baseline
     shape = tuple(shapes[0].tolist())
     values = math.prod(shape) * base.axes.channels
-    rows = None if "-" in shards or reading.tile else sum(len(index_shard(shard)) for shard in shards)
+    rows = None
+    if not reading.tile and all(map(is_seekable, shards)):
+        rows = sum(len(index_shard(shard)) for shard in shards)
     if baseline.numbers >= values:
         baseline.reason = f"the latent holds {baseline.numbers} numbers, an item has {values} values"
     whole = None if baseline.reason else analysis(values, rows, baseline.numbers, base.device)

@@ -28,7 +28,7 @@ from functaconv.signals.reading import Reading
 from functaconv.signals.tiles import Tile
 from functaconv.sources.images import ImageTransform, Size
 from functaconv.sources.items import Record
-from functaconv.sources.webdataset import read_records
+from functaconv.sources.webdataset import read_records, shown
 
 TOLERANCE_DB = 0.01
 NOISE = 1e-6
@@ -82,7 +82,7 @@ def read_items(
     """Every record that has an array, in order, decoded in parallel. Shards named in `damaged` may end too early."""
 
     def read(record: Record) -> Read:
-        name = Path(shards[record.shard]).name
+        name = _file_name(shards[record.shard])
         try:
             return Read(name, record, reading.tiles(record))
         except ItemError as error:
@@ -97,8 +97,13 @@ def read_items(
                 if found.tiles or found.reason is not None:
                     yield found
         except InputError:
-            if Path(shard).name not in damaged:
+            if _file_name(shard) not in damaged:
                 raise
+
+
+def _file_name(shard: str) -> str:
+    """What a shard is called wherever it lies."""
+    return Path(shown(shard)).name
 
 
 @dataclass(eq=False)
@@ -190,10 +195,10 @@ class Comparer:
         for number, key in enumerate(items.keys):
             waiting.setdefault(str(key), deque()).append(number)
         failures = self.functaset.failures
-        failed = Counter((Path(one.shard).name, one.record, one.key) for one in failures)
+        failed = Counter((_file_name(one.shard), one.record, one.key) for one in failures)
         failed_keys = Counter(one.key for one in failures)
         # a shard that was damaged when it was encoded is so still
-        damaged = frozenset(Path(one.shard).name for one in failures if not one.key)
+        damaged = frozenset(_file_name(one.shard) for one in failures if not one.key)
         reads: Iterable[Read] = read_items(self.shards, self.reading, limit=self.settings.limit, damaged=damaged)
         if progress:
             from tqdm.auto import tqdm

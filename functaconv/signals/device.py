@@ -14,9 +14,12 @@ HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def device_of(name: str) -> torch.device:
-    """`auto` (a GPU when there is one), `cpu`, `cuda` or `cuda:N`."""
+    """`auto` (a GPU when there is one), `cpu`, `cuda` or `cuda:N`.
+
+    A process that torchrun started has its own GPU, unless it is told which one.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda") or (number and not number.isdecimal()) or (kind == "cpu" and number):
         raise UsageError(f"there is no device {name!r}", hint="one of auto, cpu, cuda, cuda:0, ...")
@@ -25,6 +28,12 @@ def device_of(name: str) -> torch.device:
             f"device {name} is not there: torch sees {torch.cuda.device_count()} CUDA devices",
             hint="use --device cpu, or install a torch built for CUDA",
         )
+    local = os.environ.get("LOCAL_RANK", "")
+    if name == "cuda" and local.isdecimal():
+        # where each process sees one GPU only, or there are more processes than GPUs, numbers begin again
+        name = f"cuda:{int(local) % torch.cuda.device_count()}"
+        # what says nothing of a device, such as pinned memory, goes there as well
+        torch.cuda.set_device(name)
     return torch.device(name)
 
 

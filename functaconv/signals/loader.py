@@ -12,8 +12,9 @@ import numpy as np
 
 from functaconv.errors import InputError
 from functaconv.signals.batch import Batch, Signal
+from functaconv.sources.copies import LocalCopies
 from functaconv.sources.items import Record
-from functaconv.sources.webdataset import index_shard, read_at
+from functaconv.sources.webdataset import RecordLocation, index_shard, read_at
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -179,7 +180,10 @@ class Sampler:
 
 
 class Collection:
-    """Random access to the signals of shards; decoded ones are kept in memory up to a limit."""
+    """Random access to the signals of shards; decoded ones are kept in memory up to a limit.
+
+    Shards that are compressed or come from afar are copied first, see `LocalCopies`; `announce` is told of it.
+    """
 
     def __init__(
         self,
@@ -187,9 +191,14 @@ class Collection:
         decode: Callable[[Record], Signal | None],
         *,
         memory: int = 2 << 30,
+        announce: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._shards, self._decode, self._memory = tuple(shards), decode, memory
-        self._locations = [(number, location) for number, shard in enumerate(shards) for location in index_shard(shard)]
+        self._copies = LocalCopies(self._shards, announce)
+        self._locations: list[tuple[int, RecordLocation]] = []
+        for number, shard in enumerate(self._shards):
+            with self._copies.opened(shard) as stream:
+                self._locations += [(number, location) for location in index_shard(shard, stream=stream)]
         self._kept: dict[int, Signal | None] = {}
         self.bytes_kept = 0
 
@@ -201,7 +210,10 @@ class Collection:
         if index in self._kept:
             return self._kept[index]
         number, location = self._locations[index]
-        signal = self._decode(read_at(self._shards[number], location, number))
+        shard = self._shards[number]
+        with self._copies.opened(shard) as stream:
+            record = read_at(shard, location, number, stream=stream)
+        signal = self._decode(record)
         size = 0 if signal is None else signal.values.nbytes
         if self.bytes_kept + size <= self._memory:
             self._kept[index] = signal

@@ -8,19 +8,19 @@ An array whose json has latitude and longitude is a grid: latitude x longitude x
 """
 
 import io
-import json
 import math
 import re
 import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from tokenize import TokenError
 from typing import Any, BinaryIO, cast
 
 import numpy as np
 
+from functaconv.documents import parse_json
 from functaconv.errors import ItemError, UsageError
 from functaconv.sources.binvox import read_binvox, unpack_bits
 from functaconv.sources.images import (
@@ -32,6 +32,7 @@ from functaconv.sources.images import (
     transform_image,
 )
 from functaconv.sources.items import Item, Record
+from functaconv.sources.limits import DEFAULT_LIMITS, Limits, room_for
 
 __all__ = [
     "ARRAY_SUFFIXES",
@@ -73,23 +74,16 @@ _ARRAY_ERRORS = (
     zlib.error,
     zipfile.BadZipFile,
     zipfile.LargeZipFile,
-    UserWarning,
+    Warning,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one item may cost: a file beyond is refused before memory is taken for it."""
-
-    member: int = 256 << 20
-    """bytes of one member of an archive, or of one file"""
-    pixels: int = 178_956_970
-    """width x height of an image: where Pillow, too, speaks of a decompression bomb"""
-    expanded: int = 1 << 30
-    """bytes of the decoded array, and of all members of one record together"""
-
-
-DEFAULT_LIMITS = Limits()
+_MOST_IN_JSON = 1 << 20
+"""values"""
+_MOST_IN_HEADER = 10_000
+"""bytes of a npy header, as numpy has it"""
+_PIECE = 1 << 20
+"""bytes that are expanded together"""
+_MOST_IN_ZIP = 10_000
+"""members: each is an object of Python, and an npz has one for an array"""
 
 
 def parse_field(field: str) -> tuple[str, str | None]:
@@ -150,7 +144,7 @@ def decode(
         array=np.empty(0),
         kind="array",
         label=_label(record.fields.get("cls")),
-        attributes=_attributes(record),
+        attributes=_attributes(record, limits),
         shard=record.shard,
         record=record.record,
     )
@@ -189,7 +183,8 @@ def _unpacked(array: np.ndarray, attributes: Mapping[str, Any], limits: Limits) 
         raise ItemError(f"json: bit_order is {order!r:.80}, expected big or little")
     if not all(size > 0 for size in shape) or math.prod(shape) > limits.expanded:
         raise ItemError(f"json: packed_bits {shape} is more than {limits.expanded} voxels, or none")
-    return unpack_bits(array, shape, little=order == "little")
+    with room_for(math.prod(shape)):
+        return unpack_bits(array, shape, little=order == "little")
 
 
 def _as_grid(array: np.ndarray, attributes: Mapping[str, Any]) -> np.ndarray:
@@ -240,14 +235,16 @@ def _read_npy(content: bytes, name: str | None, limits: Limits) -> np.ndarray:  
 
 
 def _read_binvox(content: bytes, name: str | None, limits: Limits) -> np.ndarray:  # noqa: ARG001 - the same shape
-    return read_binvox(content, most_values=limits.expanded)
+    return read_binvox(content, most_values=limits.expanded // 2)
 
 
 def _read_npz(content: bytes, name: str | None, limits: Limits) -> np.ndarray:
+    if content.count(b"PK\x01\x02") > _MOST_IN_ZIP:
+        raise ItemError(f"an archive of more than {_MOST_IN_ZIP} files")
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         arrays = {info.filename.removesuffix(".npy"): info for info in archive.infolist()
                   if info.filename.endswith(".npy")}  # fmt: skip
-        found = ", ".join(sorted(arrays)) or "none"
+        found = ", ".join(sorted(arrays))[:200] or "none"
         if name is None and len(arrays) != 1:
             raise ItemError(f"{len(arrays)} arrays ({found}), expected one; choose with the field npz:NAME")
         if name is not None and name not in arrays:
@@ -260,39 +257,62 @@ def _read_npz(content: bytes, name: str | None, limits: Limits) -> np.ndarray:
             raise ItemError(
                 f"{info.filename}: compressed in a way (zip method {info.compress_type}) numpy never writes"
             )
-        with archive.open(info) as stream:
+        with room_for(2 * info.file_size), archive.open(info) as stream:
             return _read_stream(cast(BinaryIO, stream), info.file_size, limits)
 
 
 def _read_stream(stream: BinaryIO, size: int, limits: Limits) -> np.ndarray:
     """One array in npy format out of `size` bytes; its header is believed only as far as these go."""
-    version = np.lib.format.read_magic(stream)
-    if version not in ((1, 0), (2, 0)):
-        raise ItemError(f"npy format {version[0]}.{version[1]}, which is for records; expected numbers (1.0 or 2.0)")
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read_header(stream)
+    shape, fortran, dtype, start = _npy_header(stream)
     if dtype.hasobject or dtype.kind not in "biuf":
         raise ItemError(f"values of type {dtype}, expected integers, floats or booleans")
     if not shape or any(length < 1 for length in shape):
         raise ItemError(f"shape {shape}, expected one axis or more, each of length one or more")
-    needed, left = math.prod(shape) * dtype.itemsize, size - stream.tell()
+    needed, left = math.prod(shape) * dtype.itemsize, size - start
     if needed > limits.expanded:
         raise ItemError(f"shape {shape} of {dtype} needs {needed} bytes, expected at most {limits.expanded}")
     if needed != left:
         raise ItemError(f"shape {shape} of {dtype} needs {needed} bytes, found {left}")
-    content = stream.read(needed)
-    if len(content) != needed or stream.read(1):
-        raise ItemError(f"shape {shape} of {dtype} needs {needed} bytes, found {len(content)}")
-    return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
+    content, filled = np.empty(needed, np.uint8), 0
+    while piece := stream.read(min(_PIECE, needed + 1 - filled)):
+        if filled + len(piece) > needed:
+            break
+        content[filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)
+        filled += len(piece)
+    if filled != needed or piece:
+        raise ItemError(f"shape {shape} of {dtype} needs {needed} bytes, found {filled + len(piece)}")
+    return content.view(dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _npy_header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """Shape, whether the first axis is the fastest, type, and where the values begin."""
+    version = np.lib.format.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise ItemError(f"npy format {version[0]}.{version[1]}, which is for records; expected numbers (1.0 or 2.0)")
+    size = stream.read(2 if version == (1, 0) else 4)
+    length = int.from_bytes(size, "little")
+    if length > _MOST_IN_HEADER:
+        raise ItemError(f"a header of {length} bytes, expected at most {_MOST_IN_HEADER}")
+    header = io.BytesIO(size + stream.read(length))
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    try:
+        shape, fortran, dtype = read(header)
+    except MemoryError:
+        # what Python's parser says of brackets without end
+        raise ItemError("a header that makes no sense") from None
+    return shape, fortran, dtype, np.lib.format.MAGIC_LEN + len(size) + length
 
 
 def _numeric(array: np.ndarray, suffix: str) -> np.ndarray:
     """Native, writable and C-ordered, in one of the types that the rest of the program takes."""
     kind = array.dtype.kind
-    types: dict[str, np.dtype[Any]] = {"b": np.dtype(np.uint8), "f": np.dtype(np.float32)}
-    dtype = types.get(kind, array.dtype.newbyteorder("="))
+    if kind == "b":
+        # on disk a boolean may be any byte
+        return np.ascontiguousarray((array.view(np.uint8) != 0).view(np.uint8))
+    dtype = np.dtype(np.float32) if kind == "f" else array.dtype.newbyteorder("=")
     with np.errstate(over="ignore"):
-        result: np.ndarray = array.astype(dtype, order="C", copy=True)
+        # a copy only where it is needed: arrays may be large, and the readers make new ones
+        result: np.ndarray = array.astype(dtype, order="C", copy=not array.flags.writeable)
     if kind == "f":
         finite = np.isfinite(result)
         if not finite.any() and not np.isfinite(array).any():
@@ -313,13 +333,16 @@ def _label(content: bytes | None) -> int:
     return int(text)
 
 
-def _attributes(record: Record) -> dict[str, Any]:
+def _attributes(record: Record, limits: Limits) -> dict[str, Any]:
     """The record's json object (any other json value under "json") and its txt, under "text"."""
     attributes: dict[str, Any] = {}
+    for suffix in ("json", "txt"):
+        if len(record.fields.get(suffix, b"")) > limits.text:
+            raise ItemError(f"{suffix}: {len(record.fields[suffix])} bytes, expected at most {limits.text}")
     if "json" in record.fields:
         try:
-            value = json.loads(record.fields["json"])
-        except (ValueError, RecursionError) as error:
+            value = parse_json(record.fields["json"], most_values=_MOST_IN_JSON)
+        except ValueError as error:
             raise ItemError(f"json: expected valid JSON in UTF-8 ({error})") from error
         attributes.update(value if isinstance(value, dict) else {"json": value})
     if "txt" in record.fields:

@@ -33,6 +33,8 @@ from PIL import (
 )
 
 from functaconv.errors import ItemError, UsageError
+from functaconv.sources.headers import check_header, check_scans, webp_size
+from functaconv.sources.limits import room_for
 
 # opening with the plugin's own class is Image.open(formats=[...]) without its warning about large images,
 # which could only be silenced for all threads at once; the size is checked here, before pixels are decoded
@@ -45,6 +47,11 @@ _IMAGES: Mapping[str, tuple[str, type[ImageFile.ImageFile]]] = {
     "jpg": ("JPEG", JpegImagePlugin.JpegImageFile),
     "jpeg": ("JPEG", JpegImagePlugin.JpegImageFile),
 }
+# what decoding takes, in units of which a plain image takes one for each of its four bytes: the libraries of these hold
+# coefficients, or several canvases
+_BYTES_PER_PIXEL = {"JPEG": 6, "WebP": 8}
+_STRIP = 1 << 22
+"""pixels that are converted together"""
 _PHOTOMETRIC = TiffImagePlugin.PHOTOMETRIC_INTERPRETATION
 _ORIENTATION = 0x0112
 IMAGE_SUFFIXES = tuple(_IMAGES)
@@ -122,23 +129,40 @@ def decode_image(
         raise ItemError(f"{suffix}: expected {name} data, found {found}; the suffix has to say what the file is")
     if name == "WebP" and not features.check("webp"):
         raise ItemError(f"{suffix}: the installed Pillow was built without WebP")
+
+    def check_size(width: int, height: int) -> None:
+        if width * height > max_pixels:
+            raise ItemError(f"{width} x {height} pixels, expected at most {max_pixels} in all")
+        if _BYTES_PER_PIXEL.get(name, 4) * width * height > max_bytes:
+            raise ItemError(f"{width} x {height} pixels need more than {max_bytes} bytes")
+
     try:
-        with plugin(io.BytesIO(content)) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise ItemError(f"{suffix}: {width} x {height} pixels, expected at most {max_pixels} in all")
-            # three channels of one byte, or one of at most four
-            if 4 * width * height > max_bytes:
-                raise ItemError(f"{suffix}: {width} x {height} pixels need more than {max_bytes} bytes")
-            rawmode = _rawmode(image)
-            image.load()
-            array, peak = _pixels(image, name, rawmode)
-            orientation = _orientation(image)
+        check_header(content, name)
+        if name == "WebP" and (size := webp_size(content)) is not None:
+            check_size(*size)
+        array, peak, orientation = _decoded(content, name, plugin, check_size)
+    except ItemError as error:
+        raise ItemError(f"{suffix}: {error}") from error
     except _IMAGE_ERRORS as error:
         reason = str(error).rstrip(".") or type(error).__name__
         raise ItemError(f"{suffix}: expected a complete {name} image, found damaged data ({reason})") from error
-    array = np.array(_ORIENTATIONS[orientation](array), order="C")
+    array = np.ascontiguousarray(_ORIENTATIONS[orientation](array))
     return _with_channels(array, channels), peak
+
+
+def _decoded(
+    content: bytes, name: str, plugin: type[ImageFile.ImageFile], check_size: Callable[[int, int], None]
+) -> tuple[np.ndarray, float, int]:
+    """Pixels as stored, the code of full intensity, and the orientation."""
+    with plugin(io.BytesIO(content)) as image:
+        width, height = image.size
+        check_size(width, height)
+        if name == "JPEG":
+            check_scans(content, width * height)
+        rawmode = _rawmode(image)
+        with room_for(2 * _BYTES_PER_PIXEL.get(name, 4) * width * height):
+            image.load()
+            return *_pixels(image, name, rawmode), _orientation(image)
 
 
 def data_format(content: bytes) -> str:
@@ -184,7 +208,7 @@ def _pixels(image: ImageFile.ImageFile, name: str, rawmode: str) -> tuple[np.nda
         if mode in ("1", "L", "RGB"):
             # done below, on values: Pillow's own conversion misses 2, 4 and 16 bit images
             image.info.pop("transparency", None)
-        array, peak = np.array(_flattened(image)), 255
+        array, peak = _flat_array(image), 255
         if rawmode.startswith("LA;16"):
             array = array[..., 0] if array.ndim == 3 else array
     array = array.reshape(*array.shape[:2], -1)
@@ -229,6 +253,22 @@ def _flattened(image: Image.Image) -> Image.Image:
     white = Image.new(target[:-1], image.size, "white")
     white.paste(image.convert(target[:-1]), mask=image.getchannel("A"))
     return white
+
+
+def _flat_array(image: Image.Image) -> np.ndarray:
+    """Height x width, or height x width x channel: a strip at a time, since Pillow's conversions copy several times."""
+    width, height = image.size
+    rows = max(1, _STRIP // width)
+    if rows >= height:
+        return np.array(_flattened(image))
+    result: np.ndarray | None = None
+    for top in range(0, height, rows):
+        strip = np.asarray(_flattened(image.crop((0, top, width, min(top + rows, height)))))
+        if result is None:
+            result = np.empty((height, *strip.shape[1:]), strip.dtype)
+        result[top : top + rows] = strip
+    assert result is not None
+    return result
 
 
 def _orientation(image: Image.Image) -> int:

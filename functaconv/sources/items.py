@@ -11,6 +11,16 @@ OF_GRIDS = frozenset({"latitude", "longitude", "dims", "shape", "dtype", "n_miss
 Kind = Literal["image", "array", "grid"]
 
 
+class DamageError(Exception):
+    """What is wrong with the bytes of a shard; who reads records from them adds which shard, and where."""
+
+    def __init__(
+        self, message: str, hint: str = "the archive is incomplete or damaged: fetch or pack it again"
+    ) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """The members of an archive that share a key, undecoded."""

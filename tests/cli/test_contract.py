@@ -21,15 +21,15 @@ OPTIONS = {
     "fit-base": "preset recipe set latent solver steps minutes batch-size seed device precision val field channels log "
     "overwrite",
     "encode": "steps solver batch-size bits device precision field resize crop tile keep min-gain max-error-rate "
-    "min-psnr limit workers dry-run overwrite",
+    "min-psnr limit workers allow-pipe dry-run overwrite",
     "render": "item key size scale region like mask no-mask format",
-    "report": "against html csv baseline train min-psnr",
-    "inspect": "verify",
+    "report": "against html csv baseline train min-psnr allow-pipe",
+    "inspect": "verify allow-pipe",
     "demo": "minutes",
 }
 SHARED = ["--json", "-q", "--quiet", "-v", "--verbose"]
 LATER = {
-    "encode": ["--retry-failed", "--engine", "--allow-pipe"],
+    "encode": ["--retry-failed", "--engine"],
     "fit-base": ["--allow-pipe"],
 }
 

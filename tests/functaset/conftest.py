@@ -69,7 +69,7 @@ def attributes_of(layout: Layout, count: int, failed: int, **changes: Any) -> At
         "modality": layout.modality,
         "axes": layout.axes,
         "coordinate_convention": "cell centres of the unit square",
-        "normaliser": {"mean": [0.5], "scale": [0.5]},
+        "normaliser": {"offset": [0.5], "scale": [0.5]},
         "solver": Solver(name="gradient", steps=3),
         "sites": layout.sites,
         "latent": layout.latent,

@@ -72,8 +72,14 @@ def test_numbers_that_are_not_finite_are_found(store: Path) -> None:
     for name, rows in (("modulation", slice(3, 6)), ("mse", slice(19, 20))):
         array = group[name]
         assert isinstance(array, zarr.Array)
-        array[rows] = np.nan
+        array.with_config({"write_empty_chunks": True})[rows] = np.nan
     assert verify(store) == ["modulation: NaN or infinite in rows 3 to 5", "mse: NaN or infinite in row 19"]
+
+
+def test_a_chunk_of_fill_values_that_was_left_out_is_a_loss(store: Path) -> None:
+    array = zarr.open_array(store / "modulation", mode="r+")
+    array[4:6] = np.nan
+    assert verify(store) == ["modulation: rows 4 to 5 cannot be read: the chunk is missing"]
 
 
 def test_counts_that_contradict_each_other_are_found(store: Path) -> None:

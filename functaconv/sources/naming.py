@@ -1,0 +1,56 @@
+"""Names of shards: what kind of place each one is, and how it is shown without what may be secret."""
+
+import re
+from pathlib import PurePath
+
+STDIN = "-"
+_PIPE = "pipe:"
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
+# what a server or a bucket may be called; anything else may be half of a password that holds a slash
+_HOST = re.compile(r"(\w[\w.-]*|\[[0-9A-Fa-f:.]+\])(:\d+)?|arn:[\w:-]+")
+
+
+def scheme_of(shard: str) -> str | None:
+    """The scheme of a URL in lower case; None for everything else."""
+    match = _URL.match(shard)
+    return match[1].lower() if match else None
+
+
+def is_pipe(shard: str) -> bool:
+    return shard.startswith(_PIPE)
+
+
+def command_of(pipe: str) -> str:
+    return pipe.removeprefix(_PIPE)
+
+
+def is_local(shard: str) -> bool:
+    """A path, and nothing that only looks like one."""
+    return shard != STDIN and not is_pipe(shard) and scheme_of(shard) is None
+
+
+def shown(shard: str) -> str:
+    """The shard's name for messages, logs and stores: without user, password, query, fragment and arguments.
+
+    Of a URL scheme, server and path are left, of a pipe the name of the command.
+    """
+    if shard == STDIN:
+        return "stdin"
+    if is_pipe(shard):
+        words = command_of(shard).split()
+        # NAME=value before a command sets a variable, which may be a password
+        plain = words and re.fullmatch(r"[\w./+-]+", words[0])
+        return f"{_PIPE}{words[0]}{' ...' if len(words) > 1 else ''}" if plain else f"{_PIPE}..."
+    match = _URL.match(shard)
+    if match is None:
+        return shard
+    host, slash, path = re.split(r"[?#]", match[2], maxsplit=1)[0].partition("/")
+    host = host.rpartition("@")[2]
+    return f"{match[1]}://{host}{slash}{path}" if _HOST.fullmatch(host) else f"{match[1]}://..."
+
+
+def short_name(shard: str) -> str:
+    """The last part of the name: what is the same wherever the shard lies. `-` stays `-`."""
+    if shard == STDIN:
+        return shard
+    return shown(shard) if is_pipe(shard) else PurePath(shown(shard)).name

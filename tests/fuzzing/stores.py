@@ -1,0 +1,233 @@
+"""The functaset loader with damaged stores: one file of a small store is changed, and all that is read is read."""
+
+import itertools
+import json
+import os
+import shutil
+import tempfile
+from hashlib import sha256
+from pathlib import Path
+from random import Random
+
+import google_crc32c
+import numpy as np
+import zarr
+
+from functaconv.errors import FunctaconvError
+from functaconv.functaset import arrays, open_functaset
+from functaconv.functaset.checks import problems_of
+from functaconv.functaset.grids import GridTable, write_grids
+from functaconv.functaset.reader import read_attributes
+from functaconv.functaset.schema import Layout, columns, vectors
+
+from .mutation import NUMBERS, mutated, mutated_json
+
+
+class Stores:
+    """The functaset loader: one file of a small store is damaged, all that a consumer reads is read."""
+
+    def __init__(self) -> None:
+        place = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - a folder of its own in there
+        self.folder = Path(tempfile.mkdtemp(prefix="functaconv-fuzz-", dir=place))
+        layouts = {
+            "plain": Layout(axes=("row", "column"), sites=(2, 3), latent=4, bits="float16"),
+            "codes": Layout(axes=("row", "column"), latent=6, bits="8", tiled=True),
+            "grids": Layout(axes=("row", "column"), latent=6, bits="float32", modality="grid", variables=("t", "u")),
+        }
+        self.stores = [make_store(self.folder / name, layout) for name, layout in layouts.items()]
+        self.files = {
+            store: {
+                str(file.relative_to(store)): file.read_bytes() for file in sorted(store.rglob("*")) if file.is_file()
+            }
+            for store in self.stores
+        }
+
+    def close(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def case(self, random: Random) -> tuple[int, str, bytes | str]:
+        """Number of the store, name of the file, and its content, or what is put in its place."""
+        number = random.randrange(len(self.stores))
+        files = self.files[self.stores[number]]
+        data = [name for name in files if "/c/" in name]
+        name = random.choice(["zarr.json"] * 12 + data * 2 + ["failed.jsonl", "report.json", "base.safetensors"])
+        content = files[name]
+        if random.random() < 0.03:
+            return number, name, random.choice(("absent", "folder", "fifo", "link out", "link in", "endless"))
+        if name.endswith(".json") and random.random() < 0.85:
+            return number, name, mutated_json(random, json.loads(content))
+        if name.endswith(".jsonl") and random.random() < 0.7:
+            lines = [mutated_json(random, json.loads(line)) for line in content.splitlines()]
+            return number, name, b"\n".join(lines) + b"\n" * random.randrange(3)
+        if name in data and random.random() < 0.85:
+            # whoever means harm makes the checksums right
+            return number, name, _with_checksums(random, content, [files[other] for other in data])
+        return number, name, mutated(random, content, list(files.values()))
+
+    def run(self, case: tuple[int, str, bytes | str]) -> None:
+        number, name, content = case
+        store = self.stores[number]
+        file = store / name
+        try:
+            self._put(file, content)
+            self._read(store)
+        finally:
+            if file.is_dir() and not file.is_symlink():
+                file.rmdir()
+            else:
+                file.unlink(missing_ok=True)
+            file.write_bytes(self.files[store][name])
+
+    def _put(self, file: Path, content: bytes | str) -> None:
+        if isinstance(content, bytes):
+            file.write_bytes(content)
+            return
+        file.unlink()
+        outside = self.folder / "outside"
+        outside.write_bytes(b"secret" * 100)
+        match content:
+            case "folder":
+                file.mkdir()
+            case "fifo":
+                os.mkfifo(file)
+            case "link out":
+                file.symlink_to(outside)
+            case "link in":
+                file.symlink_to("zarr.json" if file.parent in self.stores else "../zarr.json")
+            case "endless":
+                file.symlink_to("/dev/zero")
+
+    @staticmethod
+    def _read(store: Path) -> None:
+        # of what cannot be opened, all that is wrong is told
+        found = read_attributes(store)
+        problems = problems_of(found)
+        try:
+            functaset = open_functaset(store)
+        except FunctaconvError:
+            assert problems, "it is refused, and said to be sound"
+            raise
+        repr(functaset)
+        for read in (
+            lambda: (functaset.latents(), functaset.latents(normalize=True)),
+            lambda: (
+                functaset.keys,
+                functaset.labels,
+                functaset.shapes,
+                functaset.mse,
+                functaset.psnr,
+                functaset.parts,
+            ),
+            lambda: (functaset[0], functaset[-1], functaset.tiles, functaset.index(str(functaset.keys[0]))),
+            lambda: [functaset.meta(row) for row in range(len(functaset))],
+            lambda: [functaset.grid_of(row) for row in range(len(functaset)) if functaset.grids],
+            lambda: [(grid.latitude, grid.longitude) for grid in functaset.grids],
+            lambda: functaset.failures,
+            lambda: (functaset.report, functaset.base_bytes(), functaset.nbytes()),
+            lambda: functaset.latents(np.array([0, len(functaset) - 1])),
+        ):
+            try:
+                read()
+            except FunctaconvError as error:
+                if not problems:
+                    raise AssertionError("what cannot be read is said to be sound") from error
+            except IndexError:
+                assert len(functaset) == 0
+
+
+def make_store(path: Path, layout: Layout, count: int = 9) -> Path:
+    """A sealed store of a few rows in several chunks and files, not by way of the writer: it is read that matters."""
+    before = arrays._CHUNK_BYTES, arrays._CHUNKS_PER_SHARD
+    arrays._CHUNK_BYTES, arrays._CHUNKS_PER_SHARD = 128, 2
+    try:
+        _fill(path, layout, count)
+    finally:
+        arrays._CHUNK_BYTES, arrays._CHUNKS_PER_SHARD = before
+    return path
+
+
+def _fill(path: Path, layout: Layout, count: int) -> None:
+    chance = np.random.default_rng(0)
+    group = zarr.create_group(path, zarr_format=3)
+    texts = {
+        "key": [f"dir/{row}é" for row in range(count)],
+        "meta": [json.dumps({"name": row}) for row in range(count)],
+    }
+    table = GridTable()
+    numbers = [table.number(np.linspace(-3, 3, 4), np.linspace(0, 5, 3 + number)) for number in range(2)]
+    which = np.arange(count) % 2
+    masks = [table.mask_number(numbers[at], chance.random((4, 3 + at, 2)) < 0.3) if row % 3 else -1
+             for row, at in enumerate(which)]  # fmt: skip
+    fixed = {"grid": which, "mask": masks, "shape": [[4, 3 + at] for at in which], "tile": [[0, 0, 9, 9]] * count}
+    for column in columns(layout, meta=True):
+        writer = arrays.RowWriter(arrays.create_column(group, column, count), column)
+        if column.name in texts:
+            rows = np.array(texts[column.name], object)
+        elif column.name in fixed:
+            rows = np.array(fixed[column.name], column.dtype)
+        else:
+            rows = (10 * chance.random((count, *column.tail))).astype(column.dtype)
+        writer.add(rows)
+        writer.flush()
+    if layout.modality == "grid":
+        write_grids(group, table)
+    for name in vectors(layout):
+        arrays.create_vector(group, name, np.linspace(0.5, 1, layout.latent))
+    base, failed = b"base" * 20, {"shard": "a.tar", "record": 3, "key": "k", "reason": "no image"}
+    (path / "base.safetensors").write_bytes(base)
+    (path / "failed.jsonl").write_text((json.dumps(failed) + "\n") * 2)
+    (path / "report.json").write_text(json.dumps({"count": count, "failed": 2, "psnr": {"mean": 30.5}}))
+    channels = len(layout.variables) or 3
+    attributes = {
+        "format": "functaset", "version": 1, "modality": layout.modality, "axes": layout.axes,
+        "coordinate_convention": "cells", "normaliser": {"offset": [0.0] * channels, "scale": [1.0] * channels},
+        "solver": {"name": "gauss-newton", "steps": 2}, "sites": layout.sites, "latent": layout.latent,
+        "canonical": True, "quantisation": {"bits": layout.bits}, "tiled": layout.tiled,
+        "variables": layout.variables, "units": ["K"] * len(layout.variables),
+        "psnr_peak": [1.0] * len(layout.variables), "summary": {"count": count, "failed": 2, "items": count},
+        "base_sha256": sha256(base).hexdigest(), "tool_version": "0", "seed": 0, "input": [{"name": "a.tar"}],
+        "settings": {"steps": 2},
+    }  # fmt: skip
+    described = {
+        file.parent.relative_to(path).as_posix(): json.loads(file.read_bytes())
+        for file in sorted(path.rglob("*/zarr.json"))
+    }
+    root = {"attributes": {"functaconv": attributes}, "zarr_format": 3, "node_type": "group",
+            "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": described}}  # fmt: skip
+    (path / "zarr.json").write_text(json.dumps(root))
+
+
+def _with_checksums(random: Random, content: bytes, others: list[bytes]) -> bytes:
+    """A file of a store (one chunk, or up to two and an index) with a part changed, and the checksums made right."""
+    index = 2 * 16 + 4
+    entries = np.frombuffer(content[-index:-4], "<u8") if len(content) > index else np.zeros(4, np.uint64)
+    is_sharded = entries[0] == 0 and sum(entries[1::2][entries[1::2] < 1 << 40].tolist()) == len(content) - index
+    if not is_sharded:
+        return _sealed(mutated(random, content[:-4], others))
+    chunks = [
+        content[int(at) : int(at + size)] for at, size in zip(entries[::2], entries[1::2], strict=True) if at < 1 << 40
+    ]
+    which = random.randrange(len(chunks) + 1)
+    if which < len(chunks):
+        changed = bytearray(chunks[which][:-4])
+        if random.random() < 0.5:
+            # blosc: version, versionlz, flags, typesize, then sizes uncompressed, of a block, compressed
+            at = random.choice((2, 3, 4, 4, 8, 12, 12))
+            size = 4 if at >= 4 else 1
+            number = random.choice((*NUMBERS, len(changed))) % (1 << 8 * size)
+            changed[at : at + size] = number.to_bytes(size, "little")
+        else:
+            changed = bytearray(mutated(random, bytes(changed), others))
+            if random.random() < 0.7 and len(changed) >= 16:
+                changed[12:16] = len(changed).to_bytes(4, "little")
+        chunks[which] = _sealed(bytes(changed))
+    starts = itertools.accumulate((len(chunk) for chunk in chunks), initial=0)
+    table = [number for start, chunk in zip(starts, chunks, strict=False) for number in (start, len(chunk))]
+    table += [2**64 - 1] * (4 - len(table))
+    if which == len(chunks):
+        table[random.randrange(4)] = random.choice((*NUMBERS, len(content), 5)) % 2**64
+    return b"".join(chunks) + _sealed(np.array(table, "<u8").tobytes())
+
+
+def _sealed(content: bytes) -> bytes:
+    return content + google_crc32c.value(content).to_bytes(4, "little")
