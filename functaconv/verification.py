@@ -329,7 +329,7 @@ def _report(functaset: Functaset) -> Iterator[Problem]:
     }
     for name, (claimed, known) in claims.items():
         if not _alike(claimed, known):
-            yield Problem(f"zarr.json: {name} is {schema.shown(claimed)}, the columns say {known}")
+            yield Problem(f"zarr.json: {name} is {schema.shown(claimed)}, by its arrays it is {known}")
     for line in _differences(found, expected):
         yield Problem(f"report.json: {line}")
 
@@ -366,7 +366,7 @@ def _differences(found: Any, expected: Any, name: str = "") -> Iterator[str]:
         for key, value in expected.items():
             yield from _differences(found.get(key), value, f"{name}.{key}".removeprefix("."))
     elif not _alike(found, expected):
-        yield f"{name} is {schema.shown(found)}, the columns say {schema.shown(expected)}"
+        yield f"{name} is {schema.shown(found)}, by its arrays it is {schema.shown(expected)}"
 
 
 def _alike(found: Any, expected: Any) -> bool:

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from functaconv.checkpoint import read_base, read_state
 from functaconv.errors import InputError, UsageError
 from functaconv.functaset import verify
 from functaconv.functaset.reader import Functaset, open_functaset
 from functaconv.functaset.schema import Layout
 from functaconv.recipe import Recipe, from_toml
+from functaconv.verification import inspect
 
 from . import hostile
 from .fuzzing.stores import make_store
@@ -324,3 +326,74 @@ def test_hostile_companions_are_refused_in_little_memory(sound: Path, tmp_path: 
         assert outcome.startswith("InputError: "), (name, outcome)
         assert "without a hint" not in outcome, name
         assert seconds < 10, name
+
+
+STATES: dict[str, Any] = {
+    "a list": [],
+    "identity of text": {"identity": "x"},
+    "endless seconds": {"seconds": float("inf")},
+    "negative seconds": {"seconds": -1},
+    "updates of text": {"updates": "many"},
+    "a position of numbers": {"position": [1, 2]},
+    "shapes of text": {"shapes": "abc"},
+    "a scale of text": {"scale": "abc"},
+    "another geometry": {"geometry": {"kind": "cube"}},
+    "no levels": {"levels": {"500": [[0.0]]}},
+}
+
+
+@pytest.mark.parametrize("values", STATES.values(), ids=STATES.keys())
+def test_a_training_state_that_makes_no_sense_is_an_input_error(tmp_path: Path, values: Any) -> None:
+    (tmp_path / "state").write_bytes(hostile.packed({"__metadata__": {"functaconv": json.dumps(values)}}))
+    with pytest.raises(InputError, match="cannot read the training state") as caught:
+        read_state(tmp_path / "state")
+    assert "--overwrite" in str(caught.value.hint)
+
+
+def test_what_a_training_state_lacks_is_an_input_error_where_it_is_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "state").write_bytes(hostile.packed({"__metadata__": {"functaconv": "{}"}}))
+    state = read_state(tmp_path / "state")
+    for look in (lambda: state.values["identity"], lambda: state.tensors["base.start"]):
+        with pytest.raises(InputError, match="the training state lacks"):
+            look()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff" * 8,
+        (1 << 40).to_bytes(8, "little"),
+        hostile.packed(hostile.deep_json(100_000)),
+        hostile.packed({"__metadata__": {"functaconv": hostile.deep_json(50_000).decode()}}),
+        hostile.packed(
+            {"__metadata__": {"functaconv": "{}"}, "a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 8]}}
+        ),
+        hostile.packed(
+            {"__metadata__": {"functaconv": "{}"}, "a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
+        ),
+    ],
+)
+def test_a_training_state_that_is_damaged_is_told_of_by_inspect(tmp_path: Path, content: bytes) -> None:
+    folder = tmp_path / "base.safetensors.training"
+    folder.mkdir()
+    (folder / "state.safetensors").write_bytes(content)
+    with pytest.raises(InputError, match="cannot read the training state"):
+        inspect(folder)
+    assert len(inspect(folder, verify=True).problems) == 1
+
+
+def test_a_training_state_of_odd_values_can_be_inspected(tmp_path: Path) -> None:
+    folder = tmp_path / "base.safetensors.training"
+    folder.mkdir()
+    values = {"identity": {"recipe": [1]}, "shapes": []}
+    (folder / "state.safetensors").write_bytes(hostile.packed({"__metadata__": {"functaconv": json.dumps(values)}}))
+    (folder / "log.jsonl").write_bytes(b'{"validation_psnr": 3.5}\n' + hostile.deep_json(5000) + b"\n[]\n{")
+    assert inspect(folder, verify=True).facts["psnr"] == 3.5
+
+
+def test_a_base_may_come_through_a_pipe(base_file: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cp", str(base_file), str(pipe)]):
+        assert read_base(pipe).content == base_file.read_bytes()

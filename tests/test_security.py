@@ -32,14 +32,14 @@ def harmful(canary: Path) -> dict[str, tuple[bytes, str]]:
         "postscript.jpg": (hostile.eps(canary), "found PostScript"),
         "bomb.npz": (hostile.bzip2_npz(64 << 20), "numpy never writes"),
         "claims.npz": (hostile.zeros_npz(1 << 20, claimed=600 << 20), "expands to 629145600 bytes"),
-        "lies.npz": (hostile.zeros_npz(1 << 20, claimed=4096), "found 4"),
+        "lies.npz": (hostile.zeros_npz(1 << 20, claimed=4096), "Bad CRC-32"),
         "members.npz": (hostile.many_members_zip(100_000), "more than 10000 files"),
         "huge.png": (hostile.png(50_000, 50_000, data=b"x"), "50000 x 50000 pixels"),
         "texts.png": (hostile.png(8, 8, chunks=hostile.png_chunk(b"tEXt", b"a\0b") * 1_000_000), "chunks in"),
-        "huge.tif": (hostile.tiff_image(1_000_000, 1_000_000), "1000000 x 1000000 pixels"),
-        "strips.tif": (hostile.tiff_image(8, 8, t273=(4, 1 << 26, 8)), "67108864 numbers in tag 273"),
+        "vast.tif": (hostile.tiff_image(1_000_000, 1_000_000), "1000000 x 1000000 pixels"),
+        "strips.tif": (hostile.tiff_image(8, 8, t279=(4, 1 << 26, 8)), "67108864 numbers in tag 279"),
         "tiles.tif": (hostile.tiff_image(8, 8, t322=(4, 1, 40_000), t323=(4, 1, 40_000)), "tiles of 40000 x 40000"),
-        "huge.webp": (hostile.webp(1 << 24, 1 << 24), "16777216 x 16777216 pixels"),
+        "wide.webp": (hostile.webp(1 << 24, 1 << 24), "16777216 x 16777216 pixels"),
         "scans.jpg": (hostile.scanned_jpeg(8000, 2000), "scans of 64000000 pixels"),
         "values.npy": (hostile.npy(f"({10**12},)"), "1000000000000"),
         "header.npy": (b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + bytes(100), "a header of 4294967295 bytes"),
@@ -65,7 +65,7 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         "code.pt": hostile.torch_file(canary), "code.pyd.gz": hostile.payload(canary),
         "code.yaml": b"!!python/object/apply:os.system ['touch canary']", "code.py": b"import os",
     }  # fmt: skip
-    for name, text in {"deep": hostile.deep_json(100_000), "wide": b"[" + b"[]," * 2_000_000 + b"1]"}.items():
+    for name, text in {"deep": hostile.deep_json(100_000), "long": b"[" + b"[]," * 2_000_000 + b"1]"}.items():
         members |= {f"{name}.png": png(99, SHAPE), f"{name}.json": text}
         reasons[name] = "json: expected valid JSON"
     escaping = ["../../x", "/abs/y", "a/../../z", "back\\slash", "C:/v", "-rf"]

@@ -310,7 +310,7 @@ def _numeric(array: np.ndarray, suffix: str) -> np.ndarray:
         # on disk a boolean may be any byte
         return np.ascontiguousarray((array.view(np.uint8) != 0).view(np.uint8))
     dtype = np.dtype(np.float32) if kind == "f" else array.dtype.newbyteorder("=")
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         # a copy only where it is needed: arrays may be large, and the readers make new ones
         result: np.ndarray = array.astype(dtype, order="C", copy=not array.flags.writeable)
     if kind == "f":

@@ -6,10 +6,12 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,6 +40,22 @@ def theirs(folder: Path) -> Iterator[Claims]:
     owner = replace(Owner("run", 1, 2), machine=ELSEWHERE, host="far")
     with closing(Claims(folder, owner, beat=BEAT, silence=SILENCE)) as claims:
         yield claims
+
+
+@pytest.fixture(autouse=True)
+def no_heart_beats_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whoever a test leaves behind as dead or silent ends with it."""
+    made: list[Claims] = []
+    plain = Claims.__init__
+
+    def noting(self: Claims, *arguments: Any, **options: Any) -> None:
+        made.append(self)
+        plain(self, *arguments, **options)
+
+    monkeypatch.setattr(Claims, "__init__", noting)
+    yield
+    for claims in made:
+        claims.close()
 
 
 def dead_pid() -> int:
@@ -111,7 +129,7 @@ def test_a_clock_that_goes_backwards_kills_nobody(
 
 
 def test_a_living_process_of_another_run_is_named(folder: Path, ours: Claims) -> None:
-    with closing(Claims(folder, replace(Owner("another run"), token="x"), beat=BEAT)) as other:
+    with closing(Claims(folder, replace(Owner("another run"), token=uuid.uuid4().hex), beat=BEAT)) as other:
         assert other.take("a") is None
         with pytest.raises(OutputExistsError, match=f"another run: rank 0 .pid {os.getpid()} on ") as caught:
             ours.take("a")

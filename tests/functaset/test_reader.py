@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from functaconv.errors import InputError, UsageError
-from functaconv.functaset import Failure, FunctasetWriter, Layout, Part, open_functaset
+from functaconv.functaset import Failure, FunctasetWriter, Layout, open_functaset
 
 from .conftest import BASE, LAYOUTS, block_of, encode, latents_of, quantiser_of
 
