@@ -35,6 +35,8 @@ MOST_HEADER = 32 << 20
 MOST_VALUES = 1 << 20
 """in the header, and in the description"""
 _ANEW = "--overwrite starts the training anew"
+MOST_VALUE = 1e30
+"""of constants: room is left for arithmetic in float32"""
 _PIECE = 16 << 20
 _LENGTH = 8
 """bytes in which a safetensors file says how long its header is"""
@@ -173,9 +175,8 @@ def base_from_bytes(content: bytes, name: str, device: torch.device | str = "cpu
     if len(content) != length + outline.bytes:
         found = "cut short" if len(content) < length + outline.bytes else "followed by something else"
         raise InputError(f"{name} does not hold the base it describes: it is {found}", hint=_DAMAGED)
-    base = outline.built()
     try:
-        tensors = load_bytes(content)
+        base, tensors = outline.built(), load_bytes(content)
         if METRIC in tensors and isinstance(base.solver, GaussNewton):
             # only canonical bases have one: it waits for its values
             base.solver.metric = torch.empty(base.latent, base.latent)
@@ -324,7 +325,9 @@ def _geometry(description: Description, axes: Axes, name: str) -> Geometry:
 def _check_description(outline: _Outline, name: str) -> None:
     description, axes = outline.description, outline.axes
     for offset, scale in [(description.offset, description.scale), *description.levels.values()]:
-        if not axes.channels == len(offset) == len(scale) or min(scale) <= 0:
+        are_possible = all(abs(low) <= MOST_VALUE and 1 / MOST_VALUE <= width <= MOST_VALUE
+                           for low, width in zip(offset, scale, strict=False))  # fmt: skip
+        if not axes.channels == len(offset) == len(scale) or not are_possible:
             raise InputError(f"{name}: the normaliser does not fit {axes.channels} channels")
     training = _Training.model_validate(description.training)
     if any(len(shape) != axes.dims for shape in training.shapes):
@@ -335,8 +338,9 @@ def _check_values(tensors: Mapping[str, Tensor], base: Base, name: str) -> None:
     for key, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise InputError(f"{name}: {key} holds values that are not finite", hint="the file is damaged or untrained")
-    if (tensors["latent_std"] < 0).any():
-        raise InputError(f"{name}: latent_std holds deviations below zero", hint=_DAMAGED)
+    mean, std = tensors["latent_mean"], tensors["latent_std"]
+    if (std < 0).any() or (std > MOST_VALUE).any() or (mean.abs() > MOST_VALUE).any():
+        raise InputError(f"{name}: latent_mean and latent_std are those of no latents", hint=_DAMAGED)
     if base.is_canonical and torch.linalg.cholesky_ex(tensors[METRIC].double()).info:
         raise InputError(f"{name}: {METRIC} is not positive definite", hint=_DAMAGED)
 

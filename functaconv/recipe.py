@@ -33,6 +33,7 @@ _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Positive = Annotated[float, Field(gt=0, le=1e6)]
+Frequency = Annotated[float, Field(ge=1e-6, le=1e6)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -70,8 +71,8 @@ class NetworkRecipe:
     width: Annotated[int, Field(ge=1, le=8192)] = 128
     depth: Annotated[int, Field(ge=2, le=100)] = 5
     """layers, the linear output included"""
-    w0_first: Positive = 30.0
-    w0_hidden: Positive = 30.0
+    w0_first: Frequency = 30.0
+    w0_hidden: Frequency = 30.0
     output_offset: Annotated[float, Field(ge=-10, le=10)] = 0.5
     modulation: Literal["shift", "film"] = "shift"
     """film: scales as well as shifts"""

@@ -450,9 +450,7 @@ def test_what_failed_is_tried_again_and_nothing_else(
     assert seen == []
 
 
-def test_a_retry_that_is_killed_loses_nothing(
-    base_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_retry_that_is_killed_loses_nothing(base_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shard = tar_of(tmp_path / "a.tar", {f"{n:02d}.png": png(n, (8, 8)) if n != 12 else b"no image" for n in range(25)})
     output = tmp_path / "out.zarr"
     run(base_file, shard, output, max_error_rate=1.0)

@@ -139,7 +139,7 @@ class Run:
         self._log = request.log or self.folder / "log.jsonl"
         self._reading = Reading(request.axes, request.recipe.data.field)
         saved = self._saved()
-        self._items = Collection(request.shards, self._decode)
+        self._items = Collection(request.shards, self._decode, announce=watcher.announce)
         self._training, self._validation = self._split()
         base = build(request.recipe, request.axes, *self._described(saved)).to(request.device)
         base.field.network.sweep_dtype = sweep_dtype_of(request.precision)
@@ -206,7 +206,7 @@ class Run:
         """Indices to train on, and batches to validate on."""
         recipe, names = self.request.recipe, self.request.validation
         count = len(self._items)
-        others = Collection(names, self._decode) if names else self._items
+        others = Collection(names, self._decode, announce=self.watcher.announce) if names else self._items
         held_out = MOST_HELD_OUT if names else min(MOST_HELD_OUT, math.ceil(HELD_OUT * count))
         order = np.random.default_rng((recipe.training.seed, 0)).permutation(len(others))
         chosen = sorted(order[:held_out].tolist())

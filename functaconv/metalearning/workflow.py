@@ -33,7 +33,7 @@ from functaconv.signals.batch import Axes, Signal
 from functaconv.signals.device import device_of, matmul_precision, precision_of
 from functaconv.sources.decoders import USABLE_HINT, decode, usable_field
 from functaconv.sources.items import Item
-from functaconv.sources.webdataset import expand_shards, fingerprint, read_records
+from functaconv.sources.webdataset import expand_shards, fingerprint, read_records, shown
 
 FIRST_ITEMS, LEAST_OF_EACH, MOST_LOOKED_AT = 64, 4, 256
 """items looked at before any work: so many in all, but so many of every shard, up to a limit"""
@@ -176,7 +176,7 @@ def _first_items(names: Sequence[str], field: str | None, channels: int | None) 
     if not items:
         why = f"; the first problem: {problems[0]}" if problems else ""
         raise InputError(
-            f"no usable item in {', '.join(names[:3])} ({seen} records looked at){why}",
+            f"no usable item in {', '.join(map(shown, names[:3]))} ({seen} records looked at){why}",
             hint=USABLE_HINT,
         )
     return items

@@ -47,9 +47,9 @@ _IMAGES: Mapping[str, tuple[str, type[ImageFile.ImageFile]]] = {
     "jpg": ("JPEG", JpegImagePlugin.JpegImageFile),
     "jpeg": ("JPEG", JpegImagePlugin.JpegImageFile),
 }
-# what decoding takes, in units of which a plain image takes one for each of its four bytes: the libraries of these hold
-# coefficients, or several canvases
-_BYTES_PER_PIXEL = {"JPEG": 6, "WebP": 8}
+# what decoding takes, in units of which a plain image takes one for each of its four bytes: the libraries of some hold
+# coefficients, or several canvases, and floats are copied
+_BYTES_PER_PIXEL = {"JPEG": 6, "WebP": 8, "F": 6, "I": 6}
 _STRIP = 1 << 22
 """pixels that are converted together"""
 _PHOTOMETRIC = TiffImagePlugin.PHOTOMETRIC_INTERPRETATION
@@ -130,16 +130,16 @@ def decode_image(
     if name == "WebP" and not features.check("webp"):
         raise ItemError(f"{suffix}: the installed Pillow was built without WebP")
 
-    def check_size(width: int, height: int) -> None:
+    def check_size(width: int, height: int, each: int) -> None:
         if width * height > max_pixels:
             raise ItemError(f"{width} x {height} pixels, expected at most {max_pixels} in all")
-        if _BYTES_PER_PIXEL.get(name, 4) * width * height > max_bytes:
+        if each * width * height > max_bytes:
             raise ItemError(f"{width} x {height} pixels need more than {max_bytes} bytes")
 
     try:
         check_header(content, name)
         if name == "WebP" and (size := webp_size(content)) is not None:
-            check_size(*size)
+            check_size(*size, _BYTES_PER_PIXEL[name])
         array, peak, orientation = _decoded(content, name, plugin, check_size)
     except ItemError as error:
         raise ItemError(f"{suffix}: {error}") from error
@@ -151,16 +151,17 @@ def decode_image(
 
 
 def _decoded(
-    content: bytes, name: str, plugin: type[ImageFile.ImageFile], check_size: Callable[[int, int], None]
+    content: bytes, name: str, plugin: type[ImageFile.ImageFile], check_size: Callable[[int, int, int], None]
 ) -> tuple[np.ndarray, float, int]:
     """Pixels as stored, the code of full intensity, and the orientation."""
     with plugin(io.BytesIO(content)) as image:
         width, height = image.size
-        check_size(width, height)
+        each = _BYTES_PER_PIXEL.get(image.mode) or _BYTES_PER_PIXEL.get(name, 4)
+        check_size(width, height, each)
         if name == "JPEG":
             check_scans(content, width * height)
         rawmode = _rawmode(image)
-        with room_for(2 * _BYTES_PER_PIXEL.get(name, 4) * width * height):
+        with room_for(2 * each * width * height):
             image.load()
             return *_pixels(image, name, rawmode), _orientation(image)
 

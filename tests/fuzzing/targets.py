@@ -3,11 +3,15 @@
 A case is accepted, or refused with one of the documented errors; whatever else happens is a finding.
 """
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from random import Random
 from typing import Any, Protocol
 
@@ -33,8 +37,15 @@ class Target(Protocol):
         """Read it as the program does."""
 
 
+_COMPRESSED: tuple[Callable[[bytes], bytes], ...] = (
+    partial(gzip.compress, mtime=0),
+    bz2.compress,
+    partial(lzma.compress, preset=0),
+)
+
+
 class Tar:
-    """The tar reader, from seekable streams and from pipes."""
+    """The tar reader, from seekable streams and from pipes, compressed or not."""
 
     def __init__(self) -> None:
         names = ["a.png", "a.cls", "dir/b.jpg", "dir/b.json", "c.d.npy", "long" * 40 + ".txt", "é.png"]
@@ -52,6 +63,10 @@ class Tar:
             content = _with_header(random, content)
         if random.random() < 0.6:
             content = mutated(random, content, self.seeds)
+        if random.random() < 0.2:
+            content = random.choice(_COMPRESSED)(content)
+            if random.random() < 0.5:
+                content = mutated(random, content, self.seeds)
         return content, random.random() < 0.3
 
     def run(self, case: tuple[bytes, bool]) -> None:

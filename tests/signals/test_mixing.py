@@ -19,9 +19,7 @@ def batch_of(values: np.ndarray, kind: Literal["image", "array"] = "array") -> t
     items = [Item(str(number), value, kind, peak) for number, value in enumerate(values)]
     axes = Axes.of(items, "last")
     signals = [Signal.of(item, axes) for item in items]
-    normalizer = (
-        Normalizer.of_code_range(axes.channels) if axes.kind == "image" else Normalizer.of_range(iter(signals))
-    )
+    normalizer = Normalizer.of_code_range(axes.channels) if axes.kind == "image" else Normalizer.of_range(iter(signals))
     return Batch.of(signals, range(len(signals))), normalizer
 
 

@@ -20,6 +20,8 @@ class Answer:
     """the connection is closed after so many bytes of the body"""
     etag: str | None = '"a"'
     ranges: bool = True
+    most: int | None = None
+    """a range is answered with so many bytes and no more, and says so"""
     chunked: bool = False
     """without a length"""
     silent: bool = False
@@ -60,13 +62,15 @@ def serving(script: Script) -> Iterator[Script]:
             if status == 200 and answer.ranges and found:
                 start, status = int(found[1]), 206
             body = script.content[start:] if status in (200, 206) else b""
+            if status == 206 and answer.most is not None:
+                body = body[: answer.most]
             self.send_response(status)
             for name, value in answer.headers.items():
                 self.send_header(name, value)
             if answer.etag:
                 self.send_header("ETag", answer.etag)
             if status == 206:
-                self.send_header("Content-Range", f"bytes {start}-{len(script.content) - 1}/{len(script.content)}")
+                self.send_header("Content-Range", f"bytes {start}-{start + len(body) - 1}/{len(script.content)}")
             if answer.chunked:
                 self.send_header("Transfer-Encoding", "chunked")
             else:

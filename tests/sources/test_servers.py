@@ -59,6 +59,7 @@ def read_until_error(shard: str, **options: object) -> tuple[list[Record], Funct
         ([Answer(stop=200_000), Answer()], 2),
         ([Answer(stop=200_000), Answer(ranges=False)], 2),
         ([Answer(stop=200_000), Answer(503), Answer(stop=150_000), Answer()], 4),
+        ([Answer(stop=200_000), Answer(most=300_000), Answer(most=300_000)], 3),
         ([Answer(stop=0), Answer()], 2),
         ([Answer(chunked=True, stop=200_000), Answer(chunked=True)], 2),
         ([Answer(silent=True), Answer()], 2),
