@@ -1,12 +1,29 @@
 """Stopping at a good moment: signals set a flag that workflows look at between whole steps."""
 
+import ctypes
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from functaconv.errors import StoppedError
+
+PR_SET_PDEATHSIG = 1
+"""of linux/prctl.h"""
+
+
+def stop_with_parent() -> None:
+    """A worker of torchrun stops, with everything saved, when torchrun is gone, be it by kill -9. Linux only."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or not sys.platform.startswith("linux"):
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        # it was gone before we had asked
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Stop:

@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 
 from functaconv.functaset.reader import open_functaset
+from functaconv.sources import patience
 from tests.cli.conftest import SMALL, Invoke, Ran, World, assert_same_functaset, wait_until
 from tests.conftest import png, tar
+from tests.sources.servers import Answer, Script, serving
 
 Encode = Callable[..., Ran]
 COUNT = 8
@@ -224,3 +226,75 @@ encode({str(world.base)!r}, {str(world.shards)!r}, {str(tmp_path / "out.zarr")!r
         first.stdout.read()
         assert first.wait() == 0
     assert_same_functaset(tmp_path / "out.zarr", world.store)
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers are waited for less long, and asked again at once."""
+    pytest.importorskip("aiohttp", reason="the extra http is not installed")
+    monkeypatch.setattr(patience, "FIRST_PAUSE", 0.001)
+    monkeypatch.setenv("FUNCTACONV_SOURCE_TIMEOUT", "0.6")
+
+
+# what the server does, request by request, once the shard has been seen to be there
+@pytest.mark.parametrize(
+    ("answers", "code", "count"),
+    [
+        pytest.param([Answer(404)], 65, None, id="404"),
+        pytest.param([Answer(503), Answer(503), Answer()], 0, COUNT, id="503 twice, then works"),
+        pytest.param([Answer(503)], 69, None, id="503 for ever"),
+        pytest.param([Answer(silent=True)], 69, None, id="never answers"),
+        pytest.param([Answer(), Answer(stop=3000), Answer(stop=2000), Answer()], 0, COUNT, id="stops mid-body"),
+        pytest.param([Answer(), Answer(stop=3000), Answer(404)], 65, None, id="vanishes"),
+        pytest.param([Answer(), Answer(stop=3000), Answer(etag='"b"')], 65, None, id="becomes another"),
+    ],
+)
+def test_a_web_server(
+    answers: list[Answer], code: int, count: int | None, shard: bytes, encode: Encode, tmp_path: Path, hasty: None
+) -> None:
+    with serving(Script(shard, answers)) as script:
+        ran = encode(f"{script.url}/a.tar?signature=SECRET")
+    assert ran.code == code, ran.errors
+    assert "SECRET" not in ran.errors
+    if count is not None:
+        assert open_functaset(tmp_path / "out.zarr").attributes.count == count
+        assert "SECRET" not in (tmp_path / "out.zarr/zarr.json").read_text()
+
+
+def test_what_a_server_owed_is_gone_on_with(
+    world: World, shard: bytes, encode: Encode, tmp_path: Path, hasty: None
+) -> None:
+    """A server that failed damaged nothing: it is asked again by the next run."""
+    (tmp_path / "local.tar").write_bytes(shard)
+    with serving(Script(shard, [Answer(), Answer(), Answer(503)])) as script:
+        url = f"{script.url}/a.tar"
+        assert encode(tmp_path / "local.tar", url).code == 69
+        assert (tmp_path / "out.zarr/_parts").exists()
+        script.answers[:] = [Answer()]
+        assert encode(tmp_path / "local.tar", url).code == 0
+    assert open_functaset(tmp_path / "out.zarr").attributes.count == 2 * COUNT
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a child of its parent's end")
+def test_a_worker_of_torchrun_ends_with_it(world: World, tmp_path: Path, environment: Mapping[str, str]) -> None:
+    """Torchrun is killed with -9 and cannot tell anybody; what the worker had done is saved."""
+    program = f"""
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-m", "functaconv", "encode", {str(world.base)!r}, {str(world.shards)!r},
+                  {str(tmp_path / "out.zarr")!r}, "--device", "cpu", "--batch-size", "1"])
+time.sleep(600)
+"""
+    ranks = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "TORCHELASTIC_RUN_ID": "a run"}
+    parent = subprocess.Popen([sys.executable, "-c", program], env={**environment, **ranks})
+    claims = tmp_path / "out.zarr/_parts"
+    wait_until(lambda: list(claims.glob("*.claim")), parent)
+    child = int(json.loads(next(claims.glob("*.claim")).read_bytes())["owner"]["pid"])
+    os.kill(child, signal.SIGSTOP)
+    parent.kill()
+    parent.wait()
+    os.kill(child, signal.SIGCONT)
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{child}").exists() and "Z" not in Path(f"/proc/{child}/stat").read_text().rpartition(")")[2][:3]:
+        assert time.monotonic() < deadline, "the worker lives on"
+        time.sleep(0.02)
+    assert (claims / "settings.json").exists(), "it had gone on to the end"
