@@ -183,7 +183,7 @@ class Claims:
                         replace_bytes(self._file(name), _written(replace(held, beats=self._mine[name])))
 
     def _read(self, name: str) -> Held | None:
-        for _ in range(20):
+        for _ in range(5):
             try:
                 found = json.loads(self._file(name).read_bytes())
                 return Held(name, Owner(**found["owner"]), int(found["beats"]))
@@ -191,7 +191,7 @@ class Claims:
                 return None
             except (OSError, ValueError, TypeError, KeyError):
                 # half written, on a file system without hard links
-                time.sleep(0.05)
+                time.sleep(0.02)
         # of nobody: it is watched as others are, and taken over when nothing happens
         return Held(name, Owner("", -1, 0, "?", "?", 0, "", f"unreadable {name}"), 0)
 

@@ -20,8 +20,10 @@ from functaconv.functaset.checks import problems_of
 from functaconv.functaset.grids import GridTable, write_grids
 from functaconv.functaset.reader import read_attributes
 from functaconv.functaset.schema import Layout, columns, vectors
+from functaconv.signals.batch import Axes
 from functaconv.verification import inspect
 
+from .bases import small_base
 from .mutation import NUMBERS, mutated, mutated_json
 
 INSPECTED = 4
@@ -39,7 +41,8 @@ class Stores:
             "codes": Layout(axes=("row", "column"), latent=6, bits="8", tiled=True),
             "grids": Layout(axes=("row", "column"), latent=6, bits="float32", modality="grid", variables=("t", "u")),
         }
-        self.stores = [make_store(self.folder / name, layout) for name, layout in layouts.items()]
+        base = small_base(Axes("array", 2, 3), "gauss-newton", sites=(2, 3), numbers=4)
+        self.stores = [make_store(self.folder / name, layout, base=base) for name, layout in layouts.items()]
         self.files = {
             store: {
                 str(file.relative_to(store)): file.read_bytes() for file in sorted(store.rglob("*")) if file.is_file()
@@ -142,18 +145,18 @@ class Stores:
                 assert len(functaset) == 0
 
 
-def make_store(path: Path, layout: Layout, count: int = 9) -> Path:
+def make_store(path: Path, layout: Layout, count: int = 9, base: bytes = b"no base, for who only reads") -> Path:
     """A sealed store of a few rows in several chunks and files, not by way of the writer: it is read that matters."""
     before = arrays._CHUNK_BYTES, arrays._CHUNKS_PER_SHARD
     arrays._CHUNK_BYTES, arrays._CHUNKS_PER_SHARD = 128, 2
     try:
-        _fill(path, layout, count)
+        _fill(path, layout, count, base)
     finally:
         arrays._CHUNK_BYTES, arrays._CHUNKS_PER_SHARD = before
     return path
 
 
-def _fill(path: Path, layout: Layout, count: int) -> None:
+def _fill(path: Path, layout: Layout, count: int, base: bytes) -> None:
     chance = np.random.default_rng(0)
     group = zarr.create_group(path, zarr_format=3)
     texts = {
@@ -180,7 +183,7 @@ def _fill(path: Path, layout: Layout, count: int) -> None:
         write_grids(group, table)
     for name in vectors(layout):
         arrays.create_vector(group, name, np.linspace(0.5, 1, layout.latent))
-    base, failed = b"base" * 20, {"shard": "a.tar", "record": 3, "key": "k", "reason": "no image"}
+    failed = {"shard": "a.tar", "record": 3, "key": "k", "reason": "no image"}
     (path / "base.safetensors").write_bytes(base)
     (path / "failed.jsonl").write_text((json.dumps(failed) + "\n") * 2)
     (path / "report.json").write_text(json.dumps({"count": count, "failed": 2, "psnr": {"mean": 30.5}}))

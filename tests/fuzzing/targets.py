@@ -16,12 +16,17 @@ from random import Random
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
+from functaconv.checkpoint import base_from_bytes
+from functaconv.signals.batch import Axes
+from functaconv.signals.grid import Grid
 from functaconv.sources.binvox import write_binvox
 from functaconv.sources.decoders import Limits, decode
 from functaconv.sources.items import Record
 from functaconv.sources.webdataset import read_records
 
+from .bases import small_base
 from .mutation import NUMBERS, mutated, mutated_json
 from .stores import Stores
 
@@ -143,23 +148,10 @@ class Base:
     """The base loader."""
 
     def __init__(self) -> None:
-        import torch
-
-        from functaconv.checkpoint import METRIC, base_to_bytes
-        from functaconv.recipe import Recipe, build
-        from functaconv.signals.batch import Axes
-        from functaconv.signals.normalizer import Normalizer
-
-        torch.set_num_threads(1)
-        self.seeds = []
-        for solver, axes in (("gradient", Axes("array", 2, 2, "first", 4)), ("gauss-newton", Axes("image", 2, 3))):
-            settings = {"network": {"width": 4, "depth": 3}, "latent": {"numbers": 2, "sites": [2, 2]}}
-            recipe = Recipe().changed({**settings, "solver": {"kind": solver, "steps": 2}})
-            base = build(recipe, axes, Normalizer((0.5,) * axes.channels, (2.0,) * axes.channels))
-            base.describe_latents(torch.arange(16.0).reshape(2, 4, 2))
-            if solver == "gauss-newton":
-                base.get_submodule(METRIC.partition(".")[0]).metric = torch.eye(2)
-            self.seeds.append(base_to_bytes(base, recipe, {"updates": 7, "shapes": [[8, 8]], "psnr": 30.0}))
+        self.seeds = [
+            small_base(Axes("array", 2, 2, "first", 4), "gradient"),
+            small_base(Axes("image", 2, 3), "gauss-newton"),
+        ]
 
     def case(self, random: Random) -> bytes:
         content = random.choice(self.seeds)
@@ -181,11 +173,6 @@ class Base:
                 return content[:start] + mutated(random, content[start:], [])
 
     def run(self, case: bytes) -> None:
-        import torch
-
-        from functaconv.checkpoint import base_from_bytes
-        from functaconv.signals.grid import Grid
-
         base = base_from_bytes(case, "case").base
         if base.axes.kind != "grid":
             points = base.points(Grid((3,) * base.axes.dims))
