@@ -256,7 +256,10 @@ def _outline(head: bytes, name: str) -> _Outline:
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise _not_a_base(name)
     if found.get("version") != VERSION:
-        raise InputError(f"{name} has base version {found.get('version')!r}; this functaconv reads {VERSION}")
+        raise InputError(
+            f"{name} has base version {found.get('version')!r:.80}; this functaconv reads {VERSION}",
+            hint="install the functaconv that wrote it, or a newer one",
+        )
     try:
         description = Description.model_validate(found)
         entries = TypeAdapter(dict[str, _Header]).validate_json(json.dumps(header))
@@ -276,7 +279,7 @@ def _outline(head: bytes, name: str) -> _Outline:
         raise InputError(f"{name} does not hold the base it describes: {error}", hint=_DAMAGED) from None
     if METRIC in entries:
         if recipe.solver.kind != "gauss-newton":
-            raise InputError(f"{name} has a {METRIC}, which the solver {recipe.solver.kind!r} has not")
+            raise InputError(f"{name} has a {METRIC}, which the solver {recipe.solver.kind!r} has not", hint=_DAMAGED)
         expected[METRIC] = torch.empty(recipe.latent.numbers, recipe.latent.numbers, device="meta")
     if unknown := sorted(entries.keys() - expected.keys()):
         raise InputError(f"{name} holds {unknown[0]!r:.80}, which is no part of its base", hint=_DAMAGED)
@@ -311,14 +314,18 @@ def _geometry(description: Description, axes: Axes, name: str) -> Geometry:
     """The geometry; one that does not fit the data is an `InputError`."""
     dims = {"image": (2,), "voxels": (3,), "grid": (2,)}.get(axes.kind, (1, 2, 3))
     if axes.dims not in dims or not 1 <= axes.channels <= 4096 or not 1 <= axes.itemsize <= 16:
-        raise InputError(f"{name} speaks of {axes.dims} axes and {axes.channels} channels of {axes.described}")
+        raise InputError(
+            f"{name} speaks of {axes.dims} axes and {axes.channels} channels of {axes.described}", hint=_DAMAGED
+        )
     names = axes.channels if axes.kind == "grid" else 0
     if not names == len(axes.variables) == len(axes.units):
-        raise InputError(f"{name} has {len(axes.variables)} variables for {axes.channels} channels")
+        raise InputError(f"{name} has {len(axes.variables)} variables for {axes.channels} channels", hint=_DAMAGED)
     if len(set(axes.variables)) < names or not all(0 < len(name) <= LONGEST_NAME for name in axes.variables):
-        raise InputError(f"{name}: the variables have no names of their own")
+        raise InputError(f"{name}: the variables have no names of their own", hint=_DAMAGED)
     if (description.geometry is None) == (axes.kind == "grid"):
-        raise InputError(f"{name}: {axes.described} and the geometry {description.geometry} do not go together")
+        raise InputError(
+            f"{name}: {axes.described} and the geometry {description.geometry} do not go together", hint=_DAMAGED
+        )
     return description.geometry or Flat(axes.dims)
 
 
@@ -328,10 +335,10 @@ def _check_description(outline: _Outline, name: str) -> None:
         are_possible = all(abs(low) <= MOST_VALUE and 1 / MOST_VALUE <= width <= MOST_VALUE
                            for low, width in zip(offset, scale, strict=False))  # fmt: skip
         if not axes.channels == len(offset) == len(scale) or not are_possible:
-            raise InputError(f"{name}: the normaliser does not fit {axes.channels} channels")
+            raise InputError(f"{name}: the normaliser does not fit {axes.channels} channels", hint=_DAMAGED)
     training = _Training.model_validate(description.training)
     if any(len(shape) != axes.dims for shape in training.shapes):
-        raise InputError(f"{name}: it was learned on shapes of other than {axes.dims} axes, or says so")
+        raise InputError(f"{name}: it was learned on shapes of other than {axes.dims} axes, or says so", hint=_DAMAGED)
 
 
 def _check_values(tensors: Mapping[str, Tensor], base: Base, name: str) -> None:

@@ -268,6 +268,7 @@ def test_hostile_bases_are_refused_in_little_time_and_memory(base_file: Path, tm
     for file, (outcome, seconds) in found.items():
         name = names[int(file[:3])] if file[:3].isdecimal() else file
         assert outcome.startswith("InputError: "), (name, outcome)
+        assert "without a hint" not in outcome, (name, outcome)
         assert seconds < 5, name
 
 

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from functaconv.functaset.dataset import LatentDataset
 
 
-MOST_BASE = 5 << 30
-"""bytes of a base: 2^30 parameters in float32, and some more"""
+MOST_BASE = 9 << 30
+"""bytes of a base: of the largest that a recipe may ask for"""
 MOST_FAILURES = 1 << 30
 """bytes of `failed.jsonl`: millions of lines"""
 MOST_LINE, MOST_IN_LINE = 1 << 24, 1 << 20

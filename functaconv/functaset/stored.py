@@ -201,12 +201,10 @@ class StoredArray:
 
     def read(self, rows: slice | np.ndarray | None = None) -> np.ndarray:
         """The rows (a slice of step 1, or numbers that are there), whole and checked; an InputError where damaged."""
-        if not isinstance(rows, np.ndarray):
-            start, stop, _ = (rows or slice(None)).indices(len(self))
-            rows = np.arange(start, max(start, stop)) if stop - start <= self.rows else None
-            if rows is None:
-                return self._run(start, stop)
-        return self._picked(rows)
+        if isinstance(rows, np.ndarray):
+            return self._picked(rows)
+        start, stop, _ = (rows or slice(None)).indices(len(self))
+        return self._run(start, max(start, stop))
 
     def spans(self, lost: Sequence[tuple[int, int, str]]) -> Iterator[tuple[int, int]]:
         """First row and end row of every chunk, but for those of the files that are `lost`."""
@@ -254,7 +252,8 @@ class StoredArray:
             raise InputError(f"{self.name}: {where} cannot be read: {error.strerror or error}", hint=_HINT) from error
         # the decoders raise whatever they like on damaged bytes
         except Exception as error:
-            raise InputError(f"{self.name}: {where} cannot be read: {error}", hint=_HINT) from error
+            reason = str(error) or type(error).__name__
+            raise InputError(f"{self.name}: {where} cannot be read: {reason}", hint=_HINT) from error
 
     def _encoded(self, file: BinaryIO, number: int) -> bytes:
         """The bytes of one of a file's chunks, their checksum taken off."""

@@ -1,0 +1,25 @@
+"""Small bases, made in milliseconds: nobody has learned them."""
+
+from typing import Any
+
+import torch
+
+from functaconv.checkpoint import base_to_bytes
+from functaconv.fitting import GaussNewton
+from functaconv.recipe import Recipe, build
+from functaconv.signals.batch import Axes
+from functaconv.signals.normalizer import Normalizer
+
+
+def small_base(axes: Axes, solver: str, *, sites: tuple[int, ...] = (2, 2), numbers: int = 2) -> bytes:
+    """The content of a base file; canonical where the solver is gauss-newton."""
+    torch.set_num_threads(1)
+    latent: dict[str, Any] = {"numbers": numbers, "sites": list(sites)}
+    recipe = Recipe().changed(
+        {"network": {"width": 4, "depth": 3}, "latent": latent, "solver": {"kind": solver, "steps": 2}}
+    )
+    base = build(recipe, axes, Normalizer((0.0,) * axes.channels, (1.0,) * axes.channels))
+    base.describe_latents(torch.arange(4.0 * base.numbers).reshape(4, -1, numbers))
+    if isinstance(base.solver, GaussNewton):
+        base.solver.metric = torch.eye(numbers)
+    return base_to_bytes(base, recipe, {"updates": 7, "shapes": [[8] * axes.dims], "psnr": 30.0})
