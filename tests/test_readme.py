@@ -22,6 +22,7 @@ def test_the_set_up_and_the_test_command_are_those_that_ci_runs() -> None:
     assert tests.strip() in ci.splitlines()
 
 
+@pytest.mark.slow
 def test_all_other_blocks_run_in_order(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     pytest.importorskip("xarray")
