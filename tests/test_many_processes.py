@@ -17,6 +17,7 @@ import pytest
 
 from functaconv.conversion import Encoded, Watcher, encode, work
 from functaconv.errors import FunctaconvError, InputError, OutputExistsError, UsageError
+from functaconv.functaset import ledger
 from functaconv.functaset.checks import verify
 from functaconv.functaset.claims import Owner
 from functaconv.functaset.reader import open_functaset
@@ -133,8 +134,9 @@ def test_a_second_run_on_the_same_output_is_told_who_has_it(base_file: Path, sha
     slow = threading.Thread(target=lambda: run(base_file, shards, output, watcher=Slow(busy, done)), daemon=True)
     slow.start()
     assert busy.wait(60)
-    with pytest.raises(OutputExistsError, match=f"another run: rank 0 .pid {os.getpid()} on"):
-        run(base_file, shards, output)
+    for options in ({}, {"overwrite": True}, {"retry_failed": True}):
+        with pytest.raises(OutputExistsError, match=f"another run: rank 0 .pid {os.getpid()} on"):
+            run(base_file, shards, output, **options)
     done.set()
     slow.join()
     assert open_functaset(output).attributes.count == 25
@@ -160,6 +162,41 @@ def test_ranks_with_overwrite_replace_once(base_file: Path, shards: Path, tmp_pa
     again = run(base_file, shards, output, overwrite=True, ranks=rank(0, name="second"))
     assert again.was_finished
     assert not run(base_file, shards, output, overwrite=True, ranks=rank(0, name="third")).was_finished
+
+
+def test_ranks_that_overwrite_at_the_same_time_replace_once(
+    base_file: Path, shards: Path, tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All have seen the old one before any has replaced it, and the last comes when the first is at work."""
+    output, count = tmp_path / "out.zarr", 3
+    run(base_file, shards, output, steps=1)
+    together, at_work, create = threading.Barrier(count), threading.Event(), ledger._create
+
+    def all_at_once(path: Path, *arguments: Any, **options: Any) -> None:
+        if together.wait(60) == 0:
+            at_work.wait(60)
+        create(path, *arguments, **options)
+
+    class Working(Watcher):
+        def report(self, *_: Any) -> None:
+            at_work.set()
+
+    monkeypatch.setattr(ledger, "_create", all_at_once)
+    found: list[Encoded] = []
+
+    def one(number: int) -> None:
+        ranks = rank(number, count, "new")
+        found.append(run(base_file, shards, output, overwrite=True, watcher=Working(), ranks=ranks))
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == count
+    assert sum(bool(encoded.report) and not encoded.was_finished for encoded in found) == 1
+    assert stored_tree(output) == undisturbed
+    assert list(tmp_path.glob(".out.zarr*")) == []
 
 
 def test_a_limit_is_the_same_for_any_number_of_ranks(base_file: Path, shards: Path, tmp_path: Path) -> None:

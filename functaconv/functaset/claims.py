@@ -100,10 +100,7 @@ class Claims:
                 self._remove_of(held)
                 continue
             if held.owner.run != self.owner.run and self._is_surely_alive(held):
-                raise OutputExistsError(
-                    f"{self._folder.parent} is being written by another run: {held.owner}",
-                    hint="wait until it is done, stop it, or choose another name",
-                )
+                raise _of_another_run(self._folder, held)
             return held
         return self._read(name)
 
@@ -129,6 +126,12 @@ class Claims:
                     waiting.discard(name)
         found = (self._read(name) for name in first)
         return [held for held in found if held is not None and not self._is_dead(held)]
+
+    def check_alone(self) -> None:
+        """OutputExistsError when a live process has anything in the folder."""
+        names = [file.name.removesuffix(SUFFIX) for file in self._folder.glob(f"*{SUFFIX}")]
+        if living := self.await_dead(names):
+            raise _of_another_run(self._folder, living[0])
 
     def has(self, name: str) -> bool:
         """Nobody has taken it from us, which happens to those who give no sign of life for long."""
@@ -210,7 +213,7 @@ class Claims:
 
     def _remove_of(self, held: Held) -> None:
         """Remove a dead owner's claim, and no other: one process at a time looks and removes."""
-        with _locked(self._folder / ".claims.lock"):
+        with (self._folder / ".claims.lock").open("ab") as file, locked(file.fileno()):
             found = self._read(held.name)
             if found is not None and found.owner.token == held.owner.token:
                 self._file(held.name).unlink(missing_ok=True)
@@ -219,20 +222,30 @@ class Claims:
         return self._folder / (name + SUFFIX)
 
 
+def _of_another_run(folder: Path, held: Held) -> OutputExistsError:
+    return OutputExistsError(
+        f"{folder.parent} is being written by another run: {held.owner}",
+        hint="wait until it is done, stop it, or choose another name",
+    )
+
+
 def _written(held: Held) -> bytes:
     return json.dumps({"owner": asdict(held.owner), "beats": held.beats}).encode()
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Alone on this file system, as far as it knows locks: the kernel takes them back from the dead."""
+def locked(descriptor: int) -> Iterator[None]:
+    """Alone with an open file or folder, as far as the file system knows locks: the kernel takes them from the dead."""
     if fcntl is None:
         yield
         return
-    with path.open("ab") as file:
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
         yield
+    finally:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def _machine() -> str:

@@ -8,12 +8,13 @@ the blocks hold.
 import errno
 import glob
 import json
+import os
 import re
 import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from pydantic_core import to_json
 
 from functaconv.errors import ChangedInputError, OutputExistsError
 from functaconv.functaset.blocks import Block, Failure, read_block, read_facts, write_block
+from functaconv.functaset.claims import Claims, Owner, locked
 from functaconv.functaset.files import read_json, replace_bytes, sync
 from functaconv.functaset.schema import FORMAT, VERSION, Layout, canonical, parse_attributes
 
@@ -223,13 +225,18 @@ def open_store(
 ) -> bool:
     """Make sure that a store with these settings stands at `path`, and say whether it is finished.
 
-    What another process of the same `run` began is not overwritten again.
+    What another process of the same `run` began is not overwritten again. OutputExistsError when what is to be
+    overwritten is being written.
     """
-    overwrite = overwrite and (run is None or _run_of(path) != run)
+
+    def is_old() -> bool:
+        return run is None or _run_of(path) != run
+
+    overwrite = overwrite and is_old()
     exists = check_store(path, layout, settings, overwrite=overwrite)
     if overwrite or not exists:
         clear_staging(path)
-        _create(path, {**_description(layout, settings), "run": run}, replaces=exists)
+        _create(path, {**_description(layout, settings), "run": run}, replaces=is_old if exists else None)
         # another process may have been first, with settings of its own
         check_store(path, layout, settings, overwrite=False)
     is_finished = _attributes(path) is not None
@@ -295,41 +302,78 @@ def _description(layout: Layout, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _create(
-    path: Path, description: dict[str, Any], *, replaces: bool, fill: Callable[[Path], None] = lambda _: None
+    path: Path,
+    description: dict[str, Any],
+    *,
+    replaces: Callable[[], bool] | None,
+    fill: Callable[[Path], None] = lambda _: None,
 ) -> None:
-    """Put a store without arrays at `path`, in one step; it takes the place of ours if there is one to replace."""
+    """Put a store without arrays at `path`, in one step. It takes the place of ours if there is one, and it is one that
+    `replaces`: asked when nobody else can replace it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_name(f".{path.name}.{uuid.uuid4().hex}.new")
-    (staging / PARTS).mkdir(parents=True)
-    replace_bytes(staging / PARTS / SETTINGS, to_json(description))
-    try:
-        fill(staging)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    sync(staging)
     replaced = Path(PARTS, "replaced")
     try:
-        if replaces:
-            # below the parts: should we be killed now, it goes when they go
-            path.rename(staging / replaced)
-        staging.rename(path)
-    except OSError as error:
+        (staging / PARTS).mkdir(parents=True)
+        replace_bytes(staging / PARTS / SETTINGS, to_json(description))
+        fill(staging)
+        sync(staging)
+        with _alone_with(path):
+            if path.exists() and replaces is not None:
+                if not replaces():
+                    # another process of ours was first
+                    shutil.rmtree(staging)
+                    return
+                check_alone(path)
+                # below the parts: should we be killed now, it goes when they go
+                path.rename(staging / replaced)
+            staging.rename(path)
+    except BaseException as error:
+        if (staging / replaced).exists() and not path.exists():
+            (staging / replaced).rename(path)
         shutil.rmtree(staging, ignore_errors=True)
         # another process was first, which is as good
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+        if not isinstance(error, OSError) or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
     sync(path.parent)
     shutil.rmtree(path / replaced, ignore_errors=True)
 
 
+@contextmanager
+def _alone_with(path: Path) -> Iterator[None]:
+    """Of those who would replace the folder at `path`, at most one at a time goes on. There need not be a folder."""
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            yield
+            return
+        try:
+            with locked(descriptor):
+                # while we waited somebody may have put another in its place
+                if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+                    yield
+                    return
+        finally:
+            os.close(descriptor)
+
+
+def check_alone(path: Path) -> None:
+    """OutputExistsError when a live process is writing the store at `path`."""
+    with closing(Claims(path / PARTS, Owner(uuid.uuid4().hex))) as claims:
+        claims.check_alone()
+
+
 def replace_store(path: Path, layout: Layout, settings: Mapping[str, Any], fill: Callable[[Path], None]) -> None:
     """Put an unfinished store in the place of a finished one; `fill` makes its parts, below the folder it is given."""
-    _create(path, {**_description(layout, settings), "run": None}, replaces=True, fill=fill)
+    description = {**_description(layout, settings), "run": None}
+    _create(path, description, replaces=lambda: is_finished(path), fill=fill)
 
 
 def forget_failed(root: Path) -> int:
     """Undo the parts below `root` in which a record failed, so that they are done anew; how many records those had."""
+    check_alone(root.parent)
     ledger, records = Ledger(root), 0
     for part in ledger.begun():
         files = sorted((root / str(part)).glob("[0-9]*.npz"))
