@@ -1,4 +1,4 @@
-"""JSON from outside: read only as far as it stays within bounds, so that a small text cannot fill the memory."""
+"""JSON: what comes from outside is read only within bounds, so that a small text cannot fill the memory."""
 
 import json
 import re
@@ -7,6 +7,7 @@ from typing import Any
 
 MOST_DEPTH = 64
 """lists and objects within each other; what writes JSON again later must not run out of stack either"""
+_ABSENT = "nothing"
 _LONE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -26,6 +27,18 @@ def parse_json(content: bytes, *, most_values: int) -> Any:
         # half a pair of UTF-16: Python takes it, and no file or terminal does
         json.dumps(value, ensure_ascii=False).encode()
     return value
+
+
+def differences(found: Any, asked: Any, name: str = "") -> list[str]:
+    """Each place where two JSON values differ, with both values."""
+    if isinstance(found, dict) and isinstance(asked, dict):
+        names = sorted(found.keys() | asked.keys())
+        return [
+            line
+            for key in names
+            for line in differences(found.get(key, _ABSENT), asked.get(key, _ABSENT), f"{name}.{key}".removeprefix("."))
+        ]
+    return [] if found == asked else [f"{name}: found {found!r}, asked for {asked!r}"]
 
 
 def _check_depth(value: Any) -> None:

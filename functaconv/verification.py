@@ -15,12 +15,13 @@ from functaconv.checkpoint import StoredBase, base_from_bytes, read_base, read_s
 from functaconv.documents import parse_json
 from functaconv.errors import FunctaconvError, InputError, ItemError, VerificationError
 from functaconv.functaset import schema
+from functaconv.functaset.beginning import is_unfinished
 from functaconv.functaset.blocks import read_block
 from functaconv.functaset.checks import Problem, problems_of, runs
 from functaconv.functaset.files import read_json
-from functaconv.functaset.ledger import PARTS, Ledger, is_unfinished
+from functaconv.functaset.ledger import Ledger
 from functaconv.functaset.reader import Functaset, read_attributes
-from functaconv.functaset.schema import BASE
+from functaconv.functaset.schema import BASE, PARTS
 from functaconv.metrics import psnr
 from functaconv.signals.loader import map_ahead
 from functaconv.sources.decoders import decode, usable_field

@@ -17,7 +17,7 @@ import pytest
 
 from functaconv.conversion import Encoded, Watcher, encode, work
 from functaconv.errors import FunctaconvError, InputError, OutputExistsError, UsageError
-from functaconv.functaset import ledger
+from functaconv.functaset import beginning
 from functaconv.functaset.checks import verify
 from functaconv.functaset.claims import Owner
 from functaconv.functaset.reader import open_functaset
@@ -170,7 +170,7 @@ def test_ranks_that_overwrite_at_the_same_time_replace_once(
     """All have seen the old one before any has replaced it, and the last comes when the first is at work."""
     output, count = tmp_path / "out.zarr", 3
     run(base_file, shards, output, steps=1)
-    together, at_work, create = threading.Barrier(count), threading.Event(), ledger._create
+    together, at_work, create = threading.Barrier(count), threading.Event(), beginning._create
 
     def all_at_once(path: Path, *arguments: Any, **options: Any) -> None:
         if together.wait(60) == 0:
@@ -181,7 +181,7 @@ def test_ranks_that_overwrite_at_the_same_time_replace_once(
         def report(self, *_: Any) -> None:
             at_work.set()
 
-    monkeypatch.setattr(ledger, "_create", all_at_once)
+    monkeypatch.setattr(beginning, "_create", all_at_once)
     found: list[Encoded] = []
 
     def one(number: int) -> None:

@@ -29,11 +29,12 @@ from functaconv.errors import (
     UsageError,
     VerificationError,
 )
+from functaconv.functaset.beginning import check_store
 from functaconv.functaset.claims import Claims, Held, Owner
-from functaconv.functaset.ledger import PARTS, Ledger, check_store, forget_failed
+from functaconv.functaset.ledger import Ledger
 from functaconv.functaset.reader import Functaset, open_functaset
-from functaconv.functaset.retry import Done, reopen_without_failures
-from functaconv.functaset.schema import FAILED, MEASURES, Attributes, Quantisation, Solver
+from functaconv.functaset.retry import Done, forget_failed, reopen_without_failures
+from functaconv.functaset.schema import FAILED, MEASURES, PARTS, Attributes, Quantisation, Solver
 from functaconv.functaset.writer import FunctasetWriter
 from functaconv.interruption import Stop, stopping
 from functaconv.parallel import Ranks

@@ -16,10 +16,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from functaconv.documents import parse_json
 from functaconv.errors import InputError
+from functaconv.functaset.beginning import is_unfinished
 from functaconv.functaset.blocks import Failure
 from functaconv.functaset.files import MOST_VALUES, array_bytes, read_bytes, read_json, whole_file
 from functaconv.functaset.grids import StoredGrid, read_grids
-from functaconv.functaset.ledger import is_unfinished
 from functaconv.functaset.quantise import Quantiser
 from functaconv.functaset.schema import (
     BASE,

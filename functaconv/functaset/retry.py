@@ -1,4 +1,4 @@
-"""A finished functaset as the parts it was made of, without those that held failures."""
+"""What failed is done anew: a functaset as the parts it was made of, without those that held failures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from functaconv.functaset.blocks import Block, Grids
+from functaconv.functaset.beginning import check_alone, replace_store
+from functaconv.functaset.blocks import Block, Grids, read_facts
 from functaconv.functaset.grids import GridTable
-from functaconv.functaset.ledger import PARTS, Ledger, Part, Range, replace_store
+from functaconv.functaset.ledger import Ledger, Part, Range
 from functaconv.functaset.reader import Functaset, open_functaset
-from functaconv.functaset.schema import MEASURES, Layout
+from functaconv.functaset.schema import MEASURES, PARTS, Layout
 
 
 @dataclass(frozen=True)
@@ -102,3 +103,18 @@ def _grids(functaset: Functaset, rows: np.ndarray, time: np.ndarray) -> Grids:
         grid[place] = table.number(axes.latitude, axes.longitude)
         mask[place] = table.mask_number(int(grid[place]), missing)
     return Grids(table, grid, mask, time)
+
+
+def forget_failed(root: Path) -> int:
+    """Undo the parts below `root` in which a record failed, so that they are done anew; how many records those had."""
+    check_alone(root.parent)
+    ledger, records = Ledger(root), 0
+    for part in ledger.begun():
+        files = sorted((root / str(part)).glob("[0-9]*.npz"))
+        if any(read_facts(file).failures for file in files):
+            records += max(read_facts(file).records for file in files)
+            # from the end: what is left of it at any time is a part that has not come that far
+            (root / str(part) / "done.json").unlink(missing_ok=True)
+            for file in reversed(files):
+                file.unlink()
+    return records

@@ -19,6 +19,8 @@ VERSION = 1
 BASE = "base.safetensors"
 REPORT = "report.json"
 FAILED = "failed.jsonl"
+PARTS = "_parts"
+"""the folder where work in progress is"""
 
 Bits = Literal["float32", "float16", "8"]
 STORED = {"float32": "float32", "float16": "float16", "8": "uint8"}

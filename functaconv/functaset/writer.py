@@ -19,15 +19,17 @@ from pydantic import JsonValue
 from pydantic_core import to_json
 
 from functaconv.functaset import arrays
+from functaconv.functaset.beginning import is_finished, open_store
 from functaconv.functaset.blocks import Block
 from functaconv.functaset.files import array_bytes, read_json, replace_bytes, replacing, sync_tree
 from functaconv.functaset.grids import GridTable, write_grids
-from functaconv.functaset.ledger import PARTS, Ledger, Part, Progress, Range, Totals, is_finished, open_store
+from functaconv.functaset.ledger import Ledger, Part, Progress, Range, Totals
 from functaconv.functaset.quantise import Quantiser
 from functaconv.functaset.schema import (
     BASE,
     FAILED,
     OPTIONAL,
+    PARTS,
     REPORT,
     VECTORS,
     Attributes,

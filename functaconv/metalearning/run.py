@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from functaconv.checkpoint import TrainingState, base_to_bytes, read_state, write_atomically, write_state
+from functaconv.documents import differences
 from functaconv.errors import InputError, ItemError, OutputExistsError
 from functaconv.fitting import GaussNewton
-from functaconv.functaset.ledger import differences
 from functaconv.functaset.schema import canonical
 from functaconv.interruption import Stop
 from functaconv.measuring import measure

@@ -10,8 +10,8 @@ import torch
 from tqdm.auto import tqdm
 
 from functaconv.checkpoint import is_base, read_base
+from functaconv.documents import differences
 from functaconv.errors import InputError, ItemError, OutputExistsError, UsageError
-from functaconv.functaset.ledger import differences
 from functaconv.functaset.schema import canonical
 from functaconv.interruption import stopping
 from functaconv.metalearning.run import (

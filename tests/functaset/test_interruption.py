@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from functaconv.errors import InputError
-from functaconv.functaset import FunctasetWriter, Part, Quantiser, ledger, verify
+from functaconv.functaset import FunctasetWriter, Part, Quantiser, beginning, verify
 
 from .conftest import BASE, LAYOUTS, attributes_of, block_of, encode, quantiser_of, tree
 
@@ -208,7 +208,7 @@ def test_a_flipped_bit_in_a_block_is_no_row(tmp_path: Path, flip: Any) -> None:
 
 def test_of_two_processes_that_create_it_both_get_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, layout = tmp_path / "out.zarr", LAYOUTS["global"]
-    create = ledger._create
+    create = beginning._create
 
     def create_after_another(*arguments: Any, **options: Any) -> None:
         create(*arguments, **options)
@@ -216,7 +216,7 @@ def test_of_two_processes_that_create_it_both_get_the_same(tmp_path: Path, monke
         create(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, "_create", create_after_another)
+        patch.setattr(beginning, "_create", create_after_another)
         FunctasetWriter.open(path, layout, SETTINGS)
     assert (path / "_parts/000000/source.json").exists()
     assert [file.name for file in tmp_path.iterdir()] == ["out.zarr"]
