@@ -198,6 +198,24 @@ def test_other_settings_are_refused_with_the_difference(
     assert train(few, output, training={"rate": 1e-3}, overwrite=True).updates == 9
 
 
+@pytest.mark.parametrize("options", [{}, {"overwrite": True}])
+def test_of_two_runs_on_one_output_the_second_is_told_who_has_it(
+    few: Path, tmp_path: Path, train: Callable[..., Trained], options: dict[str, bool]
+) -> None:
+    refused: list[BaseException] = []
+
+    class Second(Watcher):
+        def report(self, _: Progress) -> None:
+            if not refused:
+                with pytest.raises(OutputExistsError, match=f"base is being written .*pid {os.getpid()} on") as caught:
+                    train(few, tmp_path / "base", **options)
+                refused.append(caught.value)
+
+    assert train(few, tmp_path / "base", watcher=Second()).updates == 9
+    assert len(refused) == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["base"]
+
+
 def test_what_is_not_a_base_is_not_overwritten(few: Path, tmp_path: Path, train: Callable[..., Trained]) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(OutputExistsError, match="not a base"):

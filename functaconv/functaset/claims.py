@@ -31,6 +31,7 @@ BEAT = 5.0
 SILENCE = 30.0
 """seconds without one after which an owner on another machine counts as dead"""
 SUFFIX = ".claim"
+LOCK = ".claims.lock"
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,11 @@ class Held:
 class Claims:
     """The claims of one process in a folder. Threads may share it."""
 
-    def __init__(self, folder: Path, owner: Owner, *, beat: float = BEAT, silence: float = SILENCE) -> None:
-        self.owner = owner
+    def __init__(
+        self, folder: Path, owner: Owner, *, output: Path | None = None, beat: float = BEAT, silence: float = SILENCE
+    ) -> None:
+        """`output` is what is being written, as its user calls it: by default what the folder is in."""
+        self.owner, self._output = owner, output or folder.parent
         self._folder, self._beat, self._silence = folder, beat, silence
         self._mine: dict[str, int] = {}
         self._seen: dict[tuple[str, str], tuple[int, float]] = {}
@@ -100,7 +104,7 @@ class Claims:
                 self._remove_of(held)
                 continue
             if held.owner.run != self.owner.run and self._is_surely_alive(held):
-                raise _of_another_run(self._folder, held)
+                raise _of_another_run(self._output, held)
             return held
         return self._read(name)
 
@@ -127,11 +131,17 @@ class Claims:
         found = (self._read(name) for name in first)
         return [held for held in found if held is not None and not self._is_dead(held)]
 
+    def insist(self, name: str) -> None:
+        """Claim something; OutputExistsError when a live process has it, of whatever run."""
+        while (held := self.take(name)) is not None:
+            if self.await_dead([name]):
+                raise _of_another_run(self._output, held)
+
     def check_alone(self) -> None:
         """OutputExistsError when a live process has anything in the folder."""
         names = [file.name.removesuffix(SUFFIX) for file in self._folder.glob(f"*{SUFFIX}")]
         if living := self.await_dead(names):
-            raise _of_another_run(self._folder, living[0])
+            raise _of_another_run(self._output, living[0])
 
     def has(self, name: str) -> bool:
         """Nobody has taken it from us, which happens to those who give no sign of life for long."""
@@ -213,7 +223,7 @@ class Claims:
 
     def _remove_of(self, held: Held) -> None:
         """Remove a dead owner's claim, and no other: one process at a time looks and removes."""
-        with (self._folder / ".claims.lock").open("ab") as file, locked(file.fileno()):
+        with (self._folder / LOCK).open("ab") as file, locked(file.fileno()):
             found = self._read(held.name)
             if found is not None and found.owner.token == held.owner.token:
                 self._file(held.name).unlink(missing_ok=True)
@@ -222,9 +232,9 @@ class Claims:
         return self._folder / (name + SUFFIX)
 
 
-def _of_another_run(folder: Path, held: Held) -> OutputExistsError:
+def _of_another_run(output: Path, held: Held) -> OutputExistsError:
     return OutputExistsError(
-        f"{folder.parent} is being written by another run: {held.owner}",
+        f"{output} is being written by another run: {held.owner}",
         hint="wait until it is done, stop it, or choose another name",
     )
 

@@ -4,7 +4,9 @@ import json
 import math
 import os
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,14 @@ from functaconv.checkpoint import TrainingState, base_to_bytes, read_state, writ
 from functaconv.documents import differences
 from functaconv.errors import InputError, ItemError, OutputExistsError
 from functaconv.fitting import GaussNewton
+from functaconv.functaset.claims import LOCK, Claims, Owner
 from functaconv.functaset.schema import canonical
 from functaconv.interruption import Stop
 from functaconv.measuring import measure
 from functaconv.metalearning.canonical import make_canonical
 from functaconv.metalearning.learner import Learner
 from functaconv.metrics import psnr
-from functaconv.parallel import Ensemble, LostRankError
+from functaconv.parallel import Ensemble, LostRankError, trainers
 from functaconv.recipe import Recipe, build
 from functaconv.signals.batch import Axes, Batch, Signal, batched
 from functaconv.signals.device import sweep_dtype_of
@@ -33,7 +36,7 @@ from functaconv.signals.normalizer import Normalizer, levels_of
 from functaconv.signals.reading import Reading
 from functaconv.sources.items import Record
 
-STATE = "state.safetensors"
+STATE, TRAINING = "state.safetensors", "training"
 HELD_OUT = 0.02
 MOST_HELD_OUT = 256
 LEAST_VALIDATED, VALIDATION_POINTS = 16, 1 << 20
@@ -154,8 +157,6 @@ class Run:
     def train(self) -> Trained:
         """Run to the end of the budget and write the base."""
         training, learner, ensemble = self.request.recipe.training, self.learner, self.ensemble
-        if ensemble.is_first:
-            self.folder.mkdir(parents=True, exist_ok=True)
         sampler = Sampler(
             self._items.__getitem__, self._training, training.batch_size, training.seed, self._position,
             pin=self.request.device.type == "cuda",
@@ -449,11 +450,26 @@ def is_begun(output: Path, identity: Mapping[str, Any]) -> bool:
 
 
 def clear(folder: Path) -> None:
-    """Remove a training folder, but nothing in it that is not ours."""
-    if folder.is_dir():
-        for file in (*folder.glob(".state.safetensors.*.partial"), folder / STATE, folder / "log.jsonl"):
-            file.unlink(missing_ok=True)
-        if not any(folder.iterdir()):
+    """Empty a training folder, but of nothing that is not ours."""
+    for file in (*folder.glob(".state.safetensors.*.partial"), folder / STATE, folder / "log.jsonl", folder / LOCK):
+        file.unlink(missing_ok=True)
+
+
+@contextmanager
+def claimed(output: Path, together: Ensemble) -> Iterator[Path]:
+    """The training folder of `output`, which no other run may use meanwhile; it goes when it is left empty."""
+    folder, run = training_folder(output), trainers().run or uuid.uuid4().hex
+    with closing(Claims(folder, Owner(run, together.rank, together.count), output=output)) as claims:
+
+        def claim() -> None:
+            folder.mkdir(parents=True, exist_ok=True)
+            claims.insist(TRAINING)
+
+        together.first(claim)
+        yield folder
+    if together.is_first:
+        with suppress(OSError):
+            # not what is saved there, nor what is somebody else's
             folder.rmdir()
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from functaconv.metalearning.run import (
     Run,
     Trained,
     Watcher,
+    claimed,
     clear,
     is_begun,
     shared,
@@ -86,7 +88,14 @@ def fit_base(
         if finished is not None:
             watcher.announce(f"{output} is finished, with these settings: nothing to do")
             return finished
-        with matmul_precision(precision, placed), stopping(watcher.announce) as stop:
+        with (
+            matmul_precision(precision, placed),
+            stopping(watcher.announce) as stop,
+            claimed(output, together) as folder,
+        ):
+            if overwrite:
+                # the old base stays until the new one takes its place
+                together.first(lambda: clear(folder))
             request = Request(
                 names, validation_names, output, chosen, axes, identity, placed,
                 precision, None if log is None else Path(log),
@@ -195,16 +204,10 @@ def _first_signal(items: Sequence[Item], axes: Axes) -> Signal:
 def _already(output: Path, identity: Mapping[str, Any], overwrite: bool) -> Trained | None:
     """The finished run with these very settings, if the output is one; anything else there is an error."""
     if not output.exists():
-        if overwrite:
-            clear(training_folder(output))
         return None
     if not is_base(output):
         raise OutputExistsError(f"{output} exists and is not a base", hint="choose another name")
-    if overwrite:
-        # the old base stays until the new one takes its place
-        clear(training_folder(output))
-        return None
-    if is_begun(output, identity):
+    if overwrite or is_begun(output, identity):
         return None
     hint = "choose another name, or pass --overwrite"
     try:
@@ -215,7 +218,9 @@ def _already(output: Path, identity: Mapping[str, Any], overwrite: bool) -> Trai
     if changes := differences(training.get("identity", {}), canonical(dict(identity))):
         raise OutputExistsError(f"{output} was made with other settings: {'; '.join(changes)}", hint=hint)
     # killed between writing the base and clearing up
-    clear(training_folder(output))
+    with suppress(OSError):
+        clear(training_folder(output))
+        training_folder(output).rmdir()
     quality = training["psnr"]
     return Trained(
         path=output,
