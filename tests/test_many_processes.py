@@ -18,9 +18,12 @@ import pytest
 from functaconv.conversion import Encoded, Watcher, encode, work
 from functaconv.errors import FunctaconvError, InputError, OutputExistsError, UsageError
 from functaconv.functaset import beginning
+from functaconv.functaset.blocks import Block
 from functaconv.functaset.checks import verify
-from functaconv.functaset.claims import Owner
+from functaconv.functaset.claims import Claims, Held, Owner
+from functaconv.functaset.ledger import Part
 from functaconv.functaset.reader import open_functaset
+from functaconv.functaset.writer import FunctasetWriter
 from functaconv.parallel import Ranks
 
 from .test_conversion import Killer, stored_tree
@@ -124,6 +127,75 @@ def test_what_a_dead_rank_left_is_taken_up(
         (output / f"_parts/{name}.claim").write_text(claim)
     encoded = run(base_file, shards, output, ranks=rank(1))
     assert encoded.report["count"] == 25
+    assert stored_tree(output) == undisturbed
+
+
+@pytest.mark.parametrize("name", ["a run", "an earlier run"])
+def test_what_a_lost_machine_left_at_the_end_is_taken_up(
+    base_file: Path,
+    shards: Path,
+    tmp_path: Path,
+    undisturbed: dict[str, bytes],
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its owner cannot be asked: all parts are done, and somebody was finishing it."""
+    output = tmp_path / "out.zarr"
+    monkeypatch.setattr(Claims.__init__, "__kwdefaults__", {**Claims.__init__.__kwdefaults__, "silence": 0.5})
+    with monkeypatch.context() as patch:
+        patch.setattr(FunctasetWriter, "assemble", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(base_file, shards, output, ranks=rank(0))
+    owner = Owner(name, 1, 2, machine="another machine", host="far")
+    (output / "_parts/finalise.claim").write_text(json.dumps({"owner": asdict(owner), "beats": 7}))
+    assert run(base_file, shards, output, ranks=rank(0)).report["count"] == 25
+    assert stored_tree(output) == undisturbed
+
+
+def interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_who_comes_to_finish_it_too_late_leaves_it_alone(
+    base_file: Path, shards: Path, tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When another rank has sealed it and is about to remove the parts."""
+    output, take = tmp_path / "out.zarr", Claims.take_surely
+
+    def after_another(claims: Claims, name: str) -> Held | None:
+        monkeypatch.setattr(Claims, "take_surely", take)
+        run(base_file, shards, output, ranks=rank(0))
+        (output / "_parts").mkdir()
+        return take(claims, name)
+
+    monkeypatch.setattr(Claims, "take_surely", after_another)
+    assert run(base_file, shards, output, ranks=rank(1)).was_finished
+    shutil.rmtree(output / "_parts")
+    assert stored_tree(output) == undisturbed
+
+
+@pytest.mark.parametrize("swept", [True, False])
+def test_a_rank_that_was_silent_for_long_leaves_its_part_to_who_took_it_over(
+    base_file: Path, shards: Path, tmp_path: Path, undisturbed: dict[str, bytes], swept: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    output, commit = tmp_path / "out.zarr", FunctasetWriter.commit
+    claim = output / "_parts/000000.000001.claim"
+    other = Owner("a run", 1, 2)
+
+    def too_late(writer: FunctasetWriter, part: Part, number: int, block: Block) -> None:
+        if part == Part(0, 1):
+            claim.write_text(json.dumps({"owner": asdict(other), "beats": 0}))
+            if swept:
+                raise FileNotFoundError
+        commit(writer, part, number, block)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FunctasetWriter, "commit", too_late)
+        assert run(base_file, shards, output, ranks=rank(0)).left_to == ((str(other),) if swept else ())
+    if swept:
+        claim.unlink()
+        assert run(base_file, shards, output, ranks=rank(1)).report["count"] == 25
     assert stored_tree(output) == undisturbed
 
 

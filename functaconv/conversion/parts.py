@@ -1,6 +1,6 @@
 """Which blocks this process converts: those that nobody else has, and what dead processes left."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -34,8 +34,6 @@ class Parts:
     work: Work
     writer: FunctasetWriter
     claims: Claims
-    is_over: Callable[[], bool] = lambda: False
-    """nothing more is to be waited for"""
     tally: Tally = field(default_factory=Tally)
     """what was passed over or wondered at in the shards that this process looked into"""
     _places: dict[int, list[RecordLocation] | None] = field(default_factory=dict)
@@ -60,7 +58,7 @@ class Parts:
         waiting = self._unfinished()
         if not waiting:
             return []
-        living = self.claims.await_dead([str(part) for part in waiting], is_over=self.is_over)
+        living = self.claims.await_dead([str(part) for part in waiting])
         names = {str(part) for part in self._unfinished()}
         held = [one for one in living if one.name in names]
         return held if len(held) == len(names) else None

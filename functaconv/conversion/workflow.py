@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 import functaconv
 from functaconv.conversion.encoding import DAMAGED, Pace, encode_block
-from functaconv.conversion.parts import Parts, ranges_of
+from functaconv.conversion.parts import Parts, Task, ranges_of
 from functaconv.conversion.reading import check_first_items
 from functaconv.conversion.work import Work
 from functaconv.errors import (
@@ -30,6 +30,7 @@ from functaconv.errors import (
     VerificationError,
 )
 from functaconv.functaset.beginning import check_store
+from functaconv.functaset.blocks import Block
 from functaconv.functaset.claims import Claims, Held, Owner
 from functaconv.functaset.ledger import Ledger
 from functaconv.functaset.reader import Functaset, open_functaset
@@ -185,16 +186,17 @@ def encode(
     with (
         matmul_precision(work.precision, work.stored.base.device),
         stopping(watcher.announce) as stop,
-        closing(Claims(writer.parts, owner)) as claims,
+        closing(Claims(writer.parts, owner, is_over=lambda: stop.signal is not None)) as claims,
     ):
         try:
             pace, left = _convert(work, writer, claims, stop, watcher)
+            if left or (left := _held(claims.take_surely(FINALISE))):
+                return _elsewhere(target, left, watcher)
+            # asked with the claim in hand: whoever had it before has sealed it, or never will
             if writer.is_sealed:
                 return _finished(target, work, min_psnr, max_error_rate, watcher)
-            if left or (left := _held(claims.take(FINALISE))):
-                return _elsewhere(target, left, watcher)
             return _finalise(work, writer, claims, pace, ranks.run, is_new or overwrite, min_psnr, max_error_rate)
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, ValueError, InputError):
             # another process was faster, and removed what all are done with
             if not writer.is_sealed:
                 raise
@@ -250,6 +252,7 @@ def _finalise(
             f"there is no usable item in {work.described} ({totals.records} records looked at)",
             hint=USABLE_HINT,
         )
+    _check_alone(writer, claims)
     writer.assemble(work.quantiser)
     report = _seal(work, writer, pace, claims, run)
     summary = open_functaset(writer.path).attributes.summary
@@ -301,21 +304,22 @@ def _convert(
     if before:
         watcher.announce(f"going on: {before} records are done already")
     started = time.monotonic()
-    parts = Parts(work, writer, claims, is_over=lambda: stop.signal is not None)
+    parts = Parts(work, writer, claims)
     left: list[Held] | None = None
     while left is None:
         # the next block is decoded while this one is fitted
         for task in prefetched(parts.tasks(), depth=1):
             block, done = task.block, before + pace.records
             _warn_of_sizes(work, (tile for read in block.reads for tile in read.tiles), warn)
+            rows = None
             if block.reads or block.damage:
                 tell = partial(_tell, watcher, pace, done, total)
                 rows = encode_block(work, shown(work.names[task.part.shard]), block, pace, tell)
-                writer.commit(task.part, task.number, rows)
+            is_saved = _save(writer, claims, task, rows)
+            if is_saved:
                 pace.records += len(block.reads)
                 pace.seconds = time.monotonic() - started
-            if block.is_last:
-                writer.end(task.part, block.consumed, task.start)
+            if block.is_last or not is_saved:
                 claims.give_back(str(task.part))
             saved = f"{before + pace.records} records are saved in {writer.path}"
             stop.check(saved, PIPED) if work.is_piped else stop.check(saved)
@@ -323,6 +327,24 @@ def _convert(
         left = parts.left()
         stop.check(f"{before + pace.records} records are saved in {writer.path}")
     return pace, left
+
+
+def _save(writer: FunctasetWriter, claims: Claims, task: Task, rows: Block | None) -> bool:
+    """Save a block; not, where we were silent for so long that another process has taken over its part."""
+    part = task.part
+    if not claims.has(str(part)):
+        return False
+    try:
+        if rows is not None:
+            writer.commit(part, task.number, rows)
+        if task.block.is_last:
+            writer.end(part, task.block.consumed, task.start)
+    except FileNotFoundError:
+        # who takes over sweeps away what was half written
+        if claims.has(str(part)):
+            raise
+        return False
+    return True
 
 
 def _finished(target: Path, work: Work, min_psnr: float | None, rate: float, watcher: Watcher) -> Encoded:
@@ -442,11 +464,15 @@ def _seal(work: Work, writer: FunctasetWriter, pace: Pace, claims: Claims, run: 
         run=run,
         settings=work.settings,
     )
+    _check_alone(writer, claims)
+    writer.seal(attributes, stored.content, report)
+    return report
+
+
+def _check_alone(writer: FunctasetWriter, claims: Claims) -> None:
     if not claims.has(FINALISE):
         # we were silent for so long that another process took over, and may be assembling now
         raise StoppedError(f"another process finishes {writer.path}", hint="run the same command again to see it done")
-    writer.seal(attributes, stored.content, report)
-    return report
 
 
 def _damaged(writer: FunctasetWriter) -> list[str]:

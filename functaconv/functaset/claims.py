@@ -32,6 +32,8 @@ SILENCE = 30.0
 """seconds without one after which an owner on another machine counts as dead"""
 SUFFIX = ".claim"
 LOCK = ".claims.lock"
+NOBODY = 0
+"""the process of a claim that cannot be read"""
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,19 @@ class Claims:
     """The claims of one process in a folder. Threads may share it."""
 
     def __init__(
-        self, folder: Path, owner: Owner, *, output: Path | None = None, beat: float = BEAT, silence: float = SILENCE
+        self,
+        folder: Path,
+        owner: Owner,
+        *,
+        output: Path | None = None,
+        is_over: Callable[[], bool] = lambda: False,
+        beat: float = BEAT,
+        silence: float = SILENCE,
     ) -> None:
-        """`output` is what is being written, as its user calls it: by default what the folder is in."""
-        self.owner, self._output = owner, output or folder.parent
+        """`output` is what is being written, as its user calls it: by default what the folder is in. When `is_over`,
+        nobody is waited for.
+        """
+        self.owner, self._output, self._is_over = owner, output or folder.parent, is_over
         self._folder, self._beat, self._silence = folder, beat, silence
         self._mine: dict[str, int] = {}
         self._seen: dict[tuple[str, str], tuple[int, float]] = {}
@@ -89,7 +100,8 @@ class Claims:
     def take(self, name: str) -> Held | None:
         """Claim something; who has it, if somebody else does.
 
-        What a dead process left is taken over. OutputExistsError when a live process of another run has it.
+        What a dead process left is taken over. OutputExistsError when a live process of another run has it. Of the same
+        run nobody is waited for.
         """
         for _ in range(8):
             if self._create(name):
@@ -101,27 +113,29 @@ class Claims:
             if held.owner.token == self.owner.token:
                 return None
             if self._is_dead(held):
-                self._remove_of(held)
+                self._remove_of(held.owner, name)
                 continue
-            if held.owner.run != self.owner.run and self._is_surely_alive(held):
+            if held.owner.run == self.owner.run or self._is_over():
+                return held
+            if self.await_dead([name]):
                 raise _of_another_run(self._output, held)
-            return held
         return self._read(name)
 
     def give_back(self, name: str) -> None:
         """What was claimed is free, or done."""
         with self._lock:
+            # by now it may be somebody else's
             if self._mine.pop(name, None) is not None:
-                self._file(name).unlink(missing_ok=True)
+                self._remove_of(self.owner, name)
 
-    def await_dead(self, names: Sequence[str], *, is_over: Callable[[], bool] = lambda: False) -> list[Held]:
+    def await_dead(self, names: Sequence[str]) -> list[Held]:
         """Watch the owners of what others have until each has given a sign of life, or is known to be dead.
 
-        Returns what is in the hands of the living. Ends at once when `is_over`.
+        Returns what is in the hands of the living.
         """
         first = {name: held for name in names if (held := self._read(name)) is not None}
         waiting = {name for name, held in first.items() if held.owner.is_alive() is None}
-        while waiting and not is_over():
+        while waiting and not self._is_over():
             time.sleep(min(0.2, self._beat / 4))
             for name in list(waiting):
                 held, before = self._read(name), first[name]
@@ -131,11 +145,17 @@ class Claims:
         found = (self._read(name) for name in first)
         return [held for held in found if held is not None and not self._is_dead(held)]
 
+    def take_surely(self, name: str) -> Held | None:
+        """Claim something; who has it, if somebody else does who is seen to live, or when it `is_over`."""
+        while (held := self.take(name)) is not None:
+            if self._is_over() or self.await_dead([name]):
+                return held
+        return None
+
     def insist(self, name: str) -> None:
         """Claim something; OutputExistsError when a live process has it, of whatever run."""
-        while (held := self.take(name)) is not None:
-            if self.await_dead([name]):
-                raise _of_another_run(self._output, held)
+        if (held := self.take_surely(name)) is not None:
+            raise _of_another_run(self._output, held)
 
     def check_alone(self) -> None:
         """OutputExistsError when a live process has anything in the folder."""
@@ -185,15 +205,21 @@ class Claims:
         while not self._closed.wait(self._beat):
             with self._lock:
                 for name in list(self._mine):
-                    held = self._read(name)
-                    if held is None or held.owner.token != self.owner.token:
-                        # we were silent for so long that somebody else took it: our block will be the same as theirs
-                        del self._mine[name]
-                        continue
-                    self._mine[name] += 1
-                    with suppress(OSError):
-                        # no room on the disk, say: whoever writes the blocks will tell
-                        replace_bytes(self._file(name), _written(replace(held, beats=self._mine[name])))
+                    self._beat_once(name)
+
+    def _beat_once(self, name: str) -> None:
+        # no room on the disk, say: whoever writes the blocks will tell
+        with suppress(OSError), self._alone():
+            held = self._read(name)
+            if held is not None and held.owner.pid == NOBODY:
+                # it cannot be read just now
+                return
+            if held is None or held.owner.token != self.owner.token:
+                # we were silent for so long that somebody else took it: our block will be the same as theirs
+                del self._mine[name]
+                return
+            self._mine[name] += 1
+            replace_bytes(self._file(name), _written(replace(held, beats=self._mine[name])))
 
     def _read(self, name: str) -> Held | None:
         for _ in range(5):
@@ -206,7 +232,7 @@ class Claims:
                 # half written, on a file system without hard links
                 time.sleep(0.02)
         # of nobody: it is watched as others are, and taken over when nothing happens
-        return Held(name, Owner("", -1, 0, "?", "?", 0, "", f"unreadable {name}"), 0)
+        return Held(name, Owner("", -1, 0, "?", "?", NOBODY, "", f"unreadable {name}"), 0)
 
     def _is_dead(self, held: Held) -> bool:
         alive = held.owner.is_alive()
@@ -218,15 +244,24 @@ class Claims:
             return False
         return time.monotonic() - since > self._silence
 
-    def _is_surely_alive(self, held: Held) -> bool:
-        return bool(self.await_dead([held.name]))
+    def _remove_of(self, owner: Owner, name: str) -> None:
+        """Remove an owner's claim, and no other: one process at a time looks and removes."""
+        with self._alone():
+            found = self._read(name)
+            if found is not None and found.owner.token == owner.token:
+                self._file(name).unlink(missing_ok=True)
 
-    def _remove_of(self, held: Held) -> None:
-        """Remove a dead owner's claim, and no other: one process at a time looks and removes."""
-        with (self._folder / LOCK).open("ab") as file, locked(file.fileno()):
-            found = self._read(held.name)
-            if found is not None and found.owner.token == held.owner.token:
-                self._file(held.name).unlink(missing_ok=True)
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One process at a time."""
+        try:
+            file = (self._folder / LOCK).open("ab")
+        except OSError:
+            # no room for it, or the folder is gone
+            yield
+            return
+        with file, locked(file.fileno()):
+            yield
 
     def _file(self, name: str) -> Path:
         return self._folder / (name + SUFFIX)

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,37 @@ def test_a_dead_process_of_another_run_is_in_nobodys_way(folder: Path, ours: Cla
     assert ours.take("a") is None
 
 
+def test_a_silent_process_of_another_run_and_machine_is_in_nobodys_way_either(folder: Path, ours: Claims) -> None:
+    owner = replace(Owner("other", 0, 1), machine=ELSEWHERE)
+    (folder / "a.claim").write_text(json.dumps({"owner": asdict(owner), "beats": 3}))
+    assert ours.take("a") is None
+
+
+def test_who_was_silent_in_the_same_run_is_waited_for_when_it_must_be_known(folder: Path, ours: Claims) -> None:
+    owner = replace(Owner("run", 1, 2), machine=ELSEWHERE)
+    (folder / "a.claim").write_text(json.dumps({"owner": asdict(owner), "beats": 3}))
+    assert ours.take("a") is not None
+    assert ours.take_surely("a") is None
+
+
+def test_who_lives_keeps_what_must_be_known(ours: Claims, theirs: Claims) -> None:
+    assert theirs.take("a") is None
+    held = ours.take_surely("a")
+    assert held is not None
+    assert held.owner == theirs.owner
+    with pytest.raises(OutputExistsError, match=r"out\.zarr is being written"):
+        ours.insist("a")
+
+
+def test_what_is_over_waits_for_nobody(folder: Path) -> None:
+    owner = replace(Owner("other", 0, 1), machine=ELSEWHERE)
+    (folder / "a.claim").write_text(json.dumps({"owner": asdict(owner), "beats": 3}))
+    with closing(Claims(folder, Owner("run", 0, 2), is_over=lambda: True)) as claims:
+        held = claims.take_surely("a")
+    assert held is not None
+    assert held.owner == owner
+
+
 def test_what_was_taken_over_is_not_given_back_by_who_had_it(folder: Path, ours: Claims) -> None:
     silent = Claims(folder, replace(Owner("run", 1), machine=ELSEWHERE), beat=BEAT, silence=SILENCE)
     assert silent.take("a") is None
@@ -155,9 +186,9 @@ def test_what_was_taken_over_is_not_given_back_by_who_had_it(folder: Path, ours:
 
 def test_a_claim_that_cannot_be_read_is_taken_over_after_a_while(folder: Path, ours: Claims) -> None:
     (folder / "a.claim").write_bytes(b"{")
-    assert ours.take("a") is not None
-    assert ours.await_dead(["a"]) == []
+    started = time.monotonic()
     assert ours.take("a") is None
+    assert time.monotonic() - started > SILENCE
 
 
 def test_of_many_at_once_one_gets_it(folder: Path) -> None:
