@@ -17,7 +17,7 @@ from PIL import Image
 
 from functaconv.checkpoint import base_from_bytes, read_base
 from functaconv.conversion import Encoded, Watcher, encode, plan, work
-from functaconv.errors import InputError, ItemError, OutputExistsError, StoppedError, UsageError
+from functaconv.errors import ChangedInputError, InputError, ItemError, OutputExistsError, StoppedError, UsageError
 from functaconv.functaset.checks import verify
 from functaconv.functaset.reader import Functaset, open_functaset
 from functaconv.functaset.writer import FunctasetWriter
@@ -467,6 +467,60 @@ def test_a_retry_that_is_killed_loses_nothing(base_file: Path, tmp_path: Path, m
     with pytest.raises(StoppedError):
         run(base_file, shard, output, retry_failed=True, watcher=Killer(1))
     assert run(base_file, shard, output, max_error_rate=1.0).report["failed"] == 1
+    assert stored_tree(output) == before
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_a_damaged_shard_that_was_mended_is_converted_again(
+    base_file: Path, tmp_path: Path, is_finished: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it, the records after the damage too; the other shards are left as they are."""
+    shards, output = tmp_path / "shards", tmp_path / "out.zarr"
+    shards.mkdir()
+    for name in "abc":
+        tar_of(shards / f"{name}.tar", {f"{name}{n:02d}.png": png(n, (8, 8)) for n in range(25)})
+    run(base_file, shards, tmp_path / "sound.zarr")
+    content = (shards / "b.tar").read_bytes()
+    (shards / "b.tar").write_bytes(content[: len(content) // 2])
+    if is_finished:
+        assert "damaged" in str(run(base_file, shards, output).complaint)
+    else:
+        with pytest.raises(StoppedError):
+            run(base_file, shards, output, watcher=Killer(6))
+    (shards / "b.tar").write_bytes(content)
+    with pytest.raises(ChangedInputError):
+        run(base_file, shards, output)
+    seen, plain = set[str](), Reading.tiles
+
+    def tiles(self: Reading, record: Any) -> Any:
+        seen.add(record.key)
+        return plain(self, record)
+
+    monkeypatch.setattr(Reading, "tiles", tiles)
+    assert run(base_file, shards, output, retry_failed=True).complaint is None
+    assert {f"b{n:02d}" for n in range(25)} <= seen
+    assert not any(key.startswith("a") for key in seen)
+    assert stored_tree(output) == stored_tree(tmp_path / "sound.zarr")
+    assert verify(output) == []
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_how_far_a_limit_reaches_does_not_change_when_a_shard_is_mended(
+    base_file: Path, tmp_path: Path, is_finished: bool
+) -> None:
+    shard = tar_of(tmp_path / "a.tar", {f"{n:02d}.png": png(n, (8, 8)) for n in range(25)})
+    content = shard.read_bytes()
+    shard.write_bytes(content[: len(content) // 2])
+    output = tmp_path / "out.zarr"
+    if is_finished:
+        run(base_file, shard, output, limit=20)
+    else:
+        with pytest.raises(StoppedError):
+            run(base_file, shard, output, limit=20, watcher=Killer(2))
+    before = stored_tree(output)
+    shard.write_bytes(content)
+    with pytest.raises(UsageError, match="--retry-failed with --limit"):
+        run(base_file, shard, output, limit=20, retry_failed=True)
     assert stored_tree(output) == before
 
 

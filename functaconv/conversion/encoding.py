@@ -10,14 +10,13 @@ import torch
 from functaconv.conversion.places import grids_of, seconds_of
 from functaconv.conversion.reading import ReadBlock
 from functaconv.conversion.work import Work
-from functaconv.functaset.blocks import Block, Failure
+from functaconv.functaset.blocks import DAMAGED, Block, Failure
 from functaconv.functaset.schema import MEASURES, columns
 from functaconv.measuring import measure
 from functaconv.metrics import psnr
 from functaconv.signals.batch import Signal, batched
 from functaconv.signals.loader import prefetched
 
-DAMAGED = "damaged shard: "
 INFINITE_DB = 200.0
 """what a perfect item counts in a running mean"""
 

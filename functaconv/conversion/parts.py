@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from functaconv.conversion.encoding import DAMAGED
 from functaconv.conversion.reading import ReadBlock, read_blocks
 from functaconv.conversion.work import Work
 from functaconv.errors import InputError, UsageError
@@ -72,7 +71,7 @@ class Parts:
             self.claims.give_back(str(part))
             return
         progress = self.writer.begin(part, self._source(part, span))
-        if any(failure.reason.startswith(DAMAGED) for failure in progress.failures):
+        if any(failure.is_damage for failure in progress.failures):
             # killed between the block that holds the damage of a shard and the end of the part
             over = ReadBlock((), progress.records, progress.last_key or "", is_last=True)
             yield Task(part, span.start, progress.blocks, over)

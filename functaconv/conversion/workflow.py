@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 import functaconv
-from functaconv.conversion.encoding import DAMAGED, Pace, encode_block
+from functaconv.conversion.encoding import Pace, encode_block
 from functaconv.conversion.parts import Parts, Task, ranges_of
 from functaconv.conversion.reading import check_first_items
 from functaconv.conversion.work import Work
@@ -30,11 +30,11 @@ from functaconv.errors import (
     VerificationError,
 )
 from functaconv.functaset.beginning import check_store
-from functaconv.functaset.blocks import Block
+from functaconv.functaset.blocks import DAMAGED, Block
 from functaconv.functaset.claims import Claims, Held, Owner
 from functaconv.functaset.ledger import Ledger
 from functaconv.functaset.reader import Functaset, open_functaset
-from functaconv.functaset.retry import Done, forget_failed, reopen_without_failures
+from functaconv.functaset.retry import Done, file_name, forget_failed, recut_under_limit, reopen_without_failures
 from functaconv.functaset.schema import FAILED, MEASURES, PARTS, Attributes, Quantisation, Solver
 from functaconv.functaset.writer import FunctasetWriter
 from functaconv.interruption import Stop, stopping
@@ -206,12 +206,17 @@ def encode(
 def _reopened(work: Work, writer: FunctasetWriter, watcher: Watcher) -> FunctasetWriter:
     """The same functaset, of which the blocks that held failures are to be done anew."""
     if not writer.finished:
-        records = forget_failed(writer.parts)
+        records = forget_failed(writer.parts, may_recut=work.limit is None)
     elif (functaset := open_functaset(writer.path)).attributes.failed:
-        _check_sources(functaset, work)
+        damaged = {file_name(failure.shard) for failure in functaset.failures if failure.is_damage}
+        if damaged and work.limit is not None:
+            raise recut_under_limit()
+        _check_sources(functaset, work, mended=damaged)
         counts, room, shards = _records_of(functaset), work.limit, list[Done]()
-        for shard, (name, count) in enumerate(zip(work.names, counts, strict=True)):
-            shards.append(Done(name, work.sources[shard], ranges_of(work, shard, room), count))
+        for shard, (name, count) in enumerate(zip(map(shown, work.names), counts, strict=True)):
+            # what follows a damage may be there now, and is cut when its turn comes
+            ranges = None if file_name(name) in damaged else ranges_of(work, shard, room)
+            shards.append(Done(name, work.sources[shard], ranges, count))
             room = None if room is None else room - count
         records = reopen_without_failures(writer.path, work.layout, work.settings, shards)
         writer = FunctasetWriter.open(writer.path, work.layout, work.settings)
@@ -360,9 +365,9 @@ def _tell(watcher: Watcher, pace: Pace, before: int, total: int | None, done: in
     watcher.report(before + done, pace.failed, total, pace.mean_psnr)
 
 
-def _check_sources(functaset: Functaset, work: Work) -> None:
-    for found, asked in zip(functaset.attributes.input, work.sources, strict=True):
-        if dict(found) != dict(asked):
+def _check_sources(functaset: Functaset, work: Work, *, mended: Container[str] = ()) -> None:
+    for name, found, asked in zip(work.names, functaset.attributes.input, work.sources, strict=True):
+        if dict(found) != dict(asked) and file_name(shown(name)) not in mended:
             raise ChangedInputError(
                 f"changed input: {functaset.path} was made from another {asked['name']} (size or content differ)",
                 hint="--overwrite converts the new one, or choose another name",
@@ -497,7 +502,7 @@ def _complaint(
     if damaged:
         return InputError(
             f"{len(damaged)} damaged shard{'s' * (len(damaged) > 1)}: {damaged[0]}",
-            hint="the items before the damage are converted; mend the shard and convert it again",
+            hint="the items before the damage are converted; mend the shard, and --retry-failed converts it again",
         )
     count, failed = int(report["count"]), int(report["failed"])
     if failed > max_error_rate * (count + failed):

@@ -15,6 +15,7 @@ from functaconv.functaset.files import replacing
 from functaconv.functaset.grids import GridTable
 from functaconv.functaset.schema import Layout, columns
 
+DAMAGED = "damaged shard: "
 _ARRAYS = ("modulation", "label", "shape", "mse", "psnr", "record")
 _OF_GRIDS = ("grid", "mask", "time")
 # a damaged zip can look compressed, encrypted or of a later version
@@ -29,6 +30,11 @@ class Failure:
     record: int
     key: str
     reason: str
+
+    @property
+    def is_damage(self) -> bool:
+        """Not a record, but the shard from here on."""
+        return self.reason.startswith(DAMAGED)
 
 
 @dataclass(frozen=True, eq=False)

@@ -105,6 +105,11 @@ class Ledger:
             replace_bytes(self._source(part), to_json(canonical(dict(source))))
         return self.progress(part)
 
+    def forget(self, part: Part) -> None:
+        """What the part, without blocks by now, was made of; its shard need not be cut as it was."""
+        self._source(part).unlink(missing_ok=True)
+        self._cut(part.shard).unlink(missing_ok=True)
+
     def check(self, part: Part, source: Mapping[str, Any]) -> None:
         """ChangedInputError if the part was begun with another source."""
         if not self._source(part).exists():

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from functaconv.errors import UsageError
 from functaconv.functaset.beginning import check_alone, replace_store
 from functaconv.functaset.blocks import Block, Grids, read_facts
 from functaconv.functaset.grids import GridTable
@@ -20,9 +21,11 @@ class Done:
     """A shard that was converted."""
 
     name: str
+    """as failures call it"""
     source: Mapping[str, Any]
     """its fingerprint"""
-    ranges: Sequence[Range]
+    ranges: Sequence[Range] | None
+    """None: all of it is to be done anew"""
     records: int
 
 
@@ -36,16 +39,18 @@ def reopen_without_failures(path: Path, layout: Layout, settings: Mapping[str, A
     part_of, record_of = functaset.parts, functaset.measure("record")
     failed: dict[str, list[int]] = {}
     for failure in functaset.failures:
-        # a shard may be named in another way than when it was converted
-        failed.setdefault(Path(failure.shard).name, []).append(failure.record)
+        failed.setdefault(file_name(failure.shard), []).append(failure.record)
     anew = 0
 
     def fill(root: Path) -> None:
         nonlocal anew
         ledger = Ledger(root / PARTS)
         for shard, done in enumerate(shards):
+            if done.ranges is None:
+                anew += done.records
+                continue
             ledger.cut(shard, done.ranges)
-            bad = np.array(failed.get(Path(done.name).name, []))
+            bad = np.array(failed.get(file_name(done.name), []))
             for number, span in enumerate(done.ranges):
                 stop = done.records if span.stop is None else min(span.stop, done.records)
                 if ((bad >= span.start) & ((bad < stop) | (span.stop is None))).any():
@@ -105,16 +110,38 @@ def _grids(functaset: Functaset, rows: np.ndarray, time: np.ndarray) -> Grids:
     return Grids(table, grid, mask, time)
 
 
-def forget_failed(root: Path) -> int:
-    """Undo the parts below `root` in which a record failed, so that they are done anew; how many records those had."""
+def file_name(shard: str) -> str:
+    """What is the same when a shard is named in another way than it was: with another folder, say."""
+    return Path(shard).name
+
+
+def recut_under_limit() -> UsageError:
+    return UsageError(
+        "--retry-failed with --limit: a shard was damaged, and may have more records now",
+        hint="--overwrite converts all of it again",
+    )
+
+
+def forget_failed(root: Path, *, may_recut: bool) -> int:
+    """Undo the parts below `root` in which a record failed, so that they are done anew; how many records those had.
+
+    A shard that was damaged may have been mended: it is cut anew, if that may be.
+    """
     check_alone(root.parent)
     ledger, records = Ledger(root), 0
     for part in ledger.begun():
         files = sorted((root / str(part)).glob("[0-9]*.npz"))
-        if any(read_facts(file).failures for file in files):
-            records += max(read_facts(file).records for file in files)
-            # from the end: what is left of it at any time is a part that has not come that far
-            (root / str(part) / "done.json").unlink(missing_ok=True)
-            for file in reversed(files):
-                file.unlink()
+        failures = [failure for file in files for failure in read_facts(file).failures]
+        if not failures:
+            continue
+        is_damaged = any(failure.is_damage for failure in failures)
+        if is_damaged and not may_recut:
+            raise recut_under_limit()
+        records += max(read_facts(file).records for file in files)
+        # from the end: what is left of it at any time is a part that has not come that far
+        (root / str(part) / "done.json").unlink(missing_ok=True)
+        for file in reversed(files):
+            file.unlink()
+        if is_damaged:
+            ledger.forget(part)
     return records
