@@ -41,6 +41,7 @@ POLL = 5e-5
 SLOWEST_POLL = 0.1
 WORLD = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 ARRAY = tuple(f"SLURM_ARRAY_{name}" for name in ("TASK_ID", "TASK_COUNT", "TASK_MIN", "JOB_ID"))
+STEP = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_JOB_ID", "SLURM_STEP_ID")
 SIGNALS = tuple(int(getattr(signal, name)) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 """that ask to stop; where ranks got several the first counts"""
 
@@ -57,15 +58,25 @@ class Ranks:
     """what all ranks of one run share and no other run has, also when torchrun starts them again; None when alone"""
     launcher: str = "alone"
     """alone, torchrun or slurm"""
+    is_named: bool = True
+    """no other run is called so"""
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
 
+    def check_named(self) -> None:
+        """UsageError unless what this run made can be told from what an earlier one made, as --overwrite must."""
+        if not self.is_named:
+            raise UsageError(
+                "--overwrite: torchrun on several machines does not say which run this is",
+                hint="give it a new name each time: torchrun --rdzv-id=NAME ...",
+            )
+
 
 def ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
-    """Of processes that share work: those of torchrun, the tasks of a SLURM array, or of torchrun in each task."""
-    world, array = _of_torchrun(environment), _of_array(environment)
+    """Of processes that share work: those of torchrun or srun, tasks of a SLURM array, or either in each task."""
+    world, array = _of_torchrun(environment) or _of_step(environment), _of_array(environment)
     if world is None or array is None:
         return world or array or Ranks()
     count = array.count * world.count
@@ -73,15 +84,21 @@ def ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
 
 
 def trainers(environment: Mapping[str, str] = os.environ) -> Ranks:
-    """Of processes that train one base: those of torchrun. The tasks of an array do not know each other."""
-    world, array = _of_torchrun(environment), _of_array(environment)
-    if world is None and array is not None and array.count > 1:
-        raise UsageError(
-            f"the {array.count} tasks of a SLURM array cannot train one base",
-            hint="many processes train with `torchrun --nproc-per-node=N -m functaconv fit-base ...`; where each task "
-            "is to train a base of its own, `unset ${!SLURM_ARRAY@}` first",
-        )
+    """Of processes that train one base: those of torchrun. The tasks of SLURM do not know each other."""
+    world = _of_torchrun(environment)
+    if world is None:
+        _check_single(_of_array(environment), "a SLURM array", "SLURM_ARRAY")
+        _check_single(_of_step(environment), "srun", "SLURM_STEP")
     return world or Ranks()
+
+
+def _check_single(tasks: Ranks | None, whose: str, names: str) -> None:
+    if tasks is not None and tasks.count > 1:
+        raise UsageError(
+            f"the {tasks.count} tasks of {whose} cannot train one base",
+            hint="many processes train with `torchrun --nproc-per-node=N -m functaconv fit-base ...`; where each task "
+            f"is to train a base of its own, `unset ${{!{names}@}}` first",
+        )
 
 
 def _of_torchrun(environment: Mapping[str, str]) -> Ranks | None:
@@ -90,13 +107,16 @@ def _of_torchrun(environment: Mapping[str, str]) -> Ranks | None:
     rank, count, local = (_number(environment, name) for name in WORLD)
     _check(rank, count, "RANK and WORLD_SIZE", environment)
     run, one_machine = environment.get("TORCHELASTIC_RUN_ID", "none"), environment.get("LOCAL_WORLD_SIZE") == str(count)
+    is_named = run != "none" or one_machine or count == 1
     if run == "none":
         # torchrun calls all its runs so, unless it is given a name
         run = f"{environment.get('MASTER_ADDR', 'localhost')}:{environment.get('MASTER_PORT', '29500')}"
     if one_machine and (reply := environment.get("TORCHELASTIC_ERROR_FILE")):
         # <a new folder for each launch>/attempt_<n>/<rank>/error.json: a name given twice names two runs all the same
         run = f"{run}/{PurePath(reply).parents[2].name}"
-    return Ranks(rank, count, local, run, "torchrun")
+    if not is_named and (job := environment.get("SLURM_JOB_ID")):
+        run, is_named = f"{run}/{job}", True
+    return Ranks(rank, count, local, run, "torchrun", is_named)
 
 
 def _of_array(environment: Mapping[str, str]) -> Ranks | None:
@@ -120,6 +140,15 @@ def _of_array(environment: Mapping[str, str]) -> Ranks | None:
     return Ranks(rank, count, 0, environment[ARRAY[3]], "slurm")
 
 
+def _of_step(environment: Mapping[str, str]) -> Ranks | None:
+    """The tasks of srun."""
+    if environment.get("SLURM_STEP_NUM_TASKS", "1") == "1" or not _are_set(environment, STEP):
+        return None
+    rank, count, local = (_number(environment, name) for name in STEP[:3])
+    _check(rank, count, "srun", environment)
+    return Ranks(rank, count, local, ".".join(environment[name] for name in STEP[3:]), "slurm")
+
+
 def _are_set(environment: Mapping[str, str], names: Sequence[str]) -> bool:
     """All of them, or none: some alone are a mistake."""
     found = [name for name in names if environment.get(name)]
@@ -140,8 +169,9 @@ def _number(environment: Mapping[str, str], name: str) -> int:
 
 def _check(rank: int, count: int, what: str, environment: Mapping[str, str]) -> None:
     if not 0 <= rank < count:
-        names = "SLURM_ARRAY_TASK" if what.endswith("array") else ("RANK", "WORLD_SIZE")
-        raise UsageError(f"{what} make rank {rank} of {count}: {_quoted(environment, names)}")
+        names: dict[str, tuple[str, ...]] = {"the SLURM array": ("SLURM_ARRAY_TASK",), "srun": STEP[:2]}
+        quoted = _quoted(environment, names.get(what, WORLD[:2]))
+        raise UsageError(f"{what} make rank {rank} of {count}: {quoted}")
 
 
 def _quoted(environment: Mapping[str, str], names: str | tuple[str, ...]) -> str:

@@ -30,6 +30,8 @@ TORCHRUN = {
 }  # fmt: skip
 ARRAY = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_COUNT": "3", "SLURM_ARRAY_TASK_MIN": "5",
          "SLURM_ARRAY_JOB_ID": "42"}  # fmt: skip
+STEP = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "42",
+        "SLURM_STEP_ID": "3"}  # fmt: skip
 STEPS = {**ARRAY, "SLURM_ARRAY_TASK_ID": "9", "SLURM_ARRAY_TASK_STEP": "2", "SLURM_ARRAY_TASK_MAX": "9"}
 ALONE_IN_TORCHRUN = {**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
 
@@ -40,8 +42,15 @@ ALONE_IN_TORCHRUN = {**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "
         ({}, Ranks()),
         ({"RANK": "", "HOME": "/root"}, Ranks()),
         (TORCHRUN, Ranks(3, 4, 1, "job", "torchrun")),
-        ({**TORCHRUN, "TORCHELASTIC_RUN_ID": "none"}, Ranks(3, 4, 1, "host:29500", "torchrun")),
-        ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, Ranks(0, 2, 0, "localhost:29500", "torchrun")),
+        ({**TORCHRUN, "TORCHELASTIC_RUN_ID": "none"}, Ranks(3, 4, 1, "host:29500", "torchrun", is_named=False)),
+        (
+            {**TORCHRUN, "TORCHELASTIC_RUN_ID": "none", "SLURM_JOB_ID": "8"},
+            Ranks(3, 4, 1, "host:29500/8", "torchrun"),
+        ),
+        (
+            {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"},
+            Ranks(0, 2, 0, "localhost:29500", "torchrun", is_named=False),
+        ),
         # all on one machine: the folder that torchrun makes for each launch tells launches apart
         ({**TORCHRUN, "LOCAL_WORLD_SIZE": "4"}, Ranks(3, 4, 1, "job/job_x", "torchrun")),
         (
@@ -53,6 +62,13 @@ ALONE_IN_TORCHRUN = {**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "
         (STEPS, Ranks(2, 3, 0, "42", "slurm")),
         ({**STEPS, "SLURM_ARRAY_TASK_STEP": ""}, Ranks(2, 3, 0, "42", "slurm")),
         ({**ARRAY, **TORCHRUN}, Ranks(2 * 4 + 3, 12, 1, "42", "slurm")),
+        (STEP, Ranks(5, 8, 1, "42.3", "slurm")),
+        # torchrun's own count is over all machines
+        ({**STEP, **TORCHRUN}, Ranks(3, 4, 1, "job", "torchrun")),
+        ({**ARRAY, **STEP}, Ranks(2 * 8 + 5, 24, 1, "42", "slurm")),
+        ({**STEP, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, Ranks()),
+        # a batch script, before any srun
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "42"}, Ranks()),
     ],
 )
 def test_a_process_knows_which_of_how_many_it_is(environment: Mapping[str, str], expected: Ranks) -> None:
@@ -74,6 +90,8 @@ def test_a_process_knows_which_of_how_many_it_is(environment: Mapping[str, str],
         ({**ARRAY, "SLURM_ARRAY_TASK_ID": "4"}, "rank -1 of 3"),
         ({**ARRAY, "SLURM_ARRAY_TASK_ID": "6.5"}, "not a whole number"),
         ({**STEPS, "SLURM_ARRAY_TASK_ID": "8"}, "not evenly spaced"),
+        ({**STEP, "SLURM_PROCID": "8"}, "srun make rank 8 of 8: SLURM_PROCID=8, SLURM_STEP_NUM_TASKS=8"),
+        ({"SLURM_STEP_NUM_TASKS": "2"}, "SLURM_STEP_NUM_TASKS is set, but not SLURM_PROCID"),
         # --array=5,6,9
         ({**ARRAY, "SLURM_ARRAY_TASK_MAX": "9", "SLURM_ARRAY_TASK_STEP": "1"}, "not evenly spaced"),
     ],
@@ -98,6 +116,21 @@ def test_the_tasks_of_an_array_do_not_train_one_base() -> None:
     assert "torchrun" in str(caught.value.hint)
     assert trainers({**ARRAY, "SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_COUNT": "1"}) == Ranks()
     assert trainers({**ARRAY, **TORCHRUN}) == ranks(TORCHRUN)
+
+
+def test_the_tasks_of_srun_do_not_train_one_base() -> None:
+    with pytest.raises(UsageError, match="8 tasks of srun"):
+        trainers(STEP)
+    assert trainers({**STEP, **TORCHRUN}) == ranks(TORCHRUN)
+
+
+def test_what_is_to_be_replaced_needs_a_run_with_a_name() -> None:
+    nameless = {**TORCHRUN, "TORCHELASTIC_RUN_ID": "none"}
+    with pytest.raises(UsageError, match="which run this is") as caught:
+        ranks(nameless).check_named()
+    assert "--rdzv-id" in str(caught.value.hint)
+    for environment in ({}, TORCHRUN, {**nameless, "LOCAL_WORLD_SIZE": "4"}, {**nameless, "SLURM_JOB_ID": "8"}):
+        ranks(environment).check_named()
     assert trainers({}) == Ranks()
 
 
@@ -129,16 +162,18 @@ def test_only_one_module_knows_torch_distributed() -> None:
         ("cuda:2", "3", 4, "cuda:2"), ("cpu", "3", 4, "cpu"), ("auto", "3", 0, "cpu"),
     ],
 )  # fmt: skip
+@pytest.mark.parametrize("launcher", ["LOCAL_RANK", "SLURM_LOCALID"])
 def test_a_rank_has_a_gpu_of_its_own(
-    monkeypatch: pytest.MonkeyPatch, name: str, local: str | None, gpus: int, expected: str
+    monkeypatch: pytest.MonkeyPatch, launcher: str, name: str, local: str | None, gpus: int, expected: str
 ) -> None:
     chosen: list[str] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.delenv("SLURM_LOCALID", raising=False)
     if local is not None:
-        monkeypatch.setenv("LOCAL_RANK", local)
+        monkeypatch.setenv(launcher, local)
     assert devices.device_of(name) == torch.device(expected)
     assert chosen == ([expected] if local and name != "cuda:2" and "cuda:" in expected else [])
 

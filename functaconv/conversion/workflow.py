@@ -175,6 +175,10 @@ def encode(
             "--retry-failed is for one process, files as input, and without --overwrite",
             hint="run it once by itself: it does only what failed",
         )
+    if retry_failed and not target.exists():
+        raise InputError(f"no such functaset: {target}", hint="nothing has failed yet: leave --retry-failed out")
+    if overwrite:
+        ranks.check_named()
     check_first_items(work)
     is_new = not target.exists()
     writer = FunctasetWriter.open(target, work.layout, work.settings, overwrite=overwrite, run=ranks.run)

@@ -451,7 +451,7 @@ def is_begun(output: Path, identity: Mapping[str, Any]) -> bool:
 
 def clear(folder: Path) -> None:
     """Empty a training folder, but of nothing that is not ours."""
-    for file in (*folder.glob(".state.safetensors.*.partial"), folder / STATE, folder / "log.jsonl", folder / LOCK):
+    for file in (*folder.glob(".state.safetensors.*.partial"), folder / STATE, folder / "log.jsonl"):
         file.unlink(missing_ok=True)
 
 
@@ -469,6 +469,7 @@ def claimed(output: Path, together: Ensemble) -> Iterator[Path]:
         yield folder
     if together.is_first:
         with suppress(OSError):
+            (folder / LOCK).unlink(missing_ok=True)
             # not what is saved there, nor what is somebody else's
             folder.rmdir()
 

@@ -28,7 +28,8 @@ def device_of(name: str) -> torch.device:
             f"device {name} is not there: torch sees {torch.cuda.device_count()} CUDA devices",
             hint="use --device cpu, or install a torch built for CUDA",
         )
-    local = os.environ.get("LOCAL_RANK", "")
+    # of torchrun, or else of srun
+    local = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID", "")
     if name == "cuda" and local.isdecimal():
         # where each process sees one GPU only, or there are more processes than GPUs, numbers begin again
         name = f"cuda:{int(local) % torch.cuda.device_count()}"
