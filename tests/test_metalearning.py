@@ -216,6 +216,27 @@ def test_of_two_runs_on_one_output_the_second_is_told_who_has_it(
     assert [file.name for file in tmp_path.iterdir()] == ["base"]
 
 
+def test_a_run_that_torchrun_starts_again_overwrites_once(
+    few: Path, tmp_path: Path, train: Callable[..., Trained], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither what it has learned so far nor its base is taken for that of an earlier run."""
+    world = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "job"}
+    for name, value in world.items():
+        monkeypatch.setenv(name, value)
+    train(few, tmp_path / "base", training={"seed": 9})
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "another")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(StoppedError):
+            train(few, tmp_path / "base", overwrite=True)
+    notes = Notes()
+    assert train(few, tmp_path / "base", overwrite=True, watcher=notes).updates == 9
+    assert any(message.startswith("going on after 4 updates") for message in notes.messages)
+    assert train(few, tmp_path / "base", overwrite=True).was_finished
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a third")
+    assert not train(few, tmp_path / "base", overwrite=True).was_finished
+
+
 def test_what_is_not_a_base_is_not_overwritten(few: Path, tmp_path: Path, train: Callable[..., Trained]) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(OutputExistsError, match="not a base"):

@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from functaconv.checkpoint import TrainingState, base_to_bytes, read_state, write_atomically, write_state
+from functaconv.checkpoint import (
+    TrainingState,
+    base_to_bytes,
+    is_base,
+    read_base,
+    read_state,
+    write_atomically,
+    write_state,
+)
 from functaconv.documents import differences
 from functaconv.errors import InputError, ItemError, OutputExistsError
 from functaconv.fitting import GaussNewton
@@ -362,6 +370,7 @@ class Run:
         tensors, values = self.learner.state()
         values |= {
             "identity": self.request.identity,
+            "run": trainers().run,
             "seconds": self.seconds,
             "validated_at": self._validated_at,
             "position": asdict(self._position),
@@ -408,6 +417,8 @@ class Run:
             "shapes": [list(shape) for shape in sorted(self._shapes)[:64]],
             "device": self.request.device.type,
         }
+        if (run := trainers().run) is not None:
+            training["run"] = run
         if isinstance(average.solver, GaussNewton):
             make_canonical(average, self._sample())
         elif latents := [average.encode(batch).latents.cpu() for batch in self._sample()]:
@@ -447,6 +458,16 @@ def is_begun(output: Path, identity: Mapping[str, Any]) -> bool:
     """An unfinished training with these settings is to take the place of what is at `output`."""
     state = training_folder(output) / STATE
     return state.exists() and not differences(read_state(state).values["identity"], canonical(dict(identity)))
+
+
+def is_of_this_run(output: Path) -> bool:
+    """What is at `output`, or was begun there, was made by these ranks, before torchrun started them again."""
+    run, state = trainers().run, training_folder(output) / STATE
+    if run is None:
+        return False
+    if state.exists():
+        return bool(read_state(state).values.get("run") == run)
+    return is_base(output) and bool(read_base(output).description.training.get("run") == run)
 
 
 def clear(folder: Path) -> None:

@@ -24,6 +24,7 @@ from functaconv.metalearning.run import (
     claimed,
     clear,
     is_begun,
+    is_of_this_run,
     shared,
     training_folder,
 )
@@ -64,6 +65,8 @@ def fit_base(
     first one talks and writes, and all return the same.
     """
     output, placed = Path(output), device_of(device)
+    if overwrite:
+        trainers().check_named()
     with ensemble(trainers(), placed) as together:
         if not together.is_first:
             watcher, progress = None, False
@@ -84,6 +87,7 @@ def fit_base(
             "validation": [fingerprint(name) for name in validation_names],
         }
         _check_alike(together, identity)
+        overwrite = overwrite and not together.first(lambda: is_of_this_run(output))
         finished = shared(together, lambda: _already(output, identity, overwrite), output, chosen)
         if finished is not None:
             watcher.announce(f"{output} is finished, with these settings: nothing to do")
