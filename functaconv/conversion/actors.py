@@ -9,7 +9,8 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from functaconv.conversion.workflow import Encoded, Watcher, encode
+from functaconv.conversion.share import Watcher
+from functaconv.conversion.workflow import Encoded, encode
 from functaconv.errors import FunctaconvError, MissingExtraError, UsageError
 from functaconv.interruption import Stop, stopping
 from functaconv.parallel import Ranks
@@ -50,15 +51,18 @@ def encode_with_ray(
         actor = ray.remote(num_cpus=1, **limits)(_Encoder)
         run = f"ray-{uuid.uuid4().hex}"
         actors = [actor.remote() for _ in range(num_actors)]
-        watcher.announce(f"{num_actors} actors on {len(ray.nodes())} machines")
+        machines = len(ray.nodes())
+        watcher.announce(f"{num_actors} actor{'s' * (num_actors > 1)} on {machines} machine{'s' * (machines > 1)}")
         given = [
             one.encode.remote(str(base), shards, str(output), Ranks(rank, num_actors, 0, run, "ray"), options)
             for rank, one in enumerate(actors)
         ]
-        with stopping(watcher.announce) as stop:
-            found = _all_of(ray, given, Path(output), watcher, stop)
-        for one in actors:
-            ray.kill(one)
+        try:
+            with stopping(watcher.announce) as stop:
+                found = _all_of(ray, given, Path(output), watcher, stop)
+        finally:
+            for one in actors:
+                ray.kill(one)
         reports = [encoded for encoded in found if encoded.report]
         if reports:
             return min(reports, key=lambda encoded: encoded.was_finished)

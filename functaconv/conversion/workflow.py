@@ -2,22 +2,20 @@
 
 import json
 import shutil
-import time
 import uuid
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 from tqdm.auto import tqdm
 
 import functaconv
-from functaconv.conversion.encoding import Pace, encode_block
-from functaconv.conversion.parts import Parts, Task, ranges_of
+from functaconv.conversion.encoding import Pace
+from functaconv.conversion.parts import ranges_of
 from functaconv.conversion.reading import check_first_items
+from functaconv.conversion.share import PIPED, Share, Watcher
 from functaconv.conversion.work import Work
 from functaconv.errors import (
     ChangedInputError,
@@ -30,19 +28,17 @@ from functaconv.errors import (
     VerificationError,
 )
 from functaconv.functaset.beginning import check_store
-from functaconv.functaset.blocks import DAMAGED, Block
+from functaconv.functaset.blocks import DAMAGED
 from functaconv.functaset.claims import Claims, Held, Owner
 from functaconv.functaset.ledger import Ledger
 from functaconv.functaset.reader import Functaset, open_functaset
 from functaconv.functaset.retry import Done, file_name, forget_failed, recut_under_limit, reopen_without_failures
 from functaconv.functaset.schema import FAILED, MEASURES, PARTS, Attributes, Quantisation, Solver
 from functaconv.functaset.writer import FunctasetWriter
-from functaconv.interruption import Stop, stopping
+from functaconv.interruption import stopping
 from functaconv.parallel import Ranks
 from functaconv.parallel import ranks as ranks_of_environment
 from functaconv.signals.device import matmul_precision
-from functaconv.signals.loader import prefetched
-from functaconv.signals.tiles import Tile
 from functaconv.sources.decoders import USABLE_HINT
 from functaconv.sources.images import ImageTransform
 from functaconv.sources.webdataset import index_shard, is_seekable, shown
@@ -51,19 +47,6 @@ from functaconv.summary import Items, Size, of_measures, raw_bytes, summarise
 CONVENTION = "cell centres of the unit interval, square or cube; first axis first"
 ON_THE_GLOBE = "latitude and longitude in degrees, as grids/<n> lists them; the base maps them to its coordinates"
 FINALISE = "finalise"
-PIPED = "what came through a pipe cannot be resumed: --overwrite begins anew"
-FAR_FROM_TRAINING = 1.5
-"""an image this many times larger or smaller along an axis than any in training deserves a warning"""
-
-
-class Watcher:
-    """Told how an encoding goes. This one says nothing."""
-
-    def announce(self, message: str) -> None:
-        """Something a user wants to know once."""
-
-    def report(self, done: int, failed: int, total: int | None, mean_psnr: float) -> None:
-        """Called after every batch: items so far, and of how many where that is known."""
 
 
 class _Bar(Watcher):
@@ -193,13 +176,14 @@ def encode(
         closing(Claims(writer.parts, owner, is_over=lambda: stop.signal is not None)) as claims,
     ):
         try:
-            pace, left = _convert(work, writer, claims, stop, watcher)
+            share = Share(work, writer, claims, stop, watcher)
+            left = share.convert()
             if left or (left := _held(claims.take_surely(FINALISE))):
                 return _elsewhere(target, left, watcher)
             # asked with the claim in hand: whoever had it before has sealed it, or never will
             if writer.is_sealed:
                 return _finished(target, work, min_psnr, max_error_rate, watcher)
-            return _finalise(work, writer, claims, pace, ranks.run, is_new or overwrite, min_psnr, max_error_rate)
+            return _finalise(work, writer, claims, share.pace, ranks.run, is_new or overwrite, min_psnr, max_error_rate)
         except (FileNotFoundError, ValueError, InputError):
             # another process was faster, and removed what all are done with
             if not writer.is_sealed:
@@ -304,69 +288,12 @@ def plan(
     return Plan(tuple(work.names), records, done, numbers, numbers * work.quantiser.dtype.itemsize)
 
 
-def _convert(
-    work: Work, writer: FunctasetWriter, claims: Claims, stop: Stop, watcher: Watcher
-) -> tuple[Pace, list[Held]]:
-    """Bring every part to its end that nobody else works on; and the parts that somebody does."""
-    pace, warn, total = Pace(), _Once(watcher), work.expected()
-    before = writer.records()
-    if before:
-        watcher.announce(f"going on: {before} records are done already")
-    started = time.monotonic()
-    parts = Parts(work, writer, claims)
-    left: list[Held] | None = None
-    while left is None:
-        # the next block is decoded while this one is fitted
-        for task in prefetched(parts.tasks(), depth=1):
-            block, done = task.block, before + pace.records
-            _warn_of_sizes(work, (tile for read in block.reads for tile in read.tiles), warn)
-            rows = None
-            if block.reads or block.damage:
-                tell = partial(_tell, watcher, pace, done, total)
-                rows = encode_block(work, shown(work.names[task.part.shard]), block, pace, tell)
-            is_saved = _save(writer, claims, task, rows)
-            if is_saved:
-                pace.records += len(block.reads)
-                pace.seconds = time.monotonic() - started
-            if block.is_last or not is_saved:
-                claims.give_back(str(task.part))
-            saved = f"{before + pace.records} records are saved in {writer.path}"
-            stop.check(saved, PIPED) if work.is_piped else stop.check(saved)
-        _warn_of_duplicates(parts, warn)
-        left = parts.left()
-        stop.check(f"{before + pace.records} records are saved in {writer.path}")
-    return pace, left
-
-
-def _save(writer: FunctasetWriter, claims: Claims, task: Task, rows: Block | None) -> bool:
-    """Save a block; not, where we were silent for so long that another process has taken over its part."""
-    part = task.part
-    if not claims.has(str(part)):
-        return False
-    try:
-        if rows is not None:
-            writer.commit(part, task.number, rows)
-        if task.block.is_last:
-            writer.end(part, task.block.consumed, task.start)
-    except FileNotFoundError:
-        # who takes over sweeps away what was half written
-        if claims.has(str(part)):
-            raise
-        return False
-    return True
-
-
 def _finished(target: Path, work: Work, min_psnr: float | None, rate: float, watcher: Watcher) -> Encoded:
     functaset = open_functaset(target)
     _check_sources(functaset, work)
     watcher.announce(f"{target} is finished, with these settings: nothing to do")
     complaint = _complaint(functaset.report, functaset.attributes.summary, target, min_psnr, rate)
     return Encoded(target, functaset.report, complaint, was_finished=True)
-
-
-def _tell(watcher: Watcher, pace: Pace, before: int, total: int | None, done: int) -> None:
-    """`done` records of a block after `before` others."""
-    watcher.report(before + done, pace.failed, total, pace.mean_psnr)
 
 
 def _check_sources(functaset: Functaset, work: Work, *, mended: Container[str] = ()) -> None:
@@ -376,43 +303,6 @@ def _check_sources(functaset: Functaset, work: Work, *, mended: Container[str] =
                 f"changed input: {functaset.path} was made from another {asked['name']} (size or content differ)",
                 hint="--overwrite converts the new one, or choose another name",
             )
-
-
-class _Once:
-    """Warnings that are given once, however many items they are about."""
-
-    def __init__(self, watcher: Watcher) -> None:
-        self._watcher, self._given = watcher, set[str]()
-
-    def __call__(self, kind: str, message: str) -> None:
-        if kind not in self._given:
-            self._given.add(kind)
-            self._watcher.announce(f"warning: {message}")
-
-
-def _warn_of_duplicates(parts: Parts, warn: _Once) -> None:
-    duplicates = parts.tally.duplicates
-    if duplicates:
-        key = next(iter(duplicates))
-        warn(
-            "duplicates",
-            f"{duplicates.total()} records have the key of an earlier one of their shard, such as {key!r}; all stay",
-        )
-
-
-def _warn_of_sizes(work: Work, tiles: Iterable[Tile], warn: _Once) -> None:
-    trained = work.stored.description.training.get("shapes") or []
-    if not trained:
-        return
-    low, high = np.min(trained, axis=0), np.max(trained, axis=0)
-    for tile in tiles:
-        shape = np.array(tile.signal.shape)
-        if (shape > FAR_FROM_TRAINING * high).any() or (FAR_FROM_TRAINING * shape < low).any():
-            size, usual = "x".join(map(str, shape)), "x".join(map(str, high))
-            is_cut = work.stored.base.axes.kind == "image" and work.tile is None and (shape > min(high)).any()
-            advice = f"; --tile {min(high)} would cut it" if is_cut else ""
-            warn("size", f"{tile.signal.key} is {size}, the base was learned on {usual}: expect a low PSNR{advice}")
-            return
 
 
 def _seal(work: Work, writer: FunctasetWriter, pace: Pace, claims: Claims, run: str | None) -> dict[str, Any]:
