@@ -236,6 +236,7 @@ def _functaset(path: Path, verify: bool) -> Inspection:
         "rows": attributes.count,
         "failed": attributes.failed,
         "ignored": summary.get("ignored"),
+        "duplicate_keys": summary.get("duplicate_keys"),
         "modality": attributes.modality,
         "axes": list(attributes.axes),
         "latent": {"sites": list(layout.sites), "numbers": layout.numbers, "canonical": attributes.canonical},

@@ -470,6 +470,29 @@ def test_a_retry_that_is_killed_loses_nothing(base_file: Path, tmp_path: Path, m
     assert stored_tree(output) == before
 
 
+def test_keys_that_occur_twice_are_told(base_file: Path, tmp_path: Path) -> None:
+    """Within a shard, and in two shards."""
+    shards, said = tmp_path / "shards", list[str]()
+    shards.mkdir()
+    for name, keys in (("a", "xyx"), ("b", "yz")):
+        with tarfile.open(shards / f"{name}.tar", "w") as archive:
+            for number, key in enumerate(keys):
+                content = png(number, (8, 8))
+                member = tarfile.TarInfo(f"{key}.png")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+
+    class Listening(Watcher):
+        def announce(self, message: str) -> None:
+            said.append(message)
+
+    encoded = run(base_file, shards, tmp_path / "out.zarr", watcher=Listening())
+    assert any("2 of 5 items have the key of an earlier one" in message for message in said)
+    assert open_functaset(encoded.path).attributes.summary["duplicate_keys"] == 2
+    run(base_file, shards / "b.tar", tmp_path / "b.zarr", watcher=Listening())
+    assert sum("have the key" in message for message in said) == 1
+
+
 @pytest.mark.parametrize("is_finished", [True, False])
 def test_a_damaged_shard_that_was_mended_is_converted_again(
     base_file: Path, tmp_path: Path, is_finished: bool, monkeypatch: pytest.MonkeyPatch

@@ -92,9 +92,12 @@ def command(
             base, shards, out, **options, max_error_rate=max_error_rate, min_psnr=min_psnr,
             watcher=EncodingMeter(meter),
         )  # fmt: skip
-    if json:
-        write_json(encoded.report or {"left_to": list(encoded.left_to)})
-    elif encoded.report:
+    if encoded.is_told or encoded.left_to:
+        # one process of a run has the result
+        pass
+    elif json:
+        write_json(encoded.report)
+    else:
         write_lines([*table([("functaset", encoded.path)]), *summary_lines(encoded.report)])
     if encoded.complaint is not None:
         raise encoded.complaint

@@ -11,7 +11,7 @@ from functaconv.errors import InputError, UsageError
 from functaconv.functaset.claims import Claims, Held
 from functaconv.functaset.ledger import Part, Range
 from functaconv.functaset.writer import FunctasetWriter
-from functaconv.sources.webdataset import RecordLocation, Tally, index_shard, is_read_once, is_seekable, shown
+from functaconv.sources.webdataset import RecordLocation, index_shard, is_read_once, is_seekable, shown
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,6 @@ class Parts:
     work: Work
     writer: FunctasetWriter
     claims: Claims
-    tally: Tally = field(default_factory=Tally)
-    """what was passed over or wondered at in the shards that this process looked into"""
     _places: dict[int, list[RecordLocation] | None] = field(default_factory=dict)
     _read_to: dict[int, int] = field(default_factory=dict)
 
@@ -76,9 +74,7 @@ class Parts:
             over = ReadBlock((), progress.records, progress.last_key or "", is_last=True)
             yield Task(part, span.start, progress.blocks, over)
             return
-        # the records of a shard that was cut were counted then
-        tally = None if span.is_counted else self.tally
-        blocks = read_blocks(self.work, part, span, progress, self._key_before(part), tally)
+        blocks = read_blocks(self.work, part, span, progress, self._key_before(part))
         for number, block in enumerate(blocks, start=progress.blocks):
             self._read_to[part.shard] = block.consumed
             yield Task(part, span.start, number, block)
@@ -121,7 +117,7 @@ class Parts:
     def _index(self, shard: int) -> list[RecordLocation] | None:
         if shard not in self._places:
             # the places of one shard are needed at a time
-            self._places = {shard: _places(self.work, shard, self.tally)}
+            self._places = {shard: _places(self.work, shard)}
         return self._places[shard]
 
     def _cut(self, shard: int, room: int | None) -> list[Range]:
@@ -130,7 +126,7 @@ class Parts:
 
 def ranges_of(work: Work, shard: int, limit: int | None) -> list[Range]:
     """How a shard of which at most `limit` records are wanted is cut."""
-    return _ranges(_places(work, shard, None), work.block, limit)
+    return _ranges(_places(work, shard), work.block, limit)
 
 
 def _ranges(places: list[RecordLocation] | None, size: int, limit: int | None) -> list[Range]:
@@ -152,18 +148,13 @@ def _begin(places: list[RecordLocation], start: int) -> tuple[int, int] | None:
     return (start - 1, places[start - 1].offset) if start else None
 
 
-def _places(work: Work, shard: int, tally: Tally | None) -> list[RecordLocation] | None:
+def _places(work: Work, shard: int) -> list[RecordLocation] | None:
     """Where the records of a shard are; None where that takes reading it, or where it is damaged."""
     name = work.names[shard]
     if is_read_once(name) or not is_seekable(name):
         return None
-    counted = Tally()
     try:
-        places = index_shard(name, tally=counted)
+        return index_shard(name)
     except InputError:
         # the part itself will come upon the damage, after the good items
         return None
-    if tally is not None:
-        tally.ignored.update(counted.ignored)
-        tally.duplicates.update(counted.duplicates)
-    return places

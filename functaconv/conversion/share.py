@@ -45,7 +45,7 @@ class Share:
     pace: Pace = field(default_factory=Pace)
     _before: int = 0
     """records that others had done, or a run before this one"""
-    _warned: set[str] = field(default_factory=set)
+    _has_warned: bool = False
 
     def convert(self) -> list[Held]:
         """Bring every part to its end that nobody else works on; the parts that somebody does."""
@@ -69,7 +69,6 @@ class Share:
         for task in prefetched(parts.tasks(), depth=1):
             self._do(task)
             self._check_stop()
-        self._warn_of_duplicates(parts)
         left = parts.left()
         self._check_stop()
         return left
@@ -115,24 +114,10 @@ class Share:
         pace = self.pace
         self.watcher.report(self._before + pace.records + done, pace.failed, self._total, pace.mean_psnr)
 
-    def _warn(self, kind: str, message: str) -> None:
-        """Once, however many items it is about."""
-        if kind not in self._warned:
-            self._warned.add(kind)
-            self.watcher.announce(f"warning: {message}")
-
-    def _warn_of_duplicates(self, parts: Parts) -> None:
-        duplicates = parts.tally.duplicates
-        if duplicates:
-            key = next(iter(duplicates))
-            self._warn(
-                "duplicates",
-                f"{duplicates.total()} records have the key of an earlier one of their shard, as {key!r} has; all stay",
-            )
-
     def _warn_of_sizes(self, tiles: Iterable[Tile]) -> None:
+        """Once, however many items it is about."""
         trained = self.work.stored.description.training.get("shapes") or []
-        if not trained:
+        if not trained or self._has_warned:
             return
         low, high = np.min(trained, axis=0), np.max(trained, axis=0)
         for tile in tiles:
@@ -141,8 +126,8 @@ class Share:
                 size, usual = "x".join(map(str, shape)), "x".join(map(str, high))
                 is_cut = self.work.stored.base.axes.kind == "image" and self.work.tile is None
                 advice = f"; --tile {min(high)} would cut it" if is_cut and (shape > min(high)).any() else ""
-                self._warn(
-                    "size",
-                    f"{tile.signal.key} is {size}, the base was learned on {usual}: expect a low PSNR{advice}",
+                self._has_warned = True
+                self.watcher.announce(
+                    f"warning: {tile.signal.key} is {size}, the base was learned on {usual}: expect a low PSNR{advice}"
                 )
                 return

@@ -74,6 +74,8 @@ class Encoded:
     complaint: FunctaconvError | None = None
     """why the exit code is not 0 although the functaset is there"""
     was_finished: bool = False
+    is_told: bool = False
+    """of several processes another one has this report too, and tells it"""
     left_to: tuple[str, ...] = ()
     """several processes: those that still work, of which the last one finishes the functaset and has the report"""
 
@@ -168,7 +170,7 @@ def encode(
     if retry_failed:
         writer = _reopened(work, writer, watcher)
     if writer.finished:
-        return _finished(target, work, min_psnr, max_error_rate, watcher)
+        return _finished(target, work, min_psnr, max_error_rate, watcher, ranks)
     owner = Owner(ranks.run or uuid.uuid4().hex, ranks.rank, ranks.count)
     with (
         matmul_precision(work.precision, work.stored.base.device),
@@ -182,13 +184,14 @@ def encode(
                 return _elsewhere(target, left, watcher)
             # asked with the claim in hand: whoever had it before has sealed it, or never will
             if writer.is_sealed:
-                return _finished(target, work, min_psnr, max_error_rate, watcher)
-            return _finalise(work, writer, claims, share.pace, ranks.run, is_new or overwrite, min_psnr, max_error_rate)
+                return _finished(target, work, min_psnr, max_error_rate, watcher, ranks)
+            report = _finalise(work, writer, claims, watcher, share.pace, ranks.run, is_new or overwrite)
         except (FileNotFoundError, ValueError, InputError):
             # another process was faster, and removed what all are done with
             if not writer.is_sealed:
                 raise
-            return _finished(target, work, min_psnr, max_error_rate, watcher)
+            return _finished(target, work, min_psnr, max_error_rate, watcher, ranks)
+    return Encoded(writer.path, report, _complaint(writer.path, report, min_psnr, max_error_rate))
 
 
 def _reopened(work: Work, writer: FunctasetWriter, watcher: Watcher) -> FunctasetWriter:
@@ -227,16 +230,9 @@ def _records_of(functaset: Functaset) -> list[int]:
 
 
 def _finalise(
-    work: Work,
-    writer: FunctasetWriter,
-    claims: Claims,
-    pace: Pace,
-    run: str | None,
-    is_new: bool,
-    min_psnr: float | None,
-    max_error_rate: float,
-) -> Encoded:
-    """Make a functaset of parts that are all done."""
+    work: Work, writer: FunctasetWriter, claims: Claims, watcher: Watcher, pace: Pace, run: str | None, is_new: bool
+) -> dict[str, Any]:
+    """Make a functaset of parts that are all done; its report."""
     totals = writer.totals()
     if totals.rows + totals.failed == 0:
         if is_new:
@@ -248,8 +244,12 @@ def _finalise(
     _check_alone(writer, claims)
     writer.assemble(work.quantiser)
     report = _seal(work, writer, pace, claims, run)
-    summary = open_functaset(writer.path).attributes.summary
-    return Encoded(writer.path, report, _complaint(report, summary, writer.path, min_psnr, max_error_rate))
+    if writer.duplicates:
+        watcher.announce(
+            f"warning: {writer.duplicates} of {report['count']} items have the key of an earlier one; all are stored, "
+            "and of those with one key the first is found by it"
+        )
+    return report
 
 
 def _held(held: Held | None) -> list[Held]:
@@ -288,12 +288,15 @@ def plan(
     return Plan(tuple(work.names), records, done, numbers, numbers * work.quantiser.dtype.itemsize)
 
 
-def _finished(target: Path, work: Work, min_psnr: float | None, rate: float, watcher: Watcher) -> Encoded:
+def _finished(
+    target: Path, work: Work, min_psnr: float | None, max_error_rate: float, watcher: Watcher, ranks: Ranks
+) -> Encoded:
     functaset = open_functaset(target)
     _check_sources(functaset, work)
     watcher.announce(f"{target} is finished, with these settings: nothing to do")
-    complaint = _complaint(functaset.report, functaset.attributes.summary, target, min_psnr, rate)
-    return Encoded(target, functaset.report, complaint, was_finished=True)
+    is_told = ranks.count > 1 and (functaset.attributes.run == ranks.run or not ranks.is_first)
+    complaint = _complaint(target, functaset.report, min_psnr, max_error_rate)
+    return Encoded(target, functaset.report, complaint, was_finished=True, is_told=is_told)
 
 
 def _check_sources(functaset: Functaset, work: Work, *, mended: Container[str] = ()) -> None:
@@ -351,6 +354,7 @@ def _seal(work: Work, writer: FunctasetWriter, pace: Pace, claims: Claims, run: 
             "ignored": totals.ignored,
             "records": list[Any](writer.records_of(len(work.names))),
             "items": len(items),
+            "duplicate_keys": writer.duplicates,
             "psnr_mean": report["psnr"]["mean"],
             "psnr_of_mean_mse": report["psnr_of_mean_mse"],
             "bytes_per_item": report["bytes"]["per_item"],
@@ -386,12 +390,9 @@ def _first_failure(target: Path) -> str:
 
 
 def _complaint(
-    report: Mapping[str, Any],
-    summary: Mapping[str, Any],
-    target: Path,
-    min_psnr: float | None,
-    max_error_rate: float,
+    target: Path, report: Mapping[str, Any], min_psnr: float | None, max_error_rate: float
 ) -> FunctaconvError | None:
+    summary: Mapping[str, Any] = open_functaset(target).attributes.summary
     damaged = list(summary.get("damaged") or [])
     if damaged:
         return InputError(

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Any, Self
 
@@ -50,6 +50,8 @@ class FunctasetWriter:
         self.finished = finished
         self._ledger = Ledger(path / PARTS)
         self._totals: Totals | None = None
+        self.duplicates = 0
+        """assembled rows that have the key of an earlier one"""
 
     @classmethod
     def open(
@@ -138,7 +140,7 @@ class FunctasetWriter:
             (column, arrays.RowWriter(arrays.create_column(group, column, totals.rows), column))
             for column in columns(self.layout, meta=totals.has_meta)
         ]
-        moments = _Moments(self.layout.latent)
+        moments, keys = _Moments(self.layout.latent), _Keys()
         table = GridTable()
         with replacing(self.path / FAILED) as failed:
             for (shard, _), block in self._ledger.blocks():
@@ -148,6 +150,7 @@ class FunctasetWriter:
                 for column, writer in writers:
                     writer.add(_rows(block, column, shard))
                 moments.add(quantiser.dequantise(block.modulation))
+                keys.add(block.keys)
                 for failure in block.failures:
                     failed.write(json.dumps(asdict(failure)).encode() + b"\n")
         for _, writer in writers:
@@ -160,6 +163,7 @@ class FunctasetWriter:
             arrays.create_vector(group, "modulation_scale", quantiser.scale)
             arrays.create_vector(group, "modulation_offset", quantiser.offset)
         self._totals = totals
+        self.duplicates = keys.duplicates()
 
     def column(self, name: str) -> np.ndarray:
         """All rows of an assembled array, such as "mse": what a report needs before sealing."""
@@ -252,6 +256,22 @@ class _Moments:
     def std(self) -> np.ndarray:
         """0 for a latent that never varies; 1 when there are no items."""
         return np.sqrt(self._squares / self._count) if self._count else np.ones_like(self._squares)
+
+
+class _Keys:
+    """Keys that come in portions, remembered as eight bytes each."""
+
+    def __init__(self) -> None:
+        self._digests: list[np.ndarray] = []
+
+    def add(self, keys: Sequence[str]) -> None:
+        digests = (blake2b(key.encode("utf-8", "backslashreplace"), digest_size=8).digest() for key in keys)
+        self._digests.append(np.frombuffer(b"".join(digests), np.uint64))
+
+    def duplicates(self) -> int:
+        """How many are the same as an earlier one; two of a billion keys that differ may be taken for the same."""
+        digests = np.concatenate([*self._digests, np.empty(0, np.uint64)])
+        return len(digests) - len(np.unique(digests))
 
 
 def _rows(block: Block, column: Column, shard: int) -> np.ndarray:

@@ -73,7 +73,7 @@ def fit_base(
         watcher = watcher or (_Bar() if progress else Watcher())
         names = expand_shards(_listed(shards))
         if "-" in names:
-            raise UsageError(
+            raise InputError(
                 "fit-base reads its items many times and cannot take them from a pipe",
                 hint="write the tar to a file first",
             )
