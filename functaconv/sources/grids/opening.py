@@ -11,6 +11,7 @@ from functaconv.sources.grids.choice import EVERYTHING, FieldChoice
 from functaconv.sources.grids.classic import check_classic
 from functaconv.sources.grids.fields import Fields
 from functaconv.sources.grids.grib import open_grib
+from functaconv.sources.grids.hdf5 import check_contained
 from functaconv.sources.grids.netcdf import netcdf_dataset, open_netcdf, open_zarr
 from functaconv.sources.grids.origin import Origin
 from functaconv.sources.images import data_format
@@ -19,7 +20,8 @@ FIELD_SUFFIXES = ("nc", "nc4", "cdf", "netcdf", "grib", "grib2", "grb", "grb2")
 """of files; a zarr store is a directory or a URL"""
 
 _CLASSIC = (b"CDF\x01", b"CDF\x02", b"CDF\x05")
-_NETCDF = (*_CLASSIC, b"\x89HDF\r\n\x1a\n")
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_NETCDF = (*_CLASSIC, _HDF5)
 _ZARR_MARKS = (".zmetadata", ".zgroup", "zarr.json")
 _OTHERS = {b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "gzip data", b"{": "JSON", b"<": "an HTML or XML page"}
 
@@ -80,9 +82,11 @@ def open_fields(
 
 
 def _start(path: Path, origin: Origin) -> bytes:
-    """The first bytes of a file, of which a truncated classic one is refused: its library would read zeros."""
+    """The first bytes of a file; a NetCDF file is refused where its library would read what is not in it."""
     with origin.trouble("cannot read", hint=None), path.open("rb") as stream:
         content = stream.read(512)
     if content.startswith(_CLASSIC):
         check_classic(path, origin)
+    if content.startswith(_HDF5):
+        check_contained(path, origin)
     return content
