@@ -1,5 +1,6 @@
 """NetCDF files and zarr stores, opened with xarray."""
 
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -41,6 +42,8 @@ def open_zarr(
     imported("xarray", "era5", "a zarr store")
     import zarr
 
+    if isinstance(location, Path):
+        _check_contained(location, origin)
     hint = "expected a zarr group of arrays with named axes"
     if origin.is_url:
         hint += "; a public bucket may need storage options (FSSPEC_GS_TOKEN=anon, FSSPEC_S3_ANON=true)"
@@ -65,6 +68,22 @@ def open_zarr(
             stack.enter_context(dataset)
         # without consolidated metadata the order of variables, and so of channels, would be that of answers to requests
         yield array_fields(dataset[sorted(dataset.data_vars, key=str)], choice, origin)
+
+
+def _check_contained(folder: Path, origin: Origin) -> None:
+    """InputError for a store in which anything is neither a file, nor a folder, nor a link to one of its own."""
+    top, folders = folder.resolve(), [folder]
+    while folders:
+        with origin.trouble("cannot read", hint=None), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                path = Path(entry.path)
+                shown = f"{origin.shown}: {path.relative_to(folder)}"
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(path)
+                elif entry.is_symlink() and not path.resolve().is_relative_to(top):
+                    raise InputError(f"{shown} is a link that leads out of the store", hint="copy what it leads to")
+                elif not (entry.is_file() or entry.is_dir()):
+                    raise InputError(f"{shown} is neither a file nor a folder")
 
 
 def _refuse_pickles(arrays: Mapping[str, "zarr.Array[Any]"], origin: Origin) -> None:

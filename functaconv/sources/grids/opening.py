@@ -15,6 +15,7 @@ from functaconv.sources.grids.hdf5 import check_contained
 from functaconv.sources.grids.netcdf import netcdf_dataset, open_netcdf, open_zarr
 from functaconv.sources.grids.origin import Origin
 from functaconv.sources.images import data_format
+from functaconv.sources.naming import scheme_of
 
 FIELD_SUFFIXES = ("nc", "nc4", "cdf", "netcdf", "grib", "grib2", "grb", "grb2")
 """of files; a zarr store is a directory or a URL"""
@@ -62,6 +63,10 @@ def open_fields(
     """
     origin = Origin.of(source, name)
     if origin.is_url:
+        if scheme_of(str(source)) in ("file", "local"):
+            raise InputError(
+                f"{origin.shown}: a folder of this machine is known by its path", hint="give the path alone"
+            )
         if origin.suffix in FIELD_SUFFIXES:
             raise InputError(f"{origin.shown}: only zarr stores are read from a URL", hint="download the file first")
         return open_zarr(str(source), origin, choice, storage_options)

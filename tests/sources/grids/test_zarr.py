@@ -181,6 +181,45 @@ def test_a_directory_without_zarr_metadata_is_an_error(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+@netcdf
+@pytest.mark.parametrize("form", [2, 3])
+def test_links_are_followed_only_within_a_store(tmp_path: Path, form: int) -> None:
+    path = tmp_path / "a.zarr"
+    as_zarr(arco(), path, (1, 3, 4, 5), form)
+    whole = read(path)
+    chunks = path / "wind" / ("c" if form == 3 else ".")
+    inner, outer = [chunk for chunk in sorted(chunks.rglob("*")) if chunk.is_file() and chunk.name != ".zarray"][1:3]
+    inner.replace(path / "wind" / "other")
+    inner.symlink_to(path / "wind" / "other")
+    # the store itself may be known by a link
+    (tmp_path / "b").symlink_to(path)
+    assert [array.tolist() for array, _ in read(tmp_path / "b", name="a").values()] == [
+        array.tolist() for array, _ in whole.values()
+    ]
+    outer.replace(tmp_path / "secret")
+    outer.symlink_to(tmp_path / "secret")
+    for place in (path, tmp_path / "b"):
+        with pytest.raises(InputError, match=rf"{outer.relative_to(path)} is a link that leads out of the store"):
+            read(place)
+    outer.unlink()
+    (path / "wind").rename(tmp_path / "wind")
+    (path / "wind").symlink_to(tmp_path / "wind")
+    with pytest.raises(InputError, match="wind is a link that leads out of the store"):
+        read(path)
+    with pytest.raises(InputError, match="known by its path"):
+        read(f"file://{path}")
+
+
+@netcdf
+def test_a_pipe_in_a_store_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    as_zarr(arco(), path, (1, 3, 4, 5))
+    (path / "wind" / "3.0.0.0").unlink()
+    os.mkfifo(path / "wind" / "3.0.0.0")
+    with pytest.raises(InputError, match=r"wind/3\.0\.0\.0 is neither a file nor a folder"):
+        read(path)
+
+
 class MakesFolder:
     """What unpickling it does shows."""
 
