@@ -12,10 +12,15 @@ from functaconv.sources.grids.arrays import array_fields
 from functaconv.sources.grids.choice import FieldChoice
 from functaconv.sources.grids.fields import Fields
 from functaconv.sources.grids.origin import Origin, imported
+from functaconv.sources.naming import scheme_of
+from functaconv.sources.patience import source_timeout
 
 if TYPE_CHECKING:
     import xarray as xr
     import zarr
+
+_S3_ATTEMPTS = 5
+"""of s3fs, for every request"""
 
 
 @contextmanager
@@ -50,7 +55,7 @@ def open_zarr(
     with ExitStack() as stack:
         with origin.trouble("cannot open the zarr store", hint):
             try:
-                group = zarr.open_group(location, mode="r", storage_options=dict(options) if options else None)
+                group = zarr.open_group(location, mode="r", storage_options=_patient(location, options or {}))
             except ImportError as error:
                 # fsspec says what it needs a package for, and keeps what could not be imported as the cause
                 package = getattr(error.__cause__, "name", None) or "fsspec"
@@ -68,6 +73,26 @@ def open_zarr(
             stack.enter_context(dataset)
         # without consolidated metadata the order of variables, and so of channels, would be that of answers to requests
         yield array_fields(dataset[sorted(dataset.data_vars, key=str)], choice, origin)
+
+
+def _patient(location: str | Path, options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Options for fsspec with which a server may be silent for as long as FUNCTACONV_SOURCE_TIMEOUT says."""
+    from fsspec.config import conf
+
+    scheme, timeout = scheme_of(str(location)), source_timeout()
+    schemes = [scheme]
+    if scheme in ("http", "https"):
+        aiohttp = imported("aiohttp", "http", f"reading from {scheme}")
+        name, schemes = "client_kwargs", ["http", "https"]
+        waits: dict[str, Any] = {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=timeout, sock_read=timeout)}
+    elif scheme == "s3":
+        name = "config_kwargs"
+        waits = dict.fromkeys(("connect_timeout", "read_timeout"), timeout / _S3_ATTEMPTS)
+        waits["retries"] = {"total_max_attempts": 1}
+    else:
+        return {**options} or None
+    configured = {key: value for each in schemes for key, value in conf.get(each, {}).get(name, {}).items()}
+    return {**options, name: {**configured, **waits, **options.get(name, {})}}
 
 
 def _check_contained(folder: Path, origin: Origin) -> None:
