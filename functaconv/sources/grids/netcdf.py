@@ -136,5 +136,12 @@ def _opened(location: Any, **options: Any) -> "xr.Dataset":
         # times are decoded one by one, later: one with odd units would cost the whole file, and a field in hours is no
         # time
         return xarray.open_dataset(
-            location, chunks=None, cache=False, decode_times=False, decode_timedelta=False, **options
+            location,
+            chunks=None,
+            cache=False,
+            decode_times=False,
+            decode_timedelta=False,
+            # an index reads its axis before its length is known
+            create_default_indexes=False,
+            **options,
         )
