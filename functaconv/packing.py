@@ -25,7 +25,7 @@ from functaconv.sources.decoders import (
     parse_field,
     transform_image,
 )
-from functaconv.sources.folder import Candidate, Folder, relative_name, walk
+from functaconv.sources.folder import Candidate, Folder, opened, relative_name, walk
 from functaconv.sources.grids import EVERYTHING, FIELD_SUFFIXES, FieldChoice, is_fields, open_fields
 from functaconv.sources.grids.origin import Origin
 from functaconv.sources.items import Item, Record
@@ -268,10 +268,12 @@ def _content(candidate: Candidate, reading: _Reading) -> dict[str, bytes]:
     if suffix in MESH_SUFFIXES and reading.resolution is None:
         raise ItemError(f"{suffix}: a mesh becomes voxels: say how many per side with --resolution")
     try:
-        size = candidate.path.stat().st_size
-        if size > DEFAULT_LIMITS.member:
-            raise ItemError(f"{size} bytes, expected at most {DEFAULT_LIMITS.member}")
-        content = candidate.path.read_bytes()
+        with opened(candidate.path) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            if size > DEFAULT_LIMITS.member:
+                raise ItemError(f"{size} bytes, expected at most {DEFAULT_LIMITS.member}")
+            # no more than was said: it may grow
+            content = stream.read(size)
     except OSError as error:
         raise ItemError(f"cannot be read: {error.strerror or error}") from error
     if suffix in MESH_SUFFIXES:

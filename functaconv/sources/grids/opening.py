@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from functaconv.errors import InputError
+from functaconv.sources.folder import opened
 from functaconv.sources.grids.arrays import lone_axes
 from functaconv.sources.grids.choice import EVERYTHING, FieldChoice
 from functaconv.sources.grids.classic import check_classic
@@ -88,7 +89,7 @@ def open_fields(
 
 def _start(path: Path, origin: Origin) -> bytes:
     """The first bytes of a file; a NetCDF file is refused where its library would read what is not in it."""
-    with origin.trouble("cannot read", hint=None), path.open("rb") as stream:
+    with origin.trouble("cannot read", hint=None), opened(path) as stream:
         content = stream.read(512)
     if content.startswith(_CLASSIC):
         check_classic(path, origin)
