@@ -25,10 +25,12 @@ from functaconv.sources.decoders import (
     parse_field,
     transform_image,
 )
-from functaconv.sources.folder import Candidate, Folder, clean_key, relative_name, walk
+from functaconv.sources.folder import Candidate, Folder, opened, relative_name, walk
 from functaconv.sources.grids import EVERYTHING, FIELD_SUFFIXES, FieldChoice, is_fields, open_fields
+from functaconv.sources.grids.origin import Origin
 from functaconv.sources.items import Item, Record
 from functaconv.sources.meshes import MESH_SUFFIXES, MOST_RESOLUTION, voxelise
+from functaconv.sources.naming import scheme_of, shown
 
 # at a few kilobytes an image some tens of megabytes: big enough to read at speed, small enough to share out
 ITEMS_PER_SHARD = 10_000
@@ -80,7 +82,7 @@ def plan(source: Path | str, *, field: str | None = None, choice: FieldChoice = 
     if is_fields(source):
         with open_fields(source, choice) as found:
             return PackPlan(1, found.count, found.bytes, found.passes)
-    paths = [candidate.path for candidate in _candidates(Path(source), field, None, None).candidates]
+    paths = [candidate.path for candidate in _candidates(source, field, None, None).candidates]
     grids = [path for path in paths if is_fields(path)]
     items = size = 0
     passes = 1
@@ -124,10 +126,10 @@ def pack(
     if isinstance(target, Path):
         _check_target(target, Path(source), overwrite)
     if is_fields(source):
-        folder = Folder((Candidate(Path(source), clean_key(_stem(source)), -1),), {}, ())
+        folder = Folder((Candidate(Path(source), Origin.of(source).key, -1),), {}, ())
     else:
         # a target inside the source is not packed
-        folder = _candidates(Path(source), field, labels, target if isinstance(target, Path) else None)
+        folder = _candidates(source, field, labels, target if isinstance(target, Path) else None)
     order = np.arange(len(folder.candidates))
     if seed is not None:
         np.random.default_rng(seed).shuffle(order)
@@ -142,7 +144,7 @@ def pack(
     first = next(samples, None)
     if first is None:
         reasons = "; ".join(f"{failure.path}: {failure.reason}" for failure in failures[:3])
-        raise InputError(f"none of the {len(failures)} files in {source} can be packed ({reasons})")
+        raise InputError(f"none of the {len(failures)} files in {Origin.of(source).shown} can be packed ({reasons})")
     summary = PackSummary(0, 0, folder.ignored, (), 0, folder.classes, ())
     if not isinstance(target, Path):
         counted = _CountingStream(target)
@@ -180,7 +182,13 @@ class _CountingStream:
 Sample = dict[str, str | bytes]
 
 
-def _candidates(source: Path, field: str | None, labels: bool | None, exclude: Path | None) -> Folder:
+def _candidates(place: Path | str, field: str | None, labels: bool | None, exclude: Path | None) -> Folder:
+    if scheme_of(str(place)) is not None:
+        raise InputError(
+            f"no zarr store by its name: {shown(str(place))}",
+            hint="only a URL that ends in .zarr is read; download others",
+        )
+    source = Path(place)
     if not source.exists():
         raise InputError(f"no such folder: {source}", hint="give a folder of images, or of npy or npz files")
     if not source.is_dir():
@@ -216,7 +224,7 @@ def _samples(candidates: Iterable[Candidate], reading: _Reading, failures: list[
     """What the tars will hold, one dict per item that decodes; the others go to `failures`."""
     for candidate in candidates:
         is_source = candidate.path == Path(reading.source)
-        path = str(reading.source) if is_source else relative_name(candidate.path, Path(reading.source))
+        path = Origin.of(reading.source).shown if is_source else relative_name(candidate.path, Path(reading.source))
         # a URL is none any more as a path
         place = reading.source if is_source else candidate.path
         try:
@@ -260,10 +268,12 @@ def _content(candidate: Candidate, reading: _Reading) -> dict[str, bytes]:
     if suffix in MESH_SUFFIXES and reading.resolution is None:
         raise ItemError(f"{suffix}: a mesh becomes voxels: say how many per side with --resolution")
     try:
-        size = candidate.path.stat().st_size
-        if size > DEFAULT_LIMITS.member:
-            raise ItemError(f"{size} bytes, expected at most {DEFAULT_LIMITS.member}")
-        content = candidate.path.read_bytes()
+        with opened(candidate.path) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            if size > DEFAULT_LIMITS.member:
+                raise ItemError(f"{size} bytes, expected at most {DEFAULT_LIMITS.member}")
+            # no more than was said: it may grow
+            content = stream.read(size)
     except OSError as error:
         raise ItemError(f"cannot be read: {error.strerror or error}") from error
     if suffix in MESH_SUFFIXES:
@@ -279,10 +289,6 @@ def _content(candidate: Candidate, reading: _Reading) -> dict[str, bytes]:
     if np.array_equal(array, item.array):
         return {suffix: content}
     return _encoded(replace(item, array=array))
-
-
-def _stem(source: Path | str) -> str:
-    return Path(str(source).rstrip("/").rpartition("://")[2]).stem
 
 
 def _encoded(item: Item) -> dict[str, bytes]:

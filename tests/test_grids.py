@@ -542,3 +542,33 @@ def test_what_json_says_of_plain_arrays_is_no_level(tmp_path: Path) -> None:
     assert not read_base(base).base.normalizer.levels
     path = encode(base, str(shards), tmp_path / "o.zarr", device="cpu").path
     assert report(path, against=str(shards)).complaint is None
+
+
+def test_a_time_beyond_the_calendar_is_a_failed_item(base: Path, tmp_path: Path) -> None:
+    times = {
+        0: "0001-01-01T00:00:00+23:59", 1: "9999-12-31T23:59:59-23:59",
+        2: "0001-01-01T23:59:00+23:59", 3: "9999-12-31T23:59:59",
+    }  # fmt: skip
+    members: dict[str, bytes] = {}
+    for number, time in times.items():
+        members |= record(number, field(number), time=time)
+    encode(base, str(tar(tmp_path / "a.tar", members)), tmp_path / "a.zarr", device="cpu", max_error_rate=1)
+    functaset = open_functaset(tmp_path / "a.zarr")
+    assert functaset.keys.tolist() == ["f0002", "f0003"]
+    for failure in functaset.failures:
+        assert "expected a time in the years 1 to 9999" in failure.reason
+    for name in ("a.nc", "out.zarr"):
+        assert render(functaset, tmp_path / name, device="cpu").count == 2
+
+
+@pytest.mark.parametrize("seconds", [-62135596801, 253402300800, -(1 << 63) + 1, (1 << 63) - 1])
+def test_stored_times_beyond_the_calendar_are_told_when_rendered(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int
+) -> None:
+    functaset = open_functaset(store)
+    measure = type(functaset).measure
+    times = np.full(len(functaset), seconds)
+    monkeypatch.setattr(type(functaset), "measure", lambda it, name: times if name == "time" else measure(it, name))
+    for keys in (["f0100"], ["f0100", "f0101"]):
+        with pytest.raises(InputError, match=f"time: {seconds} seconds lie beyond the years 1 to 9999"):
+            render(functaset, tmp_path / "a.nc", keys=keys, device="cpu")

@@ -270,3 +270,21 @@ def test_an_image_is_resized_and_cropped_even_when_its_size_is_right_already(tmp
     packed = decode(record).array
     assert packed.shape == (24, 24, 3)
     assert not np.array_equal(packed, np.asarray(original)), "the middle of the enlarged image, not the image itself"
+
+
+def test_what_is_no_file_is_a_failure_and_not_waited_for(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    elsewhere = tmp_path / "good.png"
+    Image.new("RGB", (8, 8)).save(elsewhere)
+    (folder / "good.png").symlink_to(elsewhere)
+    os.mkfifo(folder / "pipe.png")
+    (folder / "link.png").symlink_to("pipe.png")
+    (folder / "endless.png").symlink_to("/dev/zero")
+    (folder / "endless.nc").symlink_to("/dev/zero")
+    (folder / "pipe.grib").symlink_to("pipe.png")
+    summary = pack(folder, tmp_path / "shards")
+    assert summary.count == 1
+    reasons = {failure.path: failure.reason for failure in summary.failures}
+    assert reasons.keys() == {"pipe.png", "link.png", "endless.png", "endless.nc", "pipe.grib"}
+    assert all("not a regular file" in reason for reason in reasons.values())

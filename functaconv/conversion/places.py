@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from functaconv.errors import ItemError
 from functaconv.functaset.blocks import Grids
 from functaconv.functaset.grids import GridTable
 from functaconv.functaset.schema import NO_TIME
@@ -28,7 +29,10 @@ def grids_of(signals: Sequence[Signal]) -> Grids:
 
 
 def seconds_of(attributes: Mapping[str, Any]) -> int | None:
-    """Seconds since 1970 of the `time` that a grid's json gives in ISO 8601; None for none, or another calendar's."""
+    """Seconds since 1970 of the `time` that a grid's json gives in ISO 8601; None for none, or another calendar's.
+
+    One that its offset carries out of the years 1 to 9999 is an ItemError.
+    """
     text = attributes.get("time")
     if not isinstance(text, str) or str(attributes.get("calendar", "standard")) not in (
         "standard", "gregorian", "proleptic_gregorian",
@@ -36,6 +40,8 @@ def seconds_of(attributes: Mapping[str, Any]) -> int | None:
         return None
     try:
         found = datetime.fromisoformat(text)
+        return int((found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
     except ValueError:
         return None
-    return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
+    except OverflowError:
+        raise ItemError(f"json: expected a time in the years 1 to 9999, found {text}") from None

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+from functaconv.conversion.places import seconds_of
 from functaconv.conversion.work import Work
 from functaconv.errors import ChangedInputError, InputError, ItemError
 from functaconv.functaset.ledger import Part, Progress, Range
@@ -114,7 +115,10 @@ def _records(
 
 def _read(work: Work, record: Record) -> Read:
     try:
-        return Read(record.key, record.record, work.reading.tiles(record))
+        tiles = work.reading.tiles(record)
+        if tiles and tiles[0].signal.globe is not None:
+            seconds_of(tiles[0].signal.attributes or {})
+        return Read(record.key, record.record, tiles)
     except ItemError as error:
         return Read(record.key, record.record, reason=str(error))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import functaconv
-from functaconv.errors import MissingExtraError, UsageError
+from functaconv.errors import InputError, MissingExtraError, UsageError
 from functaconv.functaset.reader import Functaset
 from functaconv.functaset.schema import NO_TIME, TIME
 from functaconv.rendering.decoding import Picture
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 MOST_VALUES = 1 << 29
 """of the items in one file: 2 GiB"""
 CONVENTIONS = "CF-1.8"
+_FIRST, _LAST = np.datetime64("0001-01-01T00:00:00"), np.datetime64("9999-12-31T23:59:59")
+_RESTORE = "restore the functaset from a copy, or render to npy"
 
 
 def to_netcdf(pictures: Sequence[Picture], functaset: Functaset) -> bytes:
@@ -58,8 +60,7 @@ def to_dataset(pictures: Sequence[Picture], functaset: Functaset) -> "xarray.Dat
         "longitude": ("longitude", np.array(grid.longitude), {"standard_name": "longitude", "units": "degrees_east"}),
     }
     seconds = functaset.measure("time")[rows]
-    times = seconds.astype("datetime64[s]")
-    times[seconds == NO_TIME] = np.datetime64("NaT")
+    times = _times(seconds, functaset)
     has_times = bool((seconds != NO_TIME).any())
     attributes = {"standard_name": "time"}
     dims: tuple[str, ...] = ("latitude", "longitude")
@@ -97,6 +98,16 @@ def to_dataset(pictures: Sequence[Picture], functaset: Functaset) -> "xarray.Dat
         if (seconds != NO_TIME).all():
             dataset["time"].encoding["dtype"] = "int64"
     return dataset
+
+
+def _times(seconds: np.ndarray, functaset: Functaset) -> np.ndarray:
+    """As dates, without one where there is none."""
+    times = seconds.astype("datetime64[s]")
+    times[seconds == NO_TIME] = np.datetime64("NaT")
+    beyond = seconds[(times < _FIRST) | (times > _LAST)]
+    if beyond.size:
+        raise InputError(f"{functaset.path}: time: {beyond[0]} seconds lie beyond the years 1 to 9999", hint=_RESTORE)
+    return times
 
 
 def _along_items(metas: Sequence[Any]) -> dict[str, Any]:

@@ -1,12 +1,16 @@
 """A folder of raw files as a list of candidates: the same folder gives the same list, in the same order."""
 
+import errno
 import hashlib
 import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from functaconv.errors import InputError
 
@@ -110,11 +114,20 @@ def _files(
         elif entry.is_dir():
             if exclude is None or path.resolve() != exclude:
                 yield from _files(path, (*above, here), exclude, ignored)
-        elif entry.is_file() or entry.is_symlink():
-            # a link to nowhere is a candidate too: it fails with a reason
-            yield path
         else:
-            ignored["(not a file)"] += 1
+            # a link to nowhere, or what is no file, is a candidate too: it fails with a reason
+            yield path
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A file, or what a link leads to; an OSError for what is none: it may have no end, or make wait for one."""
+    # a pipe is opened without waiting for who would write to it
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        yield stream
 
 
 def relative_name(path: Path, folder: Path) -> str:

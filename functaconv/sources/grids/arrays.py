@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from functaconv.errors import InputError
+from functaconv.sources.decoders import DEFAULT_LIMITS
 from functaconv.sources.grids.axes import horizontal, role_of
 from functaconv.sources.grids.choice import FieldChoice, Unfit
 from functaconv.sources.grids.chunks import blocks
 from functaconv.sources.grids.coordinates import TIME_NAMES, Coordinate, coordinates
-from functaconv.sources.grids.fields import Fields, Layout, Place, Variable, number_label, time_label
+from functaconv.sources.grids.fields import Fields, Layout, Place, Variable, check_size, number_label, time_label
 from functaconv.sources.grids.origin import Origin
 
 if TYPE_CHECKING:
@@ -40,11 +41,14 @@ def array_fields(dataset: "xr.Dataset", choice: FieldChoice, origin: Origin) -> 
     first = variables[names[0]]
     if not first.size:
         raise InputError(f"{origin.shown}: an axis is empty: {_signature(dataset, names[0])}")
+    _check_chunks(dataset, [*names, *map(str, dataset.coords)], origin)
+    horizontal_dims = [str(dataset.variables[name].dims[0]) for name in degrees]
+    rows, columns = (first.sizes[dim] for dim in horizontal_dims)
+    check_size(origin, rows, columns, each=len(names) * first.sizes.get("expver", 1))
     layout = Layout(
         tuple(_described(name, variable) for name, variable in variables.items()),
         *(_degrees(dataset, name, origin) for name in degrees),
     )
-    horizontal_dims = [str(dataset.variables[name].dims[0]) for name in degrees]
     dims = [str(dim) for dim in first.dims if dim not in (*horizontal_dims, "expver")]
     along = coordinates(dataset, dims, origin)
     chosen = _positions(first, dims, along, choice, origin)
@@ -69,6 +73,8 @@ def lone_axes(dataset: "xr.Dataset", origin: Origin) -> tuple[list[float], list[
     }  # fmt: skip
     if any(len(names) != 1 for names in found.values()):
         return None
+    _check_chunks(dataset, [*itertools.chain(*found.values())], origin)
+    check_size(origin, *(dataset.variables[names[0]].size for names in found.values()))
     latitude, longitude = (_degrees(dataset, names[0], origin) for names in found.values())
     return (latitude, longitude) if latitude and longitude else None
 
@@ -211,6 +217,19 @@ def _chunk(variables: Iterable["xr.Variable"], dim: str) -> int:
     """Length of a chunk that no variable divides."""
     chunks = [variable.encoding.get("preferred_chunks", {}).get(dim, 1) for variable in variables]
     return min(math.lcm(*chunks), next(iter(variables)).sizes[dim])
+
+
+def _check_chunks(dataset: "xr.Dataset", names: Iterable[str], origin: Origin) -> None:
+    """InputError for a chunk that is too large: whatever is wanted of it, all of it is decoded."""
+    for name in names:
+        variable = dataset.variables[name]
+        chunk = variable.encoding.get("preferred_chunks", {}).values()
+        needed = math.prod(chunk) * np.dtype(variable.encoding.get("dtype", variable.dtype)).itemsize
+        if needed > DEFAULT_LIMITS.expanded:
+            raise InputError(
+                f"{origin.shown}: a chunk of {name} has {needed} bytes, expected at most {DEFAULT_LIMITS.expanded}",
+                hint="copy it with smaller chunks (nccopy -c, or rechunker)",
+            )
 
 
 def _degrees(dataset: "xr.Dataset", name: str, origin: Origin) -> list[float]:

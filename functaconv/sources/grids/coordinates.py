@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from functaconv.errors import InputError
 from functaconv.sources.grids.axes import text
 from functaconv.sources.grids.fields import RESERVED
 from functaconv.sources.grids.origin import Origin
@@ -15,6 +16,8 @@ from functaconv.sources.grids.origin import Origin
 if TYPE_CHECKING:
     import xarray as xr
 
+MOST_PLACES = 1 << 22
+"""of all axes and their coordinates together, of which each takes 200 bytes; the hours of 200 years are 3.5 million"""
 TIME_NAMES = ("valid_time", "time", "t", "date", "datetime")
 _LEVEL_NAMES = {"level", "levels", "lev", "plev", "pressure_level", "pressure", "isobaricinhpa", "isobaricinpa",
                 "height", "heightaboveground", "heightabovesea", "altitude", "depth", "depthbelowland",
@@ -54,11 +57,18 @@ class Coordinate:
 
 def coordinates(dataset: "xr.Dataset", dims: Sequence[str], origin: Origin) -> list[Coordinate]:
     """Time, level and member under those names, the rest under their own."""
+    along = {str(name): each for name, each in dataset.coords.variables.items() if set(each.dims) <= set(dims)}
+    # a string of any length is some numbers of 8 bytes
+    count = sum(dataset.sizes[dim] for dim in dims) + sum(max(each.size, each.nbytes // 8) for each in along.values())
+    if count > MOST_PLACES:
+        raise InputError(
+            f"{origin.shown}: {count} places along {', '.join(dims)}, expected at most {MOST_PLACES}",
+            hint="split the file",
+        )
     found = []
-    for name, variable in dataset.coords.variables.items():
-        if set(variable.dims) <= set(dims):
-            with origin.trouble(f"cannot read {name}"):
-                found.append(_decoded(str(name), variable))
+    for name, variable in along.items():
+        with origin.trouble(f"cannot read {name}"):
+            found.append(_decoded(name, variable))
     # what lies along the axes comes first, and a coordinate named like its axis before others
     found.sort(key=lambda coordinate: (not coordinate.dims, coordinate.name not in dims, coordinate.name))
     time = min((each for each in found if each.is_time), key=_time_rank, default=None)

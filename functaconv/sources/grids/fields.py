@@ -16,6 +16,8 @@ from functaconv.sources.items import OF_GRIDS
 
 RESERVED = OF_GRIDS | {"source"}
 """attributes with a meaning of their own: a coordinate that is called so gets another name"""
+MOST_DEGREES = DEFAULT_LIMITS.text // 16
+"""of both axes: they stand in the json of every item, with some 16 characters each"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +51,25 @@ Place = tuple[list[str], dict[str, Any], np.ndarray]
 """of an item: labels for the key, attributes, and an array per variable `[variable, latitude, longitude]`"""
 
 
+def check_size(origin: Origin, rows: int, columns: int, each: int = 0) -> None:
+    """InputError for axes, or for items with `each` place's values, that would be too large to be read again."""
+    if rows + columns > MOST_DEGREES:
+        found = f"{rows} latitudes and {columns} longitudes"
+        raise InputError(f"{origin.shown}: {found}, expected at most {MOST_DEGREES} together")
+    if (needed := rows * columns * each * 4) > DEFAULT_LIMITS.member:
+        shape = f"{rows} x {columns}" + f" x {each}" * (each > 1)
+        raise InputError(
+            f"{origin.shown}: one item of {shape} values needs {needed} bytes, expected at most {DEFAULT_LIMITS.member}"
+        )
+
+
 class Fields:
     """The items of one source: counted without reading a value, then read block by block."""
 
     def __init__(
         self, origin: Origin, layout: Layout, count: int, read: Callable[[], Iterator[Place]], passes: int = 1
     ) -> None:
-        if layout.bytes > DEFAULT_LIMITS.expanded:
-            raise InputError(
-                f"{origin.shown}: one item of shape {layout.shape} needs {layout.bytes} bytes, "
-                f"expected at most {DEFAULT_LIMITS.expanded}"
-            )
+        check_size(origin, len(layout.latitude), len(layout.longitude), len(layout.variables))
         self._origin, self._layout, self._read = origin, layout, read
         self.count = count
         self.variables = tuple(variable.variable for variable in layout.variables)

@@ -14,7 +14,7 @@ import numpy as np
 
 from functaconv.errors import InputError
 from functaconv.sources.grids.choice import FieldChoice, Unfit
-from functaconv.sources.grids.fields import Fields, Layout, Place, Variable, number_label, time_label
+from functaconv.sources.grids.fields import Fields, Layout, Place, Variable, check_size, number_label, time_label
 from functaconv.sources.grids.origin import Origin, imported
 
 _MISSING = 3.4028234663852886e38
@@ -99,7 +99,7 @@ def _scanned(eccodes: Any, path: Path, origin: Origin) -> list[_Message]:
                 handle = next(handles, None)
                 if handle is None:
                     break
-                messages.append(_header(eccodes, handle, grids))
+                messages.append(_header(eccodes, handle, grids, origin))
     # temperature on pressure levels and at the surface have one name
     kinds: dict[str, set[str]] = {}
     for message in messages:
@@ -126,13 +126,13 @@ def _handles(eccodes: Any, stream: BinaryIO) -> Generator[Any]:
         eccodes.codes_grib_multi_support_off()
 
 
-def _header(eccodes: Any, handle: Any, grids: dict[str, _Grid | Unfit]) -> _Message:
+def _header(eccodes: Any, handle: Any, grids: dict[str, _Grid | Unfit], origin: Origin) -> _Message:
     def get(key: str, kind: type, otherwise: Any = None) -> Any:
         return eccodes.codes_get(handle, key, kind) if eccodes.codes_is_defined(handle, key) else otherwise
 
     checksum = get("md5GridSection", str)
     if checksum not in grids:
-        grids[checksum] = _grid(eccodes, handle)
+        grids[checksum] = _grid(eccodes, handle, origin)
     names = (get("cfVarName", str), get("shortName", str), f"param{get('paramId', int)}")
     name = next(name for name in names if name not in (None, "unknown", "~"))
     time = reference = _time(get("validityDate", int), get("validityTime", int))
@@ -160,13 +160,15 @@ def _time(date: int, time: int) -> datetime:
     return datetime.strptime(f"{date:08d}{time:04d}", "%Y%m%d%H%M")
 
 
-def _grid(eccodes: Any, handle: Any) -> _Grid | Unfit:
+def _grid(eccodes: Any, handle: Any, origin: Origin) -> _Grid | Unfit:
     kind = eccodes.codes_get(handle, "gridType", str)
     if kind not in ("regular_ll", "regular_gg"):
         return Unfit(_UNFIT.get(kind, f"grid of type {kind}: latitude has 2 axes"))
     if eccodes.codes_get(handle, "alternativeRowScanning", int):
         return Unfit("rows that run to and fro (alternativeRowScanning)")
     rows, columns = eccodes.codes_get(handle, "Nj", int), eccodes.codes_get(handle, "Ni", int)
+    check_size(origin, rows, columns, 1)
+    _check_points(eccodes, handle, rows * columns)
     is_by_columns = bool(eccodes.codes_get(handle, "jPointsAreConsecutive", int))
     # point by point: lists of the distinct values are sorted, which is not their order where longitudes pass Greenwich
     latitude, longitude = (
@@ -174,6 +176,13 @@ def _grid(eccodes: Any, handle: Any) -> _Grid | Unfit:
         for key in ("latitudes", "longitudes")
     )
     return _Grid(latitude[:, 0].tolist(), np.unwrap(longitude[0], period=360).tolist(), is_by_columns)
+
+
+def _check_points(eccodes: Any, handle: Any, points: int) -> None:
+    """ValueError for a message that speaks of more values than it has places: each takes memory of its own."""
+    for key in ("numberOfDataPoints", "numberOfValues", "numberOfCodedValues"):
+        if eccodes.codes_is_defined(handle, key) and eccodes.codes_get(handle, key, int) > points:
+            raise ValueError(f"{key} is more than the {points} points of the grid")
 
 
 def _unrolled(values: np.ndarray, rows: int, columns: int, is_by_columns: bool) -> np.ndarray:
@@ -185,6 +194,7 @@ def _values(eccodes: Any, stream: BinaryIO, message: _Message, grid: _Grid) -> n
     stream.seek(message.offset)
     with closing(_handles(eccodes, stream)) as handles:
         handle = next(itertools.islice(handles, message.part, None))
+        _check_points(eccodes, handle, len(grid.latitude) * len(grid.longitude))
         eccodes.codes_set(handle, "missingValue", _MISSING)
         values = eccodes.codes_get_values(handle)
     values[values == _MISSING] = np.nan

@@ -1,5 +1,6 @@
 """NetCDF files and zarr stores, opened with xarray."""
 
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -11,10 +12,15 @@ from functaconv.sources.grids.arrays import array_fields
 from functaconv.sources.grids.choice import FieldChoice
 from functaconv.sources.grids.fields import Fields
 from functaconv.sources.grids.origin import Origin, imported
+from functaconv.sources.naming import scheme_of
+from functaconv.sources.patience import source_timeout
 
 if TYPE_CHECKING:
     import xarray as xr
     import zarr
+
+_S3_ATTEMPTS = 5
+"""of s3fs, for every request"""
 
 
 @contextmanager
@@ -41,13 +47,15 @@ def open_zarr(
     imported("xarray", "era5", "a zarr store")
     import zarr
 
+    if isinstance(location, Path):
+        _check_contained(location, origin)
     hint = "expected a zarr group of arrays with named axes"
     if origin.is_url:
         hint += "; a public bucket may need storage options (FSSPEC_GS_TOKEN=anon, FSSPEC_S3_ANON=true)"
     with ExitStack() as stack:
         with origin.trouble("cannot open the zarr store", hint):
             try:
-                group = zarr.open_group(location, mode="r", storage_options=dict(options) if options else None)
+                group = zarr.open_group(location, mode="r", storage_options=_patient(location, options or {}))
             except ImportError as error:
                 # fsspec says what it needs a package for, and keeps what could not be imported as the cause
                 package = getattr(error.__cause__, "name", None) or "fsspec"
@@ -65,6 +73,42 @@ def open_zarr(
             stack.enter_context(dataset)
         # without consolidated metadata the order of variables, and so of channels, would be that of answers to requests
         yield array_fields(dataset[sorted(dataset.data_vars, key=str)], choice, origin)
+
+
+def _patient(location: str | Path, options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Options for fsspec with which a server may be silent for as long as FUNCTACONV_SOURCE_TIMEOUT says."""
+    from fsspec.config import conf
+
+    scheme, timeout = scheme_of(str(location)), source_timeout()
+    schemes = [scheme]
+    if scheme in ("http", "https"):
+        aiohttp = imported("aiohttp", "http", f"reading from {scheme}")
+        name, schemes = "client_kwargs", ["http", "https"]
+        waits: dict[str, Any] = {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=timeout, sock_read=timeout)}
+    elif scheme == "s3":
+        name = "config_kwargs"
+        waits = dict.fromkeys(("connect_timeout", "read_timeout"), timeout / _S3_ATTEMPTS)
+        waits["retries"] = {"total_max_attempts": 1}
+    else:
+        return {**options} or None
+    configured = {key: value for each in schemes for key, value in conf.get(each, {}).get(name, {}).items()}
+    return {**options, name: {**configured, **waits, **options.get(name, {})}}
+
+
+def _check_contained(folder: Path, origin: Origin) -> None:
+    """InputError for a store in which anything is neither a file, nor a folder, nor a link to one of its own."""
+    top, folders = folder.resolve(), [folder]
+    while folders:
+        with origin.trouble("cannot read", hint=None), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                path = Path(entry.path)
+                shown = f"{origin.shown}: {path.relative_to(folder)}"
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(path)
+                elif entry.is_symlink() and not path.resolve().is_relative_to(top):
+                    raise InputError(f"{shown} is a link that leads out of the store", hint="copy what it leads to")
+                elif not (entry.is_file() or entry.is_dir()):
+                    raise InputError(f"{shown} is neither a file nor a folder")
 
 
 def _refuse_pickles(arrays: Mapping[str, "zarr.Array[Any]"], origin: Origin) -> None:
@@ -92,5 +136,12 @@ def _opened(location: Any, **options: Any) -> "xr.Dataset":
         # times are decoded one by one, later: one with odd units would cost the whole file, and a field in hours is no
         # time
         return xarray.open_dataset(
-            location, chunks=None, cache=False, decode_times=False, decode_timedelta=False, **options
+            location,
+            chunks=None,
+            cache=False,
+            decode_times=False,
+            decode_timedelta=False,
+            # an index reads its axis before its length is known
+            create_default_indexes=False,
+            **options,
         )

@@ -6,20 +6,24 @@ from pathlib import Path
 from typing import Any
 
 from functaconv.errors import InputError
+from functaconv.sources.folder import opened
 from functaconv.sources.grids.arrays import lone_axes
 from functaconv.sources.grids.choice import EVERYTHING, FieldChoice
 from functaconv.sources.grids.classic import check_classic
 from functaconv.sources.grids.fields import Fields
 from functaconv.sources.grids.grib import open_grib
+from functaconv.sources.grids.hdf5 import check_contained
 from functaconv.sources.grids.netcdf import netcdf_dataset, open_netcdf, open_zarr
 from functaconv.sources.grids.origin import Origin
 from functaconv.sources.images import data_format
+from functaconv.sources.naming import scheme_of
 
 FIELD_SUFFIXES = ("nc", "nc4", "cdf", "netcdf", "grib", "grib2", "grb", "grb2")
 """of files; a zarr store is a directory or a URL"""
 
 _CLASSIC = (b"CDF\x01", b"CDF\x02", b"CDF\x05")
-_NETCDF = (*_CLASSIC, b"\x89HDF\r\n\x1a\n")
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_NETCDF = (*_CLASSIC, _HDF5)
 _ZARR_MARKS = (".zmetadata", ".zgroup", "zarr.json")
 _OTHERS = {b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "gzip data", b"{": "JSON", b"<": "an HTML or XML page"}
 
@@ -60,6 +64,10 @@ def open_fields(
     """
     origin = Origin.of(source, name)
     if origin.is_url:
+        if scheme_of(str(source)) in ("file", "local"):
+            raise InputError(
+                f"{origin.shown}: a folder of this machine is known by its path", hint="give the path alone"
+            )
         if origin.suffix in FIELD_SUFFIXES:
             raise InputError(f"{origin.shown}: only zarr stores are read from a URL", hint="download the file first")
         return open_zarr(str(source), origin, choice, storage_options)
@@ -80,9 +88,11 @@ def open_fields(
 
 
 def _start(path: Path, origin: Origin) -> bytes:
-    """The first bytes of a file, of which a truncated classic one is refused: its library would read zeros."""
-    with origin.trouble("cannot read", hint=None), path.open("rb") as stream:
+    """The first bytes of a file; a NetCDF file is refused where its library would read what is not in it."""
+    with origin.trouble("cannot read", hint=None), opened(path) as stream:
         content = stream.read(512)
     if content.startswith(_CLASSIC):
         check_classic(path, origin)
+    if content.startswith(_HDF5):
+        check_contained(path, origin)
     return content

@@ -1,16 +1,19 @@
 """Where fields come from, and whatever goes wrong there, in words."""
 
 import importlib
-import re
+import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
-from functaconv.errors import FunctaconvError, InputError, MissingExtraError
+from functaconv.errors import FunctaconvError, InputError, MissingExtraError, ServiceError
 from functaconv.sources.folder import clean_key
+from functaconv.sources.naming import scheme_of, shown
+from functaconv.sources.patience import SILENCE_HINT, source_timeout
+from functaconv.sources.remote import RefusedError
 
 DAMAGED = "the file may be damaged or incomplete: get it again"
 
@@ -25,23 +28,14 @@ class Origin:
     key: str
     """where keys begin"""
     is_url: bool
-    secrets: tuple[str, ...]
-    """what of a URL is not shown"""
 
     @classmethod
     def of(cls, source: str | Path, name: str | None = None) -> "Origin":
         """Keys begin with `name`, by default the file's name without its suffix."""
-        is_url = re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", str(source)) is not None
-        parts = urlsplit(str(source) if is_url else "")
-        user, _, host = parts.netloc.rpartition("@")
-        place = PurePosixPath(parts.path) if is_url else Path(source).absolute()
-        return cls(
-            shown=f"{parts.scheme}://{host}{parts.path}" if is_url else str(source),
-            place=place,
-            key=clean_key(place.stem if name is None else name),
-            is_url=is_url,
-            secrets=tuple(part for part in (user, parts.query, parts.fragment) if part),
-        )
+        is_url = scheme_of(str(source)) is not None
+        said = shown(str(source)) if is_url else str(source)
+        place = PurePosixPath(said.partition("://")[2]) if is_url else Path(source).absolute()
+        return cls(said, place, clean_key(place.stem if name is None else name), is_url)
 
     @property
     def suffix(self) -> str:
@@ -49,17 +43,37 @@ class Origin:
 
     @contextmanager
     def trouble(self, what: str, hint: str | None = DAMAGED) -> Iterator[None]:
-        """Whatever a library raises in here is an InputError: formats, codecs and networks share no error."""
+        """Whatever a library raises in here is an InputError: formats, codecs and networks share no error.
+
+        A server that is silent is a ServiceError. Of a URL, libraries' words are not repeated, nor shown with `-v`:
+        they hold it as it is, or another one that a server leads to.
+        """
         try:
-            yield
+            with warnings.catch_warnings():
+                if self.is_url:
+                    warnings.simplefilter("ignore")
+                yield
         except (FunctaconvError, MemoryError):
             raise
         except Exception as error:
-            text = str(getattr(error, "strerror", None) or error).strip()
-            reason = text.partition("\n")[0] or type(error).__name__
-            for secret in self.secrets:
-                reason = reason.replace(secret, "...")
-            raise InputError(f"{self.shown}: {what}: {reason[:300]}", hint=hint) from error
+            if not self.is_url:
+                text = str(getattr(error, "strerror", None) or error).strip()
+                reason = text.partition("\n")[0] or type(error).__name__
+                raise InputError(f"{self.shown}: {what}: {reason[:300]}", hint=hint) from error
+            raise self._judged(error, what, hint) from None
+
+    def _judged(self, error: Exception, what: str, hint: str | None) -> FunctaconvError:
+        names = [kind.__name__ for kind in type(error).__mro__]
+        if any(name.endswith("TimeoutError") for name in names):
+            return ServiceError(f"{self.shown} has sent nothing for {source_timeout():g} s", hint=SILENCE_HINT)
+        status, number = getattr(error, "status", None), getattr(error, "errno", None)
+        if isinstance(status, int):
+            reason = f"the server answers {RefusedError(status)}"
+        elif isinstance(number, int) and number > 0:
+            reason = os.strerror(number).lower()
+        else:
+            reason = "there is none" if "FileNotFoundError" in names else f"not as expected ({names[0]})"
+        return InputError(f"{self.shown}: {what}: {reason}", hint=hint)
 
 
 def imported(module: str, extra: str, what: str) -> Any:

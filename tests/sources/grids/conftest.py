@@ -14,7 +14,7 @@ from functaconv.sources.grids import FieldChoice, open_fields
 Items = dict[str, tuple[np.ndarray, dict[str, Any]]]
 
 netcdf = pytest.mark.skipif(
-    not (find_spec("xarray") and find_spec("netCDF4")), reason="needs the extra era5 (xarray, netCDF4)"
+    not all(map(find_spec, ("xarray", "netCDF4", "h5py"))), reason="needs the extra era5 (xarray, netCDF4, h5py)"
 )
 grib = pytest.mark.skipif(not find_spec("eccodes"), reason="needs the extra grib (eccodes)")
 

@@ -293,3 +293,40 @@ def test_a_grib_file_is_known_by_its_content(tmp_path: Path) -> None:
     (tmp_path / "a.nc").write_bytes(b"GRIB and no more")
     with pytest.raises(InputError):
         read(tmp_path / "a.nc")
+
+
+@grib
+@pytest.mark.parametrize("sample", ["regular_ll_sfc_grib1", "regular_ll_sfc_grib2"])
+def test_a_grid_too_large_for_memory_is_refused_by_its_header(
+    grib_file: Any, monkeypatch: pytest.MonkeyPatch, sample: str
+) -> None:
+    import eccodes
+
+    large = bytearray(message(values(0, 4, 5), sample))
+    # rows and columns as 16 or 32 bits, after the shape of the earth in GRIB2
+    at = bytes(large).index(b"\0\5\0\4" if sample.endswith("1") else b"\0\0\0\5\0\0\0\4")
+    large[at : at + 4 if sample.endswith("1") else at + 8] = (
+        b"\x3e\x80\x3e\x80" if sample.endswith("1") else b"\0\0\x3e\x80\0\0\x3e\x80"
+    )
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a value was decoded")
+
+    monkeypatch.setattr(eccodes, "codes_get_array", refuse)
+    monkeypatch.setattr(eccodes, "codes_get_values", refuse)
+    with pytest.raises(InputError, match="16000 x 16000 values needs 1024000000 bytes, expected at most 268435456"):
+        read(grib_file(bytes(large)))
+
+
+@grib
+def test_a_message_of_more_values_than_places_is_refused_by_its_header(
+    grib_file: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    content = message(values(0, 4, 5))
+    # section 5: its length, its number, and how many values are packed
+    at = content.index(b"\5\0\0\0\x14") + 1
+    for key, place in (("numberOfDataPoints", content.index(b"\3\0\0\0\0\x14") + 2), ("numberOfValues", at)):
+        large = content[:place] + b"\x70\0\0\0" + content[place + 4 :]
+        with pytest.raises(InputError, match=f"{key} is more than the 20 points of the grid"):
+            read(grib_file(large))

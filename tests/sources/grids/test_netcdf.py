@@ -1,7 +1,8 @@
 """NetCDF files, written here with xarray and netCDF4, read back as items."""
 
+import tracemalloc
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from functaconv.errors import InputError, UsageError
-from functaconv.sources.grids import FieldChoice, open_fields
+from functaconv.sources.grids import FieldChoice, axes_of, open_fields
 from tests.sources.grids.conftest import CLASSIC, arco, era5, hours, netcdf, read, stored, values
 
 
@@ -335,7 +336,7 @@ def test_an_item_too_large_for_memory_is_refused_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = stored(era5(), tmp_path / "a.nc")
-    monkeypatch.setattr("functaconv.sources.grids.fields.DEFAULT_LIMITS", type("Limits", (), {"expanded": 79}))
+    monkeypatch.setattr("functaconv.sources.grids.fields.DEFAULT_LIMITS", type("Limits", (), {"member": 79}))
     with pytest.raises(InputError, match="80 bytes, expected at most 79"):
         read(path)
 
@@ -475,3 +476,53 @@ def test_chunks_of_a_netcdf_file_are_read_in_blocks(
         time, level = int(key.split("T")[1][:2]), attributes["level"] // 100 - 1
         np.testing.assert_array_equal(array, arco().wind.values[time, level])
     assert len(reads) == len({time // 3 for time in range(0, 7, stride)}) * 2, "one for each chunk"
+
+
+def unwritten(path: Path, chunks: Mapping[str, Sequence[int]] | None = None, **lengths: int) -> Path:
+    """A file with a field, and long axes, that no value was ever written to."""
+    import netCDF4
+
+    chunks, lengths = chunks or {}, {"time": 4, "lat": 2, "lon": 3, **lengths}
+    units = {"lat": "degrees_north", "lon": "degrees_east", "time": "days since 2000-01-01"}
+    with netCDF4.Dataset(path, "w") as file:
+        for axis, length in lengths.items():
+            file.createDimension(axis, length)
+        for axis, unit in units.items():
+            variable = file.createVariable(axis, "f8", (axis,), chunksizes=chunks.get(axis, (1,)))
+            variable.units = unit
+            if lengths[axis] < 5:
+                variable[:] = np.arange(lengths[axis])
+        file.createVariable("v", "f8", tuple(lengths), chunksizes=chunks.get("v", (1,) * len(lengths)))
+    return path
+
+
+@netcdf
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("lat", "1000000000 latitudes and 3 longitudes, expected at most 1048576"),
+        ("lon", "2 latitudes and 1000000000 longitudes"),
+        ("time", "2000000000 places along time, expected at most 4194304"),
+        ("other", "1000000008 places along time, other"),
+    ],
+)
+def test_axes_of_any_length_are_refused_before_they_are_read(tmp_path: Path, name: str, reason: str) -> None:
+    path = unwritten(tmp_path / "a.nc", **{name: 10**9})
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=reason):
+            read(path)
+        if name in ("lat", "lon"):
+            with pytest.raises(InputError, match=reason):
+                axes_of(path)
+        assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@netcdf
+@pytest.mark.parametrize(("name", "chunk"), [("v", (1 << 27, 1, 1)), ("time", (1 << 27,))])
+def test_a_chunk_of_any_size_is_refused_before_it_is_decoded(tmp_path: Path, name: str, chunk: Sequence[int]) -> None:
+    path = unwritten(tmp_path / "a.nc", {name: chunk}, time=1 << 27)
+    with pytest.raises(InputError, match=f"a chunk of {name} has 1073741824 bytes, expected at most 536870912"):
+        read(path)

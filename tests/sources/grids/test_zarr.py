@@ -4,18 +4,32 @@ import json
 import math
 import os
 import pickle
+import socket
 import sys
+import traceback
+import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from functaconv.errors import InputError, MissingExtraError
+from functaconv.errors import InputError, MissingExtraError, ServiceError
+from functaconv.packing import pack, plan
 from functaconv.sources.grids import FieldChoice, open_fields
+from tests.sources.conftest import SHORT
 from tests.sources.grids.conftest import arco, netcdf, read
+from tests.sources.servers import Answer, Script
+
+SECRET = "".join(["hush", "hush"])
+"""not in the lines of a traceback"""
+
+
+def told(error: BaseException) -> str:
+    """What `-v` prints."""
+    return "".join(traceback.format_exception(error))
 
 
 def as_zarr(dataset: Any, path: Path | str, chunks: Sequence[int], form: int = 2, **options: Any) -> Path | str:
@@ -181,6 +195,45 @@ def test_a_directory_without_zarr_metadata_is_an_error(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+@netcdf
+@pytest.mark.parametrize("form", [2, 3])
+def test_links_are_followed_only_within_a_store(tmp_path: Path, form: int) -> None:
+    path = tmp_path / "a.zarr"
+    as_zarr(arco(), path, (1, 3, 4, 5), form)
+    whole = read(path)
+    chunks = path / "wind" / ("c" if form == 3 else ".")
+    inner, outer = [chunk for chunk in sorted(chunks.rglob("*")) if chunk.is_file() and chunk.name != ".zarray"][1:3]
+    inner.replace(path / "wind" / "other")
+    inner.symlink_to(path / "wind" / "other")
+    # the store itself may be known by a link
+    (tmp_path / "b").symlink_to(path)
+    assert [array.tolist() for array, _ in read(tmp_path / "b", name="a").values()] == [
+        array.tolist() for array, _ in whole.values()
+    ]
+    outer.replace(tmp_path / "secret")
+    outer.symlink_to(tmp_path / "secret")
+    for place in (path, tmp_path / "b"):
+        with pytest.raises(InputError, match=rf"{outer.relative_to(path)} is a link that leads out of the store"):
+            read(place)
+    outer.unlink()
+    (path / "wind").rename(tmp_path / "wind")
+    (path / "wind").symlink_to(tmp_path / "wind")
+    with pytest.raises(InputError, match="wind is a link that leads out of the store"):
+        read(path)
+    with pytest.raises(InputError, match="known by its path"):
+        read(f"file://{path}")
+
+
+@netcdf
+def test_a_pipe_in_a_store_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    as_zarr(arco(), path, (1, 3, 4, 5))
+    (path / "wind" / "3.0.0.0").unlink()
+    os.mkfifo(path / "wind" / "3.0.0.0")
+    with pytest.raises(InputError, match=r"wind/3\.0\.0\.0 is neither a file nor a folder"):
+        read(path)
+
+
 class MakesFolder:
     """What unpickling it does shows."""
 
@@ -225,7 +278,69 @@ def test_a_missing_package_for_a_url_is_named(monkeypatch: pytest.MonkeyPatch) -
 
 @netcdf
 def test_errors_do_not_repeat_what_may_be_a_password() -> None:
-    with pytest.raises(InputError) as caught:
-        read("memory://user:secret@bucket/none.zarr?token=secret")
-    assert "memory://bucket/none.zarr" in str(caught.value)
-    assert "secret" not in str(caught.value)
+    with pytest.raises(
+        InputError, match=r"memory://bucket/none\.zarr: cannot open the zarr store: there is none"
+    ) as caught:
+        read(f"memory://user:{SECRET}@bucket/none.zarr?token={SECRET}")
+    assert SECRET not in told(caught.value)
+
+
+@netcdf
+@pytest.mark.parametrize("query", ["", "?token=sec/secret.x", "#secret"])
+def test_nothing_that_may_be_a_password_is_written(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, query: str
+) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    files = fsspec.filesystem("memory")
+    dataset = arco(2)
+    dataset["temperature"][1] = dataset["wind"][1] = np.nan
+    as_zarr(dataset, tmp_path / "local.zarr", (1, 3, 4, 5), 3)
+    place = f"user:secret@bucket/era5.zarr{query}"
+    files.put(str(tmp_path / "local.zarr"), f"/{place}", recursive=True)
+    # of a store that contradicts itself, zarr warns with the URL
+    files.pipe_file(f"/{place}/.zgroup", b'{"zarr_format": 2}')
+    warnings.simplefilter("always")
+    summary = pack(f"memory://{place}", tmp_path / "shards")
+    assert (summary.count, summary.failed) == (3, 3)
+    assert {failure.path for failure in summary.failures} == {"memory://bucket/era5.zarr"}
+    assert all(failure.key.startswith("era5_2022") for failure in summary.failures)
+    assert not recwarn
+    for path in (tmp_path / "shards").iterdir():
+        assert b"sec" not in path.read_bytes()
+    files.rm(f"/{place}/temperature/c", recursive=True)
+    files.rm(f"/{place}/wind/c", recursive=True)
+    with pytest.raises(InputError, match="every value is missing") as caught:
+        pack(f"memory://{place}", tmp_path / "others")
+    assert "sec" not in str(caught.value)
+    for look in (plan, lambda source: pack(source, tmp_path / "others")):
+        with pytest.raises(InputError, match=r"no zarr store by its name: memory://bucket/era5$") as caught:
+            look(f"memory://user:secret@bucket/era5{query}")
+
+
+@netcdf
+@pytest.mark.parametrize("scheme", ["http", "s3"])
+def test_a_silent_server_is_named_and_not_its_password(
+    hasty: None, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    pytest.importorskip({"http": "aiohttp", "s3": "s3fs"}[scheme], reason=f"the extra {scheme} is not installed")
+    monkeypatch.setenv("FUNCTACONV_SOURCE_TIMEOUT", SHORT)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        monkeypatch.setenv(name, SECRET)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        place = f"127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{place}")
+        url = {"http": f"http://user:{SECRET}@{place}/a.zarr", "s3": "s3://bucket/a.zarr"}[scheme]
+        with pytest.raises(ServiceError, match=rf"/a\.zarr has sent nothing for {SHORT} s") as caught:
+            read(url)
+    assert SECRET not in told(caught.value)
+
+
+@netcdf
+@pytest.mark.parametrize(("status", "reason"), [(403, "the server answers 403 Forbidden"), (404, "there is none")])
+def test_an_answer_that_is_no_store_is_told_without_the_words_of_a_library(
+    serve: Callable[..., Script], status: int, reason: str
+) -> None:
+    script = serve(b"", Answer(status=status))
+    with pytest.raises(InputError, match=f"cannot open the zarr store: {reason}") as caught:
+        read(f"{script.url}/a.zarr?token={SECRET}")
+    assert SECRET not in told(caught.value)
