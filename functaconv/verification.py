@@ -15,10 +15,9 @@ from functaconv.checkpoint import StoredBase, base_from_bytes, read_base, read_s
 from functaconv.documents import parse_json
 from functaconv.errors import FunctaconvError, InputError, ItemError, VerificationError
 from functaconv.functaset import schema
-from functaconv.functaset.beginning import is_unfinished
+from functaconv.functaset.beginning import is_unfinished, read_begun
 from functaconv.functaset.blocks import read_block
 from functaconv.functaset.checks import Problem, problems_of, runs
-from functaconv.functaset.files import read_json
 from functaconv.functaset.ledger import Ledger
 from functaconv.functaset.reader import Functaset, read_attributes
 from functaconv.functaset.schema import BASE, PARTS
@@ -379,27 +378,26 @@ def _alike(found: Any, expected: Any) -> bool:
 
 def _begun(path: Path, verify: bool) -> Inspection:
     root = path / PARTS
-    asked = _table(read_json(root / "settings.json"))
-    ledger, problems = Ledger(root), []
-    settings, layout = _table(asked.get("settings")), _table(asked.get("layout"))
-    shards = settings.get("shards")
-    shards = shards if isinstance(shards, list) else []
+    begun, ledger, problems = read_begun(path), Ledger(root), []
+    shards = begun.settings.shards
     unfinished, records = [], 0
     try:
         unfinished, records = ledger.unfinished(len(shards)), ledger.records()
     except InputError as error:
+        if not verify:
+            raise
         problems.append(str(error))
     facts = {
         "shards": len(shards),
         "shards_done": len(shards) - len({part.shard for part in unfinished}),
         "records_done": records,
-        "latent": {name: layout.get(name) for name in ("sites", "latent")},
-        "bits": layout.get("bits"),
-        "solver": {"name": settings.get("solver"), "steps": settings.get("steps")},
+        "latent": {"sites": list(begun.layout.sites), "latent": begun.layout.latent},
+        "bits": begun.layout.bits,
+        "solver": {"name": begun.settings.solver, "steps": begun.settings.steps},
     }
     for block in sorted(root.glob("*/*.npz")) if verify else ():
         try:
-            read_block(block)
+            read_block(block, begun.layout, within=root)
         except InputError as error:
             problems.append(str(error))
     return Inspection("unfinished functaset", facts, list(dict.fromkeys(problems)))

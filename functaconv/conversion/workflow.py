@@ -194,7 +194,7 @@ def encode(
             if left or (left := _held(claims.take(FINALISE))):
                 return _elsewhere(target, left, watcher)
             return _finalise(work, writer, claims, pace, ranks.run, is_new or overwrite, min_psnr, max_error_rate)
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, ValueError, InputError):
             # another process was faster, and removed what all are done with
             if not writer.is_sealed:
                 raise

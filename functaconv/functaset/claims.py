@@ -16,9 +16,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 
-from functaconv.errors import OutputExistsError
-from functaconv.functaset.files import replace_bytes
+from pydantic import Field, TypeAdapter
+
+from functaconv.documents import parse_json
+from functaconv.errors import InputError, OutputExistsError
+from functaconv.functaset.files import read_bytes, replace_bytes
 
 try:
     import fcntl
@@ -31,6 +35,8 @@ BEAT = 5.0
 SILENCE = 30.0
 """seconds without one after which an owner on another machine counts as dead"""
 SUFFIX = ".claim"
+MOST_CLAIM = 1 << 16
+"""bytes"""
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class Owner:
     host: str = field(default_factory=socket.gethostname)
     machine: str = field(default_factory=lambda: _machine())
     """tells apart machines, and namespaces of one, in which a pid means different things"""
-    pid: int = field(default_factory=os.getpid)
+    pid: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = field(default_factory=os.getpid)
     born: str = field(default_factory=lambda: _born(os.getpid()) or "")
     """when the process began, in its kernel's terms: a pid may be used again"""
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -59,6 +65,17 @@ class Owner:
             return None
         found = _born(self.pid)
         return found is not None and found == self.born
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What stands in a claim."""
+
+    owner: Owner
+    beats: Annotated[int, Field(strict=True, ge=0, le=2**62)]
+
+
+_WRITTEN = TypeAdapter(_Written)
 
 
 @dataclass(frozen=True)
@@ -188,11 +205,12 @@ class Claims:
     def _read(self, name: str) -> Held | None:
         for _ in range(5):
             try:
-                found = json.loads(self._file(name).read_bytes())
-                return Held(name, Owner(**found["owner"]), int(found["beats"]))
-            except FileNotFoundError:
-                return None
-            except (OSError, ValueError, TypeError, KeyError):
+                content = read_bytes(self._folder, name + SUFFIX, MOST_CLAIM)
+                found = _WRITTEN.validate_python(parse_json(content, most_values=MOST_CLAIM))
+                return Held(name, found.owner, found.beats)
+            except (InputError, ValueError):
+                if not os.path.lexists(self._file(name)):
+                    return None
                 # half written, on a file system without hard links
                 time.sleep(0.02)
         # of nobody: it is watched as others are, and taken over when nothing happens
@@ -213,13 +231,24 @@ class Claims:
 
     def _remove_of(self, held: Held) -> None:
         """Remove a dead owner's claim, and no other: one process at a time looks and removes."""
-        with (self._folder / ".claims.lock").open("ab") as file, locked(file.fileno()):
+        with _own_file(self._folder / ".claims.lock") as file, locked(file):
             found = self._read(held.name)
             if found is not None and found.owner.token == held.owner.token:
                 self._file(held.name).unlink(missing_ok=True)
 
     def _file(self, name: str) -> Path:
         return self._folder / (name + SUFFIX)
+
+
+@contextmanager
+def _own_file(path: Path) -> Iterator[int]:
+    """The descriptor of a file of ours, which no link leads out of the store and no pipe holds up."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _of_another_run(folder: Path, held: Held) -> OutputExistsError:

@@ -6,11 +6,15 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from functaconv.documents import parse_json
 from functaconv.errors import InputError
-from functaconv.functaset.schema import FAILED
+from functaconv.functaset.schema import FAILED, shown
+
+Checked = TypeVar("Checked")
 
 MOST_JSON = 128 << 20
 MOST_VALUES = 1 << 22
@@ -39,13 +43,40 @@ def replace_bytes(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file that must be there, sound and of possible size."""
-    content = read_bytes(path.parent, path.name, MOST_JSON)
+def read_json(path: Path, *, within: Path | None = None) -> Any:
+    """The content of a JSON file that must be there, sound and of possible size: in its folder, or `within` another."""
+    root = within or path.parent
+    content = read_bytes(root, path.relative_to(root).as_posix(), MOST_JSON)
     try:
         return parse_json(content, most_values=MOST_VALUES)
     except ValueError as error:
         raise InputError(f"{path}: cannot be read: {error}", hint=f"restore {path.name} from a copy") from error
+
+
+def validated(path: Path, as_what: TypeAdapter[Checked], *, within: Path) -> Checked:
+    """The content of a JSON file of ours below `within`, whatever somebody made of it."""
+    try:
+        return as_what.validate_python(read_json(path, within=within))
+    except ValidationError as error:
+        raise damaged(path, first_problem(error)) from None
+    except InputError as error:
+        raise InputError(str(error), hint=_deleted(path)) from error
+
+
+def damaged(path: Path, reason: object) -> InputError:
+    """Of a file that is made again when it is not there."""
+    return InputError(f"{path}: damaged: {reason}", hint=_deleted(path))
+
+
+def first_problem(error: ValidationError) -> str:
+    """Place, reason and value of the first thing that is not as it must be."""
+    problem = error.errors(include_url=False)[0]
+    place = ".".join(str(step) for step in problem["loc"])
+    return f"{place}: {problem['msg']} (found {shown(problem['input'])})".removeprefix(": ")
+
+
+def _deleted(path: Path) -> str:
+    return f"delete {path} and run again"
 
 
 def read_bytes(root: Path, name: str, most: int) -> bytes:

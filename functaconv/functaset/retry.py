@@ -111,8 +111,8 @@ def forget_failed(root: Path) -> int:
     ledger, records = Ledger(root), 0
     for part in ledger.begun():
         files = sorted((root / str(part)).glob("[0-9]*.npz"))
-        if any(read_facts(file).failures for file in files):
-            records += max(read_facts(file).records for file in files)
+        if any(read_facts(file, within=root).failures for file in files):
+            records += max(read_facts(file, within=root).records for file in files)
             # from the end: what is left of it at any time is a part that has not come that far
             (root / str(part) / "done.json").unlink(missing_ok=True)
             for file in reversed(files):

@@ -39,6 +39,9 @@ from functaconv.functaset.schema import (
     columns,
 )
 
+DEQUANTISED_TOGETHER = 1 << 23
+"""numbers of a block: float64 takes four times the room of float16, or more"""
+
 
 class FunctasetWriter:
     """One functaset being made. Different processes may write different parts at the same time."""
@@ -138,16 +141,17 @@ class FunctasetWriter:
             (column, arrays.RowWriter(arrays.create_column(group, column, totals.rows), column))
             for column in columns(self.layout, meta=totals.has_meta)
         ]
-        moments = _Moments(self.layout.latent)
+        moments, together = _Moments(self.layout.latent), max(1, DEQUANTISED_TOGETHER // self.layout.numbers)
         table = GridTable()
         with replacing(self.path / FAILED) as failed:
-            for (shard, _), block in self._ledger.blocks():
+            for (shard, _), block in self._ledger.blocks(self.layout):
                 if block.grids is not None:
                     grid, mask = table.merge(block.grids.table, block.grids.grid, block.grids.mask)
                     block = replace(block, grids=replace(block.grids, grid=grid, mask=mask))
                 for column, writer in writers:
                     writer.add(_rows(block, column, shard))
-                moments.add(quantiser.dequantise(block.modulation))
+                for start in range(0, len(block), together):
+                    moments.add(quantiser.dequantise(block.modulation[start : start + together]))
                 for failure in block.failures:
                     failed.write(json.dumps(asdict(failure)).encode() + b"\n")
         for _, writer in writers:
@@ -216,7 +220,10 @@ class FunctasetWriter:
     def _clear(self) -> None:
         """Remove what an earlier `assemble` or `seal` left."""
         for name in (*(column.name for column in columns(self.layout, meta=False)), *OPTIONAL, *VECTORS):
-            if (self.path / name).exists():
+            # a link is not followed: what it leads to is not ours
+            if (self.path / name).is_symlink():
+                (self.path / name).unlink()
+            elif (self.path / name).exists():
                 shutil.rmtree(self.path / name)
         leftovers = [*self.path.glob(".*.tmp"), *self.path.glob("*.partial")]
         for file in (*leftovers, *(self.path / name for name in ("zarr.json", FAILED, BASE, REPORT))):
