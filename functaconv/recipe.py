@@ -123,7 +123,7 @@ class LatentRecipe:
     def read(self) -> int:
         """How many numbers a point depends on, at most."""
         corners = 2 if self.interpolation != "nearest" else 1
-        return self.numbers * (corners * self.kernel) ** len(self.sites)
+        return self.numbers * math.prod(corners * self.kernel for _ in self.sites)
 
     @property
     def curvature(self) -> int:

@@ -18,7 +18,7 @@ from functaconv.errors import FunctaconvError, InputError, ItemError, Verificati
 from functaconv.functaset import schema
 from functaconv.functaset.beginning import is_unfinished, read_begun
 from functaconv.functaset.blocks import read_block
-from functaconv.functaset.checks import Problem, joined, problems_of, runs
+from functaconv.functaset.checks import Problem, changed, joined, problems_of, runs
 from functaconv.functaset.ledger import Ledger
 from functaconv.functaset.reader import Functaset, read_attributes
 from functaconv.functaset.schema import BASE, PARTS
@@ -252,6 +252,7 @@ def _functaset(path: Path, verify: bool) -> Inspection:
         if not problems:
             # what is lost has no size to compare
             problems += _sizes(functaset, size)
+        problems += changed(functaset)
         facts["affected"] = _affected(functaset, problems)
     return Inspection("functaset", facts, list(dict.fromkeys(problem.text for problem in problems)))
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from functaconv.documents import parse_json
 from functaconv.errors import FunctaconvError
-from functaconv.functaset.files import MOST_VALUES, read_json
+from functaconv.functaset.files import MOST_VALUES, digest_of, read_json
 from functaconv.functaset.grids import StoredGrid
-from functaconv.functaset.reader import Functaset, implausible, read_attributes
-from functaconv.functaset.schema import MEASURES, REPORT, VECTORS, shown
+from functaconv.functaset.reader import MOST_FAILURES, Functaset, implausible, read_attributes
+from functaconv.functaset.schema import FAILED, MEASURES, REPORT, VECTORS, attributes_digest, shown
 from functaconv.functaset.stored import StoredArray, difference, rows_in_words
 
 Run = tuple[int, int]
@@ -23,6 +23,12 @@ MOST_LISTED = 1000
 """runs of wrong rows of an array; what goes beyond is one run"""
 DECODE_NOTHING = ("modulation_mean", "modulation_std")
 """vectors for who trains on latents"""
+_ENVELOPE = {
+    "attributes": None,
+    "zarr_format": 3,
+    "node_type": "group",
+    "consolidated_metadata": {"kind": "inline", "must_understand": False},
+}
 # as arrays and groups of ours are called: no other name is looked for on the disk
 _NAME = re.compile(r"[A-Za-z0-9_]{1,64}(/[A-Za-z0-9_]{1,64}){0,2}")
 
@@ -38,7 +44,8 @@ class Problem:
 
 def verify(path: str | os.PathLike[str]) -> list[str]:
     """Every problem of the functaset, with the rows it affects; InputError if it is no functaset."""
-    return [problem.text for problem in problems_of(read_attributes(path))]
+    functaset = read_attributes(path)
+    return [problem.text for problem in (*problems_of(functaset), *changed(functaset))]
 
 
 def problems_of(functaset: Functaset) -> list[Problem]:
@@ -60,6 +67,23 @@ def problems_of(functaset: Functaset) -> list[Problem]:
     if thin := implausible(functaset):
         found.append(Problem(thin))
     return [*found, *_grids(functaset), *_companions(functaset)]
+
+
+def changed(functaset: Functaset) -> list[Problem]:
+    """What is not as it was when the functaset was sealed, though it may make sense by itself."""
+    attributes, found = functaset.attributes, list[Problem]()
+    if not attributes.files_sha256 and attributes.attributes_sha256 is None:
+        # made by an older functaconv
+        return found
+    if attributes_digest(functaset.raw_attributes) != attributes.attributes_sha256:
+        found.append(Problem("zarr.json: the attributes are not those that were sealed", ((0, len(functaset)),)))
+    if functaset.envelope != _ENVELOPE:
+        found.append(Problem("zarr.json: it says of the group what no functaset says"))
+    for name in (REPORT, FAILED):
+        with suppress(FunctaconvError):
+            if digest_of(functaset.path, name, MOST_FAILURES) != attributes.files_sha256.get(name):
+                found.append(Problem(f"{name}: not as it was sealed: its sha256 is another one"))
+    return found
 
 
 def runs(rows: np.ndarray) -> tuple[Run, ...]:

@@ -5,6 +5,7 @@ import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -17,6 +18,7 @@ from functaconv.functaset.schema import FAILED, shown
 Checked = TypeVar("Checked")
 
 MOST_JSON = 128 << 20
+MOST_FILE = 1 << 40
 MOST_VALUES = 1 << 22
 """of a JSON file: far above the zarr.json of a store with as many grids as there may be"""
 
@@ -86,6 +88,16 @@ def read_bytes(root: Path, name: str, most: int) -> bytes:
         with path.open("rb") as file:
             # not as many as it may be: room is made for what is asked
             return file.read(os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from error
+
+
+def digest_of(root: Path, name: str, most: int = MOST_FILE) -> str:
+    """The sha256 of a `whole_file`."""
+    path = whole_file(root, name, most)
+    try:
+        with path.open("rb") as file:
+            return file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error)) from error
 

@@ -195,9 +195,7 @@ class Ledger:
 
     def begun(self) -> list[Part]:
         """The parts that have begun, in the order of the input."""
-        names = (
-            folder.name for folder in self.root.iterdir() if re.fullmatch(r"[0-9]{6}(\.[0-9]{6})?", folder.name)
-        )
+        names = (folder.name for folder in self.root.iterdir() if re.fullmatch(r"[0-9]{6}(\.[0-9]{6})?", folder.name))
         return sorted(Part(*map(int, name.split("."))) for name in names)
 
     def totals(self) -> Totals:

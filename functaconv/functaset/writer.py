@@ -21,7 +21,7 @@ from pydantic_core import to_json
 from functaconv.functaset import arrays
 from functaconv.functaset.beginning import is_finished, open_store
 from functaconv.functaset.blocks import Block
-from functaconv.functaset.files import array_bytes, read_json, replace_bytes, replacing, sync_tree
+from functaconv.functaset.files import array_bytes, digest_of, read_json, replace_bytes, replacing, sync_tree
 from functaconv.functaset.grids import GridTable, write_grids
 from functaconv.functaset.ledger import Ledger, Part, Progress, Range, Totals
 from functaconv.functaset.quantise import Quantiser
@@ -35,6 +35,7 @@ from functaconv.functaset.schema import (
     Attributes,
     Column,
     Layout,
+    attributes_digest,
     canonical,
     columns,
 )
@@ -181,10 +182,13 @@ class FunctasetWriter:
         self._check_claims(attributes, base)
         replace_bytes(self.path / BASE, base)
         replace_bytes(self.path / REPORT, to_json(dict(report), indent=2, inf_nan_mode="null"))
+        sealed = canonical(attributes.model_dump())
+        sealed["files_sha256"] = {name: digest_of(self.path, name) for name in (REPORT, FAILED)}
+        sealed["attributes_sha256"] = attributes_digest(sealed)
         # zarr does not fsync; all must be on the disk before the attributes say that it is
         sync_tree(self.path, skip=PARTS)
         root = {
-            "attributes": {"functaconv": canonical(attributes.model_dump())},
+            "attributes": {"functaconv": sealed},
             "zarr_format": 3,
             "node_type": "group",
             # as zarr.consolidate_metadata writes it, which would warn of every file that is no array,

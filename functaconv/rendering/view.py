@@ -12,8 +12,8 @@ from functaconv.errors import InputError, UsageError
 from functaconv.signals.grid import GlobeGrid, Grid, Region
 from functaconv.sources.grids import axes_of
 
-MOST_VALUES = 1 << 30
-"""of one rendered item: 4 GiB of float32"""
+MOST_VALUES = 1 << 27
+"""of one rendered item, all channels: half a GiB of float32, of which a file format makes a copy or two"""
 POLE = 1e-6
 """degrees from it that count as being there"""
 
