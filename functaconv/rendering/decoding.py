@@ -14,7 +14,7 @@ from functaconv.checkpoint import base_of
 from functaconv.errors import UsageError
 from functaconv.functaset.grids import StoredGrid
 from functaconv.functaset.reader import Functaset
-from functaconv.rendering.view import MOST_VALUES, View
+from functaconv.rendering.view import MOST_VALUES, SMALLER, View
 from functaconv.signals.batch import level_of
 from functaconv.signals.device import device_of
 from functaconv.signals.geometry import Points
@@ -123,7 +123,7 @@ class _Places:
             raise UsageError(
                 f"{'x'.join(map(str, grid.shape))} points of {self._channels} channels are too much for one item: "
                 f"{grid.points * self._channels} numbers, at most {MOST_VALUES} are possible",
-                hint="render it smaller with --size or --scale, or in parts with --region",
+                hint=SMALLER,
             )
         return grid
 
