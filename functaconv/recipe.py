@@ -12,7 +12,7 @@ import torch
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
-from functaconv.base import Base
+from functaconv.base import LEAST_POINTS, TAPE_PER_LAYER, Base
 from functaconv.errors import InputError, UsageError, lookup
 from functaconv.fitting import SOLVERS
 from functaconv.functaset.schema import MOST_NUMBERS
@@ -26,6 +26,10 @@ MOST_PARAMETERS = 1 << 30
 """of a matrix, or all matrices of a network"""
 MOST_NEIGHBOURS = 1 << 24
 """entries of the table that says which site lies beside which"""
+MOST_CURVATURE = 1 << 26
+"""numbers in the matrices of Gauss-Newton, of one item: a step holds several copies of them"""
+MOST_FACTORED = 4096
+"""side of a matrix that is factored as a whole"""
 MOST_TOML = 1 << 20
 """bytes"""
 
@@ -115,6 +119,18 @@ class LatentRecipe:
         _check_size(sites * self.kernel ** len(self.sites), MOST_NEIGHBOURS, "neighbours of sites")
         return self
 
+    @property
+    def read(self) -> int:
+        """How many numbers a point depends on, at most."""
+        corners = 2 if self.interpolation != "nearest" else 1
+        return self.numbers * math.prod(corners * self.kernel for _ in self.sites)
+
+    @property
+    def curvature(self) -> int:
+        """How many numbers the matrices of all cells of an item have."""
+        beyond = int(self.interpolation != "nearest")
+        return math.prod(size + beyond for size in self.sites) * self.read**2
+
 
 @dataclass(frozen=True, config=_STRICT)
 class SolverRecipe:
@@ -200,7 +216,18 @@ class Recipe:
         around = self.latent.kernel ** len(self.latent.sites)
         _check_size(self.network.modulations * self.latent.numbers * around, MOST_PARAMETERS, "weights of latents")
         _check_size(self.solver.steps * self.latent.numbers, MOST_PARAMETERS, "rates")
+        if self.solver.kind == "gauss-newton":
+            kind = "with gauss-newton (the solver gradient can do with more)"
+            _check_size(self.latent.numbers, MOST_FACTORED, f"numbers per site {kind}")
+            _check_size(self.latent.curvature, MOST_CURVATURE, f"entries in the matrices of an item {kind}")
         return self
+
+    def workspace(self, channels: int) -> int:
+        """How many numbers it takes to fit an item, `LEAST_POINTS` points at a time."""
+        activations = LEAST_POINTS * self.network.width * TAPE_PER_LAYER
+        if self.solver.kind != "gauss-newton":
+            return activations
+        return activations + LEAST_POINTS * channels * self.latent.read + self.latent.curvature
 
     def settings(self) -> dict[str, Any]:
         """Nested plain values; what is unset is left out."""

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -15,10 +16,9 @@ from functaconv.checkpoint import StoredBase, base_from_bytes, read_base, read_s
 from functaconv.documents import parse_json
 from functaconv.errors import FunctaconvError, InputError, ItemError, VerificationError
 from functaconv.functaset import schema
-from functaconv.functaset.beginning import is_unfinished
+from functaconv.functaset.beginning import is_unfinished, read_begun
 from functaconv.functaset.blocks import read_block
-from functaconv.functaset.checks import Problem, problems_of, runs
-from functaconv.functaset.files import read_json
+from functaconv.functaset.checks import Problem, changed, joined, problems_of, runs
 from functaconv.functaset.ledger import Ledger
 from functaconv.functaset.reader import Functaset, read_attributes
 from functaconv.functaset.schema import BASE, PARTS
@@ -253,21 +253,33 @@ def _functaset(path: Path, verify: bool) -> Inspection:
         if not problems:
             # what is lost has no size to compare
             problems += _sizes(functaset, size)
+        problems += changed(functaset)
         facts["affected"] = _affected(functaset, problems)
     return Inspection("functaset", facts, list(dict.fromkeys(problem.text for problem in problems)))
 
 
 def _affected(functaset: Functaset, problems: Sequence[Problem]) -> dict[str, Any]:
     """How many rows are worth less for the problems, and the keys of the first of them."""
-    is_affected = np.zeros(len(functaset) if problems else 0, bool)
-    for start, stop in (run for problem in problems for run in problem.rows):
-        is_affected[start:stop] = True
-    rows = np.flatnonzero(is_affected)
+    # as runs: how many rows there are is one of the things that may be wrong
+    affected = joined((run for problem in problems for run in problem.rows), _rows_there(functaset))
+    rows = list(islice((row for start, stop in affected for row in range(start, stop)), MOST_NAMED))
     try:
-        names = functaset.keys[rows[:MOST_NAMED]].tolist() if len(rows) else []
+        keys = functaset.stored("key")
+        names = [] if keys is None or not rows else keys.read(np.array(rows)).tolist()
     except (FunctaconvError, IndexError):
-        names = [f"row {row}" for row in rows[:MOST_NAMED]]
-    return {"rows": len(rows), "keys": names}
+        names = []
+    names = names or [f"row {row}" for row in rows]
+    return {"rows": sum(stop - start for start, stop in affected), "keys": names}
+
+
+def _rows_there(functaset: Functaset) -> int:
+    """How many rows there can be: no more than the longest array has."""
+    lengths = [0]
+    for column, _ in functaset.expected():
+        if column.name not in schema.VECTORS:
+            with suppress(FunctaconvError):
+                lengths.append(len(functaset.stored(column.name) or ()))
+    return min(len(functaset), max(lengths))
 
 
 def _contents(functaset: Functaset) -> Iterator[Problem]:
@@ -288,13 +300,13 @@ def _contents(functaset: Functaset) -> Iterator[Problem]:
         with np.errstate(invalid="ignore"):
             off = np.flatnonzero(~(np.abs(stored - told) <= TOLERANCE_DB) & (stored != told))
         if len(off):
-            yield Problem(f"psnr: contradicts mse in {len(off)} rows, the first is row {off[0]}", tuple(runs(off)))
+            yield Problem(f"psnr: contradicts mse in {len(off)} rows, the first is row {off[0]}", runs(off))
         if functaset.tiles is not None and len(functaset.tiles) == len(functaset.shapes):
             origin, whole = np.split(functaset.tiles.astype(np.int64), 2, axis=1)
             off = np.flatnonzero(~((origin >= 0) & (origin + functaset.shapes <= whole)).all(axis=1))
             if len(off):
                 text = f"tile: {len(off)} rows do not lie in their image, the first is row {off[0]}"
-                yield Problem(text, tuple(runs(off)))
+                yield Problem(text, runs(off))
     except (FunctaconvError, ValueError):
         # arrays that are lost, or of different lengths, have been told of
         return
@@ -380,27 +392,26 @@ def _alike(found: Any, expected: Any) -> bool:
 
 def _begun(path: Path, verify: bool) -> Inspection:
     root = path / PARTS
-    asked = _table(read_json(root / "settings.json"))
-    ledger, problems = Ledger(root), []
-    settings, layout = _table(asked.get("settings")), _table(asked.get("layout"))
-    shards = settings.get("shards")
-    shards = shards if isinstance(shards, list) else []
+    begun, ledger, problems = read_begun(path), Ledger(root), []
+    shards = begun.settings.shards
     unfinished, records = [], 0
     try:
         unfinished, records = ledger.unfinished(len(shards)), ledger.records()
     except InputError as error:
+        if not verify:
+            raise
         problems.append(str(error))
     facts = {
         "shards": len(shards),
         "shards_done": len(shards) - len({part.shard for part in unfinished}),
         "records_done": records,
-        "latent": {name: layout.get(name) for name in ("sites", "latent")},
-        "bits": layout.get("bits"),
-        "solver": {"name": settings.get("solver"), "steps": settings.get("steps")},
+        "latent": {"sites": list(begun.layout.sites), "latent": begun.layout.latent},
+        "bits": begun.layout.bits,
+        "solver": {"name": begun.settings.solver, "steps": begun.settings.steps},
     }
     for block in sorted(root.glob("*/*.npz")) if verify else ():
         try:
-            read_block(block)
+            read_block(block, begun.layout, within=root)
         except InputError as error:
             problems.append(str(error))
     return Inspection("unfinished functaset", facts, list(dict.fromkeys(problems)))

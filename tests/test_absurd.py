@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,11 @@ ABSURD: dict[str, dict[str, Any]] = {
     "all sites": {"latent": {"sites": [1024, 1024, 1024]}},
     "neighbours": {"latent": {"sites": [256, 256, 64], "kernel": 3, "numbers": 1}},
     "weights": {"network": {"width": 4096, "depth": 10, "modulation": "film"}, "latent": {"numbers": 65536}},
+    "a matrix": {"solver": {"kind": "gauss-newton"}, "latent": {"numbers": 65536}, "network": {"width": 2}},
+    "matrices": {
+        "solver": {"kind": "gauss-newton"},
+        "latent": {"numbers": 256, "sites": [8, 8], "interpolation": "linear"},
+    },
     "negative sites": {"latent": {"sites": [-1, 4]}},
     "steps": {"solver": {"steps": 10**9}},
     "no number": {"network": {"w0_first": float("nan")}},
@@ -146,6 +152,19 @@ def test_an_absurd_description_is_refused_at_once(store: Path, change: Change) -
     with pytest.raises(InputError) as caught:
         open_functaset(store)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("count", [10**9, 10**12])
+def test_rows_that_are_not_there_are_not_affected(store: Path, count: int) -> None:
+    root = json.loads((store / "zarr.json").read_bytes())
+    attributes(root)["summary"].update(count=count)
+    (store / "zarr.json").write_text(json.dumps(root))
+    tracemalloc.start()
+    found = inspect(store, verify=True)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.facts["affected"]["rows"] == 9
+    assert peak < 1 << 26
 
 
 def test_names_that_lead_out_of_a_store_are_not_followed(store: Path) -> None:

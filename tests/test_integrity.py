@@ -174,6 +174,33 @@ def test_an_edited_report_is_found(store: Path, change: Callable[[dict[str, Any]
     assert any(message in problem for problem in verified(store).problems)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "rows"),
+    [
+        ("failed.jsonl", '"reason": "', 0),
+        ("report.json", '"items_per_second": ', 0),
+        ("zarr.json", '"coordinate_convention": "', COUNT),
+        ("zarr.json", '"attributes_', COUNT),
+        ("zarr.json", '"kind": "', 0),
+    ],
+)
+def test_one_flipped_bit_of_text_is_found(store: Path, name: str, text: str, rows: int) -> None:
+    content = bytearray((store / name).read_bytes())
+    content[content.index(text.encode()) + len(text)] ^= 1
+    (store / name).write_bytes(content)
+    found = verified(store)
+    assert any(name in problem for problem in found.problems)
+    assert found.facts["affected"]["rows"] == rows
+
+
+def test_a_functaset_without_digests_is_an_older_one(store: Path) -> None:
+    def strip(root: dict[str, Any]) -> None:
+        del attributes(root)["files_sha256"], attributes(root)["attributes_sha256"]
+
+    edit(store / "zarr.json", strip)
+    assert verified(store).problems == []
+
+
 @pytest.mark.parametrize("lines", [2, 1.5, 0])
 def test_a_cut_list_of_failures_is_found(store: Path, lines: float) -> None:
     file = store / "failed.jsonl"

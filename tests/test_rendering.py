@@ -13,7 +13,17 @@ from functaconv.conversion import encode
 from functaconv.errors import InputError, OutputExistsError, UsageError
 from functaconv.functaset.reader import Functaset, open_functaset
 from functaconv.metalearning import fit_base
-from functaconv.rendering import FORMATS, Picture, View, arrays, region_of, render, selection_of, size_of
+from functaconv.rendering import (
+    FORMATS,
+    Picture,
+    View,
+    arrays,
+    decoding,
+    region_of,
+    render,
+    selection_of,
+    size_of,
+)
 from functaconv.signals.grid import Grid
 from tests.conftest import TINY, png, tar
 
@@ -148,6 +158,23 @@ def test_axes_that_the_items_do_not_have_are_a_usage_error(store: Functaset) -> 
     for view in (View(size=(4, 4, 4)), View(size=(4,)), View(region=((0.0, 1.0),))):
         with pytest.raises(UsageError, match="the items have 2 axes"):
             array_of(store, 0, view)
+
+
+def test_an_item_of_more_values_than_fit_is_refused_with_what_to_do(
+    store: Functaset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "MOST_VALUES", 20 * 20 * 3)
+    assert array_of(store, 0, View(size=(20, 20))).shape == (20, 20, 3)
+    with pytest.raises(UsageError, match="21x20 points of 3 channels") as caught:
+        array_of(store, 0, View(size=(21, 20)))
+    assert "--scale" in str(caught.value.hint)
+
+
+def test_pieces_of_rows_make_the_same_picture(store: Functaset, monkeypatch: pytest.MonkeyPatch) -> None:
+    view = View(size=(20, 30), region=((0.1, 0.9), (0.0, 1.0)))
+    whole = array_of(store, 0, view)
+    monkeypatch.setattr(decoding, "DECODED_TOGETHER", 70)
+    np.testing.assert_allclose(array_of(store, 0, view), whole, atol=1e-5)
 
 
 def test_items_of_different_sizes_keep_their_order(base_file: Path, tmp_path: Path) -> None:

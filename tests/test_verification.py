@@ -169,7 +169,10 @@ def test_a_base_that_does_not_fit_is_found(store: Path, base_file: Path) -> None
 def test_latents_that_are_said_to_be_canonical_and_are_not_are_found(store: Path) -> None:
     text = (store / "zarr.json").read_text()
     (store / "zarr.json").write_text(text.replace('"canonical": true', '"canonical": false'))
-    assert verified(store).problems == ["base.safetensors: its latents are canonical, zarr.json says otherwise"]
+    assert verified(store).problems == [
+        "base.safetensors: its latents are canonical, zarr.json says otherwise",
+        "zarr.json: the attributes are not those that were sealed",
+    ]
 
 
 def test_numbers_that_contradict_each_other_are_found(store: Path) -> None:

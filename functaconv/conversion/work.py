@@ -39,6 +39,8 @@ LEAST_BLOCK, MOST_BLOCK = 16, 2048
 BATCH_ON_CPU, BATCH_ON_GPU = 64, 1024
 POINTS_ON_CPU, POINTS_ON_GPU = 1 << 16, 1 << 20
 """of a batch: on the CPU more would only leave the cache"""
+NUMBERS_ON_CPU, NUMBERS_ON_GPU = 1 << 26, 1 << 30
+"""that the fits of a batch may take"""
 LEAST_TILE = 8
 BITS: dict[str, Bits] = {"float16": "float16", "float32": "float32", "8": "8"}
 
@@ -126,7 +128,9 @@ class Work:
         if batch_size is None:
             on_cpu = stored.base.device.type == "cpu"
             most, room = (BATCH_ON_CPU, POINTS_ON_CPU) if on_cpu else (BATCH_ON_GPU, POINTS_ON_GPU)
-            batch_size = max(1, min(most, room // _usual_points(stored)))
+            numbers = NUMBERS_ON_CPU if on_cpu else NUMBERS_ON_GPU
+            fitted = numbers // stored.recipe.workspace(stored.base.axes.channels)
+            batch_size = max(1, min(most, room // _usual_points(stored), fitted))
         return cls(
             stored,
             expand_shards([shards] if isinstance(shards, str) else list(shards), allow_pipe=allow_pipe),

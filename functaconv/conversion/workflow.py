@@ -4,7 +4,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Container, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -175,8 +175,11 @@ def encode(
     with (
         matmul_precision(work.precision, work.stored.base.device),
         stopping(watcher.announce) as stop,
+        ExitStack() as stack,
         closing(Claims(writer.parts, owner, is_over=lambda: stop.signal is not None)) as claims,
     ):
+        # when the claims are given back
+        stack.callback(writer.sweep)
         try:
             share = Share(work, writer, claims, stop, watcher)
             left = share.convert()

@@ -2,7 +2,6 @@
 
 import errno
 import glob
-import json
 import os
 import shutil
 import time
@@ -10,19 +9,35 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import to_json
 
 from functaconv.documents import differences
-from functaconv.errors import OutputExistsError
+from functaconv.errors import InputError, OutputExistsError
 from functaconv.functaset.claims import Claims, Owner, locked
-from functaconv.functaset.files import read_json, replace_bytes, sync
+from functaconv.functaset.files import first_problem, read_json, replace_bytes, sync
 from functaconv.functaset.schema import FORMAT, PARTS, VERSION, Layout, canonical, parse_attributes
 
 SETTINGS = "settings.json"
 FORGOTTEN = 3600.0
 """seconds after which the beginning of a store that nobody completed is swept away"""
+
+
+class Asked(BaseModel):
+    """What is relied on of an unfinished functaset's settings."""
+
+    shards: list[str] = []
+    solver: str | None = None
+    steps: Annotated[int, Field(strict=True, ge=0, le=2**20)] | None = None
+
+
+class Begun(BaseModel):
+    """What an unfinished functaset says of itself."""
+
+    layout: Layout
+    settings: Asked
 
 
 def open_store(
@@ -69,7 +84,7 @@ def check_store(path: Path, layout: Layout, settings: Mapping[str, Any], *, over
         sealed = parse_attributes(attributes, path)
         found = _description(sealed.layout, sealed.settings)
     else:
-        found = {name: value for name, value in read_json(path / PARTS / SETTINGS).items() if name != "run"}
+        found = {name: value for name, value in _read(path, Path(PARTS, SETTINGS)).items() if name != "run"}
     if changes := differences(found, asked):
         raise OutputExistsError(
             f"{path} was made with other settings: {'; '.join(changes)}", hint="--overwrite or another name"
@@ -84,8 +99,18 @@ def is_ours(path: Path) -> bool:
 
 def is_unfinished(path: Path) -> bool:
     """There is the beginning of a functaset at `path`; true also just after it was finished."""
-    found = _json_or_none(path / PARTS / SETTINGS)
+    found = _json_or_none(path, Path(PARTS, SETTINGS))
     return isinstance(found, dict) and found.get("format") == FORMAT
+
+
+def read_begun(path: Path) -> Begun:
+    """What the unfinished functaset at `path` is to be."""
+    try:
+        return Begun.model_validate(_read(path, Path(PARTS, SETTINGS)))
+    except ValidationError as error:
+        raise InputError(
+            f"{path / PARTS / SETTINGS}: damaged: {first_problem(error)}", hint="encode --overwrite begins anew"
+        ) from None
 
 
 def _description(layout: Layout, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,20 +200,25 @@ def clear_staging(path: Path) -> None:
 def _run_of(path: Path) -> str | None:
     """The run that made or makes what is at `path`."""
     attributes = _attributes(path)
-    found = attributes if attributes is not None else _json_or_none(path / PARTS / SETTINGS)
+    found = attributes if attributes is not None else _json_or_none(path, Path(PARTS, SETTINGS))
     return found.get("run") if isinstance(found, dict) else None
 
 
 def _attributes(path: Path) -> dict[str, Any] | None:
     """The attributes of a sealed store, unchecked."""
-    root = _json_or_none(path / "zarr.json")
+    root = _json_or_none(path, Path("zarr.json"))
     attributes = root.get("attributes") if isinstance(root, dict) else None
     found = attributes.get("functaconv") if isinstance(attributes, dict) else None
     return found if isinstance(found, dict) and found.get("format") == FORMAT else None
 
 
-def _json_or_none(path: Path) -> Any:
+def _json_or_none(path: Path, name: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return _read(path, name)
+    except InputError:
         return None
+
+
+def _read(path: Path, name: Path) -> Any:
+    """A JSON file of the store at `path`."""
+    return read_json(path / name, within=path)

@@ -1,25 +1,29 @@
 """A block: rows and failures of a run of records, one file that is complete or absent."""
 
 import json
+import os
 import zipfile
-import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, BinaryIO
 
 import numpy as np
+from pydantic import Field, InstanceOf, TypeAdapter, ValidationError
 
+from functaconv.documents import parse_json
 from functaconv.errors import InputError
-from functaconv.functaset.files import replacing
+from functaconv.functaset.files import MOST_VALUES, damaged, first_problem, replacing, whole_file
 from functaconv.functaset.grids import GridTable
 from functaconv.functaset.schema import Layout, columns
 
 DAMAGED = "damaged shard: "
+MOST_BLOCK = 1 << 30
+"""bytes: far above any block, which one process fits in memory"""
+
 _ARRAYS = ("modulation", "label", "shape", "mse", "psnr", "record")
 _OF_GRIDS = ("grid", "mask", "time")
-# a damaged zip can look compressed, encrypted or of a later version
-_DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, TypeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,8 @@ class Block:
             raise ValueError(f"tile is {self.tile!r}, but the layout says tiled={layout.tiled}")
         if self.meta is not None and len(self.meta) != len(self):
             raise ValueError(f"found {len(self.meta)} meta for {len(self)} keys")
+        if (self.grids is not None) != (layout.modality == "grid"):
+            raise ValueError(f"grids {'are' if self.grids else 'are not'} given, the layout is of {layout.modality}")
         for column in columns(layout, meta=False):
             if column.name in ("key", "part"):
                 continue
@@ -87,6 +93,8 @@ class Block:
                 )
         if not np.isfinite(self.modulation).all():
             raise ValueError("modulation holds NaN or infinite numbers: such items are failures")
+        if self.grids is not None:
+            self.grids.check(len(layout.variables))
 
     def column(self, name: str) -> np.ndarray:
         """The rows of a column of numbers."""
@@ -111,18 +119,31 @@ class Grids:
     time: np.ndarray
     """int64 [item], seconds since 1970"""
 
+    def check(self, variables: int) -> None:
+        """ValueError unless every row has a grid and mask that are there, masks of so many variables."""
+        if any(axes.shape not in ((), (len(axes.latitude), len(axes.longitude), variables)) for axes in self.table):
+            raise ValueError(f"masks that are not of {variables} variables")
+        masks = np.array([len(axes.masks) for axes in self.table])
+        if ((self.grid < 0) | (self.grid >= len(masks))).any():
+            raise ValueError("a row has a grid that is not there")
+        if ((self.mask < -1) | (self.mask >= masks[self.grid])).any():
+            raise ValueError("a row has a mask that is not there")
+
 
 @dataclass(frozen=True)
 class BlockFacts:
     """What a block says besides its rows."""
 
-    rows: int
+    rows: Annotated[int, Field(strict=True, ge=0)]
     failures: list[Failure]
-    ignored: int
-    records: int
-    last_key: str | None
-    has_meta: bool
+    ignored: Annotated[int, Field(strict=True, ge=0)]
+    records: Annotated[int, Field(strict=True, ge=0)]
+    last_key: InstanceOf[str] | None
+    has_meta: Annotated[bool, Field(strict=True)]
     measures: list[str] = field(default_factory=list)
+
+
+_FACTS, _TEXTS = TypeAdapter(BlockFacts), TypeAdapter(list[str])
 
 
 def write_block(path: Path, block: Block) -> None:
@@ -154,38 +175,63 @@ def write_block(path: Path, block: Block) -> None:
         np.savez(file, **members)
 
 
-def read_facts(path: Path) -> BlockFacts:
-    """What a block says besides its rows, without reading them."""
+def read_facts(path: Path, *, within: Path) -> BlockFacts:
+    """What a block below `within` says besides its rows, without reading them."""
+    with _members(path, within) as members:
+        return _facts(members)
+
+
+def read_block(path: Path, layout: Layout | None = None, *, within: Path) -> Block:
+    """The whole block, below `within`; its checksums are checked, and that it is of the layout where one is given."""
+    with _members(path, within) as members:
+        facts = _facts(members)
+        block = Block(
+            **{name: members[name] for name in _ARRAYS},
+            keys=_TEXTS.validate_python(_unpack(members["keys"])),
+            meta=_TEXTS.validate_python(_unpack(members["meta"])) if facts.has_meta else None,
+            tile=members.get("tile"),
+            measures={name: members[f"measure_{name}"] for name in facts.measures},
+            grids=_grids(members) if "grid" in members else None,
+            failures=facts.failures,
+            ignored=facts.ignored,
+            records=facts.records,
+            last_key=facts.last_key,
+        )
+        if facts.rows != len(block):
+            raise ValueError(f"found {len(block)} keys for {facts.rows} rows")
+        if layout is not None:
+            block.check(layout)
+        return block
+
+
+@contextmanager
+def _members(path: Path, within: Path) -> Iterator[Mapping[str, np.ndarray]]:
+    """The arrays of a block, each read when it is asked for; an InputError for all that is wrong with them."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as members:
-            return _facts(members)
-    except _DAMAGE as error:
-        raise _damaged(path, error) from error
+        whole_file(within, path.relative_to(within).as_posix(), MOST_BLOCK)
+        with path.open("rb") as file:
+            _check_sizes(file)
+            # of sizes that were made up numpy warns before it refuses them
+            with np.errstate(all="ignore"), np.load(file, allow_pickle=False) as members:
+                yield members
+    except InputError as error:
+        raise damaged(path, error) from error
+    except ValidationError as error:
+        raise damaged(path, first_problem(error)) from error
+    # numpy and zipfile raise whatever they like on damaged bytes
+    except Exception as error:
+        raise damaged(path, error) from error
 
 
-def read_block(path: Path) -> Block:
-    """The whole block; its checksums are checked."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as members:
-            facts = _facts(members)
-            return Block(
-                **{name: members[name] for name in _ARRAYS},
-                keys=_unpack(members["keys"]),
-                meta=_unpack(members["meta"]) if facts.has_meta else None,
-                tile=members.get("tile"),
-                measures={name: members[f"measure_{name}"] for name in facts.measures},
-                grids=_grids(members) if "grid" in members else None,
-                failures=facts.failures,
-                ignored=facts.ignored,
-                records=facts.records,
-                last_key=facts.last_key,
-            )
-    except _DAMAGE as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path}: a saved block is damaged: {error}", hint=f"delete {path} and run again")
+def _check_sizes(file: BinaryIO) -> None:
+    """ValueError if the members claim more than the file holds: they are written as they are."""
+    room = os.fstat(file.fileno()).st_size
+    with zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            room -= member.file_size
+            if member.compress_type != zipfile.ZIP_STORED or room < 0:
+                raise ValueError(f"{member.filename} is compressed, or larger than the file")
+    file.seek(0)
 
 
 def _grids(members: Mapping[str, np.ndarray]) -> Grids:
@@ -193,9 +239,11 @@ def _grids(members: Mapping[str, np.ndarray]) -> Grids:
 
 
 def _facts(members: Mapping[str, np.ndarray]) -> BlockFacts:
-    found = _unpack(members["facts"])
-    failures = [Failure(**failure) for failure in found.pop("failures")]
-    return BlockFacts(**found, failures=failures)
+    content = members["facts"].tobytes()
+    if content.count(b",") > MOST_VALUES:
+        raise ValueError(f"more than {MOST_VALUES} values")
+    # not by `parse_json`: a key may be no text
+    return _FACTS.validate_python(json.loads(content))
 
 
 def _pack(value: Any) -> np.ndarray:
@@ -203,7 +251,7 @@ def _pack(value: Any) -> np.ndarray:
 
 
 def _unpack(stored: np.ndarray) -> Any:
-    return json.loads(stored.tobytes())
+    return parse_json(stored.tobytes(), most_values=MOST_VALUES)
 
 
 def _printable(text: str) -> str:

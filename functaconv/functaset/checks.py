@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -10,17 +10,25 @@ import numpy as np
 
 from functaconv.documents import parse_json
 from functaconv.errors import FunctaconvError
-from functaconv.functaset.files import MOST_VALUES, read_json
+from functaconv.functaset.files import MOST_VALUES, digest_of, read_json
 from functaconv.functaset.grids import StoredGrid
-from functaconv.functaset.reader import Functaset, implausible, read_attributes
-from functaconv.functaset.schema import MEASURES, REPORT, VECTORS, shown
+from functaconv.functaset.reader import MOST_FAILURES, Functaset, implausible, read_attributes
+from functaconv.functaset.schema import FAILED, MEASURES, REPORT, VECTORS, attributes_digest, shown
 from functaconv.functaset.stored import StoredArray, difference, rows_in_words
 
 Run = tuple[int, int]
 """rows that follow each other: the first, and the one after the last"""
 
+MOST_LISTED = 1000
+"""runs of wrong rows of an array; what goes beyond is one run"""
 DECODE_NOTHING = ("modulation_mean", "modulation_std")
 """vectors for who trains on latents"""
+_ENVELOPE = {
+    "attributes": None,
+    "zarr_format": 3,
+    "node_type": "group",
+    "consolidated_metadata": {"kind": "inline", "must_understand": False},
+}
 # as arrays and groups of ours are called: no other name is looked for on the disk
 _NAME = re.compile(r"[A-Za-z0-9_]{1,64}(/[A-Za-z0-9_]{1,64}){0,2}")
 
@@ -36,7 +44,8 @@ class Problem:
 
 def verify(path: str | os.PathLike[str]) -> list[str]:
     """Every problem of the functaset, with the rows it affects; InputError if it is no functaset."""
-    return [problem.text for problem in problems_of(read_attributes(path))]
+    functaset = read_attributes(path)
+    return [problem.text for problem in (*problems_of(functaset), *changed(functaset))]
 
 
 def problems_of(functaset: Functaset) -> list[Problem]:
@@ -60,17 +69,49 @@ def problems_of(functaset: Functaset) -> list[Problem]:
     return [*found, *_grids(functaset), *_companions(functaset)]
 
 
-def runs(rows: Iterable[int]) -> Iterator[Run]:
-    """Rows in ascending order as half-open runs."""
-    start = previous = -1
-    for row in rows:
-        if row != previous + 1 or previous < 0:
-            if previous >= 0:
-                yield start, previous + 1
-            start = row
-        previous = row
-    if previous >= 0:
-        yield start, previous + 1
+def changed(functaset: Functaset) -> list[Problem]:
+    """What is not as it was when the functaset was sealed, though it may make sense by itself."""
+    attributes, found = functaset.attributes, list[Problem]()
+    if not attributes.files_sha256 and attributes.attributes_sha256 is None:
+        # made by an older functaconv
+        return found
+    if attributes_digest(functaset.raw_attributes) != attributes.attributes_sha256:
+        found.append(Problem("zarr.json: the attributes are not those that were sealed", ((0, len(functaset)),)))
+    if functaset.envelope != _ENVELOPE:
+        found.append(Problem("zarr.json: it says of the group what no functaset says"))
+    for name in (REPORT, FAILED):
+        with suppress(FunctaconvError):
+            if digest_of(functaset.path, name, MOST_FAILURES) != attributes.files_sha256.get(name):
+                found.append(Problem(f"{name}: not as it was sealed: its sha256 is another one"))
+    return found
+
+
+def runs(rows: np.ndarray) -> tuple[Run, ...]:
+    """Rows in ascending order as half-open runs; where there are too many to list, the last one is of all that
+    follows, with what is right in between.
+    """
+    gaps = np.flatnonzero(np.diff(rows) != 1)
+    starts, ends = rows[np.append(0, gaps + 1)[: len(rows)]], rows[np.append(gaps, len(rows) - 1)[: len(rows)]] + 1
+    few = slice(MOST_LISTED - 1)
+    found = list(zip(starts[few].tolist(), ends[few].tolist(), strict=True))
+    return (*found, (int(starts[MOST_LISTED - 1]), int(ends[-1]))) if len(starts) >= MOST_LISTED else tuple(found)
+
+
+def _whole(found: Sequence[Run]) -> tuple[Run, ...]:
+    """One run from the first to the last of those found."""
+    return ((found[0][0], found[-1][1]),) if found else ()
+
+
+def joined(found: Iterable[Run], end: int) -> list[Run]:
+    """The same rows before `end`, in ascending order, no row twice."""
+    result: list[Run] = []
+    for start, stop in sorted(found):
+        first, last = max(start, result[-1][1] if result else 0), min(stop, end)
+        if result and first < last and first == result[-1][1]:
+            result[-1] = result[-1][0], last
+        elif first < last:
+            result.append((first, last))
+    return result
 
 
 def _metadata(functaset: Functaset) -> Iterator[Problem]:
@@ -94,15 +135,16 @@ def _values(array: StoredArray) -> Iterator[Problem]:
     lost = list(array.lost())
     for start, stop, problem in lost:
         yield Problem(f"{name}: {rows_in_words(start, stop)} lost: {problem}", ((start, stop),))
-    bad: list[int] = []
+    bad: list[Run] = []
     for start, stop in array.spans(lost):
         try:
             rows = array.read(slice(start, stop))
         except FunctaconvError as error:
             yield Problem(str(error), ((start, stop),))
             continue
-        bad += (start + np.flatnonzero(~_is_sound(name, rows))).tolist()
-    for first, end in runs(bad):
+        bad = joined([*bad, *runs(start + np.flatnonzero(~_is_sound(name, rows)))], stop)
+        bad = [*bad[: MOST_LISTED - 1], *_whole(bad[MOST_LISTED - 1 :])]
+    for first, end in bad:
         yield Problem(f"{name}: {_WRONG.get(name, 'NaN or infinite')} in {rows_in_words(first, end)}", ((first, end),))
 
 
@@ -147,12 +189,12 @@ def _grids(functaset: Functaset) -> Iterator[Problem]:
         return
     for number, grid in enumerate(grids):
         rows = np.flatnonzero(which == number) if are_known else np.arange(0)
-        yield from (Problem(text, tuple(runs(rows.tolist()))) for text in _axes(grid))
+        yield from (Problem(text, runs(rows)) for text in _axes(grid))
         if grid.variables not in (None, len(functaset.layout.variables)):
             text = f"{grid.name}/mask: masks of {grid.variables} variables, not of {len(functaset.layout.variables)}"
-            yield Problem(text, tuple(runs(rows.tolist())))
+            yield Problem(text, runs(rows))
         for mask, text in _masks(grid):
-            yield Problem(text, tuple(runs(rows[masks[rows] == mask].tolist())) if are_known else ())
+            yield Problem(text, runs(rows[masks[rows] == mask]) if are_known else ())
     if not are_known:
         return
     sizes = np.array([grid.shape for grid in grids]).reshape(-1, 2)
@@ -161,7 +203,7 @@ def _grids(functaset: Functaset) -> Iterator[Problem]:
     fits = is_there.copy()
     fits[is_there] = (sizes[which[is_there]] == shapes[is_there]).all(1) & (masks[is_there] >= -1)
     fits[is_there] &= masks[is_there] < counts[which[is_there]]
-    for first, end in runs(np.flatnonzero(~fits).tolist()):
+    for first, end in runs(np.flatnonzero(~fits)):
         text = f"grid, mask: {rows_in_words(first, end)} have a grid or mask that is not there, or does not fit"
         yield Problem(text, ((first, end),))
 

@@ -13,12 +13,16 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 
-from functaconv.errors import OutputExistsError
-from functaconv.functaset.files import replace_bytes
+from pydantic import Field, TypeAdapter
+
+from functaconv.documents import parse_json
+from functaconv.errors import InputError, OutputExistsError
+from functaconv.functaset.files import read_bytes, replace_bytes
 
 try:
     import fcntl
@@ -34,6 +38,8 @@ SUFFIX = ".claim"
 LOCK = ".claims.lock"
 NOBODY = 0
 """the process of a claim that cannot be read"""
+MOST_CLAIM = 1 << 16
+"""bytes"""
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Owner:
     host: str = field(default_factory=socket.gethostname)
     machine: str = field(default_factory=lambda: _machine())
     """tells apart machines, and namespaces of one, in which a pid means different things"""
-    pid: int = field(default_factory=os.getpid)
+    pid: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = field(default_factory=os.getpid)
     born: str = field(default_factory=lambda: _born(os.getpid()) or "")
     """when the process began, in its kernel's terms: a pid may be used again"""
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -62,6 +68,17 @@ class Owner:
             return None
         found = _born(self.pid)
         return found is not None and found == self.born
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What stands in a claim."""
+
+    owner: Owner
+    beats: Annotated[int, Field(strict=True, ge=0, le=2**62)]
+
+
+_WRITTEN = TypeAdapter(_Written)
 
 
 @dataclass(frozen=True)
@@ -224,11 +241,12 @@ class Claims:
     def _read(self, name: str) -> Held | None:
         for _ in range(5):
             try:
-                found = json.loads(self._file(name).read_bytes())
-                return Held(name, Owner(**found["owner"]), int(found["beats"]))
-            except FileNotFoundError:
-                return None
-            except (OSError, ValueError, TypeError, KeyError):
+                content = read_bytes(self._folder, name + SUFFIX, MOST_CLAIM)
+                found = _WRITTEN.validate_python(parse_json(content, most_values=MOST_CLAIM))
+                return Held(name, found.owner, found.beats)
+            except (InputError, ValueError):
+                if not os.path.lexists(self._file(name)):
+                    return None
                 # half written, on a file system without hard links
                 time.sleep(0.02)
         # of nobody: it is watched as others are, and taken over when nothing happens
@@ -254,17 +272,25 @@ class Claims:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """One process at a time."""
-        try:
-            file = (self._folder / LOCK).open("ab")
-        except OSError:
-            # no room for it, or the folder is gone
-            yield
-            return
-        with file, locked(file.fileno()):
+        with ExitStack() as stack:
+            # no room for it, the folder is gone, or a link lies there
+            with suppress(OSError):
+                stack.enter_context(locked(stack.enter_context(_own_file(self._folder / LOCK))))
             yield
 
     def _file(self, name: str) -> Path:
         return self._folder / (name + SUFFIX)
+
+
+@contextmanager
+def _own_file(path: Path) -> Iterator[int]:
+    """The descriptor of a file of ours, which no link leads out of the store and no pipe holds up."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _of_another_run(output: Path, held: Held) -> OutputExistsError:

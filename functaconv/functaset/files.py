@@ -5,14 +5,20 @@ import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import file_digest
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from functaconv.documents import parse_json
 from functaconv.errors import InputError
-from functaconv.functaset.schema import FAILED
+from functaconv.functaset.schema import FAILED, shown
+
+Checked = TypeVar("Checked")
 
 MOST_JSON = 128 << 20
+MOST_FILE = 1 << 40
 MOST_VALUES = 1 << 22
 """of a JSON file: far above the zarr.json of a store with as many grids as there may be"""
 
@@ -39,13 +45,40 @@ def replace_bytes(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file that must be there, sound and of possible size."""
-    content = read_bytes(path.parent, path.name, MOST_JSON)
+def read_json(path: Path, *, within: Path | None = None) -> Any:
+    """The content of a JSON file that must be there, sound and of possible size: in its folder, or `within` another."""
+    root = within or path.parent
+    content = read_bytes(root, path.relative_to(root).as_posix(), MOST_JSON)
     try:
         return parse_json(content, most_values=MOST_VALUES)
     except ValueError as error:
         raise InputError(f"{path}: cannot be read: {error}", hint=f"restore {path.name} from a copy") from error
+
+
+def validated(path: Path, as_what: TypeAdapter[Checked], *, within: Path) -> Checked:
+    """The content of a JSON file of ours below `within`, whatever somebody made of it."""
+    try:
+        return as_what.validate_python(read_json(path, within=within))
+    except ValidationError as error:
+        raise damaged(path, first_problem(error)) from None
+    except InputError as error:
+        raise InputError(str(error), hint=_deleted(path)) from error
+
+
+def damaged(path: Path, reason: object) -> InputError:
+    """Of a file that is made again when it is not there."""
+    return InputError(f"{path}: damaged: {reason}", hint=_deleted(path))
+
+
+def first_problem(error: ValidationError) -> str:
+    """Place, reason and value of the first thing that is not as it must be."""
+    problem = error.errors(include_url=False)[0]
+    place = ".".join(str(step) for step in problem["loc"])
+    return f"{place}: {problem['msg']} (found {shown(problem['input'])})".removeprefix(": ")
+
+
+def _deleted(path: Path) -> str:
+    return f"delete {path} and run again"
 
 
 def read_bytes(root: Path, name: str, most: int) -> bytes:
@@ -55,6 +88,16 @@ def read_bytes(root: Path, name: str, most: int) -> bytes:
         with path.open("rb") as file:
             # not as many as it may be: room is made for what is asked
             return file.read(os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from error
+
+
+def digest_of(root: Path, name: str, most: int = MOST_FILE) -> str:
+    """The sha256 of a `whole_file`."""
+    path = whole_file(root, name, most)
+    try:
+        with path.open("rb") as file:
+            return file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error)) from error
 

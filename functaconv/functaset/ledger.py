@@ -6,19 +6,24 @@ the blocks hold.
 """
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+from pydantic import Field, TypeAdapter
 from pydantic_core import to_json
 
 from functaconv.documents import differences
-from functaconv.errors import ChangedInputError
+from functaconv.errors import ChangedInputError, InputError
 from functaconv.functaset.blocks import Block, Failure, read_block, read_facts, write_block
-from functaconv.functaset.files import read_json, replace_bytes, sync
-from functaconv.functaset.schema import canonical
+from functaconv.functaset.files import damaged, replace_bytes, sync, validated
+from functaconv.functaset.schema import Layout, canonical
+
+Count = Annotated[int, Field(strict=True, ge=0, le=2**40)]
+Claim = Annotated[bool, Field(strict=True)]
 
 
 class Part(NamedTuple):
@@ -36,13 +41,19 @@ class Part(NamedTuple):
 class Range:
     """Records of a shard, half open."""
 
-    start: int = 0
-    stop: int | None = None
+    start: Count = 0
+    stop: Count | None = None
     """None: to the end of the shard, wherever that is"""
-    begin: tuple[int, int] | None = None
+    begin: tuple[Count, Annotated[int, Field(strict=True, ge=0, le=2**62)]] | None = None
     """number and offset of a record at which reading can begin: the one before the first"""
-    is_counted: bool = False
+    is_counted: Claim = False
     """the shard was seen to have records up to `stop`"""
+
+    def __post_init__(self) -> None:
+        if self.stop is not None and self.stop < self.start:
+            raise ValueError(f"the records {self.start} to {self.stop}")
+        if self.begin is not None and self.begin[0] + 1 != self.start:
+            raise ValueError(f"reading begins at record {self.begin[0]}, the range at {self.start}")
 
 
 @dataclass(frozen=True)
@@ -62,11 +73,11 @@ class Progress:
 class Totals:
     """What parts hold together."""
 
-    rows: int = 0
-    failed: int = 0
-    ignored: int = 0
-    records: int = 0
-    has_meta: bool = False
+    rows: Count = 0
+    failed: Count = 0
+    ignored: Count = 0
+    records: Count = 0
+    has_meta: Claim = False
 
     def __add__(self, other: "Totals") -> "Totals":
         return Totals(
@@ -79,6 +90,21 @@ class Totals:
 
 
 @dataclass(frozen=True)
+class _Done:
+    """What `done.json` says of a part."""
+
+    blocks: Count
+    end: Count
+    """records of the shard up to and including this part"""
+    last_key: str | None
+    totals: Totals
+
+
+_DONE, _RANGES = TypeAdapter(_Done), TypeAdapter(tuple[Range, ...])
+_SOURCE = TypeAdapter(dict[str, Any])
+
+
+@dataclass(frozen=True)
 class Ledger:
     """The parts below a folder."""
 
@@ -87,7 +113,13 @@ class Ledger:
     def ranges(self, shard: int) -> tuple[Range, ...] | None:
         """How the shard is cut, if that was settled."""
         file = self._cut(shard)
-        return tuple(map(_range, read_json(file))) if file.exists() else None
+        if not os.path.lexists(file):
+            return None
+        found = validated(file, _RANGES, within=self.root)
+        ends = [0, *(one.stop for one in found)]
+        if not found or [one.start for one in found] != ends[:-1]:
+            raise damaged(file, "the ranges do not follow each other")
+        return found
 
     def cut(self, shard: int, ranges: Sequence[Range]) -> None:
         """Settle how a shard is cut, before any of its parts begins."""
@@ -95,13 +127,15 @@ class Ledger:
 
     def begin(self, part: Part, source: Mapping[str, Any]) -> Progress:
         folder = self._folder(part)
+        if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
+            raise damaged(folder, "not a folder of ours")
         folder.mkdir(exist_ok=True)
         sync(self.root)
         for leftover in folder.glob(".*.tmp"):
             # whoever wrote it is gone: a part has one writer
             leftover.unlink(missing_ok=True)
         self.check(part, source)
-        if not self._source(part).exists():
+        if not os.path.lexists(self._source(part)):
             replace_bytes(self._source(part), to_json(canonical(dict(source))))
         return self.progress(part)
 
@@ -112,23 +146,23 @@ class Ledger:
 
     def check(self, part: Part, source: Mapping[str, Any]) -> None:
         """ChangedInputError if the part was begun with another source."""
-        if not self._source(part).exists():
+        if not os.path.lexists(self._source(part)):
             return
-        if changes := differences(read_json(self._source(part)), canonical(dict(source))):
+        found = validated(self._source(part), _SOURCE, within=self.root)
+        if changes := differences(found, canonical(dict(source))):
             raise ChangedInputError(
                 f"changed input: part {part} of {self.root.parent}: {'; '.join(changes)}",
                 hint="put the input back as it was, or start again with --overwrite",
             )
 
     def progress(self, part: Part) -> Progress:
-        folder = self._folder(part)
-        blocks = next(number for number in range(2**31) if not self._block(part, number).exists())
-        done = read_json(folder / "done.json") if (folder / "done.json").exists() else None
-        if done is not None and blocks >= done["blocks"]:
-            return Progress(done["blocks"], done["end"], done["last_key"], done=True)
+        blocks = next(number for number in range(2**31) if not os.path.lexists(self._block(part, number)))
+        done = self._done(part)
+        if done is not None and blocks >= done.blocks:
+            return Progress(done.blocks, done.end, done.last_key, done=True)
         if not blocks:
             return Progress(0, 0, None, done=False)
-        last = read_facts(self._block(part, blocks - 1))
+        last = read_facts(self._block(part, blocks - 1), within=self.root)
         return Progress(blocks, last.records, last.last_key, done=False, failures=tuple(last.failures))
 
     def commit(self, part: Part, number: int, block: Block) -> None:
@@ -138,47 +172,64 @@ class Ledger:
         progress = self.progress(part)
         totals = Totals(records=end - start)
         for number in range(progress.blocks):
-            facts = read_facts(self._block(part, number))
+            facts = read_facts(self._block(part, number), within=self.root)
             totals += Totals(facts.rows, len(facts.failures), facts.ignored, has_meta=facts.has_meta)
         done = {"blocks": progress.blocks, "end": end, "last_key": progress.last_key, "totals": asdict(totals)}
-        replace_bytes(self._folder(part) / "done.json", json.dumps(done).encode())
+        replace_bytes(self._done_file(part), json.dumps(done).encode())
 
     def parts_of(self, shard: int) -> list[Part]:
         """All parts of a shard, begun or not."""
         return [Part(shard, number) for number in range(len(self.ranges(shard) or (Range(),)))]
 
     def unfinished(self, shards: int) -> list[Part]:
-        """The parts of so many shards that are not done."""
-        return [part for shard in range(shards) for part in self.parts_of(shard) if not self._is_done(part)]
+        """The parts of so many shards that are not done; an InputError if others have begun."""
+        parts = [part for shard in range(shards) for part in self.parts_of(shard)]
+        if strays := set(self.begun()).difference(parts):
+            raise self._stray(min(strays))
+        return [part for part in parts if not self._is_done(part)]
 
     def records(self) -> int:
         """How many records need no more work."""
         found = 0
         for part in self.begun():
-            if (file := self._folder(part) / "done.json").exists():
-                found += int(read_json(file)["totals"]["records"])
+            if (done := self._done(part)) is not None:
+                found += done.totals.records
             elif records := self.progress(part).records:
-                found += records - (self.ranges(part.shard) or (Range(),))[part.range].start
+                found += records - self._range(part).start
         return found
 
     def begun(self) -> list[Part]:
         """The parts that have begun, in the order of the input."""
-        names = (folder.name for folder in self.root.iterdir() if re.fullmatch(r"\d{6}(\.\d{6})?", folder.name))
+        names = (folder.name for folder in self.root.iterdir() if re.fullmatch(r"[0-9]{6}(\.[0-9]{6})?", folder.name))
         return sorted(Part(*map(int, name.split("."))) for name in names)
 
     def totals(self) -> Totals:
         """What all parts hold together; ValueError unless all are done."""
         return sum((self._totals(part) for part in self._parts()), Totals())
 
-    def blocks(self) -> Iterator[tuple[Part, Block]]:
-        """All blocks with their part, in the order of the input."""
+    def blocks(self, layout: Layout) -> Iterator[tuple[Part, Block]]:
+        """All blocks with their part, in the order of the input; an InputError unless they are of this layout and hold
+        together what `done.json` says.
+        """
         for part in self._parts():
+            told = self._totals(part)
+            found = Totals(records=told.records)
             for number in range(self.progress(part).blocks):
-                yield part, read_block(self._block(part, number))
+                block = read_block(self._block(part, number), layout, within=self.root)
+                found += Totals(
+                    rows=len(block),
+                    failed=len(block.failures),
+                    ignored=block.ignored,
+                    has_meta=block.meta is not None,
+                )
+                yield part, block
+            if found != told:
+                raise damaged(self._done_file(part), f"the blocks hold {found}, it says {told}")
 
     def _parts(self) -> list[Part]:
         begun = self.begun()
-        shards = 1 + max((part.shard for part in begun), default=-1)
+        # a folder that was put here may claim to be of any shard
+        shards = min(len(begun), 1 + max((part.shard for part in begun), default=-1))
         parts = [part for shard in range(shards) for part in self.parts_of(shard)]
         unfinished = [part for part in parts if not self.progress(part).done]
         if unfinished or parts != begun:
@@ -189,10 +240,30 @@ class Ledger:
 
     def _is_done(self, part: Part) -> bool:
         # cheap enough to be asked of every part, time and again; a lost block is noticed by who takes the part up
-        return (self._folder(part) / "done.json").exists() and self.progress(part).done
+        return os.path.lexists(self._done_file(part)) and self.progress(part).done
 
     def _totals(self, part: Part) -> Totals:
-        return Totals(**read_json(self._folder(part) / "done.json")["totals"])
+        done = self._done(part)
+        if done is None:
+            raise ValueError(f"not done: {part}")
+        return done.totals
+
+    def _done(self, part: Part) -> _Done | None:
+        file = self._done_file(part)
+        return validated(file, _DONE, within=self.root) if os.path.lexists(file) else None
+
+    def _range(self, part: Part) -> Range:
+        ranges = self.ranges(part.shard) or (Range(),)
+        if part.range >= len(ranges):
+            raise self._stray(part)
+        return ranges[part.range]
+
+    def _stray(self, part: Part) -> InputError:
+        folder = self._folder(part)
+        return InputError(f"{folder}: no part of this input", hint=f"run the same encode again, or delete {folder}")
+
+    def _done_file(self, part: Part) -> Path:
+        return self._folder(part) / "done.json"
 
     def _block(self, part: Part, number: int) -> Path:
         return self._folder(part) / f"{number:06d}.npz"
@@ -205,8 +276,3 @@ class Ledger:
 
     def _cut(self, shard: int) -> Path:
         return self.root / f"{shard:06d}.ranges.json"
-
-
-def _range(found: Mapping[str, Any]) -> Range:
-    begin = found["begin"]
-    return Range(found["start"], found["stop"], None if begin is None else (begin[0], begin[1]), found["is_counted"])

@@ -129,6 +129,18 @@ class Functaset:
         assert found is not None
         return found
 
+    @property
+    def raw_attributes(self) -> dict[str, Any]:
+        """As zarr.json has them."""
+        found: dict[str, Any] = self._root["attributes"]["functaconv"]
+        return found
+
+    @property
+    def envelope(self) -> dict[str, Any]:
+        """What zarr.json says besides the attributes and the arrays."""
+        described = {name: value for name, value in self._root["consolidated_metadata"].items() if name != "metadata"}
+        return {**self._root, "attributes": None, "consolidated_metadata": described}
+
     @cached_property
     def keys(self) -> np.ndarray:
         return self._column("key")

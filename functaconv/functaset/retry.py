@@ -131,13 +131,14 @@ def forget_failed(root: Path, *, may_recut: bool) -> int:
     ledger, records = Ledger(root), 0
     for part in ledger.begun():
         files = sorted((root / str(part)).glob("[0-9]*.npz"))
-        failures = [failure for file in files for failure in read_facts(file).failures]
+        facts = [read_facts(file, within=root) for file in files]
+        failures = [failure for one in facts for failure in one.failures]
         if not failures:
             continue
         is_damaged = any(failure.is_damage for failure in failures)
         if is_damaged and not may_recut:
             raise recut_under_limit()
-        records += max(read_facts(file).records for file in files)
+        records += max(one.records for one in facts)
         # from the end: what is left of it at any time is a part that has not come that far
         (root / str(part) / "done.json").unlink(missing_ok=True)
         for file in reversed(files):

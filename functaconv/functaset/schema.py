@@ -1,9 +1,11 @@
 """What a functaset on disk says about itself: its layout, its attributes, its columns."""
 
+import json
 import math
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -163,6 +165,10 @@ class Attributes(_Frozen):
     """which run of several processes made it; None for a single process"""
     settings: dict[str, JsonValue]
     """what the functaset was asked to be: an output with other settings is another output"""
+    files_sha256: dict[str, str] = {}
+    """of `report.json` and `failed.jsonl`; older functasets have none"""
+    attributes_sha256: str | None = None
+    """of all other attributes: `attributes_digest`"""
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -212,6 +218,12 @@ def parse_attributes(found: object, path: Path) -> Attributes:
             f"{path}: the attributes of the functaset are damaged: {_problems(error)}",
             hint="restore zarr.json from a copy, or encode again with --overwrite",
         ) from error
+
+
+def attributes_digest(attributes: Mapping[str, Any]) -> str:
+    """The sha256 of attributes as zarr.json holds them, but for the digest itself."""
+    others = {name: value for name, value in attributes.items() if name != "attributes_sha256"}
+    return sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
 
 
 def canonical(value: Any) -> Any:

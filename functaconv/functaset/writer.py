@@ -21,7 +21,7 @@ from pydantic_core import to_json
 from functaconv.functaset import arrays
 from functaconv.functaset.beginning import is_finished, open_store
 from functaconv.functaset.blocks import Block
-from functaconv.functaset.files import array_bytes, read_json, replace_bytes, replacing, sync_tree
+from functaconv.functaset.files import array_bytes, digest_of, read_json, replace_bytes, replacing, sync_tree
 from functaconv.functaset.grids import GridTable, write_grids
 from functaconv.functaset.ledger import Ledger, Part, Progress, Range, Totals
 from functaconv.functaset.quantise import Quantiser
@@ -35,9 +35,13 @@ from functaconv.functaset.schema import (
     Attributes,
     Column,
     Layout,
+    attributes_digest,
     canonical,
     columns,
 )
+
+DEQUANTISED_TOGETHER = 1 << 23
+"""numbers of a block: float64 takes four times the room of float16, or more"""
 
 
 class FunctasetWriter:
@@ -141,16 +145,18 @@ class FunctasetWriter:
             for column in columns(self.layout, meta=totals.has_meta)
         ]
         moments, keys = _Moments(self.layout.latent), _Keys()
+        together = max(1, DEQUANTISED_TOGETHER // self.layout.numbers)
         table = GridTable()
         with replacing(self.path / FAILED) as failed:
-            for (shard, _), block in self._ledger.blocks():
+            for (shard, _), block in self._ledger.blocks(self.layout):
                 if block.grids is not None:
                     grid, mask = table.merge(block.grids.table, block.grids.grid, block.grids.mask)
                     block = replace(block, grids=replace(block.grids, grid=grid, mask=mask))
                 for column, writer in writers:
                     writer.add(_rows(block, column, shard))
-                moments.add(quantiser.dequantise(block.modulation))
                 keys.add(block.keys)
+                for start in range(0, len(block), together):
+                    moments.add(quantiser.dequantise(block.modulation[start : start + together]))
                 for failure in block.failures:
                     failed.write(json.dumps(asdict(failure)).encode() + b"\n")
         for _, writer in writers:
@@ -181,10 +187,13 @@ class FunctasetWriter:
         self._check_claims(attributes, base)
         replace_bytes(self.path / BASE, base)
         replace_bytes(self.path / REPORT, to_json(dict(report), indent=2, inf_nan_mode="null"))
+        sealed = canonical(attributes.model_dump())
+        sealed["files_sha256"] = {name: digest_of(self.path, name) for name in (REPORT, FAILED)}
+        sealed["attributes_sha256"] = attributes_digest(sealed)
         # zarr does not fsync; all must be on the disk before the attributes say that it is
         sync_tree(self.path, skip=PARTS)
         root = {
-            "attributes": {"functaconv": canonical(attributes.model_dump())},
+            "attributes": {"functaconv": sealed},
             "zarr_format": 3,
             "node_type": "group",
             # as zarr.consolidate_metadata writes it, which would warn of every file that is no array,
@@ -203,6 +212,11 @@ class FunctasetWriter:
         # another process may see that it is sealed and remove them too
         shutil.rmtree(self.path / PARTS, ignore_errors=True)
 
+    def sweep(self) -> None:
+        """Remove what a process that came late put among the parts of a finished functaset."""
+        if self.is_sealed:
+            shutil.rmtree(self.path / PARTS, ignore_errors=True)
+
     def _check_claims(self, attributes: Attributes, base: bytes) -> None:
         totals = self._totals
         if totals is None:
@@ -220,7 +234,10 @@ class FunctasetWriter:
     def _clear(self) -> None:
         """Remove what an earlier `assemble` or `seal` left."""
         for name in (*(column.name for column in columns(self.layout, meta=False)), *OPTIONAL, *VECTORS):
-            if (self.path / name).exists():
+            # a link is not followed: what it leads to is not ours
+            if (self.path / name).is_symlink():
+                (self.path / name).unlink()
+            elif (self.path / name).exists():
                 shutil.rmtree(self.path / name)
         leftovers = [*self.path.glob(".*.tmp"), *self.path.glob("*.partial")]
         for file in (*leftovers, *(self.path / name for name in ("zarr.json", FAILED, BASE, REPORT))):

@@ -1,23 +1,28 @@
 """From rows of a functaset to arrays, batch by batch."""
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from functaconv.base import Base
+from functaconv.base import DECODED_TOGETHER, Base
 from functaconv.checkpoint import base_of
+from functaconv.errors import UsageError
 from functaconv.functaset.grids import StoredGrid
 from functaconv.functaset.reader import Functaset
-from functaconv.rendering.view import View
+from functaconv.rendering.view import MOST_VALUES, SMALLER, View
 from functaconv.signals.batch import level_of
 from functaconv.signals.device import device_of
+from functaconv.signals.geometry import Points
 from functaconv.signals.grid import AnyGrid, GlobeGrid, Grid
 from functaconv.signals.native import native_grid
 from functaconv.summary import Items
 
+Places = TypeVar("Places", Grid, GlobeGrid)
 BATCH_VALUES = 1 << 24
 """of the items rendered together: 64 MiB"""
 MOST_TOGETHER = 256
@@ -68,7 +73,7 @@ def pictures(
     index = index or Items.of(functaset.keys, functaset.shapes, functaset.tiles)
     base = base_of(functaset, device_of(device))
     numbers = range(len(index)) if chosen is None else chosen
-    places = _Places(functaset, index, view)
+    places = _Places(functaset, index, view, base.axes.channels)
     for group in _alike(index, numbers, places, base.axes.channels):
         grid = places.grid(group[0])
         rows = index.first[list(group)]
@@ -77,21 +82,22 @@ def pictures(
             decoded = _joined(base, functaset, index, group[0], grid)[None]
         else:
             latents = torch.from_numpy(functaset.latents(rows)).reshape(len(rows), -1, base.latent)
-            decoded = base.decode(latents.to(base.device), base.geometry.points(grid))
+            decoded = _decoded(base, latents, grid)
         levels = tuple(level_of(functaset.meta(int(row))) for row in rows) if base.normalizer.levels else ()
-        values = decoded if features else base.normalizer.values(decoded, levels)
-        for number, row, array in zip(group, rows, values.cpu().numpy(), strict=True):
+        if not features:
+            _to_values(base, decoded, levels)
+        for number, row, array in zip(group, rows, decoded.numpy(), strict=True):
             array = array.reshape(*grid.shape, base.axes.channels)
             if masked and isinstance(grid, GlobeGrid):
-                array = _without_missing(array, grid, *functaset.grid_of(int(row)))
+                _blank_missing(array, grid, *functaset.grid_of(int(row)))
             yield Picture(str(index.keys[number]), array, grid, int(row))
 
 
 class _Places:
     """Where the points of items are to be, each grid worked out once."""
 
-    def __init__(self, functaset: Functaset, index: Items, view: View) -> None:
-        self._functaset, self._index, self._view = functaset, index, view
+    def __init__(self, functaset: Functaset, index: Items, view: View, channels: int) -> None:
+        self._functaset, self._index, self._view, self._channels = functaset, index, view, channels
         self._known: dict[int, GlobeGrid] = {}
 
     def kind(self, number: int) -> tuple[int, ...]:
@@ -103,14 +109,23 @@ class _Places:
 
     def grid(self, number: int) -> AnyGrid:
         if self._functaset.layout.modality != "grid":
-            return self._view.grid(self._index.shape[number].tolist())
+            return self._possible(self._view.grid(self._index.shape[number].tolist()))
         row = int(self._index.first[number])
         which = int(self._functaset.measure("grid")[row])
         if which not in self._known:
             native = native_grid(self._functaset, row)
             assert isinstance(native, GlobeGrid)
-            self._known[which] = self._view.globe(native)
+            self._known[which] = self._possible(self._view.globe(native))
         return self._known[which]
+
+    def _possible(self, grid: Places) -> Places:
+        if grid.points * self._channels > MOST_VALUES:
+            raise UsageError(
+                f"{'x'.join(map(str, grid.shape))} points of {self._channels} channels are too much for one item: "
+                f"{grid.points * self._channels} numbers, at most {MOST_VALUES} are possible",
+                hint=SMALLER,
+            )
+        return grid
 
 
 def _alike(index: Items, numbers: Sequence[int], places: _Places, channels: int) -> Iterator[list[int]]:
@@ -129,14 +144,45 @@ def _alike(index: Items, numbers: Sequence[int], places: _Places, channels: int)
         yield group
 
 
-def _without_missing(array: np.ndarray, grid: GlobeGrid, stored: StoredGrid, mask: np.ndarray | None) -> np.ndarray:
+def _decoded(base: Base, latents: Tensor, grid: AnyGrid) -> Tensor:
+    """The features of items on a grid, on the CPU: some rows of it at a time, as the places of all its points take more
+    room than their values.
+    """
+    latents, row = latents.to(base.device), grid.points // grid.shape[0]
+    out = torch.empty(len(latents), grid.points, base.axes.channels)
+    together = max(1, DECODED_TOGETHER // row)
+    for first in range(0, grid.shape[0], together):
+        rows = slice(first, first + together)
+        if isinstance(grid, GlobeGrid):
+            points = base.geometry.points(replace(grid, latitude=grid.latitude[rows]))
+        else:
+            points = Points(_coords(grid, rows))
+        out[:, first * row : first * row + len(points)] = base.decode(latents, points).cpu()
+    return out
+
+
+def _coords(grid: Grid, rows: slice) -> Tensor:
+    """`grid.coords()` of some rows."""
+    first, *others = (grid.axis(number).float() for number in range(len(grid.shape)))
+    return torch.stack(torch.meshgrid(first[rows], *others, indexing="ij"), -1).reshape(-1, len(grid.shape))
+
+
+def _to_values(base: Base, decoded: Tensor, levels: tuple[str | None, ...]) -> None:
+    """Raw units in place of features."""
+    for start in range(0, decoded.shape[1], DECODED_TOGETHER):
+        part = decoded[:, start : start + DECODED_TOGETHER]
+        part.copy_(base.normalizer.values(part, levels))
+
+
+def _blank_missing(array: np.ndarray, grid: GlobeGrid, stored: StoredGrid, mask: np.ndarray | None) -> None:
     """NaN where the nearest point of the item's own grid is missing."""
     if mask is None:
-        return array
+        return
     row = np.abs(stored.latitude[None] - np.array(grid.latitude)[:, None]).argmin(1)
     around = np.array(grid.longitude)[:, None] - stored.longitude[None]
     column = np.abs((around + 180) % 360 - 180).argmin(1)
-    return np.where(mask[row][:, column], np.float32(np.nan), array)
+    for here, nearest in enumerate(row):
+        array[here][mask[nearest][column]] = np.nan
 
 
 def _joined(base: Base, functaset: Functaset, index: Items, number: int, grid: Grid) -> Tensor:
@@ -163,7 +209,10 @@ def _joined(base: Base, functaset: Functaset, index: Items, number: int, grid: G
             local.append(((at[picked] - start) / (stop - start)).float())
         if not all(map(len, inside)):
             continue
-        coords = torch.stack(torch.meshgrid(*local, indexing="ij"), -1).reshape(-1, dims)
-        decoded = base.decode(latents[row : row + 1].to(base.device), coords)[0].cpu()
-        out[torch.meshgrid(*inside, indexing="ij")] = decoded.reshape(*(len(axis) for axis in inside), -1)
-    return out.reshape(-1, base.axes.channels).to(base.device)
+        together = max(1, DECODED_TOGETHER // math.prod(map(len, inside[1:])))
+        for at_first, near_first in zip(torch.split(inside[0], together), torch.split(local[0], together), strict=True):
+            coords = torch.stack(torch.meshgrid(near_first, *local[1:], indexing="ij"), -1).reshape(-1, dims)
+            decoded = base.decode(latents[row : row + 1].to(base.device), coords)[0].cpu()
+            places = torch.meshgrid(at_first, *inside[1:], indexing="ij")
+            out[places] = decoded.reshape(*places[0].shape, -1)
+    return out.reshape(-1, base.axes.channels)

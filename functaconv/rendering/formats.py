@@ -22,7 +22,9 @@ def _png(picture: Picture, functaset: Functaset) -> bytes:
     if functaset.layout.modality == "voxels":
         codes = voxel_preview(picture.array[..., 0])
     else:
-        codes = np.rint(np.clip(np.nan_to_num(picture.array), 0, 1) * 255).astype(np.uint8)
+        codes = np.empty(picture.array.shape, np.uint8)
+        for row, values in enumerate(picture.array):
+            codes[row] = np.rint(np.clip(np.nan_to_num(values), 0, 1) * 255)
     content = io.BytesIO()
     Image.fromarray(codes[..., 0] if codes.shape[-1] == 1 else codes).save(content, "PNG")
     return content.getvalue()
@@ -30,13 +32,13 @@ def _png(picture: Picture, functaset: Functaset) -> bytes:
 
 def _npy(picture: Picture, _: Functaset) -> bytes:
     content = io.BytesIO()
-    np.save(content, picture.array.astype(np.float32), allow_pickle=False)
+    np.save(content, picture.array.astype(np.float32, copy=False), allow_pickle=False)
     return content.getvalue()
 
 
 def _npz(picture: Picture, _: Functaset) -> bytes:
     content = io.BytesIO()
-    np.savez_compressed(content, array=picture.array.astype(np.float32))
+    np.savez_compressed(content, array=picture.array.astype(np.float32, copy=False))
     return content.getvalue()
 
 

@@ -12,8 +12,9 @@ from functaconv.errors import InputError, UsageError
 from functaconv.signals.grid import GlobeGrid, Grid, Region
 from functaconv.sources.grids import axes_of
 
-MOST_VALUES = 1 << 30
-"""of one rendered item: 4 GiB of float32"""
+MOST_VALUES = 1 << 27
+"""of one rendered item, all channels: half a GiB of float32, of which a file format makes a copy or two"""
+SMALLER = "render it smaller with --size or --scale, or in parts with --region"
 POLE = 1e-6
 """degrees from it that count as being there"""
 
@@ -48,14 +49,14 @@ class View:
                 hint="--size takes HxW for images, --region y0:y1,x0:x1",
             )
         if math.prod(shape) > MOST_VALUES:
-            raise UsageError(f"{'x'.join(map(str, shape))} is too large for one item", hint="render it by --region")
+            raise UsageError(f"{'x'.join(map(str, shape))} is too large for one item", hint=SMALLER)
         return Grid(tuple(shape), self.region)
 
     def globe(self, native: GlobeGrid) -> GlobeGrid:
         """The grid of an item that lies on a native one."""
         if self.like is not None:
             if self.like.points > MOST_VALUES:
-                raise UsageError("that grid is too large for one item", hint="--region with a --size")
+                raise UsageError("that grid is too large for one item", hint=SMALLER)
             return self.like
         if self.size is not None and len(self.size) != 2:
             raise UsageError(f"grids have 2 axes; the size has {len(self.size)}", hint="--size takes HxW")
@@ -68,7 +69,7 @@ class View:
         axes = [np.array(native.latitude), np.unwrap(native.longitude, period=360)]
         sizes = self.size or tuple(max(1, round(len(axis) * self.scale)) for axis in axes)
         if math.prod(sizes) > MOST_VALUES:
-            raise UsageError(f"{sizes[0]}x{sizes[1]} is too large for one item", hint="render it by --region")
+            raise UsageError(f"{sizes[0]}x{sizes[1]} is too large for one item", hint=SMALLER)
         if self.region is not None and self.size is not None:
             # cells of that region, in the native directions
             latitude, longitude = (

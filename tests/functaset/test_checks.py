@@ -89,10 +89,12 @@ def test_counts_that_contradict_each_other_are_found(store: Path) -> None:
     assert verify(store) == [
         "failed.jsonl: found 3 lines, the attributes say 4 items failed",
         "report.json: count is 19, the attributes say 20",
+        "report.json: not as it was sealed: its sha256 is another one",
+        "failed.jsonl: not as it was sealed: its sha256 is another one",
     ]
     (store / "failed.jsonl").write_text("{")
     (store / "report.json").write_text("[]")
-    failed, report = verify(store)
+    failed, report, *_ = verify(store)
     assert "failed.jsonl: cannot be read" in failed
     assert "report.json: expected an object" in report
 

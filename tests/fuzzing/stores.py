@@ -1,31 +1,39 @@
 """The functaset loader with damaged stores: one file of a small store is changed, and all that is read is read."""
 
+import io
 import itertools
 import json
 import os
 import shutil
 import tempfile
+import zipfile
 import zlib
+from contextlib import closing
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import google_crc32c
 import numpy as np
 import zarr
 
-from functaconv.errors import FunctaconvError
-from functaconv.functaset import arrays, open_functaset
+from functaconv.errors import FunctaconvError, InputError
+from functaconv.functaset import FunctasetWriter, Part, Quantiser, Range, arrays, open_functaset
+from functaconv.functaset.blocks import Block, Failure, Grids
 from functaconv.functaset.checks import problems_of
+from functaconv.functaset.claims import Claims, Owner
 from functaconv.functaset.grids import GridTable, write_grids
 from functaconv.functaset.reader import read_attributes
-from functaconv.functaset.schema import Layout, columns, vectors
+from functaconv.functaset.schema import MEASURES, PARTS, Layout, columns, vectors
 from functaconv.signals.batch import Axes
 from functaconv.verification import inspect
 
 from .bases import small_base
 from .mutation import NUMBERS, mutated, mutated_json
 
+SETTINGS: dict[str, Any] = {"shards": ["a.tar"]}
 INSPECTED = 4
 """one in so many stores is inspected as well"""
 
@@ -43,6 +51,8 @@ class Stores:
         }
         base = small_base(Axes("array", 2, 3), "gauss-newton", sites=(2, 3), numbers=4)
         self.stores = [make_store(self.folder / name, layout, base=base) for name, layout in layouts.items()]
+        self.begun = {make_begun(self.folder / f"begun-{name}", layout): layout for name, layout in layouts.items()}
+        self.stores += self.begun
         self.files = {
             store: {
                 str(file.relative_to(store)): file.read_bytes() for file in sorted(store.rglob("*")) if file.is_file()
@@ -57,6 +67,8 @@ class Stores:
         """Number of the store, name of the file, and its content, or what is put in its place."""
         number = random.randrange(len(self.stores))
         files = self.files[self.stores[number]]
+        if self.stores[number] in self.begun:
+            return number, *_change_of_begun(random, files)
         data = [name for name in files if "/c/" in name]
         name = random.choice(["zarr.json"] * 12 + data * 2 + ["failed.jsonl", "report.json", "base.safetensors"])
         content = files[name]
@@ -78,15 +90,29 @@ class Stores:
         file = store / name
         try:
             self._put(file, content)
+            if store in self.begun:
+                inspect(store, verify=zlib.crc32(name.encode()) % 2 == 0)
+                go_on(store, self.begun[store])
+                return
             if zlib.crc32(content if isinstance(content, bytes) else b"") % INSPECTED == 0:
                 inspect(store, verify=True)
             self._read(store)
         finally:
+            self._put_back(store, file)
+
+    def _put_back(self, store: Path, file: Path) -> None:
+        """The file; of what has been gone on with all, and no others."""
+        if store not in self.begun:
             if file.is_dir() and not file.is_symlink():
                 file.rmdir()
             else:
                 file.unlink(missing_ok=True)
-            file.write_bytes(self.files[store][name])
+            file.write_bytes(self.files[store][str(file.relative_to(store))])
+            return
+        shutil.rmtree(store)
+        for name, content in self.files[store].items():
+            (store / name).parent.mkdir(parents=True, exist_ok=True)
+            (store / name).write_bytes(content)
 
     def _put(self, file: Path, content: bytes | str) -> None:
         if isinstance(content, bytes):
@@ -154,6 +180,80 @@ def make_store(path: Path, layout: Layout, count: int = 9, base: bytes = b"no ba
     finally:
         arrays._CHUNK_BYTES, arrays._CHUNKS_PER_SHARD = before
     return path
+
+
+def make_begun(path: Path, layout: Layout) -> Path:
+    """A store of two parts that are done but for the putting together."""
+    writer = FunctasetWriter.open(path, layout, SETTINGS)
+    writer.ranges(0, lambda: [Range(0, 2, None, is_counted=True), Range(2, None, (1, 512), is_counted=True)])
+    for number in range(2):
+        part = Part(0, number)
+        writer.begin(part, {"size": 100})
+        writer.commit(part, 0, _block(layout, 2 * number))
+        writer.end(part, 2 * number + 2, 2 * number)
+    owner = Owner("run", pid=2**22 + 1)
+    (path / PARTS / "000000.claim").write_text(json.dumps({"owner": asdict(owner), "beats": 3}))
+    return path
+
+
+def go_on(store: Path, layout: Layout) -> None:
+    """As `encode` does when all of its blocks are there."""
+    writer = FunctasetWriter.open(store, layout, SETTINGS)
+    with closing(Claims(writer.parts, Owner("run"), beat=0.01, silence=0.02)) as claims:
+        for number, _ in enumerate(writer.ranges(0, lambda: [Range()])):
+            claims.take(str(Part(0, number)))
+            if not writer.begin(Part(0, number), {"size": 100}).done:
+                raise InputError("a part is to be done again")
+    if not writer.unfinished(1):
+        ones = np.ones(layout.latent, np.float32)
+        is_coded = layout.bits == "8"
+        writer.assemble(Quantiser("8", scale=ones, offset=ones) if is_coded else Quantiser(layout.bits))
+
+
+def _block(layout: Layout, first: int) -> Block:
+    """A row and a failure."""
+    table = GridTable()
+    number = table.number(np.linspace(-3, 3, 4), np.linspace(0, 5, 3))
+    mask = table.mask_number(number, np.arange(24).reshape(4, 3, 2) % 5 == 0)
+    wanted = {column.name: np.zeros((1, *column.tail), column.dtype)
+              for column in columns(layout, meta=False) if column.name != "key"}  # fmt: skip
+    of_grids = [np.full(1, value, np.int32) for value in (number, mask)]
+    return Block(
+        **{name: wanted[name] for name in ("modulation", "label", "mse", "psnr")},
+        keys=["a"], shape=np.array([[4, 3]], np.int32), record=np.full(1, first, np.int32), records=first + 2,
+        last_key="b", meta=['{"a": 1}'], tile=wanted.get("tile"),
+        measures={name: wanted[name] for name in MEASURES.get(layout.modality, ())},
+        grids=Grids(table, *of_grids, np.zeros(1, np.int64)) if layout.modality == "grid" else None,
+        failures=[Failure("a.tar", first + 1, "b", "no image")],
+    )  # fmt: skip
+
+
+def _change_of_begun(random: Random, files: dict[str, bytes]) -> tuple[str, bytes | str]:
+    """A file of an unfinished store, and what it becomes."""
+    name = random.choice(sorted(files))
+    content = files[name]
+    if random.random() < 0.05:
+        return name, random.choice(("absent", "folder", "fifo", "link out", "endless"))
+    if not name.endswith(".npz"):
+        return name, mutated_json(random, json.loads(content)) if random.random() < 0.9 else mutated(
+            random, content, []
+        )
+    if random.random() < 0.2:
+        return name, mutated(random, content, [])
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive, zipfile.ZipFile(buffer, "w") as changed:
+        chosen = random.choice(archive.namelist())
+        for member in archive.namelist():
+            found = archive.read(member)
+            if member == chosen and member in ("facts.npy", "keys.npy", "meta.npy") and random.random() < 0.8:
+                text = np.load(io.BytesIO(found)).tobytes()
+                stored = io.BytesIO()
+                np.save(stored, np.frombuffer(mutated_json(random, json.loads(text)), np.uint8))
+                found = stored.getvalue()
+            elif member == chosen:
+                found = mutated(random, found, [])
+            changed.writestr(member, found)
+    return name, buffer.getvalue()
 
 
 def _fill(path: Path, layout: Layout, count: int, base: bytes) -> None:
