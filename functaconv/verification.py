@@ -26,7 +26,7 @@ from functaconv.metrics import psnr
 from functaconv.signals.loader import map_ahead
 from functaconv.sources.decoders import decode, usable_field
 from functaconv.sources.items import Item, Record
-from functaconv.sources.naming import is_local, shown
+from functaconv.sources.naming import hinted, is_local, shown
 from functaconv.sources.webdataset import (
     Tally,
     expand_shards,
@@ -90,7 +90,7 @@ def inspect(path: str | Path | Sequence[str | Path], *, verify: bool = False, al
         if os.path.lexists(path) or not is_local(str(path)):
             raise
         raise InputError(
-            f"there is nothing at {path}",
+            f"there is nothing at {hinted(str(path))}",
             hint=f"expected a base, a functaset, or shards (a tar, a folder of them, a pattern): {error}",
         ) from None
 
