@@ -56,7 +56,7 @@ def shown(shard: str) -> str:
 
 
 def hinted(name: str) -> str:
-    """A name that stands for nothing, for messages: a misspelled URL, say, or a part of one, without what may be secret."""
+    """A name that stands for nothing, for messages: without what may be secret, were it a misspelled URL."""
     if scheme_of(name) is not None or is_pipe(name):
         return shown(name)
     if "@" in name:

@@ -242,7 +242,7 @@ def test_a_long_transfer_may_break_off_often() -> None:
 @pytest.mark.parametrize(("rate", "is_enough"), [(1, False), (900, False), (1100, True)])
 def test_a_server_that_drips_is_a_service_error(rate: int, is_enough: bool) -> None:
     retries = Retries("x", Patience(3, 0.0, 60.0))
-    with nullcontext() if is_enough else pytest.raises(ServiceError, match="x has sent no more than [0-9]+ bytes in 3"):
+    with nullcontext() if is_enough else pytest.raises(ServiceError, match=r"no more than [0-9]+ bytes in 3"):
         for _ in range(100):
             retries.received(29 * rate, waited=29.0)
 
