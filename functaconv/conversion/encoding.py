@@ -18,6 +18,8 @@ from functaconv.signals.batch import Signal, batched
 from functaconv.signals.loader import prefetched
 
 DAMAGED = "damaged shard: "
+MOST_TOGETHER = 16 << 20
+"""bytes of the values of a batch: fitting takes a hundred for each of a byte"""
 INFINITE_DB = 200.0
 """what a perfect item counts in a running mean"""
 
@@ -115,7 +117,8 @@ def _fit(work: Work, signals: Sequence[Signal], pace: Pace, report: Callable[[in
     }
     fitted = _Fitted(np.zeros((len(signals), *shape), quantiser.dtype), measures, {})
     done, chunk = 0, base.chunk(work.batch_size)
-    for batch in prefetched(batched(enumerate(signals), work.batch_size, pin=base.device.type == "cuda")):
+    batches = batched(enumerate(signals), work.batch_size, most_bytes=MOST_TOGETHER, pin=base.device.type == "cuda")
+    for batch in prefetched(batches):
         # the same chunks for short batches too: how an item is summed up must not depend on where a run began
         found = base.encode(batch, steps=work.steps, min_gain=work.min_gain, chunk=chunk)
         latents = found.latents

@@ -304,8 +304,8 @@ def _convert(
     parts = Parts(work, writer, claims, is_over=lambda: stop.signal is not None)
     left: list[Held] | None = None
     while left is None:
-        # the next block is decoded while this one is fitted
-        for task in prefetched(parts.tasks(), depth=1):
+        # the next block is decoded while this one is fitted, unless it is large
+        for task in prefetched(parts.tasks(), depth=1, is_large=lambda task: task.block.is_large):
             block, done = task.block, before + pace.records
             _warn_of_sizes(work, (tile for read in block.reads for tile in read.tiles), warn)
             if block.reads or block.damage:
@@ -319,6 +319,8 @@ def _convert(
                 claims.give_back(str(task.part))
             saved = f"{before + pace.records} records are saved in {writer.path}"
             stop.check(saved, PIPED) if work.is_piped else stop.check(saved)
+            # nothing of it is held while the next one is made
+            del task, block
         _warn_of_duplicates(parts, warn)
         left = parts.left()
         stop.check(f"{before + pace.records} records are saved in {writer.path}")

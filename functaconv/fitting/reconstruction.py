@@ -346,5 +346,5 @@ def _total(parts: Iterable[Tensor]) -> Tensor:
 
 
 def _summed(found: Iterable[tuple[Latents, PerItem]]) -> tuple[Latents, PerItem]:
-    """Slopes and errors of pieces added up as they come: what is kept of each would keep its memory from being freed."""
+    """Slopes and errors of pieces added up as they come: small things kept of each would keep large ones' memory."""
     return reduce(lambda total, part: (total[0] + part[0], total[1] + part[1]), found)

@@ -110,7 +110,7 @@ def test_keys_that_come_again_are_counted(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(webdataset, "_MOST_NAMED", 1)
     read(content, tally=(tally := Tally()))
     assert tally.duplicates == {"a": 2, "(others)": 1}
-    monkeypatch.setattr(webdataset, "_MOST_COMPARED", 1)
+    monkeypatch.setattr(webdataset, "MOST_COMPARED", 1)
     read(content, tally=(tally := Tally()))
     assert tally.duplicates == {"a": 2}
 
@@ -136,7 +136,7 @@ def test_a_repeated_suffix_is_a_problem_of_its_record_alone(second: str) -> None
 def test_members_beyond_the_limits_are_skipped_with_a_reason(pipe: bool) -> None:
     content = tar([("a.png", b"1" * 5000), ("b.png", b"2"), ("c.0.png", b"3" * 900), ("c.1.png", b"4" * 900)])
     stream: Any = Pipe(content) if pipe else io.BytesIO(content)
-    records = list(read_records("x.tar", stream=stream, limits=Limits(member=1000, expanded=1500)))
+    records = list(read_records("x.tar", stream=stream, limits=Limits(member=1000, record=1500)))
     assert [record.key for record in records] == ["a", "b", "c"]
     assert "a.png has 5000 bytes, expected at most 1000" in str(records[0].problem)
     assert records[1].fields == {"png": b"2"}
