@@ -50,6 +50,8 @@ _IMAGES: Mapping[str, tuple[str, type[ImageFile.ImageFile]]] = {
 # what decoding takes, in units of which a plain image takes one for each of its four bytes: the libraries of some hold
 # coefficients, or several canvases, and floats are copied
 _BYTES_PER_PIXEL = {"JPEG": 6, "WebP": 8, "F": 6, "I": 6}
+# Pillow's pixels lie in blocks; glibc gives those of more than 32 MiB back to the system when they are freed
+_BLOCK = 64 << 20
 _BYTES_PER_RESIZED = 8
 """while one channel is resized: Pillow's copy and ours, as floats"""
 _STRIP = 1 << 22
@@ -156,6 +158,7 @@ def _decoded(
     content: bytes, name: str, plugin: type[ImageFile.ImageFile], check_size: Callable[[int, int, int], None]
 ) -> tuple[np.ndarray, float, int]:
     """Pixels as stored, the code of full intensity, and the orientation."""
+    cast(Any, Image).core.set_block_size(_BLOCK)
     with plugin(io.BytesIO(content)) as image:
         width, height = image.size
         each = _BYTES_PER_PIXEL.get(image.mode) or _BYTES_PER_PIXEL.get(name, 4)

@@ -144,6 +144,27 @@ def test_members_beyond_the_limits_are_skipped_with_a_reason(pipe: bool) -> None
     assert records[2].fields == {}
 
 
+def test_names_without_end_take_no_memory() -> None:
+    long = "x" * 5000
+    names = ["a.png", f"b.{long}", f"{long}.png", f"{long}2", "c.png", *(f"d.0{n}" for n in range(2000))]
+    tally = Tally()
+    records = read(tar([(name, b"1") for name in names]), tally=tally)
+    assert [(record.key[:10], record.problem is None) for record in records] == [
+        ("a", True), ("b", False), ("x" * 10, False), ("c", True), ("d", True),
+    ]  # fmt: skip
+    assert "a name of 5002 characters, expected at most 4096" in str(records[1].problem)
+    assert all(len(record.key) <= 4096 for record in records)
+    assert len(tally.ignored) == 1001
+    assert tally.ignored["(others)"] == 1000
+
+
+def test_a_record_has_so_many_members() -> None:
+    content = tar([(f"a.{number}.txt", b"") for number in range(20)] + [("b.png", b"1")])
+    records = list(read_records("x.tar", stream=io.BytesIO(content), limits=Limits(members=10)))
+    assert [record.key for record in records] == ["a", "b"]
+    assert "more than 10 members a.*" in str(records[0].problem)
+
+
 NAMES = st.sampled_from(
     ["a", "b", "d/a", "d.e/a", "./a", "../a", "a b", "é", "n" * 120, "d/" + "m" * 150, "__x__", "__x__/a", "_"]
 )
