@@ -340,7 +340,9 @@ def test_what_is_too_large_to_be_fitted_is_a_failed_item(
     cut = run(base_file, shard, tmp_path / "cut", tile=14)
     small = run(base_file, shard, tmp_path / "small", tile=8, max_error_rate=1)
     (failure,) = open_functaset(whole.path).failures
-    assert failure.reason.startswith("3072 values to be fitted together, expected at most 600; --tile cuts it")
+    assert failure.reason.startswith(
+        "1024 points (3072 values) to be fitted together, expected at most 8388608 (600); --tile"
+    )
     assert cut.report["failed"] == 0
     (failure,) = open_functaset(small.path).failures
     assert failure.reason.startswith("too many tiles (16)")

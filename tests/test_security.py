@@ -2,6 +2,7 @@
 good beside them is converted.
 """
 
+import io
 import json
 import os
 import subprocess
@@ -9,7 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from functaconv.errors import ItemError
 from functaconv.functaset.reader import open_functaset
@@ -148,14 +151,36 @@ def test_bombs_as_large_as_is_allowed_are_expanded_one_at_a_time(base_file: Path
     voxels = hostile.binvox("640 640 640", b"\0\xff" * (640**3 // 255) + b"\0" + bytes([640**3 % 255]))
     members = {f"{n}.npz": bomb for n in range(6)} | {f"{n}.binvox": voxels for n in range(6, 12)}
     shard = hostile.shard(tmp_path / "bombs.tar", {"good.png": png(0, SHAPE), **members})
-    arguments = f"{str(base_file)!r}, {str(shard)!r}, 'out', device='cpu', workers=8, max_error_rate=1"
-    program = f"from functaconv.conversion import encode; encode({arguments})"
-    with subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path) as process:
+    assert memory_of_encoding(base_file, shard, tmp_path) < 2 * GIB
+    assert open_functaset(tmp_path / "out").keys.tolist() == ["good"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("resize", "items"), [(None, 1), (16, 7)])
+def test_images_as_large_as_is_allowed_do_not_fill_the_memory(
+    base_file: Path, tmp_path: Path, resize: int | None, items: int
+) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((11_500, 11_500, 3), np.uint8)).save(buffer, "PNG")
+    members = {f"{n}.png": buffer.getvalue() for n in range(6)}
+    shard = hostile.shard(tmp_path / "large.tar", {"good.png": png(0, SHAPE), **members})
+    assert memory_of_encoding(base_file, shard, tmp_path, resize) < 2 * GIB
+    functaset = open_functaset(tmp_path / "out")
+    assert len(functaset) == items
+    assert all("--tile cuts it, --resize makes it smaller" in failure.reason for failure in functaset.failures)
+
+
+def memory_of_encoding(base: Path, shard: Path, folder: Path, resize: int | None = None) -> int:
+    """Bytes at the most, of a process of its own with eight threads."""
+    arguments = f"{str(base)!r}, {str(shard)!r}, 'out', device='cpu', workers=8, max_error_rate=1"
+    if resize is not None:
+        arguments += f", transform=ImageTransform({resize})"
+    imports = "from functaconv.conversion import encode; from functaconv.sources.images import ImageTransform"
+    with subprocess.Popen([sys.executable, "-c", f"{imports}; encode({arguments})"], cwd=folder) as process:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0
-    assert open_functaset(tmp_path / "out").keys.tolist() == ["good"]
-    assert usage.ru_maxrss << 10 < 2 * GIB
+    return usage.ru_maxrss << 10
 
 
 @pytest.mark.parametrize("content", [b"", b"(", b"GIF89a", hostile.deep_json(100)])

@@ -11,8 +11,9 @@ from functaconv.sources.decoders import check_attributes, decode, usable_field
 from functaconv.sources.images import ImageTransform
 from functaconv.sources.items import Record
 
-MOST_VALUES = 1 << 24
-"""of a signal: fitting takes some fifty bytes for each"""
+MOST_POINTS, MOST_VALUES = 1 << 25, 1 << 24
+"""of a signal, half as many points for each axis: sorting one into cells takes up to 260 bytes with three axes, where
+it reads eight sites, and fitting a value some fifty"""
 MOST_TILES = 1 << 17
 """of an item"""
 MOST_ATTRIBUTES = 64 << 20
@@ -54,10 +55,12 @@ def stored_length(signal: Signal) -> int:
 def _check_size(signal: Signal, tile: int | None) -> None:
     """ItemError for what cannot be fitted in bounded memory."""
     check_attributes(signal.attributes)
-    values = math.prod(min(size, tile or size) for size in signal.shape) * signal.values.shape[-1]
+    points = math.prod(min(size, tile or size) for size in signal.shape)
+    values, most = points * signal.values.shape[-1], MOST_POINTS >> len(signal.shape)
     tiles = math.prod(math.ceil(size / (tile or size)) for size in signal.shape)
-    if values > MOST_VALUES:
+    if points > most or values > MOST_VALUES:
         advice = "; --tile cuts it, --resize makes it smaller" if signal.peak is not None else ""
-        raise ItemError(f"{values} values to be fitted together, expected at most {MOST_VALUES}{advice}")
+        found, expected = f"{points} points ({values} values)", f"{most} ({MOST_VALUES})"
+        raise ItemError(f"{found} to be fitted together, expected at most {expected}{advice}")
     if tiles > MOST_TILES or tiles * stored_length(signal) > MOST_ATTRIBUTES:
         raise ItemError(f"too many tiles ({tiles}), or too much json and txt for so many: give a larger --tile")
