@@ -16,7 +16,7 @@ _CHUNK_BYTES = 512 * 1024
 _CHUNKS_PER_SHARD = 16
 # of text, whose length is not known beforehand: short enough that rows as long as an item's attributes may be (64 KiB)
 # are no more than a reader takes, and that a file of them fits into memory
-_TEXTS_PER_CHUNK, _CHUNKS_OF_TEXT = 1024, 4
+_TEXTS_PER_CHUNK, _CHUNKS_OF_TEXT = 1024, 2
 
 
 def create_column(group: zarr.Group, column: Column, count: int) -> zarr.Array[Any]:
