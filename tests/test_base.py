@@ -13,7 +13,9 @@ from .conftest import smooth
 
 
 def test_what_is_kept_of_grids_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = validated({"network": {"width": 8, "depth": 2}, "latent": {"numbers": 4}, "solver": {"kind": "gauss-newton"}})
+    recipe = validated(
+        {"network": {"width": 8, "depth": 2}, "latent": {"numbers": 4}, "solver": {"kind": "gauss-newton"}}
+    )
     base = build(recipe, Axes("image", 2, 1), Normalizer((0.0,), (1.0,)))
     monkeypatch.setattr(base_module, "MOST_KEPT_POINTS", 500)
     monkeypatch.setattr(base_module, "MOST_TANGENTS", 4 * 4 * 500)

@@ -68,7 +68,7 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         "code.pt": hostile.torch_file(canary), "code.pyd.gz": hostile.payload(canary),
         "code.yaml": b"!!python/object/apply:os.system ['touch canary']", "code.py": b"import os",
     }  # fmt: skip
-    for name, text in {"deep": hostile.deep_json(100_000), "long": b"[" + b"[]," * 2_000_000 + b"1]"}.items():
+    for name, text in {"deep": hostile.deep_json(100_000), "long": b"[" + b"[]," * 300_000 + b"1]"}.items():
         members |= {f"{name}.png": png(99, SHAPE), f"{name}.json": text}
         reasons[name] = "json: expected valid JSON"
     escaping = ["../../x", "/abs/y", "a/../../z", "back\\slash", "C:/v", "-rf"]

@@ -77,7 +77,7 @@ _ARRAY_ERRORS = (
     zipfile.LargeZipFile,
     Warning,
 )
-_MOST_IN_JSON = 1 << 20
+_MOST_IN_JSON = 1 << 18
 """values"""
 _PER_BYTE_OF_JSON = 32
 """bytes of Python objects, at most"""
