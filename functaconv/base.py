@@ -1,5 +1,6 @@
 """The base: all that a dataset shares, with two verbs, encode and decode."""
 
+import math
 from dataclasses import replace
 
 import torch
@@ -14,8 +15,8 @@ from functaconv.signals.geometry import Flat, Geometry, Points
 from functaconv.signals.grid import AnyGrid, GlobeGrid, area_weights
 from functaconv.signals.normalizer import Normalizer
 
-MOST_GRIDS = 64
-"""grids whose placement is kept: one for each shape of a dataset of mixed sizes, within reason"""
+MOST_GRIDS, MOST_KEPT_POINTS = 64, 1 << 22
+"""grids whose placement is kept: one for each shape of a dataset of mixed sizes, within reason; and their points"""
 
 BYTES_PER_ACTIVATION = 4
 CPU_CACHE = 8 << 20
@@ -24,7 +25,7 @@ GPU_ACTIVATIONS = 8 << 30
 LEAST_POINTS = 256
 DECODED_TOGETHER = 1 << 20
 """points sorted into cells at a time"""
-MOST_TANGENT, MOST_TANGENTS = 1 << 28, 1 << 30
+MOST_TANGENT, MOST_TANGENTS = 1 << 28, 3 << 27
 """bytes of a Jacobian that is kept for all batches, and of all that are kept"""
 SLIGHT_DAMPING = 1e-3
 """when only the size of a step matters"""
@@ -227,11 +228,11 @@ class Base(nn.Module):
         pieces = tuple(piece.targets.shape[1:3] for piece in problem.pieces)
         key = (batch.grid, batch.mask_key, pieces, self.field.network.sweep_dtype)
         if key not in self._tangents:
+            known = sum(tangent.bytes for tangent in self._tangents.values())
+            if known + self._tangent_bytes(problem) > MOST_TANGENTS:
+                self._tangents.clear()
             prepared = problem.at(self.start)
             assert prepared.tangent is not None
-            known = sum(tangent.bytes for tangent in self._tangents.values())
-            if known + prepared.tangent.bytes > MOST_TANGENTS:
-                self._tangents.clear()
             self._tangents[key] = prepared.tangent
         return replace(problem, tangent=self._tangents[key])
 
@@ -242,7 +243,10 @@ class Base(nn.Module):
         ):
             # so few pullbacks cost less than a Jacobian
             return False
-        return 4 * problem.values * self.read_numbers <= MOST_TANGENT
+        return self._tangent_bytes(problem) <= MOST_TANGENT
+
+    def _tangent_bytes(self, problem: Reconstruction) -> int:
+        return 4 * problem.values * self.read_numbers
 
     @property
     def read_numbers(self) -> int:
@@ -272,7 +276,8 @@ class Base(nn.Module):
         """Those of the last grids are kept."""
         key = (grid, self.device, self.start.dtype)
         if key not in self._grids:
-            if len(self._grids) >= MOST_GRIDS:
+            kept = sum(len(points) for points, _ in self._grids.values())
+            if len(self._grids) >= MOST_GRIDS or kept + math.prod(grid.shape) > MOST_KEPT_POINTS:
                 self._grids.clear()
             points = self.geometry.points(grid).to(self.start)
             self._grids[key] = points, self.place(points)

@@ -18,7 +18,8 @@ def parse_json(content: bytes, *, most_values: int) -> Any:
     if openings + content.count(b",") > most_values:
         raise ValueError(f"more than {most_values} values")
     try:
-        value = json.loads(content)
+        # json itself would take UTF-16 too, and half pairs of it
+        value = json.loads(content.decode("utf-8-sig"))
     except RecursionError:
         raise ValueError(f"more than {MOST_DEPTH} levels deep") from None
     if openings > MOST_DEPTH:

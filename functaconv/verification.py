@@ -26,9 +26,11 @@ from functaconv.metrics import psnr
 from functaconv.signals.loader import map_ahead
 from functaconv.sources.decoders import decode, usable_field
 from functaconv.sources.items import Item, Record
-from functaconv.sources.naming import is_local, shown
+from functaconv.sources.naming import hinted, is_local, shown
 from functaconv.sources.webdataset import (
+    MOST_COMPARED,
     Tally,
+    count_named,
     expand_shards,
     fingerprint,
     index_shard,
@@ -90,7 +92,7 @@ def inspect(path: str | Path | Sequence[str | Path], *, verify: bool = False, al
         if os.path.lexists(path) or not is_local(str(path)):
             raise
         raise InputError(
-            f"there is nothing at {path}",
+            f"there is nothing at {hinted(str(path))}",
             hint=f"expected a base, a functaset, or shards (a tar, a folder of them, a pattern): {error}",
         ) from None
 
@@ -460,6 +462,8 @@ class _Survey:
             for record, found in map_ahead(_decoded, records, workers=os.cpu_count() or 1):
                 self._count(int(whole))
                 self._note(shown(name), record, found)
+                # not held while the next one is decoded
+                del record, found
             if not whole:
                 self._count(len(index_shard(name, tally=self.tally)) if is_seekable(name) else None)
         except InputError as error:
@@ -474,11 +478,13 @@ class _Survey:
 
     def _note(self, name: str, record: Record, found: Item | str | None) -> None:
         self.looked_at += 1
-        self.suffixes.update(f".{suffix}" for suffix in record.fields)
+        for suffix in record.fields:
+            count_named(self.suffixes, f".{suffix}")
         # a number in place of the key: there may be millions
         key = hash(record.key)
         self.repeated += key in self.seen
-        self.seen.add(key)
+        if len(self.seen) < MOST_COMPARED:
+            self.seen.add(key)
         if isinstance(found, str):
             self.unusable += 1
             self._tell(f"{name}: record {record.record} ({record.key}): {found}")

@@ -18,7 +18,9 @@ from PIL import Image
 from functaconv.checkpoint import base_from_bytes, read_base
 from functaconv.conversion import Encoded, Watcher, encode, plan, work
 from functaconv.errors import ChangedInputError, InputError, ItemError, OutputExistsError, StoppedError, UsageError
+from functaconv.functaset.blocks import Block
 from functaconv.functaset.checks import verify
+from functaconv.functaset.ledger import Part
 from functaconv.functaset.reader import Functaset, open_functaset
 from functaconv.functaset.writer import FunctasetWriter
 from functaconv.metalearning import fit_base
@@ -32,6 +34,7 @@ from functaconv.sources.images import ImageTransform
 from functaconv.sources.webdataset import expand_shards, read_records
 from functaconv.summary import Items
 
+from . import hostile
 from .conftest import TINY, npy, png
 from .conftest import tar as tar_of
 
@@ -325,6 +328,46 @@ def test_labels_and_attributes_travel_along(base_file: Path, tmp_path: Path) -> 
     assert functaset.labels.tolist() == [7, -1]
     assert [functaset.meta(row) for row in (0, 1)] == [{"a": [1]}, {"text": "words"}]
     json.dumps(functaset.report, allow_nan=False)
+
+
+def test_what_is_too_large_to_be_fitted_is_a_failed_item(
+    base_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("functaconv.signals.reading.MOST_VALUES", 3 * 200)
+    monkeypatch.setattr("functaconv.signals.reading.MOST_TILES", 12)
+    shard = hostile.shard(tmp_path / "x.tar", {"small.png": png(0, (12, 12)), "large.png": png(1, (32, 32))})
+    whole = run(base_file, shard, tmp_path / "whole", max_error_rate=1)
+    cut = run(base_file, shard, tmp_path / "cut", tile=14)
+    small = run(base_file, shard, tmp_path / "small", tile=8, max_error_rate=1)
+    (failure,) = open_functaset(whole.path).failures
+    assert failure.reason.startswith(
+        "1024 points (3072 values) to be fitted together, expected at most 16777216 (600); --tile"
+    )
+    assert cut.report["failed"] == 0
+    (failure,) = open_functaset(small.path).failures
+    assert failure.reason.startswith("too many tiles (16)")
+
+
+def test_a_block_ends_with_the_item_that_fills_it(
+    base_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By all that it takes: values, attributes, and both of every tile."""
+    monkeypatch.setattr("functaconv.conversion.reading.MOST_BYTES", 200_000)
+    monkeypatch.setattr(work, "LEAST_BLOCK", 1000)
+    members: dict[str, bytes] = {}
+    for number in range(8):
+        members |= {f"{number}.png": png(number, (12, 12)), f"{number}.txt": b"a" * 3000}
+    shard = hostile.shard(tmp_path / "x.tar", members)
+    sizes: list[int] = []
+    plain = FunctasetWriter.commit
+
+    def commit(self: FunctasetWriter, part: Part, number: int, rows: Block) -> None:
+        sizes.append(len(rows))
+        plain(self, part, number, rows)
+
+    monkeypatch.setattr(FunctasetWriter, "commit", commit)
+    run(base_file, shard, tmp_path / "out")
+    assert sizes == [2, 2, 2, 2]
 
 
 def noise(seed: int) -> bytes:

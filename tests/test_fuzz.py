@@ -87,6 +87,15 @@ def _depth(value: Any) -> int:
     return 1 + max((_depth(inner) for inner in value), default=0) if isinstance(value, list) else 0
 
 
+@pytest.mark.parametrize(
+    "text",
+    [b'"\xed\xa0\x80"', b'"\\ud800"', '"\\ud800"'.encode("utf-16"), '{"\\udfff": 1}'.encode("utf-32-le")],
+)
+def test_half_pairs_are_refused_in_every_encoding(text: bytes) -> None:
+    with pytest.raises(ValueError, match=r"utf-8|surrogates|Expecting"):
+        parse_json(text, most_values=1000)
+
+
 def test_json_of_too_many_values_is_refused_before_it_is_read() -> None:
     with pytest.raises(ValueError, match="more than 1000 values"):
         parse_json(b"[" + b"[]," * 1000 + b"[]]", most_values=1000)

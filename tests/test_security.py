@@ -2,6 +2,7 @@
 good beside them is converted.
 """
 
+import io
 import json
 import os
 import subprocess
@@ -9,7 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from functaconv.errors import ItemError
 from functaconv.functaset.reader import open_functaset
@@ -65,7 +68,7 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         "code.pt": hostile.torch_file(canary), "code.pyd.gz": hostile.payload(canary),
         "code.yaml": b"!!python/object/apply:os.system ['touch canary']", "code.py": b"import os",
     }  # fmt: skip
-    for name, text in {"deep": hostile.deep_json(100_000), "long": b"[" + b"[]," * 2_000_000 + b"1]"}.items():
+    for name, text in {"deep": hostile.deep_json(100_000), "long": b"[" + b"[]," * 300_000 + b"1]"}.items():
         members |= {f"{name}.png": png(99, SHAPE), f"{name}.json": text}
         reasons[name] = "json: expected valid JSON"
     escaping = ["../../x", "/abs/y", "a/../../z", "back\\slash", "C:/v", "-rf"]
@@ -148,14 +151,36 @@ def test_bombs_as_large_as_is_allowed_are_expanded_one_at_a_time(base_file: Path
     voxels = hostile.binvox("640 640 640", b"\0\xff" * (640**3 // 255) + b"\0" + bytes([640**3 % 255]))
     members = {f"{n}.npz": bomb for n in range(6)} | {f"{n}.binvox": voxels for n in range(6, 12)}
     shard = hostile.shard(tmp_path / "bombs.tar", {"good.png": png(0, SHAPE), **members})
-    arguments = f"{str(base_file)!r}, {str(shard)!r}, 'out', device='cpu', workers=8, max_error_rate=1"
-    program = f"from functaconv.conversion import encode; encode({arguments})"
-    with subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path) as process:
+    assert memory_of_encoding(base_file, shard, tmp_path) < 2 * GIB
+    assert open_functaset(tmp_path / "out").keys.tolist() == ["good"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("resize", "items"), [(None, 1), (16, 7)])
+def test_images_as_large_as_is_allowed_do_not_fill_the_memory(
+    base_file: Path, tmp_path: Path, resize: int | None, items: int
+) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((11_500, 11_500, 3), np.uint8)).save(buffer, "PNG")
+    members = {f"{n}.png": buffer.getvalue() for n in range(6)}
+    shard = hostile.shard(tmp_path / "large.tar", {"good.png": png(0, SHAPE), **members})
+    assert memory_of_encoding(base_file, shard, tmp_path, resize) < 2 * GIB
+    functaset = open_functaset(tmp_path / "out")
+    assert len(functaset) == items
+    assert all("--tile cuts it, --resize makes it smaller" in failure.reason for failure in functaset.failures)
+
+
+def memory_of_encoding(base: Path, shard: Path, folder: Path, resize: int | None = None) -> int:
+    """Bytes at the most, of a process of its own with eight threads."""
+    arguments = f"{str(base)!r}, {str(shard)!r}, 'out', device='cpu', workers=8, max_error_rate=1"
+    if resize is not None:
+        arguments += f", transform=ImageTransform({resize})"
+    imports = "from functaconv.conversion import encode; from functaconv.sources.images import ImageTransform"
+    with subprocess.Popen([sys.executable, "-c", f"{imports}; encode({arguments})"], cwd=folder) as process:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0
-    assert open_functaset(tmp_path / "out").keys.tolist() == ["good"]
-    assert usage.ru_maxrss << 10 < 2 * GIB
+    return usage.ru_maxrss << 10
 
 
 @pytest.mark.parametrize("content", [b"", b"(", b"GIF89a", hostile.deep_json(100)])
@@ -166,7 +191,7 @@ def test_a_member_of_any_suffix_is_refused_in_words(content: bytes) -> None:
 
 
 def test_text_of_any_length_is_refused_before_it_is_parsed() -> None:
-    with pytest.raises(ItemError, match="json: 16777217 bytes, expected at most 16777216"):
-        decode(Record(0, 0, "key", {"png": png(0, SHAPE), "json": b" " * ((16 << 20) + 1)}))
+    with pytest.raises(ItemError, match="json: 1048577 bytes, expected at most 1048576"):
+        decode(Record(0, 0, "key", {"png": png(0, SHAPE), "json": b" " * ((1 << 20) + 1)}))
     with pytest.raises(ItemError, match="json: expected valid JSON"):
         decode(Record(0, 0, "key", {"png": png(0, SHAPE), "json": b'{"variable": "\\ud800"}'}))

@@ -285,6 +285,10 @@ def test_nothing_is_said_to_be_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is nothing at") as caught:
         inspect(tmp_path / "missing")
     assert caught.value.hint is not None
+    for name in (" https:/user:secret@host/x.tar", "https:/host/x.tar?secret"):
+        with pytest.raises(InputError, match="there is nothing at") as caught:
+            inspect(name)
+        assert "secret" not in str(caught.value) + caught.value.hint
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no tar shards"):
         inspect(tmp_path / "empty")

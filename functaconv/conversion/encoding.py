@@ -17,6 +17,8 @@ from functaconv.metrics import psnr
 from functaconv.signals.batch import Signal, batched
 from functaconv.signals.loader import prefetched
 
+MOST_TOGETHER = {"cpu": 16 << 20, "cuda": 1 << 30}
+"""bytes of the values of a batch: fitting takes up to a hundred for each of a byte"""
 INFINITE_DB = 200.0
 """what a perfect item counts in a running mean"""
 
@@ -114,7 +116,10 @@ def _fit(work: Work, signals: Sequence[Signal], pace: Pace, report: Callable[[in
     }
     fitted = _Fitted(np.zeros((len(signals), *shape), quantiser.dtype), measures, {})
     done, chunk = 0, base.chunk(work.batch_size)
-    for batch in prefetched(batched(enumerate(signals), work.batch_size, pin=base.device.type == "cuda")):
+    device = base.device.type
+    room = MOST_TOGETHER[device]
+    batches = batched(enumerate(signals), work.batch_size, most_bytes=room, pin=device == "cuda")
+    for batch in prefetched(batches):
         # the same chunks for short batches too: how an item is summed up must not depend on where a run began
         found = base.encode(batch, steps=work.steps, min_gain=work.min_gain, chunk=chunk)
         latents = found.latents

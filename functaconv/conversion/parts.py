@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from typing import Any
 
 from functaconv.conversion.reading import ReadBlock, read_blocks
@@ -75,9 +76,12 @@ class Parts:
             yield Task(part, span.start, progress.blocks, over)
             return
         blocks = read_blocks(self.work, part, span, progress, self._key_before(part))
-        for number, block in enumerate(blocks, start=progress.blocks):
-            self._read_to[part.shard] = block.consumed
-            yield Task(part, span.start, number, block)
+        # no block is held here while the next one is made
+        yield from map(partial(self._task, part, span.start), count(progress.blocks), blocks)
+
+    def _task(self, part: Part, start: int, number: int, block: ReadBlock) -> Task:
+        self._read_to[part.shard] = block.consumed
+        return Task(part, start, number, block)
 
     def _source(self, part: Part, span: Range) -> dict[str, Any]:
         return {**self.work.sources[part.shard], "records": [span.start, span.stop]}

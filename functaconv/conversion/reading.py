@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 
 from functaconv.conversion.places import seconds_of
@@ -9,15 +10,20 @@ from functaconv.conversion.work import Work
 from functaconv.errors import ChangedInputError, InputError, ItemError
 from functaconv.functaset.ledger import Part, Progress, Range
 from functaconv.signals.batch import Signal
-from functaconv.signals.loader import map_ahead
+from functaconv.signals.loader import Ahead, begun_ahead
+from functaconv.signals.reading import stored_length
 from functaconv.signals.tiles import Tile
 from functaconv.sources.decoders import USABLE_HINT, decode, usable_field
 from functaconv.sources.items import Record
-from functaconv.sources.webdataset import Tally, read_records, shown
+from functaconv.sources.webdataset import read_records, shown
 
 FIRST_ITEMS = 16
-MOST_BYTES = 256 << 20
-"""decoded, in a block"""
+MOST_BYTES = 64 << 20
+"""in memory, from which on a block ends"""
+LARGE_VALUES = 1 << 22
+"""of a signal, from which on nothing else is decoded while it is fitted"""
+PER_TILE, PER_CHARACTER = 1 << 10, 32
+"""bytes of Python objects, about: of a tile, and for each character of JSON"""
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,21 @@ class Read:
     def is_ignored(self) -> bool:
         return not self.tiles and self.reason is None
 
+    @cached_property
+    def bytes(self) -> int:
+        """What it takes in memory, with the attributes that each tile is stored with."""
+        if not self.tiles:
+            return 0
+        attributes = stored_length(self.tiles[0].signal)
+        masks = sum(tile.signal.valid.nbytes for tile in self.tiles if tile.signal.valid is not None)
+        values = sum(tile.signal.values.nbytes for tile in self.tiles)
+        return masks + values + len(self.tiles) * (PER_TILE + attributes) + PER_CHARACTER * attributes
+
+    @property
+    def is_large(self) -> bool:
+        """What is fitted of it takes much more memory than what was read."""
+        return self.bytes > MOST_BYTES or any(tile.signal.values.size > LARGE_VALUES for tile in self.tiles)
+
 
 @dataclass(frozen=True)
 class ReadBlock:
@@ -47,26 +68,31 @@ class ReadBlock:
     is_last: bool = False
     """of its part"""
 
+    @property
+    def is_large(self) -> bool:
+        return any(read.is_large for read in self.reads)
+
 
 def read_blocks(
-    work: Work, part: Part, span: Range, progress: Progress, key_before: str | None = None, tally: Tally | None = None
+    work: Work, part: Part, span: Range, progress: Progress, key_before: str | None = None
 ) -> Iterator[ReadBlock]:
     """What is left of a part, in blocks of `work.block` records. `key_before` is that of the record before the part,
-    where it is known; `tally` counts what is passed over.
+    where it is known.
 
     Where items are much larger than those of the training a block ends sooner, by their bytes. A damaged shard ends
     with a block, empty perhaps, that says so; a part of which nothing is left is an empty block.
     """
     consumed, last_key = max(span.start, progress.records), progress.last_key or ""
-    records = _records(work, part, span, consumed, progress.last_key or key_before, tally)
-    reads = map_ahead(lambda record: _read(work, record), records, workers=work.workers)
+    records = _records(work, part, span, consumed, progress.last_key or key_before)
+    reads = begun_ahead(lambda record: _read(work, record), records, workers=work.workers)
     upcoming, damage = _next(reads)
     while True:
         block: list[Read] = []
         room_left = MOST_BYTES
         while upcoming is not None and len(block) < work.block and room_left > 0:
-            block.append(upcoming)
-            room_left -= sum(tile.signal.values.nbytes for tile in upcoming.tiles)
+            # what comes next is decoded, if it is large, only when this block is done with
+            block.append(upcoming.result())
+            room_left -= block[-1].bytes
             upcoming, damage = _next(reads)
         consumed += len(block)
         last_key = block[-1].key if block else last_key
@@ -82,7 +108,7 @@ def read_blocks(
             return
 
 
-def _next(reads: Iterator[Read]) -> tuple[Read | None, str | None]:
+def _next(reads: Iterator[Ahead[Read]]) -> tuple[Ahead[Read] | None, str | None]:
     """The next record, or None and, where the shard is damaged, in what way."""
     try:
         return next(reads, None), None
@@ -92,14 +118,12 @@ def _next(reads: Iterator[Read]) -> tuple[Read | None, str | None]:
         return None, str(error)
 
 
-def _records(
-    work: Work, part: Part, span: Range, start: int, key_before: str | None, tally: Tally | None
-) -> Iterator[Record]:
+def _records(work: Work, part: Part, span: Range, start: int, key_before: str | None) -> Iterator[Record]:
     """From record `start` on; the one before it must have the key that it had."""
     name = work.names[part.shard]
     is_known = start > 0 and key_before is not None
     records = read_records(
-        name, part.shard, start=start - is_known, begin=span.begin, stream=work.stream(name), tally=tally,
+        name, part.shard, start=start - is_known, begin=span.begin, stream=work.stream(name),
         known=work.sources[part.shard],
     )  # fmt: skip
     if is_known:

@@ -65,10 +65,12 @@ class Share:
 
     def _round(self, parts: Parts) -> list[Held] | None:
         """All parts that can be taken now; None when there may be more."""
-        # the next block is decoded while this one is fitted
-        for task in prefetched(parts.tasks(), depth=1):
+        # the next block is decoded while this one is fitted, unless it is large
+        for task in prefetched(parts.tasks(), depth=1, is_large=lambda task: task.block.is_large):
             self._do(task)
             self._check_stop()
+            # nothing of it is held while the next one is made
+            del task
         left = parts.left()
         self._check_stop()
         return left

@@ -1,7 +1,9 @@
 """A batch to be explained: the solvers' only door to the network."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import add
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -178,7 +180,7 @@ class Reconstruction:
 
     def error(self, latents: Latents) -> PerItem:
         """Mean squared error of each item over its valid points and channels."""
-        return _total([piece.error(self.field(latents, piece.placement) - piece.targets) for piece in self.pieces])
+        return _total(piece.error(self.field(latents, piece.placement) - piece.targets) for piece in self.pieces)
 
     def gradient(self, latents: Latents) -> Latents:
         """Derivative of `sites * error`, summed over items: every item's gradient is its own."""
@@ -197,14 +199,7 @@ class Reconstruction:
             tangent = self._tangent_at(latents)
             if tangent is not None:
                 return self._slope_along(tangent)
-            slopes: list[Latents] = []
-            errors: list[PerItem] = []
-            for piece in self.pieces:
-                features, pullback = self.field.vjp(latents, piece.placement)
-                residual = piece.targets - features
-                slopes.append(pullback(piece.weights * residual))
-                errors.append(piece.error(residual))
-            return Slope(_total(slopes), _total(errors))
+            return Slope(*_summed(self._pulled_back(piece, latents) for piece in self.pieces))
 
     def normal_equations(self, latents: Latents) -> NormalEquations:
         """The fit linearised at `latents`: C reverse sweeps through the network, accumulated piece by piece.
@@ -216,18 +211,9 @@ class Reconstruction:
             if tangent is not None:
                 begun = self._slope_along(tangent)
                 return NormalEquations(begun.slope, begun.error, tangent.curvature)
-            slopes: list[Latents] = []
-            errors: list[PerItem] = []
             matrices = _Matrices()
-            for piece in self.pieces:
-                features, jacobian = self.field.jacobian(latents, piece.placement)
-                reads = self.field.reads(piece.placement)
-                weighted = piece.rows(jacobian)
-                matrices.add(piece.placement, reads, weighted.mT @ jacobian.flatten(2, 3))
-                slope, error = self._slope_of(piece, features, weighted if self.is_shared else jacobian, reads)
-                slopes.append(slope)
-                errors.append(error)
-            return NormalEquations(_total(slopes), _total(errors), matrices.curvature(self._count))
+            slope, error = _summed(self._linearised(piece, latents, matrices) for piece in self.pieces)
+            return NormalEquations(slope, error, matrices.curvature(self._count))
 
     def at(self, latents: Latents) -> "Reconstruction":
         """The same problem with the network linearised at one latent for all items (`[1, site, latent]`).
@@ -260,11 +246,25 @@ class Reconstruction:
 
     def _slope_along(self, tangent: Tangent) -> Slope:
         """One product with the residuals per piece: features and derivatives are known."""
-        found = [
+        found = (
             self._slope_of(piece, features, rows, self.field.reads(piece.placement))
             for piece, features, rows in zip(self.pieces, tangent.features, tangent.rows, strict=True)
-        ]
-        return Slope(_total([slope for slope, _ in found]), _total([error for _, error in found]))
+        )
+        return Slope(*_summed(found))
+
+    def _pulled_back(self, piece: Piece, latents: Latents) -> tuple[Latents, PerItem]:
+        """A piece's slope and error by one reverse sweep."""
+        features, pullback = self.field.vjp(latents, piece.placement)
+        residual = piece.targets - features
+        return pullback(piece.weights * residual), piece.error(residual)
+
+    def _linearised(self, piece: Piece, latents: Latents, matrices: "_Matrices") -> tuple[Latents, PerItem]:
+        """A piece's slope and error; its matrices are added to the others'."""
+        features, jacobian = self.field.jacobian(latents, piece.placement)
+        reads = self.field.reads(piece.placement)
+        weighted = piece.rows(jacobian)
+        matrices.add(piece.placement, reads, weighted.mT @ jacobian.flatten(2, 3))
+        return self._slope_of(piece, features, weighted if self.is_shared else jacobian, reads)
 
     def _slope_of(
         self, piece: Piece, features: StartFeatures, rows: Tensor, reads: Int[Tensor, "cell read"] | None
@@ -341,8 +341,10 @@ def _onto_sites(
     return summed.index_add(1, reads.flatten(), parts)[:, :sites]
 
 
-def _total(parts: Sequence[Tensor]) -> Tensor:
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
+def _total(parts: Iterable[Tensor]) -> Tensor:
+    return reduce(add, parts)
+
+
+def _summed(found: Iterable[tuple[Latents, PerItem]]) -> tuple[Latents, PerItem]:
+    """Slopes and errors of pieces added up as they come: small things kept of each would keep large ones' memory."""
+    return reduce(lambda total, part: (total[0] + part[0], total[1] + part[1]), found)

@@ -14,17 +14,21 @@ from functaconv.functaset.stored import MOST_TEXT, rows_in_words
 # measured: smaller chunks do not make reading one row faster, and shuffle pays from 256 KiB on
 _CHUNK_BYTES = 512 * 1024
 _CHUNKS_PER_SHARD = 16
-# a guess for text, whose length is not known beforehand
-_TEXT_BYTES = 64
+# of text, whose length is not known beforehand: short enough that rows as long as an item's attributes may be (64 KiB)
+# are no more than a reader takes, and that a file of them fits into memory
+_TEXTS_PER_CHUNK, _CHUNKS_OF_TEXT = 1024, 2
 
 
 def create_column(group: zarr.Group, column: Column, count: int) -> zarr.Array[Any]:
     """The empty array of a column, for `count` rows."""
     is_text = column.dtype == "str"
-    size = _TEXT_BYTES if is_text else np.dtype(column.dtype).itemsize
-    rows = max(1, _CHUNK_BYTES // (size * math.prod(column.tail)))
+    if is_text:
+        rows, most_chunks = _TEXTS_PER_CHUNK, _CHUNKS_OF_TEXT
+    else:
+        rows = max(1, _CHUNK_BYTES // (np.dtype(column.dtype).itemsize * math.prod(column.tail)))
+        most_chunks = _CHUNKS_PER_SHARD
     rows = min(rows, max(1, count))
-    chunks = min(_CHUNKS_PER_SHARD, max(1, math.ceil(count / rows)))
+    chunks = min(most_chunks, max(1, math.ceil(count / rows)))
     return create(
         group,
         column.name,

@@ -4,9 +4,11 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 
@@ -14,29 +16,69 @@ from functaconv.errors import InputError
 from functaconv.signals.batch import Batch, Signal
 from functaconv.sources.copies import LocalCopies
 from functaconv.sources.items import Record
+from functaconv.sources.limits import Place, Room, room_for
 from functaconv.sources.webdataset import RecordLocation, index_shard, read_at
 
+MOST_FETCHED = 64 << 20
+"""bytes of what waits to be decoded, from which on no more is fetched"""
 Given = TypeVar("Given")
 Made = TypeVar("Made")
+
+
+class Ahead(Generic[Made]):
+    """A result that is computed in a thread, at the latest when it is asked for."""
+
+    def __init__(self, pool: ThreadPoolExecutor | None, room: Room, function: Callable[..., Made], given: Any) -> None:
+        self._place = Place(room)
+        self._call: Callable[[], object] = partial(self._place.run, function, given)
+        self._future = None if pool is None else pool.submit(self._call)
+
+    def result(self) -> Made:
+        self._place.ask()
+        made = self._call() if self._future is None else self._future.result()
+        self._place.leave()
+        # neither the record nor what became of it is held any longer
+        self._future, self._call = None, _taken
+        return cast(Made, made)
+
+    def cancel(self) -> None:
+        if self._future is not None:
+            self._future.cancel()
+
+
+def _taken() -> Any:
+    raise AssertionError("a result is given once")
 
 
 def map_ahead(
     function: Callable[[Given], Made], items: Iterable[Given], *, workers: int, ahead: int | None = None
 ) -> Iterator[Made]:
-    """`map` with the calls in `workers` threads, results in order, at most `ahead` of them waiting.
+    """`map` with the calls in `workers` threads, results in order, at most `ahead` of them waiting: see `begun_ahead`.
 
     An exception of `function` or of the iterable surfaces where its result would have stood, after those before it.
     """
-    if workers <= 0:
-        yield from map(function, items)
-        return
-    waiting: deque[Future[Made]] = deque()
-    iterator = iter(items)
-    with ThreadPoolExecutor(workers, thread_name_prefix="functaconv-decode") as pool:
+    with closing(begun_ahead(function, items, workers=workers, ahead=ahead)) as calls:
+        for call in calls:
+            yield call.result()
+
+
+def begun_ahead(
+    function: Callable[[Given], Made], items: Iterable[Given], *, workers: int, ahead: int | None = None
+) -> Generator[Ahead[Made]]:
+    """The calls of `function` in order, at most `ahead` of them begun in `workers` threads.
+
+    What they decode counts (`limits.room_for`): one that finds no room waits until its result is asked for. Of records
+    no more are fetched while those that wait have many bytes.
+    """
+    waiting: deque[tuple[Ahead[Made], int]] = deque()
+    iterator, room, weight = iter(items), Room(), 0
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="functaconv-decode") if workers > 0 else None
+    most = (ahead or 4 * workers) if workers > 0 else 1
+    with pool or nullcontext():
         try:
             failure: BaseException | None = None
             while True:
-                while failure is None and len(waiting) < (ahead or 4 * workers):
+                while failure is None and len(waiting) < most and weight <= MOST_FETCHED:
                     try:
                         given = next(iterator)
                     except StopIteration:
@@ -45,19 +87,33 @@ def map_ahead(
                         # what was read before the source broke is still good
                         failure = error
                         break
-                    waiting.append(pool.submit(function, given))
+                    waiting.append((Ahead(pool, room, function, given), _weight(given)))
+                    weight += waiting[-1][1]
+                    del given
                 if not waiting:
                     if failure is not None:
                         raise failure
                     return
-                yield waiting.popleft().result()
+                call, own = waiting.popleft()
+                weight -= own
+                yield call
+                del call
         finally:
-            for future in waiting:
-                future.cancel()
+            for left, _ in waiting:
+                left.cancel()
+            room.close()
 
 
-def prefetched(items: Iterable[Made], depth: int = 2) -> Generator[Made]:
-    """The same items, produced in a thread: no more than `depth` beyond the one in use, begun ones included."""
+def _weight(given: object) -> int:
+    return sum(map(len, given.fields.values())) if isinstance(given, Record) else 0
+
+
+def prefetched(
+    items: Iterable[Made], depth: int = 2, *, is_large: Callable[[Made], bool] = lambda _: False
+) -> Generator[Made]:
+    """The same items, produced in a thread: no more than `depth` beyond the one in use, begun ones included; none
+    while a large one is in use.
+    """
     channel: queue.SimpleQueue[tuple[Made | None, BaseException | None]] = queue.SimpleQueue()
     room, stopped = threading.Semaphore(depth), threading.Event()
 
@@ -77,6 +133,7 @@ def prefetched(items: Iterable[Made], depth: int = 2) -> Generator[Made]:
                     channel.put((None, None))
                     return
                 channel.put((item, None))
+                del item
         except BaseException as error:
             channel.put((None, error))
 
@@ -89,8 +146,14 @@ def prefetched(items: Iterable[Made], depth: int = 2) -> Generator[Made]:
                 raise error
             if item is None:
                 return
-            room.release()
+            waits = is_large(item)
+            if not waits:
+                room.release()
             yield item
+            # by now nobody may hold it
+            item = None
+            if waits:
+                room.release()
     finally:
         stopped.set()
         thread.join()
@@ -211,7 +274,7 @@ class Collection:
             return self._kept[index]
         number, location = self._locations[index]
         shard = self._shards[number]
-        with self._copies.opened(shard) as stream:
+        with self._copies.opened(shard) as stream, room_for(location.length):
             record = read_at(shard, location, number, stream=stream)
         signal = self._decode(record)
         size = 0 if signal is None else signal.values.nbytes

@@ -1,13 +1,22 @@
 """From records to signals: how a dataset is read, the same when learning, encoding and comparing."""
 
+import json
+import math
 from dataclasses import dataclass
 
 from functaconv.errors import ItemError
 from functaconv.signals.batch import Axes, Signal
 from functaconv.signals.tiles import Tile, tiles_of
-from functaconv.sources.decoders import decode, usable_field
+from functaconv.sources.decoders import check_attributes, decode, usable_field
 from functaconv.sources.images import ImageTransform
 from functaconv.sources.items import Record
+
+MOST_POINTS, MOST_VALUES = 1 << 24, 1 << 26
+"""of a signal: a volume of 256 x 256 x 256, a photograph of 16 million pixels. Fitting a value takes some 40 bytes"""
+MOST_TILES = 1 << 17
+"""of an item"""
+MOST_ATTRIBUTES = 64 << 20
+"""characters of JSON, of all tiles of an item together"""
 
 
 @dataclass(frozen=True)
@@ -31,4 +40,26 @@ class Reading:
     def tiles(self, record: Record) -> tuple[Tile, ...]:
         """The record's signal, cut where it is larger than a tile; empty when it has no usable field."""
         signal = self.signal(record)
-        return () if signal is None else tuple(tiles_of(signal, self.tile))
+        if signal is None:
+            return ()
+        _check_size(signal, self.tile)
+        return tuple(tiles_of(signal, self.tile))
+
+
+def stored_length(signal: Signal) -> int:
+    """Characters of JSON that are stored with a signal."""
+    return len(json.dumps(signal.attributes)) if signal.attributes else 0
+
+
+def _check_size(signal: Signal, tile: int | None) -> None:
+    """ItemError for what cannot be fitted in bounded memory."""
+    check_attributes(signal.attributes)
+    points = math.prod(min(size, tile or size) for size in signal.shape)
+    values = points * signal.values.shape[-1]
+    tiles = math.prod(math.ceil(size / (tile or size)) for size in signal.shape)
+    if points > MOST_POINTS or values > MOST_VALUES:
+        advice = "; --tile cuts it, --resize makes it smaller" if signal.peak is not None else ""
+        found, expected = f"{points} points ({values} values)", f"{MOST_POINTS} ({MOST_VALUES})"
+        raise ItemError(f"{found} to be fitted together, expected at most {expected}{advice}")
+    if tiles > MOST_TILES or tiles * stored_length(signal) > MOST_ATTRIBUTES:
+        raise ItemError(f"too many tiles ({tiles}), or too much json and txt for so many: give a larger --tile")

@@ -8,6 +8,7 @@ An array whose json has latitude and longitude is a grid: latitude x longitude x
 """
 
 import io
+import json
 import math
 import re
 import struct
@@ -31,7 +32,7 @@ from functaconv.sources.images import (
     parse_size,
     transform_image,
 )
-from functaconv.sources.items import Item, Record
+from functaconv.sources.items import OF_GRIDS, Item, Record
 from functaconv.sources.limits import DEFAULT_LIMITS, Limits, room_for
 
 __all__ = [
@@ -76,8 +77,10 @@ _ARRAY_ERRORS = (
     zipfile.LargeZipFile,
     Warning,
 )
-_MOST_IN_JSON = 1 << 20
+_MOST_IN_JSON = 1 << 18
 """values"""
+_PER_BYTE_OF_JSON = 32
+"""bytes of Python objects, at most"""
 _MOST_IN_HEADER = 10_000
 """bytes of a npy header, as numpy has it"""
 _PIECE = 1 << 20
@@ -139,16 +142,18 @@ def decode(
     content = record.fields[suffix]
     if len(content) > limits.member:
         raise ItemError(f"{suffix}: {len(content)} bytes, expected at most {limits.member}")
+    attributes = _attributes(record, limits)
     item = Item(
         key=record.key,
         array=np.empty(0),
         kind="array",
         label=_label(record.fields.get("cls")),
-        attributes=_attributes(record, limits),
+        attributes=attributes,
         shard=record.shard,
         record=record.record,
     )
     if _last(suffix) in IMAGE_SUFFIXES:
+        check_attributes(attributes, limits)
         array, peak = decode_image(
             content, suffix, channels=channels, max_pixels=limits.pixels, max_bytes=limits.expanded
         )
@@ -161,9 +166,19 @@ def decode(
     array = _decode_array(content, suffix, name, limits)
     if "packed_bits" in item.attributes:
         array = _unpacked(array, item.attributes, limits)
-    if is_grid(item.attributes):
-        return replace(item, array=_as_grid(array, item.attributes), kind="grid")
+    if is_grid(attributes):
+        # the axes are stored once
+        check_attributes({name: value for name, value in attributes.items() if name not in OF_GRIDS}, limits)
+        return replace(item, array=_as_grid(array, attributes), kind="grid")
+    check_attributes(attributes, limits)
     return replace(item, array=array)
+
+
+def check_attributes(attributes: Mapping[str, Any] | None, limits: Limits = DEFAULT_LIMITS) -> None:
+    """ItemError where json and txt are more than may travel with an item."""
+    size = len(json.dumps(attributes)) if attributes else 0
+    if size > limits.attributes:
+        raise ItemError(f"json and txt: {size} characters to be stored, expected at most {limits.attributes}")
 
 
 def is_grid(attributes: Mapping[str, Any]) -> bool:
@@ -231,7 +246,8 @@ def _decode_array(content: bytes, suffix: str, name: str | None, limits: Limits)
 
 
 def _read_npy(content: bytes, name: str | None, limits: Limits) -> np.ndarray:  # noqa: ARG001 - one shape for both
-    return _read_stream(io.BytesIO(content), len(content), limits)
+    with room_for(2 * len(content)):
+        return _read_stream(io.BytesIO(content), len(content), limits)
 
 
 def _read_binvox(content: bytes, name: str | None, limits: Limits) -> np.ndarray:  # noqa: ARG001 - the same shape
@@ -341,7 +357,8 @@ def _attributes(record: Record, limits: Limits) -> dict[str, Any]:
             raise ItemError(f"{suffix}: {len(record.fields[suffix])} bytes, expected at most {limits.text}")
     if "json" in record.fields:
         try:
-            value = parse_json(record.fields["json"], most_values=_MOST_IN_JSON)
+            with room_for(_PER_BYTE_OF_JSON * len(record.fields["json"])):
+                value = parse_json(record.fields["json"], most_values=_MOST_IN_JSON)
         except ValueError as error:
             raise ItemError(f"json: expected valid JSON in UTF-8 ({error})") from error
         attributes.update(value if isinstance(value, dict) else {"json": value})

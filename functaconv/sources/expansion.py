@@ -12,7 +12,7 @@ import braceexpand
 
 from functaconv.errors import InputError, UsageError
 from functaconv.sources.decoders import ARRAY_SUFFIXES
-from functaconv.sources.naming import STDIN, is_local, is_pipe, scheme_of, shown
+from functaconv.sources.naming import STDIN, hinted, is_local, is_pipe, is_url_like, scheme_of, shown
 
 _SUPPORTED = (
     "supported are local tar files, globs, braces {000..003}, directories of .tar files, http(s) and s3 URLs, "
@@ -26,7 +26,7 @@ def expand_shards(specs: Sequence[str], *, allow_pipe: bool = False) -> list[str
 
     A name that exists is taken as it is, whatever it contains. The same shard twice is an error. A command is run by
     whoever reads the name `pipe:COMMAND`: without `allow_pipe` there will be none. In a command only braces around a
-    range of numbers are expanded; in a URL a comma is written %2C.
+    range of numbers are expanded. In a list with commas a URL goes on to the next URL: other names stand before it.
     """
     shards = [shard for spec in specs for shard in _expand(spec, allow_pipe)]
     if not shards:
@@ -46,8 +46,10 @@ def _expand(spec: str, allow_pipe: bool) -> list[str]:
     path = Path(spec)
     if spec and os.path.lexists(spec):
         return _tars(path) if path.is_dir() else [_local(spec)]
-    parts = re.split(r",(?![^{}]*\})", spec)
-    if len(parts) > 1:
+    if spec != spec.strip():
+        return _expand(spec.strip(), allow_pipe)
+    parts = _parts(spec)
+    if parts != [spec]:
         if any(is_pipe(part) for part in parts):
             raise UsageError("a pipe is in a list with commas", hint="give pipe:COMMAND as an argument of its own")
         return [shard for part in parts if part for shard in _expand(part, allow_pipe)]
@@ -56,7 +58,7 @@ def _expand(spec: str, allow_pipe: bool) -> list[str]:
             names = list(braceexpand.braceexpand(spec))
         except ValueError:
             raise UsageError(
-                f"unbalanced braces in {shown(spec)!r}", hint="write {000000..000003}, in quotes"
+                f"unbalanced braces in {hinted(spec)!r}", hint="write {000000..000003}, in quotes"
             ) from None
         if names != [spec]:
             return [shard for name in names for shard in _expand(name, allow_pipe)]
@@ -66,9 +68,21 @@ def _expand(spec: str, allow_pipe: bool) -> list[str]:
         names = glob.glob(spec, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
         found = sorted(name for name in names if not Path(name).is_dir())
         if not found:
-            raise InputError(f"no file matches {spec!r}", hint="check the pattern, and quote it in the shell")
+            raise InputError(f"no file matches {hinted(spec)!r}", hint="check the pattern, and quote it in the shell")
         return [_local(name) for name in found]
-    raise InputError(f"no such shard: {spec!r}", hint=_SUPPORTED)
+    raise InputError(f"no such shard: {hinted(spec)!r}", hint=_SUPPORTED)
+
+
+def _parts(spec: str) -> list[str]:
+    """What a list with commas holds; those in the query or the password of a URL part nothing."""
+    parts: list[str] = []
+    for part in re.split(r",(?![^{}]*\})", spec):
+        word = part.strip()
+        if parts and is_url_like(parts[-1]) and not is_url_like(word) and not is_pipe(word):
+            parts[-1] += f",{part}"
+        else:
+            parts.append(word)
+    return [part.rstrip(",") for part in parts]
 
 
 def _local(name: str) -> str:

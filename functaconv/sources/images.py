@@ -34,7 +34,7 @@ from PIL import (
 
 from functaconv.errors import ItemError, UsageError
 from functaconv.sources.headers import check_header, check_scans, webp_size
-from functaconv.sources.limits import room_for
+from functaconv.sources.limits import DEFAULT_LIMITS, room_for
 
 # opening with the plugin's own class is Image.open(formats=[...]) without its warning about large images,
 # which could only be silenced for all threads at once; the size is checked here, before pixels are decoded
@@ -50,6 +50,10 @@ _IMAGES: Mapping[str, tuple[str, type[ImageFile.ImageFile]]] = {
 # what decoding takes, in units of which a plain image takes one for each of its four bytes: the libraries of some hold
 # coefficients, or several canvases, and floats are copied
 _BYTES_PER_PIXEL = {"JPEG": 6, "WebP": 8, "F": 6, "I": 6}
+# Pillow's pixels lie in blocks; glibc gives those of more than 32 MiB back to the system when they are freed
+_BLOCK = 64 << 20
+_BYTES_PER_RESIZED = 8
+"""while one channel is resized: Pillow's copy and ours, as floats"""
 _STRIP = 1 << 22
 """pixels that are converted together"""
 _PHOTOMETRIC = TiffImagePlugin.PHOTOMETRIC_INTERPRETATION
@@ -154,6 +158,7 @@ def _decoded(
     content: bytes, name: str, plugin: type[ImageFile.ImageFile], check_size: Callable[[int, int, int], None]
 ) -> tuple[np.ndarray, float, int]:
     """Pixels as stored, the code of full intensity, and the orientation."""
+    cast(Any, Image).core.set_block_size(_BLOCK)
     with plugin(io.BytesIO(content)) as image:
         width, height = image.size
         each = _BYTES_PER_PIXEL.get(image.mode) or _BYTES_PER_PIXEL.get(name, 4)
@@ -316,9 +321,16 @@ def _resized(array: np.ndarray, peak: float, size: Size, max_pixels: int) -> np.
         size = (max(1, round(height * size / short)), max(1, round(width * size / short)))
     if size == (height, width):
         return array
-    if size[0] * size[1] > max_pixels:
+    # Pillow resizes along the width first
+    pixels = size[1] * max(size[0], height)
+    if pixels > max_pixels:
         raise ItemError(f"resizing to {size[0]} x {size[1]} pixels, expected at most {max_pixels} in all")
-    planes = []
+    needed = pixels * (array.shape[2] * array.itemsize + _BYTES_PER_RESIZED)
+    if needed > DEFAULT_LIMITS.expanded:
+        raise ItemError(
+            f"resizing to {size[0]} x {size[1]} pixels needs {needed} bytes, expected at most {DEFAULT_LIMITS.expanded}"
+        )
+    resized = np.empty((*size, array.shape[2]), array.dtype)
     for channel in range(array.shape[2]):
         plane = array[..., channel]
         source = Image.fromarray(plane if plane.dtype == np.uint8 else plane.astype(np.float32))
@@ -326,8 +338,8 @@ def _resized(array: np.ndarray, peak: float, size: Size, max_pixels: int) -> np.
         if plane.dtype != np.uint8:
             # Lanczos overshoots at edges
             result = np.clip(result, 0, peak)
-        planes.append((np.rint(result) if array.dtype.kind == "u" else result).astype(array.dtype))
-    return np.stack(planes, axis=-1)
+        resized[..., channel] = np.rint(result) if array.dtype.kind == "u" else result
+    return resized
 
 
 def _cropped(array: np.ndarray, size: Size) -> np.ndarray:

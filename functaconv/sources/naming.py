@@ -6,6 +6,7 @@ from pathlib import PurePath
 STDIN = "-"
 _PIPE = "pipe:"
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 # what a server or a bucket may be called; anything else may be half of a password that holds a slash
 _HOST = re.compile(r"(\w[\w.-]*|\[[0-9A-Fa-f:.]+\])(:\d+)?|arn:[\w:-]+")
 
@@ -22,6 +23,11 @@ def is_pipe(shard: str) -> bool:
 
 def command_of(pipe: str) -> str:
     return pipe.removeprefix(_PIPE)
+
+
+def is_url_like(name: str) -> bool:
+    """Whether a name begins as a URL does, a misspelled one too."""
+    return _SCHEME.match(name) is not None
 
 
 def is_local(shard: str) -> bool:
@@ -47,6 +53,17 @@ def shown(shard: str) -> str:
     host, slash, path = re.split(r"[?#]", match[2], maxsplit=1)[0].partition("/")
     host = host.rpartition("@")[2]
     return f"{match[1]}://{host}{slash}{path}" if _HOST.fullmatch(host) else f"{match[1]}://..."
+
+
+def hinted(name: str) -> str:
+    """A name that stands for nothing, for messages: without what may be secret, were it a misspelled URL."""
+    if scheme_of(name) is not None or is_pipe(name):
+        return shown(name)
+    if "@" in name:
+        # half of a password may stand anywhere before it
+        return "..."
+    secret = re.search(r":/|[?&#]", name)
+    return name if secret is None else f"{name[: secret.start()]}..."
 
 
 def short_name(shard: str) -> str:

@@ -20,6 +20,8 @@ PROGRESS = 1 << 20
 """bytes after which the attempts are counted anew: a long transfer may break off many times"""
 TIMEOUT = 60.0
 """seconds without a byte"""
+LEAST_RATE, PERIODS = 1 << 10, 5
+"""bytes per second, and for how many timeouts a source may give fewer: a byte now and then is no answer either"""
 TIMEOUT_VARIABLE = "FUNCTACONV_SOURCE_TIMEOUT"
 SILENCE_HINT = f"run the command again, or wait longer: {TIMEOUT_VARIABLE}=300 (seconds)"
 
@@ -69,10 +71,17 @@ class Retries:
     def __init__(self, name: str, patience: Patience) -> None:
         self._name, self._patience = name, patience
         self._lost, self._silent, self._received = 0, 0.0, 0
+        self._waited, self._given = 0.0, 0
 
-    def received(self, count: int) -> None:
-        """`count` more bytes than ever before."""
+    def received(self, count: int, waited: float = 0.0) -> None:
+        """`count` more bytes than ever before, after `waited` seconds; ServiceError where they drip."""
         self._silent = 0.0
+        self._waited, self._given = self._waited + waited, self._given + count
+        if self._waited >= PERIODS * self._patience.timeout:
+            if self._given < LEAST_RATE * self._waited:
+                said = f"{self._name} has sent no more than {self._given} bytes in {self._waited:.0f} s"
+                raise ServiceError(said, hint=SILENCE_HINT)
+            self._waited, self._given = 0.0, 0
         self._received += count
         if self._received >= PROGRESS:
             self._lost = self._received = 0

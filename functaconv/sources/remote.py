@@ -1,6 +1,7 @@
 """An object on a server as one stream of bytes, however often the connection breaks."""
 
 import io
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -119,9 +120,10 @@ class RemoteStream(io.RawIOBase):
         if not count or self._is_over:
             return b""
         body = self._connected()
+        started = time.monotonic()
         piece = body.read(min(count, _CHUNK), self._wait)
         self._position += len(piece)
-        self._retries.received(len(piece))
+        self._retries.received(len(piece), time.monotonic() - started)
         size = None if self._known is None else self._known.size
         if not piece and size is not None and self._position < size:
             raise LostError(f"the server stopped at byte {self._position} of {size}")

@@ -140,7 +140,7 @@ class HttpObject:
             response.close()
             raise RefusedError(response.status, pause=_seconds(response.headers.get("Retry-After")))
         start, size = _extent(response.headers.get("Content-Range"), response.headers.get("Content-Length"))
-        announced = Announcement(size, response.headers.get("ETag"), response.headers.get("Last-Modified"))
+        announced = Announcement(size, *(_printable(response.headers.get(name)) for name in ("ETag", "Last-Modified")))
         return Answer(announced, start, self._name, response.content.read, response.close)
 
 
@@ -170,7 +170,9 @@ class S3Object:
         found = await _answer(request, timeout, self._name)
         start, size = _extent(found.get("ContentRange"), found.get("ContentLength"))
         modified = found.get("LastModified")
-        announced = Announcement(size, found.get("ETag"), None if modified is None else modified.isoformat())
+        announced = Announcement(
+            size, _printable(found.get("ETag")), None if modified is None else modified.isoformat()
+        )
         body = found["Body"]
         return Answer(announced, start, self._name, body.read, body.close)
 
@@ -272,10 +274,20 @@ def _judged(error: Exception, seconds: float, name: str) -> Exception:
 
 def _extent(content_range: str | None, content_length: str | int | None) -> tuple[int, int | None]:
     """Where an answer starts, and the size of the whole object if it was said."""
-    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", content_range or "")
+    found = re.fullmatch(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]+|\*)", content_range or "")
     if found:
-        return int(found[1]), None if found[2] == "*" else int(found[2])
-    return 0, int(content_length) if str(content_length).isdigit() else None  # type: ignore[arg-type]
+        return int(found[1]), _count(found[2])
+    return 0, _count(str(content_length))
+
+
+def _count(text: str) -> int | None:
+    """A number of bytes; None where that is none, or of more digits than any."""
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
+
+
+def _printable(header: str | None) -> str | None:
+    # bytes that are no UTF-8 cannot be written to JSON; the escape keeps different ones different
+    return header and header.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _seconds(retry_after: str | None) -> float:

@@ -23,8 +23,10 @@ from functaconv.sources.items import DamageError, Record
 from functaconv.sources.openers import fingerprint, is_read_once, is_seekable, opened, shown
 
 __all__ = [
+    "MOST_COMPARED",
     "RecordLocation",
     "Tally",
+    "count_named",
     "expand_shards",
     "fingerprint",
     "index_shard",
@@ -39,7 +41,7 @@ __all__ = [
 _NAME = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
 _META = re.compile(r"__[^/]*__($|/)")
 # some 64 MiB of hashes: of a shard with more records the later ones are not compared
-_MOST_COMPARED = 1 << 20
+MOST_COMPARED = 1 << 20
 _MOST_NAMED = 1000
 _OTHERS = "(others)"
 
@@ -49,10 +51,19 @@ class Tally:
     """What a reader passed over or wondered at, counted while it reads. Counts add up over shards."""
 
     ignored: Counter[str] = field(default_factory=Counter)
-    """last suffix with its dot -> members; "(no suffix)" besides"""
+    """last suffix with its dot -> members; "(no suffix)" besides. The first thousand by name, the rest as
+    "(others)"."""
     duplicates: Counter[str] = field(default_factory=Counter)
     """key -> records that have it although an earlier one of the same shard has; they are records all the same. The
     first thousand keys by name, the rest as "(others)"."""
+
+    def ignore(self, suffix: str) -> None:
+        count_named(self.ignored, suffix)
+
+
+def count_named(counter: Counter[str], name: str) -> None:
+    """One more of a name, or of the others where there are very many names."""
+    counter[name if name in counter or len(counter) < _MOST_NAMED else _OTHERS] += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,15 +195,14 @@ class _Keys:
             return
         number = hash(key)
         if number in self._seen:
-            is_named = key in self._duplicates or len(self._duplicates) < _MOST_NAMED
-            self._duplicates[key if is_named else _OTHERS] += 1
-        elif len(self._seen) < _MOST_COMPARED:
+            count_named(self._duplicates, key)
+        elif len(self._seen) < MOST_COMPARED:
             self._seen.add(number)
 
 
 def _groups(source: _Source, start: int, limits: Limits, tally: Tally | None) -> Iterator[_Group]:
     """The records in order; before number `start` without bodies. Without a location to an end marker."""
-    ignored = Counter[str]() if tally is None else tally.ignored
+    passed_over = tally or Tally()
     keys = _Keys(tally)
     group: _Group | None = None
     number = source.first
@@ -205,12 +215,13 @@ def _groups(source: _Source, start: int, limits: Limits, tally: Tally | None) ->
                     yield group
                 group = None
                 continue
-            match = _NAME.match(member.name)
-            if not member.is_file or match is None or _META.match(member.name):
+            is_long = len(member.name) > limits.name
+            match = _NAME.match(member.name[: limits.name])
+            if not member.is_file or (match is None and not is_long) or _META.match(member.name):
                 if member.is_file:
-                    ignored["(no suffix)" if match is None else "(meta)"] += 1
+                    passed_over.ignore("(no suffix)" if match is None else "(meta)")
                 continue
-            key, suffix = match[1], match[2].lower()
+            key, suffix = (member.name[: limits.name], "") if match is None else (match[1], match[2].lower())
             if group is None or group.key != key:
                 if group is not None:
                     yield group
@@ -218,9 +229,12 @@ def _groups(source: _Source, start: int, limits: Limits, tally: Tally | None) ->
                 number += 1
                 keys.note(key)
             group.end = member.end
+            if is_long:
+                group.fail(f"a name of {len(member.name)} characters, expected at most {limits.name}")
+                continue
             kind = suffix.rpartition(".")[2]
             if kind not in SUFFIXES:
-                ignored[f".{kind}"] += 1
+                passed_over.ignore(f".{kind}")
             elif group.number >= start:
                 _add(group, suffix, member, tape, limits)
         if group is not None:
@@ -237,11 +251,13 @@ def _add(group: _Group, suffix: str, member: Member, tape: Tape, limits: Limits)
         return
     if suffix in group.fields:
         group.fail(f"two members named {group.key}.{suffix} follow each other, expected one")
+    elif len(group.fields) == limits.members:
+        group.fail(f"more than {limits.members} members {group.key}.*: names are one record up to their first dot")
     elif member.size > limits.member:
         group.fail(f"{member.name} has {member.size} bytes, expected at most {limits.member}")
-    elif group.size > limits.expanded:
+    elif group.size > limits.record:
         group.fail(
-            f"the members {group.key}.* have {group.size} bytes together, expected at most {limits.expanded}: "
+            f"the members {group.key}.* have {group.size} bytes together, expected at most {limits.record}: "
             "names are one record up to their first dot"
         )
     else:

@@ -8,7 +8,10 @@ import pytest
 import zarr
 
 from functaconv.errors import InputError, OutputExistsError
-from functaconv.functaset import FunctasetWriter, Layout, Part, Quantiser, open_functaset, verify
+from functaconv.functaset import FunctasetWriter, Layout, Part, Quantiser, arrays, open_functaset, verify
+from functaconv.functaset.schema import Column
+from functaconv.functaset.stored import MOST_TEXT
+from functaconv.sources.limits import DEFAULT_LIMITS
 
 from .conftest import BASE, LAYOUTS, attributes_of, block_of, encode, tree
 
@@ -201,3 +204,10 @@ def test_keys_that_are_no_text_are_escaped(tmp_path: Path) -> None:
     assert writer.progress(Part(0)).last_key == "z\udc80"
     functaset = open_functaset(encode(path, layout, parts=1))
     assert functaset[0].key == r"a\udc80"
+
+
+def test_texts_as_long_as_items_may_have_are_never_more_than_a_reader_takes(tmp_path: Path) -> None:
+    array = arrays.create_column(zarr.create_group(tmp_path), Column("meta", "str", fill=""), 10**6)
+    assert array.shards is not None
+    assert array.chunks[0] * DEFAULT_LIMITS.attributes < MOST_TEXT // 2
+    assert array.shards[0] * DEFAULT_LIMITS.attributes <= 256 << 20

@@ -12,8 +12,18 @@ import pytest
 
 from functaconv.errors import InputError
 from functaconv.signals.batch import Axes, Signal
-from functaconv.signals.loader import Collection, Position, Sampler, map_ahead, prefetched
+from functaconv.signals.loader import (
+    MOST_FETCHED,
+    Collection,
+    Position,
+    Sampler,
+    begun_ahead,
+    map_ahead,
+    prefetched,
+)
 from functaconv.signals.reading import Reading
+from functaconv.sources.items import Record
+from functaconv.sources.limits import MOST_AHEAD, room_for
 
 
 def loader_threads() -> list[str]:
@@ -71,6 +81,69 @@ def test_map_ahead_that_is_given_up_ends_its_threads() -> None:
     assert loader_threads()
     results.close()  # type: ignore[attr-defined]
     assert not loader_threads()
+
+
+def test_large_items_are_decoded_one_at_a_time_and_small_ones_ahead() -> None:
+    running, most, begun = [0], [0], list[int]()
+    lock = threading.Lock()
+
+    def decoded(number: int) -> int:
+        with room_for(MOST_AHEAD + 1 if number % 4 == 3 else MOST_AHEAD // 8):
+            with lock:
+                begun.append(number)
+                running[0] += number % 4 == 3
+                most[0] = max(most[0], running[0])
+            time.sleep(0.001)
+            with lock:
+                running[0] -= number % 4 == 3
+        return number
+
+    calls = begun_ahead(decoded, range(20), workers=4)
+    results = []
+    for number, call in enumerate(calls):
+        time.sleep(0.002)
+        # nobody has asked for it
+        assert number % 4 != 3 or number not in begun
+        results.append(call.result())
+    assert results == list(range(20))
+    assert most[0] == 1
+    assert not loader_threads()
+
+
+def test_a_large_item_that_nobody_asks_for_ends_with_the_others() -> None:
+    def decoded(number: int) -> int:
+        with room_for(MOST_AHEAD if number else 0):
+            return number
+
+    results = map_ahead(decoded, range(20), workers=2)
+    assert next(results) == 0
+    results.close()  # type: ignore[attr-defined]
+    assert not loader_threads()
+
+
+def test_no_more_is_fetched_while_large_records_wait() -> None:
+    fetched: list[int] = []
+
+    def records() -> Iterator[Record]:
+        for number in range(8):
+            fetched.append(number)
+            yield Record(0, number, "key", {"png": bytes(MOST_FETCHED // 2 + 1)})
+
+    for done, _ in enumerate(map_ahead(lambda record: record.record, records(), workers=8)):
+        assert len(fetched) - done <= 3
+
+
+def test_nothing_is_prefetched_while_a_large_item_is_in_use() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(1, 9):
+            made.append(number)
+            yield number
+
+    for item in prefetched(items(), depth=1, is_large=lambda number: number % 2 == 0):
+        time.sleep(0.002)
+        assert made[-1] == item or item % 2
 
 
 @pytest.mark.parametrize("count", [0, 1, 20])

@@ -329,6 +329,20 @@ def test_resize_comes_before_crop_and_keeps_type_and_range(
         assert abs(float(item.array[1:-1, 1:-1].mean()) / peak - 0.5) < 0.02
 
 
+def test_an_image_is_not_resized_to_more_than_fits_into_memory() -> None:
+    thin = record(png=saved(Image.new("RGB", (20_000, 1)), "PNG"))
+    with pytest.raises(ItemError, match=r"resizing to 64 x 1280000 pixels needs [0-9]+ bytes, expected at most"):
+        decode(thin, transform=ImageTransform(resize=64, crop=32))
+
+
+def test_text_that_travels_with_an_item_is_short() -> None:
+    with pytest.raises(ItemError, match="json and txt: 70014 characters to be stored, expected at most 65536"):
+        decode(record(png=FILES["png"], txt=b"a" * 70_000 + b"\n"))
+    axes = {"latitude": [round(90 - number * 1e-6, 6) for number in range(8000)], "longitude": [1.0]}
+    grid = record(npy=npy(np.zeros((8000, 1), np.float32)), json=json.dumps(axes).encode())
+    assert decode(grid).kind == "grid"
+
+
 def test_a_crop_larger_than_the_image_is_refused() -> None:
     with pytest.raises(ItemError, match=r"6 x 5 \(height x width\) is smaller than the crop 8 x 8"):
         decode(record(png=FILES["png"]), transform=ImageTransform(crop=8))

@@ -1,10 +1,12 @@
 """Shards from web servers: every byte or an error, and an error that says whether it is worth trying again."""
 
 import gzip
+import json
 import re
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -156,6 +158,19 @@ def test_a_url_is_known_again_by_what_the_server_says(serve: Serve) -> None:
     assert fingerprint(url_of(script)) == {"name": "train.tar", "modified": "today"}
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [{"ETag": '"\xff"'}, {"Last-Modified": "\xff"}, {"Content-Range": f"bytes 0-1/{'9' * 5000}"}],
+    ids=["etag", "date", "range"],
+)
+def test_headers_that_make_no_sense_are_no_numbers_and_still_json(serve: Serve, headers: dict[str, str]) -> None:
+    script = serve(CONTENT, Answer(etag=None, headers=headers))
+    found = fingerprint(url_of(script))
+    json.dumps(found, ensure_ascii=False).encode()
+    assert found.get("size", 0) in (0, len(CONTENT))
+    assert as_pairs(list(read_records(url_of(script), known=found))) == RECORDS
+
+
 def test_who_stops_reading_hangs_up(serve: Serve) -> None:
     script = serve(CONTENT, Answer(silent=True, stop=100_000))
     records = read_records(url_of(script))
@@ -174,6 +189,8 @@ def test_urls_stand_beside_other_names(tmp_path: Path, monkeypatch: pytest.Monke
     specs = ["a.tar,https://x/t-{00..02}.tar?s={x}", "HTTP://u:p@y:80/b.tar"]
     urls = [f"https://x/t-0{number}.tar?s={{x}}" for number in range(3)]
     assert expand_shards(specs) == ["a.tar", *urls, "HTTP://u:p@y:80/b.tar"]
+    whole = ["https://u:p,w@x/a.tar?ids=1,,2&X-Amz-Signature=S", "https://x/b,c.tar"]
+    assert expand_shards([f" a.tar, {whole[0]}, {whole[1]},"]) == ["a.tar", *whole]
     with pytest.raises(UsageError, match=r"given more than once: https://x/a\.tar$"):
         expand_shards(["https://x/a.tar?SECRET", "https://x/a.tar?SECRET"])
     for bad in ("https://x/SECRET1.tar?{SECRET", "https://", "http://:80/?SECRET", "https://[::1/x?SECRET"):
@@ -220,6 +237,14 @@ def test_a_long_transfer_may_break_off_often() -> None:
 
     retries.run(step)
     assert breaks == 50
+
+
+@pytest.mark.parametrize(("rate", "is_enough"), [(1, False), (900, False), (1100, True)])
+def test_a_server_that_drips_is_a_service_error(rate: int, is_enough: bool) -> None:
+    retries = Retries("x", Patience(3, 0.0, 60.0))
+    with nullcontext() if is_enough else pytest.raises(ServiceError, match=r"no more than [0-9]+ bytes in 3"):
+        for _ in range(100):
+            retries.received(29 * rate, waited=29.0)
 
 
 @pytest.mark.parametrize("value", ["soon", "0", "-1", "nan", "inf", ""])

@@ -110,7 +110,7 @@ def test_keys_that_come_again_are_counted(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(webdataset, "_MOST_NAMED", 1)
     read(content, tally=(tally := Tally()))
     assert tally.duplicates == {"a": 2, "(others)": 1}
-    monkeypatch.setattr(webdataset, "_MOST_COMPARED", 1)
+    monkeypatch.setattr(webdataset, "MOST_COMPARED", 1)
     read(content, tally=(tally := Tally()))
     assert tally.duplicates == {"a": 2}
 
@@ -136,12 +136,33 @@ def test_a_repeated_suffix_is_a_problem_of_its_record_alone(second: str) -> None
 def test_members_beyond_the_limits_are_skipped_with_a_reason(pipe: bool) -> None:
     content = tar([("a.png", b"1" * 5000), ("b.png", b"2"), ("c.0.png", b"3" * 900), ("c.1.png", b"4" * 900)])
     stream: Any = Pipe(content) if pipe else io.BytesIO(content)
-    records = list(read_records("x.tar", stream=stream, limits=Limits(member=1000, expanded=1500)))
+    records = list(read_records("x.tar", stream=stream, limits=Limits(member=1000, record=1500)))
     assert [record.key for record in records] == ["a", "b", "c"]
     assert "a.png has 5000 bytes, expected at most 1000" in str(records[0].problem)
     assert records[1].fields == {"png": b"2"}
     assert "1800 bytes together, expected at most 1500" in str(records[2].problem)
     assert records[2].fields == {}
+
+
+def test_names_without_end_take_no_memory() -> None:
+    long = "x" * 5000
+    names = ["a.png", f"b.{long}", f"{long}.png", f"{long}2", "c.png", *(f"d.0{n}" for n in range(2000))]
+    tally = Tally()
+    records = read(tar([(name, b"1") for name in names]), tally=tally)
+    assert [(record.key[:10], record.problem is None) for record in records] == [
+        ("a", True), ("b", False), ("x" * 10, False), ("c", True), ("d", True),
+    ]  # fmt: skip
+    assert "a name of 5002 characters, expected at most 4096" in str(records[1].problem)
+    assert all(len(record.key) <= 4096 for record in records)
+    assert len(tally.ignored) == 1001
+    assert tally.ignored["(others)"] == 1000
+
+
+def test_a_record_has_so_many_members() -> None:
+    content = tar([(f"a.{number}.txt", b"") for number in range(20)] + [("b.png", b"1")])
+    records = list(read_records("x.tar", stream=io.BytesIO(content), limits=Limits(members=10)))
+    assert [record.key for record in records] == ["a", "b"]
+    assert "more than 10 members a.*" in str(records[0].problem)
 
 
 NAMES = st.sampled_from(
@@ -355,6 +376,12 @@ def test_specs_expand_in_order(shards: Path, specs: list[str], expected: list[st
         (["t-000000.tar,pipe:cat secret.tar"], UsageError, "a pipe is in a list"),
         (["t-000000.tar", "./t-*.tar"], UsageError, "more than once"),
         (["-", "-"], UsageError, "more than once"),
+        (["https:/user:secret@host/a.tar"], InputError, r"no such shard: '\.\.\.'"),
+        (["https:/host/a.tar;secret=1"], InputError, r"no such shard: 'https\.\.\.'"),
+        (["host/a.tar?X-Amz-Signature=secret"], InputError, r"no file matches 'host/a.tar\.\.\.'"),
+        (["a.tar&X-Amz-Signature=secret"], InputError, r"no such shard: 'a.tar\.\.\.'"),
+        (["t-000000.tar, ftp://user:secret@host/a.tar"], UsageError, "cannot read from ftp:"),
+        ([" https://user:a,secret@host/a-*.tar"], UsageError, "https://host/a-.*tar: a web server does not list"),
         ([], UsageError, "no shards given"),
         ([""], InputError, "no such shard"),
     ],
