@@ -66,6 +66,8 @@ class Description(BaseModel):
     """of latitude-longitude grids"""
     training: dict[str, Any] = Field(default_factory=dict)
     """updates, seconds, items, shapes seen, validation PSNR, fingerprint of the data"""
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """of all else in the file; None in one of an older functaconv"""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,20 @@ def base_to_bytes(base: Base, recipe: Recipe, training: Mapping[str, Any]) -> by
 
 def _to_bytes(tensors: Mapping[str, Tensor], description: Description) -> bytes:
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return save_bytes(content, {"functaconv": description.model_dump_json()})
+    plain = save_bytes(content, {"functaconv": description.model_copy(update={"sha256": None}).model_dump_json()})
+    sealed = description.model_copy(update={"sha256": _digest(plain, None)})
+    return save_bytes(content, {"functaconv": sealed.model_dump_json()})
+
+
+def _digest(content: bytes, known: str | None) -> str:
+    """The sha256 of a file's tensors and of its header, in which the `known` one counts as none."""
+    length = _LENGTH + int.from_bytes(content[:_LENGTH], "little")
+    header = json.loads(content[_LENGTH:length])
+    said = header["__metadata__"]["functaconv"]
+    header["__metadata__"]["functaconv"] = said.replace(f'"sha256":"{known}"', '"sha256":null')
+    found = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    found.update(memoryview(content)[length:])
+    return found.hexdigest()
 
 
 def read_base(path: Path | str, device: torch.device | str = "cpu") -> StoredBase:
@@ -175,6 +190,10 @@ def base_from_bytes(content: bytes, name: str, device: torch.device | str = "cpu
     if len(content) != length + outline.bytes:
         found = "cut short" if len(content) < length + outline.bytes else "followed by something else"
         raise InputError(f"{name} does not hold the base it describes: it is {found}", hint=_DAMAGED)
+    # one of an older functaconv has none
+    known = outline.description.sha256
+    if known is not None and known != _digest(content, known):
+        raise InputError(f"{name} is not as it was written: its sha256 is another one", hint=_DAMAGED)
     try:
         base, tensors = outline.built(), load_bytes(content)
         if METRIC in tensors and isinstance(base.solver, GaussNewton):
@@ -250,7 +269,10 @@ def _outline(head: bytes, name: str) -> _Outline:
     """What the header, with its length before it, says; an InputError unless all of it goes together."""
     try:
         header = parse_json(head[_LENGTH:], most_values=MOST_VALUES)
-        found = parse_json(header.pop("__metadata__")["functaconv"].encode(), most_values=MOST_VALUES)
+        metadata = header.pop("__metadata__")
+        found = parse_json(metadata.pop("functaconv").encode(), most_values=MOST_VALUES)
+        if metadata:
+            raise ValueError(f"what no base says: {sorted(metadata)}")
     except (ValueError, KeyError, TypeError, AttributeError):
         raise _not_a_base(name) from None
     if not isinstance(found, dict) or found.get("format") != FORMAT:

@@ -138,8 +138,10 @@ def test_a_foreign_file_is_an_input_error(foreign: bytes) -> None:
 
 
 def described(content: bytes) -> dict[str, Any]:
+    """What a base says of itself, but for its digest: what is wrong is to be found without."""
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     found: dict[str, Any] = json.loads(header["__metadata__"]["functaconv"])
+    del found["sha256"]
     return found
 
 
@@ -241,6 +243,16 @@ def test_a_small_file_cannot_ask_for_a_large_base(
     monkeypatch.setattr("functaconv.checkpoint.build", shaped)
     with pytest.raises(InputError):
         base_from_bytes(content, "absurd")
+
+
+@pytest.mark.parametrize("name", ["content", "canonical_content"])
+def test_no_flipped_bit_goes_unnoticed(name: str, request: pytest.FixtureRequest) -> None:
+    content: bytes = request.getfixturevalue(name)
+    for place in np.random.default_rng(0).permutation(8 * len(content))[:1000].tolist():
+        damaged = bytearray(content)
+        damaged[place // 8] ^= 1 << place % 8
+        with pytest.raises(InputError):
+            base_from_bytes(bytes(damaged), "damaged")
 
 
 def test_flipped_bits_never_surface_as_anything_but_input_errors(content: bytes) -> None:

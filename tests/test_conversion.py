@@ -17,7 +17,15 @@ from PIL import Image
 
 from functaconv.checkpoint import base_from_bytes, read_base
 from functaconv.conversion import Encoded, Watcher, encode, plan, work
-from functaconv.errors import ChangedInputError, InputError, ItemError, OutputExistsError, StoppedError, UsageError
+from functaconv.errors import (
+    ChangedInputError,
+    InputError,
+    ItemError,
+    OutputExistsError,
+    StoppedError,
+    TooManyFailuresError,
+    UsageError,
+)
 from functaconv.functaset.blocks import Block
 from functaconv.functaset.checks import verify
 from functaconv.functaset.ledger import Part
@@ -511,6 +519,17 @@ def test_a_retry_that_is_killed_loses_nothing(base_file: Path, tmp_path: Path, m
         run(base_file, shard, output, retry_failed=True, watcher=Killer(1))
     assert run(base_file, shard, output, max_error_rate=1.0).report["failed"] == 1
     assert stored_tree(output) == before
+
+
+def test_a_functaset_without_an_item_is_in_nobodys_way(base_file: Path, shards: Path, tmp_path: Path) -> None:
+    """All items failed, or what came through the pipe was no tar: the next try need not say that it overwrites."""
+    output = tmp_path / "out.zarr"
+    failed = run(base_file, shards, output, transform=ImageTransform(crop=(400, 400)))
+    assert isinstance(failed.complaint, TooManyFailuresError)
+    assert run(base_file, "-", output, stdin=io.BytesIO(b"hello" * 500)).complaint is not None
+    assert run(base_file, shards, output).complaint is None
+    with pytest.raises(OutputExistsError):
+        run(base_file, shards, output, steps=1)
 
 
 def test_keys_that_occur_twice_are_told(base_file: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from functaconv.errors import (
     UsageError,
     VerificationError,
 )
-from functaconv.functaset.beginning import check_store
+from functaconv.functaset.beginning import check_store, holds_nothing
 from functaconv.functaset.blocks import DAMAGED
 from functaconv.functaset.claims import Claims, Held, Owner
 from functaconv.functaset.ledger import Ledger
@@ -153,7 +153,7 @@ def encode(
     target, ranks = Path(output), ranks or ranks_of_environment()
     if work.is_piped and ranks.count > 1:
         raise UsageError("several processes cannot share a pipe", hint="write the tar to a file first")
-    if work.is_piped and not overwrite and target.exists() and any(target.iterdir() if target.is_dir() else [0]):
+    if work.is_piped and not overwrite and _is_in_the_way(target):
         raise OutputExistsError(f"{target} exists, and {PIPED.partition(':')[0]}", hint="--overwrite, or another name")
     if retry_failed and (ranks.count > 1 or work.is_piped or overwrite):
         raise UsageError(
@@ -195,6 +195,11 @@ def encode(
                 raise
             return _finished(target, work, min_psnr, max_error_rate, watcher, ranks)
     return Encoded(writer.path, report, _complaint(writer.path, report, min_psnr, max_error_rate))
+
+
+def _is_in_the_way(target: Path) -> bool:
+    is_there = any(target.iterdir()) if target.is_dir() else target.exists()
+    return is_there and not holds_nothing(target)
 
 
 def _reopened(work: Work, writer: FunctasetWriter, watcher: Watcher) -> FunctasetWriter:

@@ -45,14 +45,14 @@ def open_store(
 ) -> bool:
     """Make sure that a store with these settings stands at `path`, and say whether it is finished.
 
-    What another process of the same `run` began is not overwritten again. OutputExistsError when what is to be
-    overwritten is being written.
+    What another process of the same `run` began is not overwritten again, and what holds nothing always is.
+    OutputExistsError when what is to be overwritten is being written.
     """
 
     def is_old() -> bool:
         return run is None or _run_of(path) != run
 
-    overwrite = overwrite and is_old()
+    overwrite = (overwrite or holds_nothing(path)) and is_old()
     exists = check_store(path, layout, settings, overwrite=overwrite)
     if overwrite or not exists:
         clear_staging(path)
@@ -69,6 +69,12 @@ def open_store(
 def is_finished(path: Path) -> bool:
     """There is a sealed functaset at `path`."""
     return _attributes(path) is not None
+
+
+def holds_nothing(path: Path) -> bool:
+    """There is no item in the functaset at `path`: all failed, say, and it stands in the way of a better try."""
+    summary = (_attributes(path) or {}).get("summary")
+    return isinstance(summary, dict) and summary.get("count") == 0
 
 
 def check_store(path: Path, layout: Layout, settings: Mapping[str, Any], *, overwrite: bool) -> bool:

@@ -22,7 +22,7 @@ from pydantic import Field, TypeAdapter
 
 from functaconv.documents import parse_json
 from functaconv.errors import InputError, OutputExistsError
-from functaconv.functaset.files import read_bytes, replace_bytes
+from functaconv.functaset.files import damaged, read_bytes, replace_bytes
 
 try:
     import fcntl
@@ -267,7 +267,10 @@ class Claims:
         with self._alone():
             found = self._read(name)
             if found is not None and found.owner.token == owner.token:
-                self._file(name).unlink(missing_ok=True)
+                try:
+                    self._file(name).unlink(missing_ok=True)
+                except IsADirectoryError as error:
+                    raise damaged(self._file(name), "not a file") from error
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -150,8 +150,9 @@ class Ledger:
             return
         found = validated(self._source(part), _SOURCE, within=self.root)
         if changes := differences(found, canonical(dict(source))):
+            name = source.get("name", "a shard")
             raise ChangedInputError(
-                f"changed input: part {part} of {self.root.parent}: {'; '.join(changes)}",
+                f"changed input: {name} (part {part} of {self.root.parent}): {'; '.join(changes)}",
                 hint="put the input back as it was, or start again with --overwrite",
             )
 

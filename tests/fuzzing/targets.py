@@ -26,7 +26,7 @@ from functaconv.sources.decoders import Limits, decode
 from functaconv.sources.items import Record
 from functaconv.sources.webdataset import read_records
 
-from .bases import small_base
+from .bases import small_base, undigested
 from .mutation import NUMBERS, mutated, mutated_json
 from .stores import Stores
 
@@ -149,8 +149,8 @@ class Base:
 
     def __init__(self) -> None:
         self.seeds = [
-            small_base(Axes("array", 2, 2, "first", 4), "gradient"),
-            small_base(Axes("image", 2, 3), "gauss-newton"),
+            undigested(small_base(Axes("array", 2, 2, "first", 4), "gradient")),
+            undigested(small_base(Axes("image", 2, 3), "gauss-newton")),
         ]
 
     def case(self, random: Random) -> bytes:

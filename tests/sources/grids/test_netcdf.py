@@ -500,7 +500,7 @@ def unwritten(path: Path, chunks: Mapping[str, Sequence[int]] | None = None, **l
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("lat", "1000000000 latitudes and 3 longitudes, expected at most 1048576"),
+        ("lat", "1000000000 latitudes and 3 longitudes, expected at most 65536"),
         ("lon", "2 latitudes and 1000000000 longitudes"),
         ("time", "2000000000 places along time, expected at most 4194304"),
         ("other", "1000000008 places along time, other"),
