@@ -104,7 +104,8 @@ class StoredBase:
                 "training": {**said.training, "truncated_from": said.training.get("truncated_from", base.latent)},
             }
         )
-        return base_from_bytes(_to_bytes(tensors, description), f"the base of {keep} numbers", base.device)
+        content = _to_bytes(tensors, description, is_sealed=said.sha256 is not None)
+        return base_from_bytes(content, f"the base of {keep} numbers", base.device)
 
 
 def base_to_bytes(base: Base, recipe: Recipe, training: Mapping[str, Any]) -> bytes:
@@ -122,9 +123,11 @@ def base_to_bytes(base: Base, recipe: Recipe, training: Mapping[str, Any]) -> by
     return _to_bytes(base.state_dict(), description)
 
 
-def _to_bytes(tensors: Mapping[str, Tensor], description: Description) -> bytes:
+def _to_bytes(tensors: Mapping[str, Tensor], description: Description, *, is_sealed: bool = True) -> bytes:
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     plain = save_bytes(content, {"functaconv": description.model_copy(update={"sha256": None}).model_dump_json()})
+    if not is_sealed:
+        return save_bytes(content, {"functaconv": description.model_dump_json(exclude={"sha256"})})
     sealed = description.model_copy(update={"sha256": _digest(plain, None)})
     return save_bytes(content, {"functaconv": sealed.model_dump_json()})
 

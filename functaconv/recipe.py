@@ -26,7 +26,7 @@ MOST_PARAMETERS = 1 << 30
 """of a matrix, or all matrices of a network"""
 MOST_NEIGHBOURS = 1 << 24
 """entries of the table that says which site lies beside which"""
-MOST_CURVATURE = 1 << 26
+MOST_CURVATURE = 1 << 27
 """numbers in the matrices of Gauss-Newton, of one item: a step holds several copies of them"""
 MOST_FACTORED = 4096
 """side of a matrix that is factored as a whole"""

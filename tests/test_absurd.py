@@ -38,7 +38,7 @@ ABSURD: dict[str, dict[str, Any]] = {
     "a matrix": {"solver": {"kind": "gauss-newton"}, "latent": {"numbers": 65536}, "network": {"width": 2}},
     "matrices": {
         "solver": {"kind": "gauss-newton"},
-        "latent": {"numbers": 256, "sites": [8, 8], "interpolation": "linear"},
+        "latent": {"numbers": 256, "sites": [16, 16], "interpolation": "linear"},
     },
     "negative sites": {"latent": {"sites": [-1, 4]}},
     "steps": {"solver": {"steps": 10**9}},

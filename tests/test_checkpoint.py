@@ -245,6 +245,14 @@ def test_a_small_file_cannot_ask_for_a_large_base(
         base_from_bytes(content, "absurd")
 
 
+def test_fewer_numbers_of_an_older_base_are_the_bytes_that_they_were(canonical_content: bytes) -> None:
+    older = base_from_bytes(with_description(canonical_content, lambda _: None), "older").truncated(2)
+    assert older.description.sha256 is None
+    assert b"sha256" not in older.content
+    newer = base_from_bytes(canonical_content, "newer").truncated(2)
+    assert newer.description.sha256 is not None
+
+
 @pytest.mark.parametrize("name", ["content", "canonical_content"])
 def test_no_flipped_bit_goes_unnoticed(name: str, request: pytest.FixtureRequest) -> None:
     content: bytes = request.getfixturevalue(name)

@@ -235,6 +235,11 @@ def test_a_run_that_torchrun_starts_again_overwrites_once(
     assert train(few, tmp_path / "base", overwrite=True).was_finished
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a third")
     assert not train(few, tmp_path / "base", overwrite=True).was_finished
+    folder = tmp_path / "base.training"
+    folder.mkdir()
+    (folder / "state.safetensors").write_bytes(b"no state")
+    assert train(few, tmp_path / "base", overwrite=True).updates == 9
+    assert not folder.exists()
 
 
 def test_what_is_not_a_base_is_not_overwritten(few: Path, tmp_path: Path, train: Callable[..., Trained]) -> None:

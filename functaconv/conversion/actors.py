@@ -6,6 +6,7 @@ import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,13 @@ def encode_with_ray(
                 ray.kill(one)
         reports = [encoded for encoded in found if encoded.report]
         if reports:
-            return min(reports, key=lambda encoded: encoded.was_finished)
-        # an actor died after the others had left what it had to it: its replacement found all done but the end
-        return encode(base, shards, output, ranks=Ranks(0, num_actors, 0, run, "ray"), watcher=watcher, **options)
+            best = min(reports, key=lambda encoded: encoded.was_finished)
+        else:
+            # an actor died after the others had left what it had to it: its replacement found all done but the end
+            ranks = Ranks(0, num_actors, 0, run, "ray")
+            best = encode(base, shards, output, ranks=ranks, watcher=watcher, **options)
+        # the actors told nobody
+        return replace(best, is_told=False)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The records of a part, decoded, a block at a time."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -82,9 +83,16 @@ def read_blocks(
     Where items are much larger than those of the training a block ends sooner, by their bytes. A damaged shard ends
     with a block, empty perhaps, that says so; a part of which nothing is left is an empty block.
     """
-    consumed, last_key = max(span.start, progress.records), progress.last_key or ""
-    records = _records(work, part, span, consumed, progress.last_key or key_before)
-    reads = begun_ahead(lambda record: _read(work, record), records, workers=work.workers)
+    start, last_key = max(span.start, progress.records), progress.last_key or ""
+    records = _records(work, part, span, start, progress.last_key or key_before)
+    # closed whatever happens: decoders that wait for room would wait for ever
+    with closing(begun_ahead(lambda record: _read(work, record), records, workers=work.workers)) as reads:
+        yield from _blocks(work, part, span, start, last_key, reads)
+
+
+def _blocks(
+    work: Work, part: Part, span: Range, consumed: int, last_key: str, reads: Iterator[Ahead[Read]]
+) -> Iterator[ReadBlock]:
     upcoming, damage = _next(reads)
     while True:
         block: list[Read] = []

@@ -281,6 +281,7 @@ def plan(
 ) -> Plan:
     """What `encode` would do with these arguments, without doing it."""
     work = Work.of(base, shards, **options)
+    overwrite = overwrite or holds_nothing(Path(output))
     check_store(Path(output), work.layout, work.settings, overwrite=overwrite)
     records = None
     if not work.is_piped and all(map(is_seekable, work.names)):

@@ -12,7 +12,6 @@ from typing import Annotated, Any, BinaryIO
 import numpy as np
 from pydantic import Field, InstanceOf, TypeAdapter, ValidationError
 
-from functaconv.documents import parse_json
 from functaconv.errors import InputError
 from functaconv.functaset.files import MOST_VALUES, damaged, first_problem, replacing, whole_file
 from functaconv.functaset.grids import GridTable
@@ -187,8 +186,8 @@ def read_block(path: Path, layout: Layout | None = None, *, within: Path) -> Blo
         facts = _facts(members)
         block = Block(
             **{name: members[name] for name in _ARRAYS},
-            keys=_TEXTS.validate_python(_unpack(members["keys"])),
-            meta=_TEXTS.validate_python(_unpack(members["meta"])) if facts.has_meta else None,
+            keys=_texts(members, "keys"),
+            meta=_texts(members, "meta") if facts.has_meta else None,
             tile=members.get("tile"),
             measures={name: members[f"measure_{name}"] for name in facts.measures},
             grids=_grids(members) if "grid" in members else None,
@@ -250,8 +249,12 @@ def _pack(value: Any) -> np.ndarray:
     return np.frombuffer(json.dumps(value).encode("ascii"), np.uint8)
 
 
-def _unpack(stored: np.ndarray) -> Any:
-    return parse_json(stored.tobytes(), most_values=MOST_VALUES)
+def _texts(members: Mapping[str, np.ndarray], name: str) -> list[str]:
+    """One for each row: a text may be long, but they cannot be many."""
+    content, rows = members[name].tobytes(), len(members["psnr"])
+    if content.count(b'"') - content.count(b'\\"') > 2 * rows:
+        raise ValueError(f"{name}: more than {rows} texts")
+    return _TEXTS.validate_json(content)
 
 
 def _printable(text: str) -> str:

@@ -204,6 +204,8 @@ class FunctasetWriter:
                 "metadata": {
                     file.parent.relative_to(self.path).as_posix(): read_json(file)
                     for file in sorted(self.path.rglob("*/zarr.json"))
+                    # an old functaset that was replaced may lie among the parts
+                    if not file.is_relative_to(self.path / PARTS)
                 },
             },
         }

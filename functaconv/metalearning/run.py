@@ -465,9 +465,13 @@ def is_of_this_run(output: Path) -> bool:
     run, state = trainers().run, training_folder(output) / STATE
     if run is None:
         return False
-    if state.exists():
-        return bool(read_state(state).values.get("run") == run)
-    return is_base(output) and bool(read_base(output).description.training.get("run") == run)
+    try:
+        if state.exists():
+            return bool(read_state(state).values.get("run") == run)
+        return is_base(output) and bool(read_base(output).description.training.get("run") == run)
+    except InputError:
+        # damaged, and to be overwritten
+        return False
 
 
 def clear(folder: Path) -> None:
@@ -480,19 +484,21 @@ def clear(folder: Path) -> None:
 def claimed(output: Path, together: Ensemble) -> Iterator[Path]:
     """The training folder of `output`, which no other run may use meanwhile; it goes when it is left empty."""
     folder, run = training_folder(output), trainers().run or uuid.uuid4().hex
-    with closing(Claims(folder, Owner(run, together.rank, together.count), output=output)) as claims:
+    try:
+        with closing(Claims(folder, Owner(run, together.rank, together.count), output=output)) as claims:
 
-        def claim() -> None:
-            folder.mkdir(parents=True, exist_ok=True)
-            claims.insist(TRAINING)
+            def claim() -> None:
+                folder.mkdir(parents=True, exist_ok=True)
+                claims.insist(TRAINING)
 
-        together.first(claim)
-        yield folder
-    if together.is_first:
-        with suppress(OSError):
-            (folder / LOCK).unlink(missing_ok=True)
+            together.first(claim)
+            yield folder
+    finally:
+        if together.is_first and folder.is_dir() and {file.name for file in folder.iterdir()} <= {LOCK}:
             # not what is saved there, nor what is somebody else's
-            folder.rmdir()
+            with suppress(OSError):
+                (folder / LOCK).unlink(missing_ok=True)
+                folder.rmdir()
 
 
 def plain(number: float | int | None) -> float | int | None:

@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,25 @@ def test_arrays_are_cut_as_measured_to_be_best(tmp_path: Path) -> None:
     label = group["label"]
     assert isinstance(label, zarr.Array)
     assert label.chunks == (1200,)
+
+
+def test_an_old_one_that_was_replaced_is_no_part_of_the_new_one(tmp_path: Path) -> None:
+    """Killed while the old one was being removed."""
+    old, path = encode(tmp_path / "old.zarr", LAYOUTS["global"]), tmp_path / "out.zarr"
+    FunctasetWriter.open(path, LAYOUTS["global"], SETTINGS)
+    shutil.copytree(old, path / "_parts/replaced")
+    encode(path, LAYOUTS["global"])
+    assert verify(path) == []
+
+
+def test_texts_of_many_commas_are_read_again(tmp_path: Path) -> None:
+    layout = LAYOUTS["global"]
+    writer = FunctasetWriter.open(tmp_path / "out.zarr", layout, SETTINGS)
+    writer.begin(Part(0), {"size": 1})
+    meta = [json.dumps({"a": '",' * (1 << 20)})] * 5
+    writer.commit(Part(0), 0, replace(block_of(layout, 0, 0), meta=meta))
+    writer.end(Part(0), 6)
+    writer.assemble(Quantiser(layout.bits))
 
 
 def test_metadata_is_consolidated_as_zarr_would(tmp_path: Path) -> None:
