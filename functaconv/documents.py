@@ -2,9 +2,12 @@
 
 import json
 import re
+import threading
 from collections.abc import Iterable
 from typing import Any
 
+LITERALS = threading.RLock()
+"""held while numpy has Python parse an array's header: before 3.11.5 two threads that do so trip over each other"""
 MOST_DEPTH = 64
 """lists and objects within each other; what writes JSON again later must not run out of stack either"""
 _ABSENT = "nothing"

@@ -12,6 +12,7 @@ from typing import Annotated, Any, BinaryIO
 import numpy as np
 from pydantic import Field, InstanceOf, TypeAdapter, ValidationError
 
+from functaconv.documents import LITERALS
 from functaconv.errors import InputError
 from functaconv.functaset.files import MOST_VALUES, damaged, first_problem, replacing, whole_file
 from functaconv.functaset.grids import GridTable
@@ -211,7 +212,7 @@ def _members(path: Path, within: Path) -> Iterator[Mapping[str, np.ndarray]]:
         with path.open("rb") as file:
             _check_sizes(file)
             # of sizes that were made up numpy warns before it refuses them
-            with np.errstate(all="ignore"), np.load(file, allow_pickle=False) as members:
+            with LITERALS, np.errstate(all="ignore"), np.load(file, allow_pickle=False) as members:
                 yield members
     except InputError as error:
         raise damaged(path, error) from error

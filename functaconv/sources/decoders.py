@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from functaconv.documents import parse_json
+from functaconv.documents import LITERALS, parse_json
 from functaconv.errors import ItemError, UsageError
 from functaconv.sources.binvox import read_binvox, unpack_bits
 from functaconv.sources.images import (
@@ -312,7 +312,8 @@ def _npy_header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any],
     header = io.BytesIO(size + stream.read(length))
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     try:
-        shape, fortran, dtype = read(header)
+        with LITERALS:
+            shape, fortran, dtype = read(header)
     except MemoryError:
         # what Python's parser says of brackets without end
         raise ItemError("a header that makes no sense") from None
