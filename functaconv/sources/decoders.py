@@ -24,10 +24,10 @@ import numpy as np
 from functaconv.documents import LITERALS, parse_json
 from functaconv.errors import ItemError, UsageError
 from functaconv.sources.binvox import read_binvox, unpack_bits
+from functaconv.sources.contents import format_in_words
 from functaconv.sources.images import (
     IMAGE_SUFFIXES,
     ImageTransform,
-    data_format,
     decode_image,
     parse_size,
     transform_image,
@@ -239,7 +239,9 @@ def _decode_array(content: bytes, suffix: str, name: str | None, limits: Limits)
         array = reader(content, name, limits)
     except _ARRAY_ERRORS as error:
         reason = str(error).rstrip(".") or type(error).__name__
-        raise ItemError(f"{suffix}: expected a complete array, found {data_format(content)} data ({reason})") from error
+        raise ItemError(
+            f"{suffix}: expected a complete array, found {format_in_words(content)} data ({reason})"
+        ) from error
     except ItemError as error:
         raise ItemError(f"{suffix}: {error}") from error
     return _numeric(array, suffix)

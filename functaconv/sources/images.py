@@ -33,6 +33,7 @@ from PIL import (
 )
 
 from functaconv.errors import ItemError, UsageError
+from functaconv.sources.contents import format_in_words
 from functaconv.sources.headers import check_header, check_scans, webp_size
 from functaconv.sources.limits import DEFAULT_LIMITS, room_for
 
@@ -60,24 +61,6 @@ _PHOTOMETRIC = TiffImagePlugin.PHOTOMETRIC_INTERPRETATION
 _ORIENTATION = 0x0112
 IMAGE_SUFFIXES = tuple(_IMAGES)
 """in the order of preference: lossless first"""
-
-_SIGNATURES = (
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"II*\0", "TIFF"),
-    (b"MM\0*", "TIFF"),
-    (b"II+\0", "TIFF"),
-    (b"MM\0+", "TIFF"),
-    (b"BM", "BMP"),
-    (b"GIF8", "GIF"),
-    (b"%!PS", "PostScript"),
-    (b"\xc5\xd0\xd3\xc6", "PostScript"),
-    (b"%PDF", "PDF"),
-    (b"\x93NUMPY", "npy"),
-    (b"PK\x03\x04", "zip"),
-    (b"\x1f\x8b", "gzip"),
-    (b"<", "HTML, SVG or XML"),
-)
 
 # what Pillow's plugins are known to raise on damaged bytes, and warnings where a caller made them errors; not
 # MemoryError: that is about this machine, not about the item
@@ -128,7 +111,7 @@ def decode_image(
     `channels` None leaves gray 1 and every colour 3; 1 or 3 converts, gray by ITU-R 601.
     """
     name, plugin = _IMAGES[suffix.rpartition(".")[2]]
-    found = data_format(content)
+    found = format_in_words(content)
     if found != name:
         raise ItemError(f"{suffix}: expected {name} data, found {found}; the suffix has to say what the file is")
     if name == "WebP" and not features.check("webp"):
@@ -169,16 +152,6 @@ def _decoded(
         with room_for(2 * each * width * height):
             image.load()
             return *_pixels(image, name, rawmode), _orientation(image)
-
-
-def data_format(content: bytes) -> str:
-    """What the first bytes say the data is, in words."""
-    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
-        return "WebP"
-    if not content:
-        return "nothing (an empty file)"
-    known = (name for start, name in _SIGNATURES if content.startswith(start))
-    return next(known, f"unknown data (it starts with {content[:8].hex(' ')})")
 
 
 def transform_image(array: np.ndarray, peak: float, transform: ImageTransform, *, max_pixels: int) -> np.ndarray:

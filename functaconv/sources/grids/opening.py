@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from functaconv.errors import InputError
+from functaconv.sources.contents import format_in_words
 from functaconv.sources.folder import opened
 from functaconv.sources.grids.arrays import lone_axes
 from functaconv.sources.grids.choice import EVERYTHING, FieldChoice
@@ -15,7 +16,6 @@ from functaconv.sources.grids.grib import open_grib
 from functaconv.sources.grids.hdf5 import check_contained
 from functaconv.sources.grids.netcdf import netcdf_dataset, open_netcdf, open_zarr
 from functaconv.sources.grids.origin import Origin
-from functaconv.sources.images import data_format
 from functaconv.sources.naming import scheme_of
 
 FIELD_SUFFIXES = ("nc", "nc4", "cdf", "netcdf", "grib", "grib2", "grb", "grb2")
@@ -82,7 +82,7 @@ def open_fields(
         return open_grib(path, origin, choice)
     others = (words for first, words in _OTHERS.items() if content.lstrip().startswith(first))
     raise InputError(
-        f"{path}: expected NetCDF or GRIB, found {next(others, data_format(content))}",
+        f"{path}: expected NetCDF or GRIB, found {next(others, format_in_words(content))}",
         hint="unpack it if it is an archive; else the download may have failed: get the file again",
     )
 

@@ -1,0 +1,91 @@
+"""What shards and folders hold that is not converted, counted by kind: a `Counter` that adds up over blocks and files.
+
+A kind is a few words that a user understands, or a suffix with its dot for files of a suffix that is not read.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+
+__all__ = [
+    "APPLE_DOUBLE",
+    "CUT_JSON",
+    "CUT_TEXT",
+    "FRAMES",
+    "HIDDEN",
+    "LABELS",
+    "LARGE_JSON",
+    "LINKS",
+    "MOST_KINDS",
+    "NO_SUFFIX",
+    "OTHERS",
+    "PAGES",
+    "RECORDS",
+    "SPECIAL",
+    "beside",
+    "ignore",
+    "ignored_lines",
+    "most_ignored",
+]
+
+MOST_KINDS = 100
+"""in one counter; a folder may have a suffix for each of its files"""
+OTHERS = "(others)"
+NO_SUFFIX = "(no suffix)"
+HIDDEN = "(hidden)"
+APPLE_DOUBLE = "._ files of macOS"
+LINKS = "links"
+SPECIAL = "devices, pipes and other special members"
+RECORDS = "records without an array"
+LABELS = "labels apart from their items"
+CUT_JSON = "json that is no JSON"
+LARGE_JSON = "json above the size limit"
+CUT_TEXT = "txt that is no UTF-8"
+PAGES = "further pages of TIFF"
+FRAMES = "further frames of animations"
+
+_SHOWN = 8
+# the kinds for which a user can do something, the most important first
+_ADVICE = (
+    (re.compile(r"(?P<suffix>\S+) beside \S+"), "--field {suffix} takes them instead"),
+    (re.compile(re.escape(LABELS)), "put a record's members side by side: tar --sort=name"),
+    (re.compile(re.escape(RECORDS)), "--field names the suffix that holds the array"),
+    (re.compile(f"{re.escape(PAGES)}|{re.escape(FRAMES)}"), "save each as a file of its own to convert them all"),
+    (re.compile(f"{re.escape(CUT_JSON)}|{re.escape(LARGE_JSON)}|{re.escape(CUT_TEXT)}"), "their items are converted"),
+    (re.compile(re.escape(LINKS)), "copy what they lead to in their place"),
+    (re.compile(r"\.\S+"), "not read; convert them to png or npy if they are data"),
+)
+
+
+def ignore(ignored: Counter[str], kind: str, count: int = 1) -> None:
+    """Count more of a kind; of very many kinds those beyond the first hundred together."""
+    ignored[kind if kind in ignored or len(ignored) < MOST_KINDS else OTHERS] += count
+
+
+def beside(suffix: str, taken: str) -> str:
+    """The kind of members that could have been taken instead of the one that was."""
+    return f"{suffix} beside {taken}"
+
+
+def ignored_lines(ignored: Mapping[str, int]) -> list[str]:
+    """A short table, a line for each kind; the first one says what to do. Empty where nothing was ignored."""
+    kinds = sorted(ignored, key=lambda kind: (_advice(kind)[0], -ignored[kind], kind))
+    lines = [f"{ignored[kind]} {kind}" for kind in kinds[:_SHOWN]]
+    if kinds and (advice := _advice(kinds[0])[1]):
+        lines[0] += f" ({advice})"
+    if len(kinds) > _SHOWN:
+        rest = kinds[_SHOWN:]
+        lines.append(f"{sum(ignored[kind] for kind in rest)} of {len(rest)} more kinds")
+    return lines
+
+
+def most_ignored(ignored: Mapping[str, int]) -> str:
+    """The same in one line, for the message of an error."""
+    return "; ".join(ignored_lines(ignored))
+
+
+def _advice(kind: str) -> tuple[int, str]:
+    for place, (pattern, advice) in enumerate(_ADVICE):
+        if match := pattern.fullmatch(kind):
+            return place, advice.format(**match.groupdict())
+    return len(_ADVICE), ""
