@@ -45,6 +45,9 @@ def command(
     level: Annotated[
         list[float] | None, typer.Option("--level", help="Grids: a level, in the file's units; repeatable.")
     ] = None,
+    group: Annotated[
+        str | None, typer.Option("--group", help="NetCDF, zarr: the group that holds the fields.", metavar="PATH")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be read, and read no value.")] = False,
     items_per_shard: Annotated[int, typer.Option("--items-per-shard", min=1, help="Items in a shard.")] = 10_000,
     seed: Annotated[
@@ -60,7 +63,7 @@ def command(
     from functaconv.sources.grids import FieldChoice
     from functaconv.sources.images import ImageTransform, parse_size
 
-    choice = FieldChoice(tuple(variable or ()), start, stop, stride, tuple(level or ()))
+    choice = FieldChoice(tuple(variable or ()), start, stop, stride, tuple(level or ()), group)
     if dry_run:
         _tell(plan(source, field=field, choice=choice), json)
         return

@@ -12,6 +12,7 @@ __all__ = [
     "CUT_JSON",
     "CUT_TEXT",
     "FRAMES",
+    "GROUPS",
     "HIDDEN",
     "LABELS",
     "LARGE_JSON",
@@ -43,6 +44,7 @@ LARGE_JSON = "json above the size limit"
 CUT_TEXT = "txt that is no UTF-8"
 PAGES = "further pages of TIFF"
 FRAMES = "further frames of animations"
+GROUPS = "further groups with fields"
 
 _SHOWN = 8
 # the kinds for which a user can do something, the most important first
@@ -52,6 +54,7 @@ _ADVICE = (
     (re.compile(re.escape(RECORDS)), "--field names the suffix that holds the array"),
     (re.compile(f"{re.escape(PAGES)}|{re.escape(FRAMES)}"), "save each as a file of its own to convert them all"),
     (re.compile(f"{re.escape(CUT_JSON)}|{re.escape(LARGE_JSON)}|{re.escape(CUT_TEXT)}"), "their items are converted"),
+    (re.compile(re.escape(GROUPS)), "--group takes another one"),
     (re.compile(re.escape(LINKS)), "copy what they lead to in their place"),
     (re.compile(r"\.\S+"), "not read; convert them to png or npy if they are data"),
 )

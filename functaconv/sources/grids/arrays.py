@@ -130,7 +130,8 @@ class _Cut:
             result: np.ndarray = values.astype(np.float32)
         if (np.isinf(result) & np.isfinite(values)).any():
             raise InputError(f"{self.origin.shown}: {what} has values beyond float32 (more than 3.4e38)")
-        result[result == _NEVER_WRITTEN] = np.nan
+        for missing in (_NEVER_WRITTEN, *_meant_as_missing(variable)):
+            result[result == missing] = np.nan
         if versions:
             first_valid = np.isnan(result).argmin(axis=-3, keepdims=True)
             result = np.take_along_axis(result, first_valid, axis=-3).squeeze(-3)
@@ -211,6 +212,18 @@ def _labels(dim: str, positions: np.ndarray, along: Sequence[Coordinate], is_fir
         if seen[label] > 1:
             labels[number] = f"{label}-{seen[label]}"
     return labels
+
+
+def _meant_as_missing(variable: "xr.Variable") -> Iterator[np.float32]:
+    """Values that mean missing, but are written in another type than the data, -999.9 in double precision say: those
+    of the data's type are NaN by now."""
+    packing = {"scale_factor", "add_offset"}
+    said = variable.encoding if np.dtype(variable.encoding.get("dtype", "f4")).kind == "f" else {}
+    for name in ("_FillValue", "missing_value"):
+        values = np.ravel(said.get(name, ()))
+        if values.dtype.kind in "iuf" and not packing & said.keys():
+            with np.errstate(over="ignore"):
+                yield from values.astype(np.float32)
 
 
 def _chunk(variables: Iterable["xr.Variable"], dim: str) -> int:

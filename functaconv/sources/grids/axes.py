@@ -1,5 +1,6 @@
 """Which coordinates of a dataset are latitude and longitude, by the CF conventions and by what files do instead."""
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,9 @@ _AXES = {
 }
 """units, usual names, and the letter of the CF axis"""
 _DEGREES = ("degrees", "degree", "deg")
+# what an axis called lat or lon may be counted in: degrees north and east, however they are spelled ("degN", "°",
+# "decimal degrees"), or nothing said; no radians, no kilometres, and no degrees that grow to the south or west
+_SPELLED_DEGREES = re.compile(r"(?!.*(south|west|deg[_ ]?w))(.*(deg|°).*|1|-|none|unitless|dimensionless)?")
 
 
 def text(attributes: Mapping[Any, Any], name: str) -> str:
@@ -76,7 +80,7 @@ def role_of(name: str, attributes: Mapping[Any, Any]) -> str | None:
     for role, (known_units, names, axis) in _AXES.items():
         if units in known_units or standard == role:
             return role
-        if units in ("", *_DEGREES) and name.lower() in names:
+        if name.lower() in names and _SPELLED_DEGREES.fullmatch(units):
             return role
         if units in _DEGREES and letter == axis:
             return role

@@ -36,6 +36,8 @@ class FieldChoice:
     """every n-th time of these"""
     levels: tuple[float, ...] = ()
     """in the units of the file; none: all"""
+    group: str | None = None
+    """of a NetCDF file or zarr store with groups, such as `era5/surface`; None: the only one with fields"""
 
     def __post_init__(self) -> None:
         if self.stride < 1:

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,10 @@ _LEVEL_NAMES = {"level", "levels", "lev", "plev", "pressure_level", "pressure", 
                 "depthbelowlandlayer", "depthbelowsea", "model_level", "hybrid", "sigma", "potential_temperature",
                 "theta"}  # fmt: skip
 _PRESSURE_UNITS = ("pa", "hpa", "millibar", "millibars", "mbar", "mb")
+_DATE_UNITS = "%y%m%d"
+"""in lower case, as in "day as %Y%m%d.%f", which is how CDO writes absolute times"""
+# smaller numbers are no dates; with the hour, they could be seconds since 1970
+_FIRST_DAY, _FIRST_HOUR = 1000_01_01, 1800_01_01_00
 _MEMBER_NAMES = ("number", "member", "members", "realization", "ensemble", "ensemble_member", "ens")
 
 
@@ -106,7 +110,11 @@ def _decoded(name: str, variable: "xr.Variable") -> Coordinate:
     values, attributes = variable.to_numpy(), variable.attrs
     dims = tuple(str(dim) for dim in variable.dims)
     numbers = Coordinate(name, dims, plain(values), attributes)
-    if values.dtype.kind not in "iuf" or " since " not in str(attributes.get("units", "")):
+    units = str(attributes.get("units", ""))
+    if (name.lower() in TIME_NAMES or _DATE_UNITS in units.lower()) and (dates := _written_dates(numbers.values)):
+        iso = np.array([date.isoformat() for date in dates]).reshape(values.shape)
+        return replace(numbers, values=iso, is_time=True)
+    if values.dtype.kind not in "iuf" or " since " not in units:
         return numbers
     if not np.isfinite(values).all():
         raise ValueError("a time is missing")
@@ -124,6 +132,29 @@ def _decoded(name: str, variable: "xr.Variable") -> Coordinate:
     dates = [(date + timedelta(milliseconds=500)).replace(microsecond=0) for date in times.flat]
     iso = np.array([date.isoformat() for date in dates]).reshape(times.shape)
     return replace(numbers, values=iso, calendar=getattr(dates[0], "calendar", None), is_time=True)
+
+
+def _written_dates(values: np.ndarray) -> list[datetime] | None:
+    """Dates written as 20200131, 2020013106 (with the hour), 20200131.25 (with a part of the day), or in ISO 8601."""
+    listed = values.ravel().tolist()
+    try:
+        if values.dtype.kind == "U":
+            dates = [datetime.fromisoformat(text.strip()) for text in listed]
+            return [date.astimezone(UTC).replace(tzinfo=None) if date.tzinfo else date for date in dates]
+        if values.dtype.kind in "iuf" and min(listed, default=0) >= _FIRST_HOUR:
+            return [datetime.strptime(f"{value:.0f}", "%Y%m%d%H") for value in listed]
+        if values.dtype.kind in "iuf" and min(listed, default=0) >= _FIRST_DAY:
+            return [_day(value) for value in listed]
+    # numbers, or words, that are no dates
+    except ValueError:
+        pass
+    return None
+
+
+def _day(value: float) -> datetime:
+    whole, part = divmod(value, 1)
+    date = datetime.strptime(f"{whole:.0f}", "%Y%m%d") + timedelta(days=part, milliseconds=500)
+    return date.replace(microsecond=0)
 
 
 def _time_rank(time: Coordinate) -> tuple[int, int, str]:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -79,6 +80,8 @@ class Fields:
         """of all values as float32"""
         self.passes = passes
         """how often a chunk is read: once, unless a chunk in time is larger than a block"""
+        self.ignored: Counter[str] = Counter()
+        """what the source holds besides, by kind"""
 
     def __iter__(self) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
         """Key, array and attributes (JSON-ready) of every item; time first, then the other axes."""

@@ -4,18 +4,20 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from functaconv.errors import InputError, MissingExtraError
-from functaconv.sources.grids.arrays import array_fields
 from functaconv.sources.grids.choice import FieldChoice
 from functaconv.sources.grids.fields import Fields
+from functaconv.sources.grids.groups import Groups, group_fields
 from functaconv.sources.grids.origin import Origin, imported
 from functaconv.sources.naming import scheme_of
 from functaconv.sources.patience import source_timeout
 
 if TYPE_CHECKING:
+    import netCDF4
     import xarray as xr
     import zarr
 
@@ -25,19 +27,32 @@ _S3_ATTEMPTS = 5
 
 @contextmanager
 def open_netcdf(path: Path, origin: Origin, choice: FieldChoice) -> Iterator[Fields]:
-    with netcdf_dataset(path, origin) as dataset:
-        yield array_fields(dataset, choice, origin)
+    with netcdf_groups(path, origin) as groups:
+        yield group_fields(groups, choice, origin)
 
 
 @contextmanager
-def netcdf_dataset(path: Path, origin: Origin) -> "Iterator[xr.Dataset]":
-    """The file as it is, with nothing decoded but packed values."""
+def netcdf_groups(path: Path, origin: Origin) -> "Iterator[Groups]":
+    """The groups of a file, with nothing decoded but packed values; the file itself is the group ""."""
     for module in ("xarray", "netCDF4"):
         imported(module, "era5", "NetCDF")
-    with origin.trouble("cannot read"):
-        dataset = _opened(path.resolve(), engine="netcdf4")
-    with dataset:
-        yield dataset
+    import netCDF4
+
+    with ExitStack() as stack:
+
+        def opened(group: str) -> "xr.Dataset":
+            with origin.trouble("cannot read"):
+                return stack.enter_context(_opened(path.resolve(), engine="netcdf4", group=group or None))
+
+        with origin.trouble("cannot read"), netCDF4.Dataset(path) as file:
+            paths = tuple(group.path.strip("/") for group in _below(file))
+        yield Groups(paths, cache(opened))
+
+
+def _below(group: "netCDF4.Dataset") -> "Iterator[netCDF4.Group]":
+    for inner in group.groups.values():
+        yield inner
+        yield from _below(inner)
 
 
 @contextmanager
@@ -61,18 +76,31 @@ def open_zarr(
                 package = getattr(error.__cause__, "name", None) or "fsspec"
                 raise MissingExtraError(f"{origin.shown}: {error}", hint=f"pip install {package}") from None
             stack.callback(group.store.close)
-            arrays = dict(group.arrays())
-            _refuse_pickles(arrays, origin)
-            dataset = _opened(
-                group.store,
-                engine="zarr",
-                # xarray would warn where metadata is not consolidated
-                consolidated=group.metadata.consolidated_metadata is not None,
-                mask_and_scale={name: False for name, array in arrays.items() if _has_default_fill(array)},
-            )
-            stack.enter_context(dataset)
-        # without consolidated metadata the order of variables, and so of channels, would be that of answers to requests
-        yield array_fields(dataset[sorted(dataset.data_vars, key=str)], choice, origin)
+            is_consolidated = group.metadata.consolidated_metadata is not None
+            # what is not listed in one place costs a server a request each
+            is_listed = is_consolidated or not origin.is_url
+            members = group.members(max_depth=None) if is_listed else ()
+            groups = {"": group} | {path: member for path, member in members if isinstance(member, zarr.Group)}
+
+        def opened(path: str) -> "xr.Dataset":
+            with origin.trouble("cannot open the zarr store", hint):
+                found = groups[path]
+                arrays = dict(found.arrays())
+                _refuse_pickles(arrays, origin)
+                dataset = _opened(
+                    group.store,
+                    engine="zarr",
+                    group=found.path or None,
+                    # xarray would warn where metadata is not consolidated
+                    consolidated=is_consolidated,
+                    mask_and_scale={name: False for name, array in arrays.items() if _has_default_fill(array)},
+                )
+                stack.enter_context(dataset)
+            # without consolidated metadata the order of variables, and so of channels, would be that of answers to
+            # requests
+            return dataset[sorted(dataset.data_vars, key=str)]
+
+        yield group_fields(Groups(tuple(groups)[1:], cache(opened)), choice, origin)
 
 
 def _patient(location: str | Path, options: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from functaconv.sources.grids.classic import check_classic
 from functaconv.sources.grids.fields import Fields
 from functaconv.sources.grids.grib import open_grib
 from functaconv.sources.grids.hdf5 import check_contained
-from functaconv.sources.grids.netcdf import netcdf_dataset, open_netcdf, open_zarr
+from functaconv.sources.grids.netcdf import netcdf_groups, open_netcdf, open_zarr
 from functaconv.sources.grids.origin import Origin
 from functaconv.sources.naming import scheme_of
 
@@ -43,8 +43,8 @@ def axes_of(source: str | Path) -> tuple[list[float], list[float]]:
     """The latitudes and longitudes, in degrees, of a file of fields; of a NetCDF file that has none, those it lists."""
     path = Path(source)
     if path.is_file() and _start(path, origin := Origin.of(source)).startswith(_NETCDF):
-        with netcdf_dataset(path, origin) as dataset:
-            found = lone_axes(dataset, origin)
+        with netcdf_groups(path, origin) as groups:
+            found = lone_axes(groups.dataset(""), origin)
         if found is not None:
             return found
     with open_fields(source) as fields:

@@ -71,6 +71,10 @@ def test_latitudes_and_longitudes_stay_as_the_file_has_them(
         (("a", {"units": "degreeN"}), ("b", {"units": "degree_E"})),
         (("a", {"standard_name": "latitude"}), ("b", {"standard_name": "longitude"})),
         (("a", {"axis": "Y", "units": "degrees"}), ("b", {"axis": "X", "units": "degrees"})),
+        (("lat", {"units": "degrees north"}), ("lon", {"units": "degrees east"})),
+        (("Latitude", {"units": "degN"}), ("Longitude", {"units": "degE"})),
+        (("lat", {"units": "decimal degrees"}), ("lon", {"units": "°"})),
+        (("latitude", {"units": "1"}), ("longitude", {"units": "none"})),
     ],
 )
 def test_axes_are_found_by_units_standard_name_cf_axis_or_usual_names(
@@ -274,6 +278,135 @@ def test_times_that_cannot_be_decoded_are_numbers(tmp_path: Path, units: str) ->
     assert items["a_time1p5"][1]["time"] == 1.5
     assert items["a_time1p5"][1]["time_units"] == units
     assert list(read(tmp_path / "a.nc", FieldChoice(stride=2))) == ["a_time0p5", "a_time2p5"]
+
+
+@netcdf
+@pytest.mark.parametrize("units", ["radians", "m", "km", "degrees_south", "degrees west", "degW"])
+def test_axes_that_are_measured_otherwise_are_not_taken_for_degrees(tmp_path: Path, units: str) -> None:
+    import xarray
+
+    axes = {name: (name, np.arange(3.0), {"units": units}) for name in ("lat", "lon")}
+    path = stored(xarray.Dataset({"v": (("lat", "lon"), values(0, 3, 3))}, axes), tmp_path / "a.nc")
+    with pytest.raises(InputError, match="no latitude among its axes"):
+        read(path)
+
+
+@netcdf
+@pytest.mark.parametrize(
+    ("name", "written", "units", "expected"),
+    [
+        ("date", [20200131, 20200229, 20210301], None, ["2020-01-31T00", "2020-02-29T00", "2021-03-01T00"]),
+        ("time", [20200131.0, 20200229.0, 20210301.0], "1", ["2020-01-31T00", "2020-02-29T00", "2021-03-01T00"]),
+        ("time", [2020013106, 2020013112, 2020013118], None, ["2020-01-31T06", "2020-01-31T12", "2020-01-31T18"]),
+        ("when", [20200131.0, 20200131.25, 20200131.5], "day as %Y%m%d.%f",
+         ["2020-01-31T00", "2020-01-31T06", "2020-01-31T12"]),
+        ("time", ["2020-01-31", "2020-01-31T06:00Z", "2020-01-31 12:30"], None,
+         ["2020-01-31T00", "2020-01-31T06", "2020-01-31T1230"]),
+    ],
+)  # fmt: skip
+def test_written_dates_are_times(
+    tmp_path: Path, name: str, written: Sequence[object], units: str | None, expected: Sequence[str]
+) -> None:
+    attributes = {} if units is None else {"units": units}
+    dataset = era5().assign_coords(time=("time", written, attributes)).rename({"time": name} if name != "time" else {})
+    path = stored(dataset, tmp_path / "a.nc")
+    assert list(read(path)) == [f"a_{time}" for time in expected]
+    assert list(read(path, FieldChoice(start=expected[1][:10]))) == [
+        f"a_{time}" for time in expected if time[:10] >= expected[1][:10]
+    ]
+
+
+@netcdf
+@pytest.mark.parametrize("numbers", [[20201301, 20201302, 20201303], [1700000000, 1700003600, 1700007200], [1, 2, 3]])
+def test_numbers_that_are_no_dates_stay_numbers(tmp_path: Path, numbers: Sequence[int]) -> None:
+    path = stored(era5().assign_coords(time=("time", numbers)), tmp_path / "a.nc")
+    assert list(read(path)) == [f"a_time{number}" for number in numbers]
+
+
+@netcdf
+@pytest.mark.parametrize("data", ["float32", "float64"])
+@pytest.mark.parametrize("said", ["float32", "float64"])
+def test_a_missing_value_is_compared_in_the_type_of_the_data(tmp_path: Path, data: str, said: str) -> None:
+    import netCDF4
+
+    path = tmp_path / "a.nc"
+    dataset = era5()
+    dataset.t2m[1, 2, 3] = dataset.t2m[2, 0, 0] = -999.9
+    raw = dataset.t2m.to_numpy()
+    stored(dataset.drop_vars("t2m"), path)
+    with netCDF4.Dataset(path, "a") as file:
+        variable = file.createVariable("t2m", data, ("time", "latitude", "longitude"), fill_value=False)
+        variable[:] = raw
+        with warnings.catch_warnings():
+            # that is the point
+            warnings.filterwarnings("ignore", ".*missing_value cannot be safely cast")
+            variable.missing_value = np.dtype(said).type(-999.9)
+    found = np.stack([array for array, _ in read(path).values()])
+    np.testing.assert_array_equal(np.isnan(found), raw == np.float32(-999.9))
+    np.testing.assert_array_equal(found[~np.isnan(found)], raw[raw != np.float32(-999.9)])
+
+
+def grouped(path: Path, groups: Sequence[str]) -> np.ndarray:
+    """A file with the same axes in all groups; each group's field is its number plus the values."""
+    import netCDF4
+
+    raw = values(6, 2, 4, 5).astype(np.float32)
+    with netCDF4.Dataset(path, "w") as file:
+        for number, name in enumerate(groups):
+            group = file.createGroup(name) if name else file
+            for axis, axis_values in (("lat", np.arange(4.0)), ("lon", np.arange(5.0))):
+                group.createDimension(axis, len(axis_values))
+                group.createVariable(axis, "f8", (axis,))[:] = axis_values
+                group[axis].units = "degrees_north" if axis == "lat" else "degrees_east"
+            group.createDimension("time", 2)
+            group.createVariable("v", "f4", ("time", "lat", "lon"))[:] = raw + number
+    return raw
+
+
+@netcdf
+def test_the_only_group_with_fields_is_read(tmp_path: Path) -> None:
+    raw = grouped(tmp_path / "a.nc4", ["HDFEOS/GRIDS/Data"])
+    items = read(tmp_path / "a.nc4")
+    np.testing.assert_array_equal(np.stack([array for array, _ in items.values()]), raw)
+
+
+@netcdf
+def test_several_groups_with_fields_are_named_and_one_is_chosen(tmp_path: Path) -> None:
+    raw = grouped(tmp_path / "a.nc4", ["day/one", "night"])
+    with pytest.raises(InputError, match="fields in 2 groups") as caught:
+        read(tmp_path / "a.nc4")
+    assert caught.value.hint == "choose one with --group: day/one, night"
+    for path in ("night", "/night/"):
+        items = read(tmp_path / "a.nc4", FieldChoice(group=path))
+        np.testing.assert_array_equal(np.stack([array for array, _ in items.values()]), raw + 1)
+    with pytest.raises(InputError, match="no group 'dusk'"):
+        read(tmp_path / "a.nc4", FieldChoice(group="dusk"))
+    with pytest.raises(InputError, match="no group 'day'") as caught:
+        read(stored(era5(), tmp_path / "b.nc"), FieldChoice(group="day"))
+    assert caught.value.hint == "it has no groups"
+
+
+@netcdf
+def test_the_file_itself_goes_before_its_groups_which_are_counted(tmp_path: Path) -> None:
+    raw = grouped(tmp_path / "a.nc4", ["", "day", "night"])
+    with open_fields(tmp_path / "a.nc4") as fields:
+        np.testing.assert_array_equal(np.stack([array for _, array, _ in fields]), raw)
+        assert fields.ignored == {"further groups with fields": 2}
+
+
+@netcdf
+def test_a_group_has_the_axes_of_the_groups_around_it(tmp_path: Path) -> None:
+    import netCDF4
+
+    raw = values(6, 4, 5).astype(np.float32)
+    with netCDF4.Dataset(tmp_path / "a.nc4", "w") as file:
+        for axis, count in (("lat", 4), ("lon", 5)):
+            file.createDimension(axis, count)
+            file.createVariable(axis, "f8", (axis,))[:] = np.arange(count)
+        file.createGroup("products/rain").createVariable("v", "f4", ("lat", "lon"))[:] = raw
+    ((array, attributes),) = read(tmp_path / "a.nc4").values()
+    np.testing.assert_array_equal(array, raw)
+    assert attributes["longitude"] == [0, 1, 2, 3, 4]
 
 
 @netcdf

@@ -344,3 +344,51 @@ def test_an_answer_that_is_no_store_is_told_without_the_words_of_a_library(
     with pytest.raises(InputError, match=f"cannot open the zarr store: {reason}") as caught:
         read(f"{script.url}/a.zarr?token={SECRET}")
     assert SECRET not in told(caught.value)
+
+
+@netcdf
+@pytest.mark.parametrize("form", [2, 3])
+@pytest.mark.parametrize("consolidated", [True, False])
+def test_a_group_of_a_store_is_found_or_chosen(tmp_path: Path, form: int, consolidated: bool) -> None:
+    import zarr
+
+    path = tmp_path / "a.zarr"
+    dataset = arco(2)
+    zarr.open_group(path, mode="w", zarr_format=form)
+    dataset.to_zarr(path, group="era5/levels", mode="a", zarr_format=form, consolidated=False)
+    if consolidated:
+        with warnings.catch_warnings():
+            # consolidated metadata is no part of zarr 3 yet
+            warnings.simplefilter("ignore")
+            zarr.consolidate_metadata(path)
+    (array, _), *rest = read(path).values()
+    assert len(rest) == 5
+    np.testing.assert_array_equal(array[..., 0], dataset.temperature[0, 0])
+    (dataset + 1).to_zarr(path, group="other", mode="a", zarr_format=form, consolidated=False)
+    if consolidated:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            zarr.consolidate_metadata(path)
+    with pytest.raises(InputError, match="fields in 2 groups") as caught:
+        read(path)
+    assert caught.value.hint is not None
+    assert caught.value.hint.startswith("choose one with --group: ")
+    assert sorted(caught.value.hint.partition(": ")[2].split(", ")) == ["era5/levels", "other"]
+    (array, _), *_ = read(path, FieldChoice(group="other")).values()
+    np.testing.assert_array_equal(array[..., 0], dataset.temperature[0, 0] + 1)
+
+
+@netcdf
+@pytest.mark.parametrize("form", [2, 3])
+def test_a_missing_value_of_a_store_is_compared_in_the_type_of_the_data(tmp_path: Path, form: int) -> None:
+    dataset = arco(2)[["temperature"]]
+    dataset.temperature[1, 2, 3, 4] = -999.9
+    path = tmp_path / "a.zarr"
+    as_zarr(dataset, path, (1, 1, 4, 5), form)
+    metadata = path / "temperature" / (".zattrs" if form == 2 else "zarr.json")
+    content = json.loads(metadata.read_text())
+    (content if form == 2 else content["attributes"])["missing_value"] = -999.9
+    metadata.write_text(json.dumps(content))
+    (path / ".zmetadata").unlink(missing_ok=True)
+    found = np.stack([array for array, _ in read(path).values()]).reshape(2, 3, 4, 5)
+    np.testing.assert_array_equal(np.isnan(found), dataset.temperature == np.float32(-999.9))
