@@ -86,7 +86,7 @@ def claim(root: dict[str, Any], count: int) -> None:
     """Everything speaks of so many items, in chunks as they would be."""
     attributes(root)["summary"].update(count=count, items=count)
     for name, array in root["consolidated_metadata"]["metadata"].items():
-        if not name.startswith("modulation_"):
+        if not name.startswith("latent_"):
             array["shape"][0] = count
 
 

@@ -109,9 +109,9 @@ def test_the_stored_psnr_is_that_of_the_decoded_items(
     assert encoded.complaint is None
     functaset = open_functaset(encoded.path)
     assert functaset.latents().shape == ((25, 8) if kind == "global" else (25, 2, 3, 4))
-    assert functaset.modulation.dtype == {"float16": "float16", "float32": "float32", "8": "uint8"}[bits]
+    assert functaset.latent.dtype == {"float16": "float16", "float32": "float32", "8": "uint8"}[bits]
     assert functaset.keys.tolist() == [f"image{n:04d}" for n in range(25)]
-    assert functaset.parts.tolist() == [0] * 13 + [1] * 12
+    assert functaset.shards.tolist() == [0] * 13 + [1] * 12
     assert_measured_is_stored(encoded.path, shards)
     assert encoded.report["psnr"]["mean"] == pytest.approx(functaset.psnr.mean(), abs=1e-3)
     assert encoded.report == functaset.report

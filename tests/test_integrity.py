@@ -60,10 +60,10 @@ def test_a_sound_functaset_verifies(sealed: Path) -> None:
     found = verified(sealed)
     assert found.problems == []
     assert found.facts["affected"] == {"rows": 0, "keys": []}
-    assert len(files_of(sealed, "modulation")) > 2
+    assert len(files_of(sealed, "latent")) > 2
 
 
-@pytest.mark.parametrize("name", ["modulation", "key", "label", "shape", "mse", "psnr", "part"])
+@pytest.mark.parametrize("name", ["latent", "key", "label", "shape", "mse", "psnr", "shard"])
 def test_one_flipped_bit_anywhere_is_found_with_the_items_it_spoils(store: Path, name: str) -> None:
     array = open_functaset(store).stored(name)
     assert array is not None
@@ -87,11 +87,11 @@ def test_one_flipped_bit_anywhere_is_found_with_the_items_it_spoils(store: Path,
 
 
 @pytest.mark.parametrize("how", ["empty", "missing", "cut", "folder"])
-@pytest.mark.parametrize("name", ["modulation", "psnr"])
+@pytest.mark.parametrize("name", ["latent", "psnr"])
 def test_a_lost_file_is_found_with_the_items_in_it(store: Path, name: str, how: str) -> None:
     array = open_functaset(store).stored(name)
     assert array is not None
-    each, file = array.rows * array.chunks, files_of(store, name)[1 if name == "modulation" else 0]
+    each, file = array.rows * array.chunks, files_of(store, name)[1 if name == "latent" else 0]
     content = file.read_bytes()
     file.unlink()
     if how == "folder":
@@ -100,15 +100,15 @@ def test_a_lost_file_is_found_with_the_items_in_it(store: Path, name: str, how: 
         file.write_bytes(b"" if how == "empty" else content[:-1])
     found = verified(store)
     assert str(file.relative_to(store)) in found.problems[0] or how == "cut"
-    start = each if name == "modulation" else 0
+    start = each if name == "latent" else 0
     assert found.facts["affected"]["keys"] == keys(start, min(start + each, COUNT))
 
 
 def test_a_lost_vector_spoils_all_items_only_where_it_decodes_them(store: Path) -> None:
-    for file in files_of(store, "modulation_std"):
+    for file in files_of(store, "latent_std"):
         file.unlink()
     found = verified(store)
-    assert "modulation_std" in found.problems[0]
+    assert "latent_std" in found.problems[0]
     assert found.facts["affected"]["rows"] == 0
 
 
@@ -135,13 +135,13 @@ def attributes(root: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda root: attributes(root)["summary"].update(count=COUNT - 1), "modulation: found float16 (9, 2, 3, 4)"),
+        (lambda root: attributes(root)["summary"].update(count=COUNT - 1), "latent: found float16 (9, 2, 3, 4)"),
         (lambda root: attributes(root)["summary"].update(failed=0), "failed.jsonl: found 3 lines"),
         (lambda root: attributes(root)["summary"].update(items=4), "summary.items is 4, by its arrays it is 9"),
         (lambda root: attributes(root)["summary"].update(psnr_mean=99.0), "summary.psnr_mean is 99.0, by its arrays"),
         (lambda root: attributes(root)["summary"].update(psnr_of_mean_mse=99.0), "summary.psnr_of_mean_mse is 99.0"),
         (lambda root: attributes(root)["summary"].update(bytes_per_item=1.0), "summary.bytes_per_item is 1.0"),
-        (lambda root: attributes(root).update(latent=3), "modulation: found float16 (9, 2, 3, 4)"),
+        (lambda root: attributes(root).update(latent=3), "latent: found float16 (9, 2, 3, 4)"),
         (lambda root: attributes(root).update(canonical=False), "zarr.json says otherwise"),
         (lambda root: attributes(root)["normaliser"].update(scale=[2.0, 1.0, 1.0]), "it has the normaliser"),
         (lambda root: attributes(root).update(base_sha256="0" * 64), "base.safetensors: found sha256"),

@@ -165,7 +165,7 @@ def test_numbers_that_were_changed_are_found(store: Path, images: Path, tmp_path
 
 def test_latents_that_were_changed_are_found(store: Path, images: Path, tmp_path: Path) -> None:
     copytree(store, tmp_path / "out.zarr")
-    array = zarr.open_group(tmp_path / "out.zarr", mode="r+", use_consolidated=False)["modulation"]
+    array = zarr.open_group(tmp_path / "out.zarr", mode="r+", use_consolidated=False)["latent"]
     assert isinstance(array, zarr.Array)
     array[3] = 0
     assert report(tmp_path / "out.zarr").complaint is None

@@ -143,7 +143,7 @@ def test_a_functaset_says_what_it_holds(sealed: Path) -> None:
     assert found.facts["input"] == ["a.tar", "b.tar"]
 
 
-@pytest.mark.parametrize("name", ["modulation", "key", "shape", "mse"])
+@pytest.mark.parametrize("name", ["latent", "key", "shape", "mse"])
 def test_a_flipped_bit_is_found(store: Path, name: str) -> None:
     (file,) = (path for path in (store / name).rglob("*") if path.is_file() and path.name != "zarr.json")
     content = bytearray(file.read_bytes())

@@ -209,5 +209,5 @@ def test_sites_have_three_axes(latent: dict[str, Any], shards: Path, tmp_path: P
     fit_base(str(shards), tmp_path / "b.safetensors", settings=settings, device="cpu")
     path = encode(tmp_path / "b.safetensors", str(shards), tmp_path / "o.zarr", device="cpu", limit=10).path
     functaset = open_functaset(path)
-    assert functaset.modulation.shape == (10, *latent["sites"], latent["numbers"])
+    assert functaset.latent.shape == (10, *latent["sites"], latent["numbers"])
     assert report(path, against=str(shards)).complaint is None

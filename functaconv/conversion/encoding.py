@@ -47,7 +47,7 @@ class Pace:
 class _Fitted:
     """Rows by position in the block, and why some are not to be used."""
 
-    modulation: np.ndarray
+    latent: np.ndarray
     measures: dict[str, np.ndarray]
     reasons: dict[int, str]
 
@@ -77,7 +77,7 @@ def encode_block(work: Work, shard: str, block: ReadBlock, pace: Pace, report: C
     mse = measures.pop("mse")
     meta = [_meta(place.signal) for place in places]
     return Block(
-        modulation=fitted.modulation[kept],
+        latent=fitted.latent[kept],
         keys=[place.signal.key for place in places],
         label=np.array([place.signal.label for place in places], np.int64),
         shape=np.array([place.signal.shape for place in places], np.int32).reshape(-1, axes),
@@ -132,7 +132,7 @@ def _fit(work: Work, signals: Sequence[Signal], pace: Pace, report: Callable[[in
         measured = measure(base, batch, kept, found)
         mse = measured["mse"]
         fits &= np.isfinite(mse)
-        fitted.modulation[positions] = stored
+        fitted.latent[positions] = stored
         for name, values in measured.items():
             measures[name][positions] = values
         for position in positions[~fits]:

@@ -22,7 +22,7 @@ DAMAGED = "damaged shard: "
 MOST_BLOCK = 1 << 30
 """bytes: far above any block, which one process fits in memory"""
 
-_ARRAYS = ("modulation", "label", "shape", "mse", "psnr", "record")
+_ARRAYS = ("latent", "label", "shape", "mse", "psnr", "record")
 _OF_GRIDS = ("grid", "mask", "time")
 
 
@@ -45,7 +45,7 @@ class Failure:
 class Block:
     """What came of a run of records: a row for each item that could be converted."""
 
-    modulation: np.ndarray
+    latent: np.ndarray
     """[item, *sites, latent], as stored"""
     keys: list[str]
     label: np.ndarray
@@ -83,7 +83,7 @@ class Block:
         if (self.grids is not None) != (layout.modality == "grid"):
             raise ValueError(f"grids {'are' if self.grids else 'are not'} given, the layout is of {layout.modality}")
         for column in columns(layout, meta=False):
-            if column.name in ("key", "part"):
+            if column.name in ("key", "shard"):
                 continue
             array = self.column(column.name)
             expected = (len(self), *column.tail)
@@ -91,8 +91,8 @@ class Block:
                 raise ValueError(
                     f"{column.name}: expected {column.dtype} {expected}, found {array.dtype} {array.shape}"
                 )
-        if not np.isfinite(self.modulation).all():
-            raise ValueError("modulation holds NaN or infinite numbers: such items are failures")
+        if not np.isfinite(self.latent).all():
+            raise ValueError("latent holds NaN or infinite numbers: such items are failures")
         if self.grids is not None:
             self.grids.check(len(layout.variables))
 

@@ -21,7 +21,7 @@ Run = tuple[int, int]
 
 MOST_LISTED = 1000
 """runs of wrong rows of an array; what goes beyond is one run"""
-DECODE_NOTHING = ("modulation_mean", "modulation_std")
+DECODE_NOTHING = ("latent_mean", "latent_std")
 """vectors for who trains on latents"""
 _ENVELOPE = {
     "attributes": None,
@@ -148,7 +148,7 @@ def _values(array: StoredArray) -> Iterator[Problem]:
         yield Problem(f"{name}: {_WRONG.get(name, 'NaN or infinite')} in {rows_in_words(first, end)}", ((first, end),))
 
 
-_WRONG = {"shape": "sides of no points", "meta": "something else than JSON", "modulation_scale": "a step of nothing"}
+_WRONG = {"shape": "sides of no points", "meta": "something else than JSON", "latent_scale": "a step of nothing"}
 
 
 def _is_sound(name: str, rows: np.ndarray) -> np.ndarray:
@@ -162,7 +162,7 @@ def _is_sound(name: str, rows: np.ndarray) -> np.ndarray:
     if flat.dtype.kind != "f" or name in MEASURES["grid"]:
         return np.ones(len(rows), bool)
     can_be = ~np.isnan(flat) if name == "psnr" else np.isfinite(flat)
-    return np.asarray((can_be & (flat > 0) if name == "modulation_scale" else can_be).all(axis=1))
+    return np.asarray((can_be & (flat > 0) if name == "latent_scale" else can_be).all(axis=1))
 
 
 def _is_json(text: str) -> bool:

@@ -63,7 +63,8 @@ class Row:
     shape: tuple[int, ...]
     mse: float
     psnr: float
-    part: int
+    shard: int
+    """which input it came from"""
     meta: Any
     tile: tuple[int, ...] | None
     """origin, then the shape of the whole image"""
@@ -123,9 +124,9 @@ class Functaset:
         return self.layout.latent < self.attributes.latent
 
     @property
-    def modulation(self) -> zarr.Array[Any]:
+    def latent(self) -> zarr.Array[Any]:
         """The latents as stored, `[item, *sites, latent]`, all numbers of them."""
-        found = self.array("modulation")
+        found = self.array("latent")
         assert found is not None
         return found
 
@@ -168,9 +169,9 @@ class Functaset:
         return self._column("psnr")
 
     @cached_property
-    def parts(self) -> np.ndarray:
+    def shards(self) -> np.ndarray:
         """int32 [item]: which input each item came from."""
-        return self._column("part")
+        return self._column("shard")
 
     @cached_property
     def tiles(self) -> np.ndarray | None:
@@ -212,7 +213,7 @@ class Functaset:
     def quantiser(self) -> Quantiser:
         if self.layout.bits != "8":
             return Quantiser(self.layout.bits)
-        scale, offset = self._vector("modulation_scale"), self._vector("modulation_offset")
+        scale, offset = self._vector("latent_scale"), self._vector("latent_offset")
         try:
             return Quantiser("8", scale=scale, offset=offset)
         except ValueError as error:
@@ -220,7 +221,7 @@ class Functaset:
 
     def latents(self, rows: slice | np.ndarray | None = None, *, normalize: bool = False) -> np.ndarray:
         """float32 `[item, *sites, latent]`; normalised to mean 0 and deviation 1 per latent when asked."""
-        stored = self._array_of("modulation").read(self._selection(rows))
+        stored = self._array_of("latent").read(self._selection(rows))
         # numbers that were made up may be of any size
         with np.errstate(over="ignore", invalid="ignore"):
             found = self.quantiser.dequantise(stored)
@@ -241,7 +242,7 @@ class Functaset:
             shape=tuple(self.shapes[row].tolist()),
             mse=float(self.mse[row]),
             psnr=float(self.psnr[row]),
-            part=int(self.parts[row]),
+            shard=int(self.shards[row]),
             meta=self.meta(row),
             tile=None if self.tiles is None else tuple(self.tiles[row].tolist()),
         )
@@ -349,7 +350,7 @@ class Functaset:
 
     @cached_property
     def _moments(self) -> tuple[np.ndarray, np.ndarray]:
-        mean, std = (self._vector(name)[: self.layout.latent] for name in ("modulation_mean", "modulation_std"))
+        mean, std = (self._vector(name)[: self.layout.latent] for name in ("latent_mean", "latent_std"))
         # a latent that never varies is 0 when normalised
         return mean, np.where(std > 0, std, np.float32(1))
 
@@ -424,7 +425,7 @@ def open_functaset(path: str | os.PathLike[str]) -> Functaset:
 
 def implausible(functaset: Functaset) -> str | None:
     """How much more the latents claim to be than can be in their files: a few bytes may stand for terabytes."""
-    array = functaset.stored("modulation")
+    array = functaset.stored("latent")
     if array is None or (len(array) <= MANY_ROWS and len(array) * array.row_bytes <= MOST_UNQUESTIONED):
         return None
     if next(array.lost(), None) is not None:
@@ -434,7 +435,7 @@ def implausible(functaset: Functaset) -> str | None:
     most_rows, most_bytes = max(MANY_ROWS, ROWS_PER_BYTE * disk), max(MOST_UNQUESTIONED, MOST_EXPANSION * disk)
     if len(array) <= most_rows and len(array) * array.row_bytes <= most_bytes:
         return None
-    return f"modulation: {len(array)} rows of {array.row_bytes} bytes cannot be in {disk} bytes"
+    return f"latent: {len(array)} rows of {array.row_bytes} bytes cannot be in {disk} bytes"
 
 
 def _descriptions(root: dict[str, Any], path: Path) -> dict[str, Any]:

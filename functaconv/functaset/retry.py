@@ -36,7 +36,7 @@ def reopen_without_failures(path: Path, layout: Layout, settings: Mapping[str, A
     all is there.
     """
     functaset = open_functaset(path)
-    part_of, record_of = functaset.parts, functaset.measure("record")
+    part_of, record_of = functaset.shards, functaset.measure("record")
     failed: dict[str, list[int]] = {}
     for failure in functaset.failures:
         failed.setdefault(file_name(failure.shard), []).append(failure.record)
@@ -82,7 +82,7 @@ def _block(functaset: Functaset, rows: np.ndarray, start: int, stop: int) -> Blo
     layout = functaset.attributes.layout
     records = np.unique(column("record"))
     return Block(
-        modulation=column("modulation"),
+        latent=column("latent"),
         keys=[str(key) for key in column("key")],
         label=column("label"),
         shape=column("shape"),

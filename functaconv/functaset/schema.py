@@ -16,7 +16,7 @@ from pydantic_core import from_json, to_json
 from functaconv.errors import InputError, UsageError
 
 FORMAT = "functaset"
-VERSION = 1
+VERSION = 2
 
 BASE = "base.safetensors"
 REPORT = "report.json"
@@ -71,7 +71,7 @@ class Layout(_Frozen):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The type that `modulation` has on disk."""
+        """The type that `latent` has on disk."""
         return np.dtype(STORED[self.bits])
 
 
@@ -136,7 +136,7 @@ class Attributes(_Frozen):
     """The content of `attrs.functaconv` in the store's root."""
 
     format: Literal["functaset"] = "functaset"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     modality: _Name
     axes: tuple[_Name, ...]
     coordinate_convention: _Name
@@ -166,7 +166,7 @@ class Attributes(_Frozen):
     settings: dict[str, JsonValue]
     """what the functaset was asked to be: an output with other settings is another output"""
     files_sha256: dict[str, str] = {}
-    """of `report.json` and `failed.jsonl`; older functasets have none"""
+    """of `report.json` and `failed.jsonl`"""
     attributes_sha256: str | None = None
     """of all other attributes: `attributes_digest`"""
 
@@ -272,7 +272,7 @@ NO_TIME = np.iinfo(np.int64).min
 TIME = {"units": "seconds since 1970-01-01", "calendar": "proleptic_gregorian", "standard_name": "time"}
 # the parts of `columns` that not every functaset has
 OPTIONAL = ("meta", "tile", "grids")
-VECTORS = ("modulation_scale", "modulation_offset", "modulation_mean", "modulation_std")
+VECTORS = ("latent_scale", "latent_offset", "latent_mean", "latent_std")
 
 
 def columns(layout: Layout, *, meta: bool) -> tuple[Column, ...]:
@@ -282,13 +282,13 @@ def columns(layout: Layout, *, meta: bool) -> tuple[Column, ...]:
     dims = (*SITE_AXES[len(layout.sites)], "latent")
     axes = len(layout.axes)
     found = [
-        Column("modulation", layout.dtype.name, dims, sites, fill=0 if layout.bits == "8" else nan),
+        Column("latent", layout.dtype.name, dims, sites, fill=0 if layout.bits == "8" else nan),
         Column("key", "str", fill=""),
         Column("label", "int64", fill=-1),
         Column("shape", "int32", ("axis",), (axes,)),
         Column("mse", "float32", fill=nan),
         Column("psnr", "float32", fill=nan),
-        Column("part", "int32", fill=-1),
+        Column("shard", "int32", fill=-1),
         Column("record", "int32", fill=-1),
     ]
     is_grid = layout.modality == "grid"

@@ -156,18 +156,18 @@ class FunctasetWriter:
                     writer.add(_rows(block, column, shard))
                 keys.add(block.keys)
                 for start in range(0, len(block), together):
-                    moments.add(quantiser.dequantise(block.modulation[start : start + together]))
+                    moments.add(quantiser.dequantise(block.latent[start : start + together]))
                 for failure in block.failures:
                     failed.write(json.dumps(asdict(failure)).encode() + b"\n")
         for _, writer in writers:
             writer.flush()
         if self.layout.modality == "grid":
             write_grids(group, table)
-        arrays.create_vector(group, "modulation_mean", moments.mean)
-        arrays.create_vector(group, "modulation_std", moments.std)
+        arrays.create_vector(group, "latent_mean", moments.mean)
+        arrays.create_vector(group, "latent_std", moments.std)
         if quantiser.scale is not None and quantiser.offset is not None:
-            arrays.create_vector(group, "modulation_scale", quantiser.scale)
-            arrays.create_vector(group, "modulation_offset", quantiser.offset)
+            arrays.create_vector(group, "latent_scale", quantiser.scale)
+            arrays.create_vector(group, "latent_offset", quantiser.offset)
         self._totals = totals
         self.duplicates = keys.duplicates()
 
@@ -300,7 +300,7 @@ def _rows(block: Block, column: Column, shard: int) -> np.ndarray:
             return np.array(block.keys, dtype=object)
         case "meta":
             return np.array(block.meta or ["null"] * len(block), dtype=object)
-        case "part":
+        case "shard":
             return np.full(len(block), shard, np.int32)
         case name:
             return block.column(name)

@@ -147,7 +147,7 @@ def assert_same_functaset(one: Path, other: Path) -> None:
     """The same rows in the same order, bit for bit, the same failures, the same report but for the speed."""
     first, second = open_functaset(one), open_functaset(other)
     assert first.keys.tolist() == second.keys.tolist()
-    for name in ("labels", "shapes", "mse", "psnr", "parts"):
+    for name in ("labels", "shapes", "mse", "psnr", "shards"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name), name)
     np.testing.assert_array_equal(first.latents(), second.latents())
     assert first.failures == second.failures

@@ -232,7 +232,7 @@ def test_3_too_many_failed_and_the_rest_is_there(world: World, tmp_path: Path, i
 def test_4_worse_than_asked_for_or_damaged(world: World, tmp_path: Path, invoke: Invoke) -> None:
     assert invoke("report", world.store, "--min-psnr", 99).code == 4
     assert invoke("encode", world.base, world.shards, tmp_path / "out.zarr", "--min-psnr", 99, "--json").json["count"]
-    rows = max((tmp_path / "out.zarr" / "modulation" / "c").rglob("*"), key=lambda path: path.is_file())
+    rows = max((tmp_path / "out.zarr" / "latent" / "c").rglob("*"), key=lambda path: path.is_file())
     content = bytearray(rows.read_bytes())
     content[len(content) // 3] ^= 1
     rows.write_bytes(content)

@@ -49,7 +49,7 @@ def block_of(layout: Layout, part: int, number: int, rows: int = 5, *, meta: boo
     axes = len(layout.axes)
     keys = [f"{part}/{number}/{row}é" for row in range(rows)]
     return Block(
-        modulation=quantiser_of(layout).quantise(latents_of(layout, part, number, rows)),
+        latent=quantiser_of(layout).quantise(latents_of(layout, part, number, rows)),
         keys=keys,
         label=np.arange(rows, dtype=np.int64) - 1,
         shape=np.full((rows, axes), 16 + part, np.int32),

@@ -22,18 +22,18 @@ def test_what_is_no_functaset_cannot_be_verified(tmp_path: Path) -> None:
 
 
 def test_every_flipped_bit_of_the_latents_is_found(store: Path, flip: Any) -> None:
-    file = store / "modulation/c/1/0/0/0"
+    file = store / "latent/c/1/0/0/0"
     for place in range(0, file.stat().st_size, 7):
         flip(file, place)
         problems = verify(store)
         assert problems
-        assert all(problem.startswith(("modulation: rows 4", "modulation: rows 6")) for problem in problems)
+        assert all(problem.startswith(("latent: rows 4", "latent: rows 6")) for problem in problems)
         flip(file, place)
     assert verify(store) == []
 
 
 @pytest.mark.parametrize(
-    "name", ["key/c/0", "label/c/0", "meta/c/0", "mse/c/0", "modulation_std/c/0", "part/c/0", "shape/c/0/0"]
+    "name", ["key/c/0", "label/c/0", "meta/c/0", "mse/c/0", "latent_std/c/0", "shape/c/0/0", "shard/c/0"]
 )
 def test_a_flipped_bit_of_any_array_is_found(store: Path, flip: Any, name: str) -> None:
     flip(store / name, 8)
@@ -42,7 +42,7 @@ def test_a_flipped_bit_of_any_array_is_found(store: Path, flip: Any, name: str) 
 
 @pytest.mark.parametrize("content", [b"", b"short", None])
 def test_a_lost_shard_is_found_with_its_rows(store: Path, content: bytes | None) -> None:
-    file = store / "modulation/c/2/0/0/0"
+    file = store / "latent/c/2/0/0/0"
     if content is None:
         file.unlink()
     else:
@@ -52,7 +52,7 @@ def test_a_lost_shard_is_found_with_its_rows(store: Path, content: bytes | None)
     assert all("rows 8" in problem or "rows 10" in problem for problem in problems)
 
 
-@pytest.mark.parametrize("name", ["label/c/0", "modulation_mean/c/0", "key/c/0"])
+@pytest.mark.parametrize("name", ["label/c/0", "latent_mean/c/0", "key/c/0"])
 def test_a_lost_file_of_any_array_is_found(store: Path, name: str) -> None:
     (store / name).unlink()
     assert any(f"{name} is missing" in problem for problem in verify(store))
@@ -69,17 +69,17 @@ def test_a_swapped_base_is_found(store: Path) -> None:
 
 def test_numbers_that_are_not_finite_are_found(store: Path) -> None:
     group = zarr.open_group(store, mode="r+", use_consolidated=False)
-    for name, rows in (("modulation", slice(3, 6)), ("mse", slice(19, 20))):
+    for name, rows in (("latent", slice(3, 6)), ("mse", slice(19, 20))):
         array = group[name]
         assert isinstance(array, zarr.Array)
         array.with_config({"write_empty_chunks": True})[rows] = np.nan
-    assert verify(store) == ["modulation: NaN or infinite in rows 3 to 5", "mse: NaN or infinite in row 19"]
+    assert verify(store) == ["latent: NaN or infinite in rows 3 to 5", "mse: NaN or infinite in row 19"]
 
 
 def test_a_chunk_of_fill_values_that_was_left_out_is_a_loss(store: Path) -> None:
-    array = zarr.open_array(store / "modulation", mode="r+")
+    array = zarr.open_array(store / "latent", mode="r+")
     array[4:6] = np.nan
-    assert verify(store) == ["modulation: rows 4 to 5 cannot be read: the chunk is missing"]
+    assert verify(store) == ["latent: rows 4 to 5 cannot be read: the chunk is missing"]
 
 
 def test_counts_that_contradict_each_other_are_found(store: Path) -> None:
@@ -109,7 +109,7 @@ def test_arrays_of_the_wrong_length_are_found(store: Path) -> None:
 
 
 def test_damage_in_several_places_is_listed_whole(store: Path) -> None:
-    (store / "modulation/c/0/0/0/0").unlink()
+    (store / "latent/c/0/0/0/0").unlink()
     (store / "psnr/zarr.json").write_text("{")
     (store / "base.safetensors").write_bytes(b"")
     assert len(verify(store)) == 3

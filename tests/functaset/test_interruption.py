@@ -199,7 +199,7 @@ def test_a_flipped_bit_in_a_block_is_no_row(tmp_path: Path, flip: Any) -> None:
     writer.commit(Part(0), 0, block_of(layout, 0, 0))
     writer.end(Part(0), 6)
     file = tmp_path / "out.zarr/_parts/000000/000000.npz"
-    stored = block_of(layout, 0, 0).modulation.tobytes()
+    stored = block_of(layout, 0, 0).latent.tobytes()
     flip(file, file.read_bytes().index(stored) + 3)
     with pytest.raises(InputError, match="damaged") as caught:
         writer.assemble(Quantiser("float16"))

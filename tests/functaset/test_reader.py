@@ -30,7 +30,7 @@ def test_what_was_committed_is_read_in_order(tmp_path: Path, layout: Layout, chu
     assert np.array_equal(functaset.latents(), expected_latents(layout))
     assert functaset.latents().dtype == np.float32
     assert functaset.keys.tolist() == [key for block in blocks for key in block.keys]
-    assert functaset.parts.tolist() == [0] * 10 + [1] * 10
+    assert functaset.shards.tolist() == [0] * 10 + [1] * 10
     for name, column in [("labels", "label"), ("shapes", "shape"), ("mse", "mse"), ("psnr", "psnr")]:
         assert np.array_equal(getattr(functaset, name), np.concatenate([getattr(block, column) for block in blocks]))
     if layout.tiled:
@@ -48,7 +48,7 @@ def test_one_row_has_all_that_is_known_of_the_item(tmp_path: Path, layout: Layou
     functaset = open_functaset(encode(tmp_path / "out.zarr", layout))
     row = functaset[-1]
     assert np.array_equal(row.latent, functaset.latents()[19])
-    assert (row.key, row.label, row.part) == ("1/1/4é", 3, 1)
+    assert (row.key, row.label, row.shard) == ("1/1/4é", 3, 1)
     assert row.shape == (17,) * len(layout.axes)
     assert row.meta == {"name": "1/1/4é"}
     assert row.tile == ((1,) * 2 * len(layout.axes) if layout.tiled else None)
@@ -121,12 +121,12 @@ def test_xarray_opens_it_without_options(tmp_path: Path, layout: Layout) -> None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         dataset = xarray.open_zarr(path)
-        assert list(dataset.modulation.dims) == ["item", *names[len(layout.sites)], "latent"]
+        assert list(dataset.latent.dims) == ["item", *names[len(layout.sites)], "latent"]
         assert dataset["shape"].dims == ("item", "axis")
         assert dataset.attrs["functaconv"]["format"] == "functaset"
         assert dataset.label.values.min() == -1
         one = dataset.set_index(item="key").sel(item="1/0/2é")
-        assert np.array_equal(one.modulation.values, dataset.modulation.values[12])
+        assert np.array_equal(one.latent.values, dataset.latent.values[12])
 
 
 def test_tensorstore_reads_the_numbers(tmp_path: Path, layout: Layout, chunks_of_two: None) -> None:
@@ -203,7 +203,7 @@ def test_an_unfinished_one_says_to_run_encode_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        (("version",), 2, "version 2, this functaconv reads 1"),
+        (("version",), 1, "version 1, this functaconv reads 2"),
         (("latent",), -4, r"latent: .* \(found -4\)"),
         (("latent",), 10**12, "latent"),
         (("sites",), [2**20, 2**20], "numbers per item"),
@@ -215,7 +215,7 @@ def test_an_unfinished_one_says_to_run_encode_again(tmp_path: Path) -> None:
         (("summary",), {"count": 20}, "summary.failed"),
         (("base_sha256",), "abc", "base_sha256"),
         (("solver", "steps"), -1, "solver.steps"),
-        (("latent",), 5, r"modulation: found float16 .*, expected float16 \(20, 2, 3, 5\)"),
+        (("latent",), 5, r"latent: found float16 .*, expected float16 \(20, 2, 3, 5\)"),
         (("summary", "count"), 21, "expected float16"),
         (("summary", "count"), 2**40, "expected float16"),
         (("quantisation", "bits"), "8", "expected uint8"),
@@ -249,7 +249,7 @@ def test_attributes_that_make_no_sense_are_refused(
 )
 def test_arrays_that_make_no_sense_are_refused(store: Path, change: dict[str, Any]) -> None:
     root = json.loads((store / "zarr.json").read_bytes())
-    root["consolidated_metadata"]["metadata"]["modulation"].update(change)
+    root["consolidated_metadata"]["metadata"]["latent"].update(change)
     (store / "zarr.json").write_text(json.dumps(root))
     with pytest.raises(InputError):
         open_functaset(store)
@@ -257,7 +257,7 @@ def test_arrays_that_make_no_sense_are_refused(store: Path, change: dict[str, An
 
 def test_chunks_too_large_to_hold_are_refused(store: Path) -> None:
     root = json.loads((store / "zarr.json").read_bytes())
-    array = root["consolidated_metadata"]["metadata"]["modulation"]
+    array = root["consolidated_metadata"]["metadata"]["latent"]
     array["chunk_grid"]["configuration"]["chunk_shape"] = [2**40, 2, 3, 4]
     array["codecs"][0]["configuration"]["chunk_shape"] = [2**40, 2, 3, 4]
     (store / "zarr.json").write_text(json.dumps(root))
@@ -273,12 +273,12 @@ def test_another_base_is_refused(store: Path) -> None:
 
 @pytest.mark.parametrize("lost", ["emptied", "deleted"])
 def test_lost_shards_are_noticed_before_zarr_fills_them(store: Path, lost: str) -> None:
-    file = store / "modulation/c/1/0/0/0"
+    file = store / "latent/c/1/0/0/0"
     if lost == "emptied":
         file.write_bytes(b"")
     else:
         file.unlink()
-    with pytest.raises(InputError, match=r"modulation: rows 4 to 7 lost: modulation/c/1/0/0/0 is"):
+    with pytest.raises(InputError, match=r"latent: rows 4 to 7 lost: latent/c/1/0/0/0 is"):
         open_functaset(store)
 
 
@@ -292,9 +292,9 @@ def test_a_missing_array_is_noticed(store: Path) -> None:
 
 
 def test_a_flipped_bit_is_never_a_value(store: Path, flip: Any) -> None:
-    flip(store / "modulation/c/0/0/0/0", 40)
+    flip(store / "latent/c/0/0/0/0", 40)
     functaset = open_functaset(store)
-    with pytest.raises(InputError, match=r"modulation: the array cannot be read|modulation: rows"):
+    with pytest.raises(InputError, match=r"latent: the array cannot be read|latent: rows"):
         functaset.latents()
     with pytest.raises(InputError):
         functaset.latents(slice(0, 4))

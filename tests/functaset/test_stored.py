@@ -19,7 +19,7 @@ from functaconv.functaset.schema import Column
 from functaconv.functaset.stored import StoredArray
 
 COLUMNS = [
-    Column("modulation", "float16", ("row", "latent"), (2, 3), fill=float("nan")),
+    Column("latent", "float16", ("row", "latent"), (2, 3), fill=float("nan")),
     Column("codes", "uint8", ("latent",), (5,)),
     Column("label", "int64", fill=-1),
     Column("key", "str", fill=""),
@@ -63,8 +63,8 @@ def test_rows_are_those_that_zarr_reads(tmp_path: Path, chunks_of_two: None, col
 
 def test_vectors_are_single_chunks(tmp_path: Path) -> None:
     group = zarr.create_group(tmp_path, zarr_format=3)
-    arrays.create_vector(group, "modulation_mean", np.arange(6.0))
-    assert np.array_equal(stored(tmp_path, "modulation_mean").read(), np.arange(6, dtype=np.float32))
+    arrays.create_vector(group, "latent_mean", np.arange(6.0))
+    assert np.array_equal(stored(tmp_path, "latent_mean").read(), np.arange(6, dtype=np.float32))
 
 
 def sealed(content: bytes) -> bytes:

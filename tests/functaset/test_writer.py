@@ -108,12 +108,12 @@ def test_arrays_are_cut_as_measured_to_be_best(tmp_path: Path) -> None:
     layout = Layout(axes=("row", "column"), sites=(8, 8), latent=16, bits="float16")
     path = encode(tmp_path / "out.zarr", layout, rows=300)
     group = zarr.open_group(path, mode="r")
-    modulation = group["modulation"]
-    assert isinstance(modulation, zarr.Array)
+    latent = group["latent"]
+    assert isinstance(latent, zarr.Array)
     # 256 rows of 2 KiB; 1200 items are five chunks
-    assert modulation.chunks == (256, 8, 8, 16)
-    assert modulation.shards == (1280, 8, 8, 16)
-    stored = json.loads((path / "modulation/zarr.json").read_bytes())
+    assert latent.chunks == (256, 8, 8, 16)
+    assert latent.shards == (1280, 8, 8, 16)
+    stored = json.loads((path / "latent/zarr.json").read_bytes())
     assert stored["dimension_names"] == ["item", "row", "column", "latent"]
     assert stored["fill_value"] == "NaN"
     inner = stored["codecs"][0]["configuration"]["codecs"]
@@ -165,15 +165,15 @@ def test_a_block_that_does_not_fit_the_layout_is_refused(tmp_path: Path) -> None
     writer = FunctasetWriter.open(tmp_path / "out.zarr", layout, SETTINGS)
     writer.begin(Part(0), {})
     block = block_of(layout, 0, 0)
-    bad = block.modulation.copy()
+    bad = block.latent.copy()
     bad[0] = np.inf
     for changes, message in [
-        ({"modulation": block.modulation[:, 0]}, "modulation: expected"),
+        ({"latent": block.latent[:, 0]}, "latent: expected"),
         ({"label": block.label.astype(np.int32)}, "label: expected int64"),
         ({"mse": block.mse[:2]}, "mse: expected"),
         ({"meta": ["{}"]}, "1 meta for 5 keys"),
         ({"tile": np.zeros((5, 4), np.int32)}, "tiled=False"),
-        ({"modulation": bad}, "NaN or infinite"),
+        ({"latent": bad}, "NaN or infinite"),
     ]:
         with pytest.raises(ValueError, match=message):
             writer.commit(Part(0), 0, replace(block, **changes))

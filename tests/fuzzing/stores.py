@@ -152,7 +152,7 @@ class Stores:
                 functaset.shapes,
                 functaset.mse,
                 functaset.psnr,
-                functaset.parts,
+                functaset.shards,
             ),
             lambda: (functaset[0], functaset[-1], functaset.tiles, functaset.index(str(functaset.keys[0]))),
             lambda: [functaset.meta(row) for row in range(len(functaset))],
@@ -219,7 +219,7 @@ def _block(layout: Layout, first: int) -> Block:
               for column in columns(layout, meta=False) if column.name != "key"}  # fmt: skip
     of_grids = [np.full(1, value, np.int32) for value in (number, mask)]
     return Block(
-        **{name: wanted[name] for name in ("modulation", "label", "mse", "psnr")},
+        **{name: wanted[name] for name in ("latent", "label", "mse", "psnr")},
         keys=["a"], shape=np.array([[4, 3]], np.int32), record=np.full(1, first, np.int32), records=first + 2,
         last_key="b", meta=['{"a": 1}'], tile=wanted.get("tile"),
         measures={name: wanted[name] for name in MEASURES.get(layout.modality, ())},
@@ -289,7 +289,7 @@ def _fill(path: Path, layout: Layout, count: int, base: bytes) -> None:
     (path / "report.json").write_text(json.dumps({"count": count, "failed": 2, "psnr": {"mean": 30.5}}))
     channels = len(layout.variables) or 3
     attributes = {
-        "format": "functaset", "version": 1, "modality": layout.modality, "axes": layout.axes,
+        "format": "functaset", "version": 2, "modality": layout.modality, "axes": layout.axes,
         "coordinate_convention": "cells", "normaliser": {"offset": [0.0] * channels, "scale": [1.0] * channels},
         "solver": {"name": "gauss-newton", "steps": 2}, "sites": layout.sites, "latent": layout.latent,
         "canonical": True, "quantisation": {"bits": layout.bits}, "tiled": layout.tiled,
