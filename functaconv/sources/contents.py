@@ -2,7 +2,7 @@
 
 import re
 
-__all__ = ["ARRAYS", "FIELDS", "HEAD", "IMAGES", "MESHES", "format_in_words", "format_of"]
+__all__ = ["ARRAYS", "BYTE_ORDER_MARK", "FIELDS", "HEAD", "IMAGES", "MESHES", "format_in_words", "format_of"]
 
 HEAD = 512
 """bytes that are looked at"""
@@ -63,7 +63,7 @@ _STARTS = (
 )
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 _PNM = re.compile(rb"P(?:[1-6]|[fF])[ \t\r\n]")
-_BOM = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _OFF = re.compile(rb"(?:ST)?C?N?4?OFF(?![A-Z])", re.IGNORECASE)
 _OBJ = re.compile(rb"(?:v|vn|vt|vp|f|o|g|s|mtllib|usemtl)[ \t]")
 # a message may follow the heading of a bulletin; after three bytes of length comes the edition
@@ -105,7 +105,7 @@ def _text_format(head: bytes) -> str | None:
         return "STL"
     if b"\0" in head:
         return None
-    lines = [line.strip() for line in head.removeprefix(_BOM).splitlines()]
+    lines = [line.strip() for line in head.removeprefix(BYTE_ORDER_MARK).splitlines()]
     lines = [line for line in lines if line and not line.startswith(b"#")]
     if not lines:
         return None

@@ -4,12 +4,14 @@ Meshes are read from their bytes alone: what else a file names (materials, textu
 """
 
 import io
+import re
 import warnings
 from typing import Any, cast
 
 import numpy as np
 
 from functaconv.errors import ItemError, MissingExtraError, UsageError
+from functaconv.sources.contents import BYTE_ORDER_MARK, format_in_words, format_of
 
 __all__ = ["MESH_SUFFIXES", "MOST_FACES", "MOST_RESOLUTION", "surface", "voxelise"]
 
@@ -17,6 +19,9 @@ MESH_SUFFIXES = ("off", "obj", "stl")
 MOST_FACES = 2_000_000
 MOST_RESOLUTION = 512
 """voxels per side"""
+_STL_FACE = 50
+"""bytes of a face in a binary STL"""
+_OFF = re.compile(rb"^[ \t]*\w*?off", re.IGNORECASE | re.MULTILINE)
 SAMPLES = 1e9
 """points on a surface, less than a voxel apart, as far as can be told beforehand: they are some 24 bytes each"""
 
@@ -59,11 +64,17 @@ def _mesh(content: bytes, suffix: str) -> tuple[np.ndarray, np.ndarray]:
     """Vertices `[vertex, 3]` and triangles `[face, 3]` of a file."""
     import trimesh
 
+    found = format_of(content)
+    # a binary STL may begin with anything
+    kind = suffix if found is None else found.lower()
+    if kind not in MESH_SUFFIXES:
+        raise ItemError(f"{suffix}: expected a mesh, found {format_in_words(content)}")
     try:
         with warnings.catch_warnings():
             # numpy goes on after a number it cannot read, with no more than this warning
             warnings.simplefilter("error")
-            loaded = trimesh.load_mesh(io.BytesIO(content), file_type=suffix, process=False, skip_materials=True)
+            clean = io.BytesIO(_CLEAN[kind](content))
+            loaded = trimesh.load_mesh(clean, file_type=kind, process=False, skip_materials=True)
         vertices, faces = np.asarray(loaded.vertices, np.float64), np.asarray(loaded.faces, np.int64)
     # the readers raise whatever they like on files that make no sense
     except Exception as error:
@@ -81,6 +92,42 @@ def _mesh(content: bytes, suffix: str) -> tuple[np.ndarray, np.ndarray]:
     if not np.isfinite(vertices).all():
         raise ItemError(f"{suffix}: vertices that are not finite")
     return vertices, corners.reshape(-1, 3)
+
+
+def _clean_obj(content: bytes) -> bytes:
+    """Its vertices and faces, a line each: without colours, textures and normals, with vertices counted from 1."""
+    lines, vertices = [], 0
+    for line in content.removeprefix(BYTE_ORDER_MARK).replace(b"\\\r\n", b" ").replace(b"\\\n", b" ").splitlines():
+        kind, *words = line.partition(b"#")[0].split() or [b""]
+        if kind == b"v":
+            vertices += 1
+            lines.append(b" ".join([kind, *words[:3]]))
+        elif kind == b"f":
+            corners = [int(word.partition(b"/")[0]) for word in words]
+            # negative ones count back from the last vertex so far
+            corners = [corner if corner > 0 else vertices + 1 + corner for corner in corners]
+            if not all(corner > 0 for corner in corners):
+                raise ValueError(f"a face with a vertex before the first: {line[:80].decode('ascii', 'replace')}")
+            lines.append(b"f %s" % " ".join(map(str, corners)).encode())
+    return b"\n".join(lines)
+
+
+def _clean_off(content: bytes) -> bytes:
+    """With the first word in capital letters."""
+    return _OFF.sub(lambda start: start[0].upper(), content.removeprefix(BYTE_ORDER_MARK), count=1)
+
+
+def _clean_stl(content: bytes) -> bytes:
+    """A binary one with as many faces as it says, or as there are; without what follows them. A text has no zeros."""
+    if b"\0" not in content:
+        return content.removeprefix(BYTE_ORDER_MARK)
+    said, held = int.from_bytes(content[80:84], "little"), max(0, len(content) - 84) // _STL_FACE
+    faces = said if 0 < said <= held else held
+    return content[:80] + faces.to_bytes(4, "little") + content[84 : 84 + faces * _STL_FACE]
+
+
+_CLEAN = {"obj": _clean_obj, "off": _clean_off, "stl": _clean_stl}
+"""text or bytes as the library reads them, of what other programs write and take"""
 
 
 def surface(occupancy: np.ndarray, *, level: float = 0.5) -> bytes:

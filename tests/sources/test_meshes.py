@@ -1,6 +1,7 @@
 """Meshes to solid voxels and back to surfaces: right where the mesh is closed, sensible where it is not."""
 
 import math
+import re
 import struct
 from collections import Counter
 from itertools import pairwise
@@ -169,12 +170,81 @@ def test_parts_thinner_than_a_voxel_are_kept() -> None:
         ("obj", b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 4\n"),
         ("stl", b""),
         ("stl", bytes(84)),
-        ("stl", binary_stl(box())[:-30]),
+        ("stl", binary_stl(box())[:120]),
+        ("stl", b"<html><body>404</body></html>"),
+        ("obj", b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf -1 -2 -4\n"),
+        ("obj", b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 0 1 2\n"),
+        ("obj", b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 x\n"),
     ],
 )
 def test_files_that_are_not_meshes_are_refused(suffix: str, content: bytes) -> None:
     with pytest.raises(ItemError, match=r"mesh|vert|extent"):
         voxelise(content, suffix, 4)
+
+
+BEAM = box((4, 1, 1))
+"""fills 4 x 16 voxels of 16 along its longest side"""
+
+
+def with_normals(mesh: Mesh) -> bytes:
+    vertices, faces = mesh
+    lines = [f"v {x} {y} {z} 1.0" for x, y, z in vertices]
+    lines += [
+        "vt 0 0",
+        "vn 0 0 1",
+        *(f"f {' '.join(f'{corner + 1}/1/1' for corner in face)} # {face}" for face in faces),
+    ]
+    return "\n".join(lines).encode()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content"),
+    [
+        ("obj", obj(BEAM).replace(b" ", b"\t")),
+        ("obj", b"\xef\xbb\xbf" + obj(BEAM)),
+        ("obj", obj(BEAM).replace(b"\n", b"\r\n").replace(b" ", b"  ")),
+        ("obj", b"\n".join(b" " + line for line in obj(BEAM).splitlines())),
+        ("obj", re.sub(rb"(f \S+)", rb"\1 \\\n", obj(BEAM))),
+        ("obj", with_normals(BEAM)),
+        ("off", off(BEAM, header="off\n")),
+        ("off", off(BEAM, header="# takeoff\n\n off ")),
+        ("off", b"\xef\xbb\xbf" + off(BEAM).replace(b" ", b"\t")),
+        ("off", b"coff" + off(BEAM, header="\n").replace(b".0\n", b".0 255 0 0 255\n")),
+        ("stl", binary_stl(BEAM) + b"trailing"),
+        ("stl", binary_stl(BEAM) + bytes(60)),
+        ("stl", binary_stl(BEAM)[:80] + bytes(4) + binary_stl(BEAM)[84:]),
+        ("stl", binary_stl(BEAM)[:80] + b"\xff" * 4 + binary_stl(BEAM)[84:]),
+        # the format is told by the content where there is a text to tell it
+        ("stl", obj(BEAM)),
+        ("obj", off(BEAM)),
+    ],
+)
+def test_what_other_programs_write_and_take_is_read(suffix: str, content: bytes) -> None:
+    occupancy = voxelise(content, suffix, 16)
+    expected = np.zeros((16, 16, 16), np.uint8)
+    expected[:, 6:10, 6:10] = 1
+    np.testing.assert_array_equal(occupancy, expected)
+
+
+def test_the_whole_faces_of_a_cut_stl_are_read() -> None:
+    beam = binary_stl(BEAM)
+    for cut in (1, 20, 49):
+        np.testing.assert_array_equal(voxelise(beam[:-cut], "stl", 16), voxelise(beam[:-50], "stl", 16))
+    without = beam[:80] + (11).to_bytes(4, "little") + beam[84:]
+    np.testing.assert_array_equal(voxelise(beam[:-1], "stl", 16), voxelise(without, "stl", 16))
+
+
+def test_negative_indices_count_back_from_the_line_they_stand_on() -> None:
+    parts = [box((0.9, 1, 1)), box((0.9, 1, 1), at=(3.1, 0, 0))]
+    blocks = []
+    for vertices, faces in parts:
+        blocks += ["v " + " ".join(map(repr, row)) for row in vertices.tolist()]
+        blocks += ["f " + " ".join(f"{corner - 8}//{corner - 8}" for corner in face) for face in faces]
+    occupancy = voxelise("\n".join(blocks).encode(), "obj", 16)
+    expected = np.zeros((16, 16, 16), np.uint8)
+    expected[:4, 6:10, 6:10] = expected[12:, 6:10, 6:10] = 1
+    np.testing.assert_array_equal(occupancy, expected)
+    np.testing.assert_array_equal(occupancy, voxelise(obj(joined(*parts)), "obj", 16))
 
 
 def test_too_many_faces_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
