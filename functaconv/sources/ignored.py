@@ -20,6 +20,7 @@ __all__ = [
     "MOST_KINDS",
     "NO_SUFFIX",
     "OTHERS",
+    "OTHER_GRIDS",
     "PAGES",
     "RECORDS",
     "SPECIAL",
@@ -45,6 +46,7 @@ CUT_TEXT = "txt that is no UTF-8"
 PAGES = "further pages of TIFF"
 FRAMES = "further frames of animations"
 GROUPS = "further groups with fields"
+OTHER_GRIDS = "variables on other grids"
 
 _SHOWN = 8
 # the kinds for which a user can do something, the most important first
@@ -55,6 +57,7 @@ _ADVICE = (
     (re.compile(f"{re.escape(PAGES)}|{re.escape(FRAMES)}"), "save each as a file of its own to convert them all"),
     (re.compile(f"{re.escape(CUT_JSON)}|{re.escape(LARGE_JSON)}|{re.escape(CUT_TEXT)}"), "their items are converted"),
     (re.compile(re.escape(GROUPS)), "--group takes another one"),
+    (re.compile(re.escape(OTHER_GRIDS)), "regrid them to latitudes and longitudes to convert them"),
     (re.compile(re.escape(LINKS)), "copy what they lead to in their place"),
     (re.compile(r"\.\S+"), "not read; convert them to png or npy if they are data"),
 )

@@ -12,7 +12,7 @@ import numpy as np
 from functaconv.errors import InputError
 from functaconv.sources.decoders import DEFAULT_LIMITS
 from functaconv.sources.grids.axes import horizontal, role_of
-from functaconv.sources.grids.choice import FieldChoice, Unfit
+from functaconv.sources.grids.choice import FieldChoice, Unfit, alternatives
 from functaconv.sources.grids.chunks import blocks
 from functaconv.sources.grids.coordinates import TIME_NAMES, Coordinate, coordinates
 from functaconv.sources.grids.fields import Fields, Layout, Place, Variable, check_size, number_label, time_label
@@ -61,7 +61,9 @@ def array_fields(dataset: "xr.Dataset", choice: FieldChoice, origin: Origin) -> 
     pieces, passes = blocks([axis.positions for axis in axes], [axis.chunk for axis in axes], item_bytes)
     cut = _Cut(dataset, names, axes, horizontal_dims, along, origin)
     count = math.prod(len(axis.positions) for axis in axes)
-    return Fields(origin, layout, count, lambda: cut.items(itertools.product(*pieces)), passes)
+    fields = Fields(origin, layout, count, lambda: cut.items(itertools.product(*pieces)), passes)
+    choice.count_others(horizontal(dataset), fields.ignored)
+    return fields
 
 
 def lone_axes(dataset: "xr.Dataset", origin: Origin) -> tuple[list[float], list[float]] | None:
@@ -153,11 +155,12 @@ def _chosen(dataset: "xr.Dataset", choice: FieldChoice, origin: Origin) -> tuple
     """The variables, and the names of their latitude and longitude."""
     found = horizontal(dataset)
     names = choice.names(found, "; ".join(_signature(dataset, name) for name in found), origin.shown)
-    if len({(found[name], frozenset(dataset.variables[name].dims)) for name in names}) > 1:
+    axes = {name: (found[name], frozenset(dataset.variables[name].dims)) for name in names}
+    if len(set(axes.values())) > 1:
         fields = "; ".join(_signature(dataset, name) for name in names)
         raise InputError(
             f"{origin.shown}: fields on different axes cannot be channels of one item: {fields}",
-            hint="choose variables that share their axes",
+            hint=f"choose variables that share their axes: {alternatives(axes)}",
         )
     degrees = found[names[0]]
     assert not isinstance(degrees, Unfit)

@@ -2,12 +2,14 @@
 
 import operator
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from functaconv.errors import InputError, UsageError
+from functaconv.sources.ignored import OTHER_GRIDS, ignore
 
 REGRID = "regrid it to a regular latitude-longitude grid first (cdo remapbil, xESMF)"
 
@@ -67,6 +69,12 @@ class FieldChoice:
             raise InputError(f"{shown}: no field on latitude and longitude ({reasons})", hint=hint)
         return names
 
+    def count_others(self, found: Mapping[str, object], ignored: Counter[str]) -> None:
+        """Count the variables that were not taken because of their grid, where all were wanted."""
+        others = sum(isinstance(axes, Unfit) and axes.hint == REGRID for axes in found.values())
+        if others and not self.variables:
+            ignore(ignored, OTHER_GRIDS, others)
+
     def held_times(self, times: np.ndarray, shown: str) -> np.ndarray:
         """Which of these ISO times lie in the range; a time given in part stands for all that begins with it."""
         held = np.ones(times.shape, dtype=bool)
@@ -88,6 +96,15 @@ class FieldChoice:
             raise InputError(f"{shown}: no level {', '.join(missing)}", hint=f"levels are {known}")
         held: np.ndarray = equal.any(axis=1)
         return held
+
+
+def alternatives(found: Mapping[str, object]) -> str:
+    """The options that choose what goes together: the names that were `found` with the same thing, each set of them."""
+    sets: dict[object, list[str]] = {}
+    for name, axes in found.items():
+        if not isinstance(axes, Unfit):
+            sets.setdefault(axes, []).append(f"--variable {name}")
+    return ", or ".join(" ".join(names) for names in sets.values())
 
 
 EVERYTHING = FieldChoice()

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from functaconv.errors import InputError
-from functaconv.sources.grids.choice import FieldChoice, Unfit
+from functaconv.sources.grids.choice import FieldChoice, Unfit, alternatives
 from functaconv.sources.grids.fields import Fields, Layout, Place, Variable, check_size, number_label, time_label
 from functaconv.sources.grids.origin import Origin, imported
 
@@ -55,6 +55,8 @@ class _Message:
     grid: _Grid | Unfit
     level_name: str
     level: float
+    step_type: str
+    """instant, or how values of the time before are summed up: accum, avg, max ..."""
     time: datetime
     """when the field is valid"""
     reference: datetime
@@ -73,11 +75,15 @@ class _Message:
 @contextmanager
 def open_grib(path: Path, origin: Origin, choice: FieldChoice) -> Iterator[Fields]:
     eccodes = imported("eccodes", "grib", "GRIB")
-    messages = _chosen(_scanned(eccodes, path, origin), choice, origin)
+    scanned = _scanned(eccodes, path, origin)
+    messages = _chosen(scanned, choice, origin)
     items = _matched(messages, origin)
     grid = items[0][0].grid
     assert not isinstance(grid, Unfit)
-    layout = Layout(tuple(message.described for message in items[0]), grid.latitude, grid.longitude)
+    described = [message.described for message in items[0]]
+    if len({variable.variable for variable in described}) < len(described):
+        described = [replace(message.described, variable=message.name) for message in items[0]]
+    layout = Layout(tuple(described), grid.latitude, grid.longitude)
 
     def read() -> Iterator[Place]:
         with path.open("rb") as stream:
@@ -86,7 +92,9 @@ def open_grib(path: Path, origin: Origin, choice: FieldChoice) -> Iterator[Field
                     channels = np.stack([_values(eccodes, stream, message, grid) for message in item])
                 yield labels, attributes, channels
 
-    yield Fields(origin, layout, len(items), read)
+    fields = Fields(origin, layout, len(items), read)
+    choice.count_others({message.name: message.grid for message in scanned}, fields.ignored)
+    yield fields
 
 
 def _scanned(eccodes: Any, path: Path, origin: Origin) -> list[_Message]:
@@ -100,14 +108,24 @@ def _scanned(eccodes: Any, path: Path, origin: Origin) -> list[_Message]:
                 if handle is None:
                     break
                 messages.append(_header(eccodes, handle, grids, origin))
-    # temperature on pressure levels and at the surface have one name
-    kinds: dict[str, set[str]] = {}
-    for message in messages:
-        kinds.setdefault(message.name, set()).add(message.level_name)
-    return [
-        replace(it, part=part, name=f"{it.name}@{it.level_name}" if len(kinds[it.name]) > 1 else it.name)
+    messages = [
+        replace(it, part=part)
         for _, group in itertools.groupby(messages, attrgetter("offset"))
         for part, it in enumerate(group)
+    ]
+    # temperature on pressure levels and at the surface have one name, as do rain at an instant and since the beginning;
+    # what a forecast begins with says nothing of its kind
+    messages = _told_apart(messages, "level_name", messages)
+    return _told_apart(messages, "step_type", [message for message in messages if message.hours])
+
+
+def _told_apart(messages: Sequence[_Message], kind: str, among: Iterable[_Message]) -> list[_Message]:
+    """Names with what differs between messages of one name: `t@surface`, `tp@accum`."""
+    kinds: dict[str, set[str]] = {}
+    for message in among:
+        kinds.setdefault(message.name, set()).add(getattr(message, kind))
+    return [
+        replace(it, name=f"{it.name}@{getattr(it, kind)}") if len(kinds.get(it.name, ())) > 1 else it for it in messages
     ]
 
 
@@ -147,6 +165,7 @@ def _header(eccodes: Any, handle: Any, grids: dict[str, _Grid | Unfit], origin: 
         grid=grids[checksum],
         level_name=get("typeOfLevel", str, "unknown"),
         level=get("level", float, 0.0),
+        step_type=get("stepType", str, "instant"),
         time=time,
         reference=reference,
         member=get("number", int),
@@ -213,7 +232,10 @@ def _chosen(messages: Sequence[_Message], choice: FieldChoice, origin: Origin) -
     names = choice.names(found, listing, origin.shown)
     messages = [message for message in messages if message.name in names]
     if len({message.grid for message in messages}) > 1:
-        raise InputError(f"{origin.shown}: fields on different grids: {listing}", hint="choose variables of one grid")
+        raise InputError(
+            f"{origin.shown}: fields on different grids: {listing}",
+            hint=f"choose variables of one grid: {alternatives(found)}",
+        )
     if choice.levels:
         held = choice.held_levels(np.array([message.level for message in messages]), origin.shown)
         messages = list(itertools.compress(messages, held))
@@ -247,7 +269,8 @@ def _matched(by_variable: Mapping[str, list[_Message]], origin: Origin) -> list[
             raise InputError(
                 f"{origin.shown}: {first} ({len(places)} messages) and {name} ({len(tables[name])}) differ in "
                 f"{different} times, levels, members or steps: they cannot be channels of one item",
-                hint=f"choose variables that share them, of: {', '.join(by_variable)}",
+                hint="choose variables that share them: "
+                + alternatives({name: frozenset(table) for name, table in tables.items()}),
             )
     return [tuple(table[key] for table in tables.values()) for key in places]
 

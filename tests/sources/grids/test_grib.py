@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from functaconv.errors import InputError
-from functaconv.sources.grids import FieldChoice
+from functaconv.sources.grids import FieldChoice, open_fields
 from tests.sources.grids.conftest import grib, read, values
 
 
@@ -165,12 +165,52 @@ def test_grib_variables_that_do_not_share_their_places_ask_for_a_choice(grib_fil
     path = grib_file(*fields, message(np.ones((2, 2)), shortName="10u"))
     with pytest.raises(InputError, match=r"t2m \(2 messages\) and u10 \(1\) differ in 1 times") as caught:
         read(path)
-    assert "choose variables" in str(caught.value.hint)
+    assert caught.value.hint == "choose variables that share them: --variable t2m, or --variable u10"
     assert len(read(path, FieldChoice(variables=("t2m",)))) == 2
-    path = grib_file(message(np.ones((2, 2)), shortName="2t"), message(np.ones((2, 3)), shortName="10u"))
-    with pytest.raises(InputError, match="different grids"):
+    small, large = np.ones((2, 2)), np.ones((2, 3))
+    path = grib_file(*(message(small, shortName=name) for name in ("2t", "2d")), message(large, shortName="10u"))
+    with pytest.raises(InputError, match="different grids") as caught:
         read(path)
+    assert caught.value.hint == "choose variables of one grid: --variable t2m --variable d2m, or --variable u10"
     assert len(read(path, FieldChoice(variables=("u10",)))) == 1
+    ((array, _),) = read(path, FieldChoice(variables=("t2m", "d2m"))).values()
+    assert array.shape == (2, 2, 2)
+
+
+@grib
+def test_variables_on_other_grids_are_counted(grib_file: Any) -> None:
+    path = grib_file(
+        message(np.ones((2, 2)), shortName="2t"), message(np.ones((2, 2)), shortName="2d", gridType="rotated_ll")
+    )
+    with open_fields(path) as fields:
+        assert [key for key, _, _ in fields] == ["a_2022-05-01T00"]
+        assert fields.ignored == {"variables on other grids": 1}
+
+
+def accumulated(raw: np.ndarray, step: int, kind: str = "accum") -> bytes:
+    return message(raw, productDefinitionTemplateNumber=8, shortName="t", stepType=kind, startStep=0, endStep=step)
+
+
+@grib
+def test_one_name_of_two_step_types_is_two_variables(grib_file: Any) -> None:
+    instant = [message(np.full((2, 2), step), shortName="t", stepRange=str(step)) for step in (0, 6, 12)]
+    path = grib_file(*instant, *(accumulated(np.full((2, 2), 10 * step), step) for step in (6, 12)))
+    with pytest.raises(InputError, match=r"t@instant \(3 messages\) and t@accum \(2\) differ") as caught:
+        read(path)
+    assert caught.value.hint == "choose variables that share them: --variable t@instant, or --variable t@accum"
+    items = read(path, FieldChoice(variables=("t@accum",)))
+    assert [float(array[0, 0]) for array, _ in items.values()] == [60, 120]
+    assert {attributes["variable"] for _, attributes in items.values()} == {"t"}
+    items = read(grib_file(*instant[1:], *(accumulated(np.full((2, 2), 10 * step), step) for step in (6, 12))))
+    assert [array[0, 0].tolist() for array, _ in items.values()] == [[6, 60], [12, 120]]
+    assert {tuple(attributes["variable"]) for _, attributes in items.values()} == {("t@instant", "t@accum")}
+
+
+@grib
+def test_what_an_accumulation_begins_with_is_no_other_variable(grib_file: Any) -> None:
+    start = message(np.zeros((2, 2)), shortName="t", stepRange="0")
+    items = read(grib_file(start, *(accumulated(np.full((2, 2), step), step) for step in (6, 12))))
+    assert [float(array[0, 0]) for array, _ in items.values()] == [0, 6, 12]
 
 
 @grib
