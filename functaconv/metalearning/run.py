@@ -31,6 +31,7 @@ from functaconv.functaset.schema import canonical
 from functaconv.interruption import Stop
 from functaconv.measuring import measure
 from functaconv.metalearning.canonical import make_canonical
+from functaconv.metalearning.held_out import held_out
 from functaconv.metalearning.learner import Learner
 from functaconv.metrics import psnr
 from functaconv.parallel import Ensemble, LostRankError, trainers
@@ -216,9 +217,11 @@ class Run:
         recipe, names = self.request.recipe, self.request.validation
         count = len(self._items)
         others = Collection(names, self._decode, announce=self.watcher.announce) if names else self._items
-        held_out = MOST_HELD_OUT if names else min(MOST_HELD_OUT, math.ceil(HELD_OUT * count))
-        order = np.random.default_rng((recipe.training.seed, 0)).permutation(len(others))
-        chosen = sorted(order[:held_out].tolist())
+        if names:
+            order = np.random.default_rng((recipe.training.seed, 0)).permutation(len(others))
+            chosen: list[int] = order[:MOST_HELD_OUT].tolist()
+        else:
+            chosen = held_out(count, min(MOST_HELD_OUT, math.ceil(HELD_OUT * count)))
         training = list(range(count))
         if not names and count > len(chosen):
             training = sorted(set(training) - set(chosen))
@@ -228,7 +231,7 @@ class Run:
             return training, []
         signals: dict[int, Signal] = {}
         points = 0
-        for index in order[: len(chosen)].tolist():
+        for index in chosen:
             if len(signals) >= LEAST_VALIDATED and points >= VALIDATION_POINTS:
                 break
             if (signal := others[index]) is not None:
