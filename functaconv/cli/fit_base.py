@@ -41,7 +41,7 @@ def command(
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     val: Annotated[
-        list[str] | None, typer.Option("--val", help="Validation shards (default: 2% held out, in runs).", metavar="SHARDS")
+        list[str] | None, typer.Option("--val", help="Validation shards (default: runs of 2%).", metavar="SHARDS")
     ] = None,
     field: options.Field = None,
     channels: Annotated[
