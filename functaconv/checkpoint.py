@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ import functaconv
 from functaconv.base import Base
 from functaconv.documents import parse_json
 from functaconv.errors import InputError, UsageError
+from functaconv.files import replace_bytes
 from functaconv.fitting import GaussNewton
 from functaconv.functaset.reader import Functaset
 from functaconv.functaset.schema import BASE, check_keep
@@ -377,20 +377,6 @@ def _check_values(tensors: Mapping[str, Tensor], base: Base, name: str) -> None:
         raise InputError(f"{name}: {METRIC} is not positive definite", hint=_DAMAGED)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """The file appears complete, or stays as it was, whatever happens in between."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 @dataclass(frozen=True)
 class TrainingState:
     """All that a training run needs to go on: tensors by name, and plain values."""
@@ -402,7 +388,7 @@ class TrainingState:
 def write_state(path: Path, state: TrainingState) -> None:
     """Replace the training state in a file, in one step."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
-    write_atomically(path, save_bytes(tensors, {"functaconv": json.dumps(dict(state.values))}))
+    replace_bytes(path, save_bytes(tensors, {"functaconv": json.dumps(dict(state.values))}))
 
 
 class _StateValues(BaseModel):

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from functaconv import conversion, metalearning
-from functaconv.checkpoint import write_atomically
 from functaconv.errors import MissingExtraError, OutputExistsError
+from functaconv.files import replace_bytes
 from functaconv.functaset.reader import Functaset, open_functaset
 from functaconv.packing import pack
 from functaconv.rendering import View, arrays, render
@@ -121,7 +121,7 @@ def _clear(directory: Path) -> None:
                 missing_ok=True
             )
     directory.mkdir(parents=True, exist_ok=True)
-    write_atomically(directory / MARKER, json.dumps({"made_by": "functaconv demo"}).encode())
+    replace_bytes(directory / MARKER, json.dumps({"made_by": "functaconv demo"}).encode())
 
 
 def _write_tiles(photographs: dict[str, np.ndarray], folder: Path, split: str) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from functaconv.errors import InputError, ItemError, OutputExistsError, UsageError
+from functaconv.files import replace_bytes, sync
 from functaconv.sources.binvox import write_binvox
 from functaconv.sources.decoders import (
     ARRAY_SUFFIXES,
@@ -364,6 +365,7 @@ def _write_directory(
                 old.unlink()
         for name in shards:
             (target / f".{name}.part").rename(target / name)
+        sync(target)
     summary = replace(
         summary,
         count=count,
@@ -373,11 +375,11 @@ def _write_directory(
         failures=tuple(failures),
     )
     if summary.classes:
-        (target / "classes.txt").write_text("".join(f"{name}\n" for name in summary.classes), encoding="utf-8")
+        replace_bytes(target / "classes.txt", "".join(f"{name}\n" for name in summary.classes).encode())
     if failures:
         lines = (json.dumps(asdict(failure), ensure_ascii=False) + "\n" for failure in failures)
-        (target / "failed.jsonl").write_text("".join(lines), encoding="utf-8")
+        replace_bytes(target / "failed.jsonl", "".join(lines).encode())
     described = {name: value for name, value in asdict(summary).items() if name != "failures"}
     text = json.dumps({**described, **settings}, indent=1, ensure_ascii=False)
-    (target / "pack.json").write_text(text + "\n", encoding="utf-8")
+    replace_bytes(target / "pack.json", (text + "\n").encode())
     return summary

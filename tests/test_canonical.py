@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from functaconv.base import Base
-from functaconv.checkpoint import StoredBase, base_of, base_to_bytes, read_base, write_atomically
+from functaconv.checkpoint import StoredBase, base_of, base_to_bytes, read_base
 from functaconv.conversion import encode
 from functaconv.conversion.work import Work
 from functaconv.errors import UsageError
+from functaconv.files import replace_bytes
 from functaconv.fitting import fit
 from functaconv.functaset.reader import open_functaset
 from functaconv.metalearning import canonical, fit_base
@@ -246,10 +247,10 @@ def test_a_run_that_breaks_at_its_end_ends_as_one_that_does_not(
         calls += 1
         if calls == 1:
             raise RuntimeError("power cut")
-        write_atomically(path, content)
+        replace_bytes(path, content)
 
     monkeypatch.setattr("functaconv.metalearning.run.SAVE_EVERY", 0.0)
-    monkeypatch.setattr("functaconv.metalearning.run.write_atomically", broken)
+    monkeypatch.setattr("functaconv.metalearning.run.replace_bytes", broken)
     with pytest.raises(RuntimeError, match="power cut"):
         trained(images, tmp_path / "broken", LATENTS["global"])
     found = trained(images, tmp_path / "broken", LATENTS["global"]).base
@@ -334,7 +335,7 @@ def test_codes_of_canonical_latents_have_one_step_where_it_reaches(
 ) -> None:
     stored = read_base(base_file)
     stored.base.latent_std.copy_(0.5 ** torch.arange(8))
-    write_atomically(tmp_path / "base", base_to_bytes(stored.base, stored.recipe, stored.description.training))
+    replace_bytes(tmp_path / "base", base_to_bytes(stored.base, stored.recipe, stored.description.training))
     quantiser = Work.of(tmp_path / "base", str(images), bits="8", device="cpu").quantiser
     assert quantiser.scale is not None
     assert quantiser.offset is not None

@@ -21,10 +21,10 @@ from functaconv.checkpoint import (
     base_to_bytes,
     read_base,
     read_state,
-    write_atomically,
     write_state,
 )
 from functaconv.errors import InputError
+from functaconv.files import replace_bytes
 from functaconv.recipe import Recipe, build, merged
 from functaconv.signals.batch import Axes
 from functaconv.signals.grid import Grid
@@ -48,7 +48,7 @@ def content() -> bytes:
 
 def test_a_base_comes_back_as_it_was(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "base.safetensors"
-    write_atomically(path, content)
+    replace_bytes(path, content)
     stored, base = read_base(path), made()
     assert stored.recipe == RECIPE
     assert (stored.base.axes, stored.base.normalizer) == (base.axes, base.normalizer)
@@ -67,21 +67,6 @@ def test_the_hash_is_that_of_the_file(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     assert read_base(path).sha256 == hashlib.sha256(content).hexdigest()
     assert base_to_bytes(made(), RECIPE, {"updates": 7, "shapes": [[8, 8]]}) == content, "the same bytes each time"
-
-
-@pytest.mark.parametrize("failing", ["os.fsync", "pathlib.Path.replace"])
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
-    path = tmp_path / "folder" / "file"
-    write_atomically(path, b"before")
-
-    def fail(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(failing, fail)
-    with pytest.raises(OSError, match="No space"):
-        write_atomically(path, b"after")
-    assert path.read_bytes() == b"before"
-    assert [file.name for file in path.parent.iterdir()] == ["file"]
 
 
 def test_a_training_state_comes_back_as_it_was(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from pydantic_core import to_json
 
 from functaconv.documents import differences
 from functaconv.errors import InputError, OutputExistsError
+from functaconv.files import replace_bytes, sync
 from functaconv.functaset.claims import Claims, Owner, locked
-from functaconv.functaset.files import first_problem, read_json, replace_bytes, sync
+from functaconv.functaset.files import first_problem, read_json
 from functaconv.functaset.schema import FORMAT, PARTS, VERSION, Layout, canonical, parse_attributes
 
 SETTINGS = "settings.json"

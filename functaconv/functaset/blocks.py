@@ -14,7 +14,8 @@ from pydantic import Field, InstanceOf, TypeAdapter, ValidationError
 
 from functaconv.documents import LITERALS
 from functaconv.errors import InputError
-from functaconv.functaset.files import MOST_VALUES, damaged, first_problem, replacing, whole_file
+from functaconv.files import replacing
+from functaconv.functaset.files import MOST_VALUES, damaged, first_problem, whole_file
 from functaconv.functaset.grids import GridTable
 from functaconv.functaset.schema import Layout, columns
 

@@ -22,7 +22,8 @@ from pydantic import Field, TypeAdapter
 
 from functaconv.documents import parse_json
 from functaconv.errors import InputError, OutputExistsError
-from functaconv.functaset.files import damaged, read_bytes, replace_bytes
+from functaconv.files import replace_bytes
+from functaconv.functaset.files import damaged, read_bytes
 
 try:
     import fcntl

@@ -1,13 +1,10 @@
-"""Files that are either complete or absent, also after a power cut."""
+"""Reading the files of a store, whatever somebody made of them."""
 
 import os
 import stat
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import file_digest
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -21,28 +18,6 @@ MOST_JSON = 128 << 20
 MOST_FILE = 1 << 40
 MOST_VALUES = 1 << 22
 """of a JSON file: far above the zarr.json of a store with as many grids as there may be"""
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which takes the place of `path` when the block ends without an error."""
-    # the name is unique: two processes may write the same file, and the last one wins whole
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync(path.parent)
-
-
-def replace_bytes(path: Path, content: bytes) -> None:
-    with replacing(path) as file:
-        file.write(content)
 
 
 def read_json(path: Path, *, within: Path | None = None) -> Any:
@@ -135,25 +110,6 @@ def _has_link(root: Path, name: str) -> bool:
 
 def _unreadable(path: Path, reason: str) -> InputError:
     return InputError(f"{path}: cannot be read: {reason}", hint=f"restore {path.name} from a copy")
-
-
-def sync(path: Path) -> None:
-    """Make what was written to a file, or the names in a folder, survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_tree(root: Path, *, skip: str) -> None:
-    """`sync` all below `root` but the folder `skip`."""
-    for folder, names, files in os.walk(root):
-        if Path(folder) == root and skip in names:
-            names.remove(skip)
-        for name in files:
-            sync(Path(folder) / name)
-        sync(Path(folder))
 
 
 def array_bytes(root: Path) -> int:

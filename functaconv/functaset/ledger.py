@@ -18,8 +18,9 @@ from pydantic_core import to_json
 
 from functaconv.documents import differences
 from functaconv.errors import ChangedInputError, InputError
+from functaconv.files import replace_bytes, sync
 from functaconv.functaset.blocks import Block, Failure, read_block, read_facts, write_block
-from functaconv.functaset.files import damaged, replace_bytes, sync, validated
+from functaconv.functaset.files import damaged, validated
 from functaconv.functaset.schema import Layout, canonical
 
 Count = Annotated[int, Field(strict=True, ge=0, le=2**40)]

@@ -18,10 +18,11 @@ import zarr
 from pydantic import JsonValue
 from pydantic_core import to_json
 
+from functaconv.files import replace_bytes, replacing, sync, sync_tree
 from functaconv.functaset import arrays
 from functaconv.functaset.beginning import is_finished, open_store
 from functaconv.functaset.blocks import Block
-from functaconv.functaset.files import array_bytes, digest_of, read_json, replace_bytes, replacing, sync_tree
+from functaconv.functaset.files import array_bytes, digest_of, read_json
 from functaconv.functaset.grids import GridTable, write_grids
 from functaconv.functaset.ledger import Ledger, Part, Progress, Range, Totals
 from functaconv.functaset.quantise import Quantiser
@@ -191,7 +192,10 @@ class FunctasetWriter:
         sealed["files_sha256"] = {name: digest_of(self.path, name) for name in (REPORT, FAILED)}
         sealed["attributes_sha256"] = attributes_digest(sealed)
         # zarr does not fsync; all must be on the disk before the attributes say that it is
-        sync_tree(self.path, skip=PARTS)
+        for child in self.path.iterdir():
+            if child.name != PARTS:
+                sync_tree(child) if child.is_dir() else sync(child)
+        sync(self.path)
         root = {
             "attributes": {"functaconv": sealed},
             "zarr_format": 3,

@@ -4,9 +4,8 @@ import json
 import math
 import os
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,12 @@ from functaconv.checkpoint import (
     is_base,
     read_base,
     read_state,
-    write_atomically,
     write_state,
 )
 from functaconv.documents import differences
 from functaconv.errors import InputError, ItemError, OutputExistsError
+from functaconv.files import locked, replace_bytes
 from functaconv.fitting import GaussNewton
-from functaconv.functaset.claims import LOCK, Claims, Owner
 from functaconv.functaset.schema import canonical
 from functaconv.interruption import Stop
 from functaconv.measuring import measure
@@ -45,7 +43,7 @@ from functaconv.signals.normalizer import Normalizer, levels_of
 from functaconv.signals.reading import Reading
 from functaconv.sources.items import Record
 
-STATE, TRAINING = "state.safetensors", "training"
+STATE = "state.safetensors"
 HELD_OUT = 0.02
 MOST_HELD_OUT = 256
 LEAST_VALIDATED, VALIDATION_POINTS = 16, 1 << 20
@@ -426,7 +424,7 @@ class Run:
             make_canonical(average, self._sample())
         elif latents := [average.encode(batch).latents.cpu() for batch in self._sample()]:
             average.describe_latents(torch.cat(latents))
-        write_atomically(self.request.output, base_to_bytes(average, recipe, training))
+        replace_bytes(self.request.output, base_to_bytes(average, recipe, training))
         clear(self.folder)
         return trained
 
@@ -479,29 +477,28 @@ def is_of_this_run(output: Path) -> bool:
 
 def clear(folder: Path) -> None:
     """Empty a training folder, but of nothing that is not ours."""
-    for file in (*folder.glob(".state.safetensors.*.partial"), folder / STATE, folder / "log.jsonl"):
+    for file in (*folder.glob(".state.safetensors.*.tmp"), folder / STATE, folder / "log.jsonl"):
         file.unlink(missing_ok=True)
 
 
 @contextmanager
 def claimed(output: Path, together: Ensemble) -> Iterator[Path]:
     """The training folder of `output`, which no other run may use meanwhile; it goes when it is left empty."""
-    folder, run = training_folder(output), trainers().run or uuid.uuid4().hex
-    try:
-        with closing(Claims(folder, Owner(run, together.rank, together.count), output=output)) as claims:
+    folder = training_folder(output)
+    with ExitStack() as lock:
 
-            def claim() -> None:
-                folder.mkdir(parents=True, exist_ok=True)
-                claims.insist(TRAINING)
+        def claim() -> None:
+            lock.enter_context(locked(output))
+            folder.mkdir(parents=True, exist_ok=True)
 
-            together.first(claim)
+        together.first(claim)
+        try:
             yield folder
-    finally:
-        if together.is_first and folder.is_dir() and {file.name for file in folder.iterdir()} <= {LOCK}:
-            # not what is saved there, nor what is somebody else's
-            with suppress(OSError):
-                (folder / LOCK).unlink(missing_ok=True)
-                folder.rmdir()
+        finally:
+            if together.is_first:
+                # it is not empty where a state is saved
+                with suppress(OSError):
+                    folder.rmdir()
 
 
 def plain(number: float | int | None) -> float | int | None:

@@ -1,18 +1,17 @@
 """Every place that rendered items can go to: a file, a directory, a tar, stdout."""
 
 import io
-import os
 import re
 import sys
 import tarfile
 import unicodedata
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
-from functaconv.checkpoint import write_atomically
 from functaconv.errors import OutputExistsError
+from functaconv.files import replace_bytes, replacing
 
 Sink = Callable[[str, bytes], str]
 
@@ -38,10 +37,9 @@ def sink(target: str, count: int, stack: ExitStack, stdout: BinaryIO | None) -> 
     if path.suffix.lower() == ".tar":
         if path.exists():
             raise OutputExistsError(f"{path} exists", hint="choose another name, or remove it")
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
         path.parent.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(_appearing(temporary, path))
-        return _tar_sink(stack.enter_context(tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT)))
+        file = stack.enter_context(replacing(path))
+        return _tar_sink(stack.enter_context(tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)))
     if count == 1 and path.suffix:
         if path.exists():
             raise OutputExistsError(f"{path} exists", hint="choose another name, or remove it")
@@ -52,18 +50,8 @@ def sink(target: str, count: int, stack: ExitStack, stdout: BinaryIO | None) -> 
     return lambda name, content: _written(path / name, content)
 
 
-@contextmanager
-def _appearing(temporary: Path, path: Path) -> Iterator[None]:
-    """The file that is being written appears under its name when it is whole."""
-    try:
-        yield
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _written(path: Path, content: bytes) -> str:
-    write_atomically(path, content)
+    replace_bytes(path, content)
     return str(path)
 
 

@@ -11,8 +11,8 @@ from typing import BinaryIO
 
 from tqdm.auto import tqdm
 
-from functaconv.checkpoint import write_atomically
 from functaconv.errors import InputError, OutputExistsError, UsageError, lookup
+from functaconv.files import replace_bytes
 from functaconv.functaset.reader import Functaset, open_functaset
 from functaconv.rendering.decoding import Picture, pictures
 from functaconv.rendering.formats import FORMATS, check_format, usual_format
@@ -96,7 +96,7 @@ def _together(functaset: Functaset, rendered: Iterable[Picture], path: Path, kin
         to_zarr(found, functaset, temporary)
         temporary.rename(path)
     else:
-        write_atomically(path, to_netcdf(found, functaset))
+        replace_bytes(path, to_netcdf(found, functaset))
     return Rendered(len(found), str(path), (str(path),))
 
 

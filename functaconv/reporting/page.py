@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from functaconv.checkpoint import base_of, write_atomically
+from functaconv.checkpoint import base_of
 from functaconv.errors import MissingExtraError
+from functaconv.files import replace_bytes
 from functaconv.functaset.schema import MEASURES
 from functaconv.reporting.result import ItemQuality, Report
 from functaconv.reporting.thumbnails import Thumbnails, can_show
@@ -35,7 +36,7 @@ def to_csv(report: Report, path: Path | str) -> None:
         row = [item.key, item.label, f"{item.psnr:.4f}", f"{item.mse:.8g}", "x".join(map(str, item.shape))]
         row += [f"{values[item.number]:.6g}" for values in measures.values()]
         writer.writerow([*row, found] if compared else row)
-    write_atomically(Path(path), text.getvalue().encode("utf-8"))
+    replace_bytes(Path(path), text.getvalue().encode("utf-8"))
 
 
 def _measures(report: Report) -> Iterator[tuple[str, np.ndarray]]:
@@ -82,7 +83,7 @@ def to_html(report: Report, path: Path | str) -> None:
         compared=bool(report.originals),
         version=report.functaset.attributes.tool_version,
     )
-    write_atomically(Path(path), page.encode("utf-8"))
+    replace_bytes(Path(path), page.encode("utf-8"))
 
 
 @dataclass(frozen=True)

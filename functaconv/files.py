@@ -1,0 +1,97 @@
+"""Files that are complete or absent, also after a power cut, and outputs that one process at a time writes."""
+
+import os
+import socket
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from filelock import FileLock, Timeout
+
+from functaconv.errors import OutputExistsError
+
+LOOK_EVERY = 1.0
+"""seconds between two calls of `while_waiting`"""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of `path` when the block ends without an error."""
+    # the name is unique: two processes may write the same file, and the last one wins whole
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    # without it a power cut may lose the new name
+    sync(path.parent)
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """`replacing`, for content that is at hand; missing folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.write(content)
+
+
+def sync(path: Path) -> None:
+    """Make what was written to a file, or the names in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(root: Path) -> None:
+    """`sync` a folder and all below it."""
+    for folder, _, files in os.walk(root):
+        for name in files:
+            sync(Path(folder) / name)
+        sync(Path(folder))
+
+
+@contextmanager
+def locked(output: Path, *, while_waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold the lock of an output; the kernel gives it back when a process dies.
+
+    OutputExistsError, with process and host, where another one has it; with `while_waiting`, which is called every
+    second and may raise, it is waited for instead.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    file = output.with_name(f".{output.name}.lock")
+    lock = FileLock(file)
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=0 if while_waiting is None else LOOK_EVERY)
+        except Timeout:
+            if while_waiting is None:
+                raise OutputExistsError(
+                    f"{output} is being written by another run{_holder(file)}",
+                    hint="wait until it is done, stop it, or choose another name",
+                ) from None
+            while_waiting()
+    try:
+        file.write_text(f"pid {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        yield
+    finally:
+        # while it is held: of those who come now at most one has it
+        with suppress(OSError):
+            file.unlink()
+        lock.release()
+
+
+def _holder(file: Path) -> str:
+    """Which process has a lock, as it wrote it."""
+    try:
+        said = file.read_text(encoding="utf-8", errors="replace")[:200].strip()
+    except OSError:
+        return ""
+    return f": {said}" if said else ""
