@@ -21,6 +21,9 @@ from functaconv.networks.latents import Frame
 from functaconv.signals.batch import Axes, ChannelAxis
 from functaconv.signals.geometry import Flat, Geometry
 from functaconv.signals.normalizer import Levels, Normalizer
+from functaconv.signals.reading import Reading
+from functaconv.signals.tiles import LEAST_TILE
+from functaconv.sources.images import ImageTransform
 
 MOST_PARAMETERS = 1 << 30
 """of a matrix, or all matrices of a network"""
@@ -39,6 +42,7 @@ Count = Annotated[int, Field(ge=1, le=10**9)]
 Positive = Annotated[float, Field(gt=0, le=1e6)]
 Frequency = Annotated[float, Field(ge=1e-6, le=1e6)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Pixels = Annotated[int, Field(ge=1, lt=10**6)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -55,6 +59,12 @@ class DataRecipe:
     """suffix of the member that holds the array; by default the first usable one"""
     channels: Literal[1, 3] | None = None
     """images: 1 for gray, 3 for RGB; by default RGB unless all of the first items are gray"""
+    resize: Pixels | tuple[Pixels, Pixels] | None = None
+    """images: the short side, or height and width"""
+    crop: Pixels | tuple[Pixels, Pixels] | None = None
+    """images: then the side, or height and width, of what is cut out of the centre"""
+    tile: Annotated[int, Field(ge=LEAST_TILE, lt=10**6)] | None = None
+    """images: larger ones are cut into tiles of at most this side"""
     channel_axis: ChannelAxis = "auto"
     """arrays: where the channels stand"""
     modality: Literal["auto", "array", "voxels"] = "auto"
@@ -65,6 +75,13 @@ class DataRecipe:
     """grids: how much a point counts in the loss; area: by the cosine of its latitude"""
     levels: Levels = "auto"
     """grids: whether each level has a range of its own; auto: where their ranges differ wildly"""
+
+    @property
+    def transform(self) -> ImageTransform | None:
+        return ImageTransform(self.resize, self.crop) if self.resize or self.crop else None
+
+    def reading(self, axes: Axes) -> Reading:
+        return Reading(axes, self.field, self.transform, self.tile)
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load
 
 from functaconv.checkpoint import read_base
-from functaconv.errors import FunctaconvError, InputError, OutputExistsError, StoppedError
+from functaconv.conversion import encode
+from functaconv.errors import FunctaconvError, InputError, OutputExistsError, StoppedError, UsageError
 from functaconv.metalearning import Progress, Trained, Watcher, fit_base, learner
 from functaconv.metalearning import run as running
 from functaconv.recipe import merged
@@ -434,3 +435,38 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole(
     for name in one:
         # one item at a time, inner steps recomputed: the same sums in another order, through Adam's square roots
         torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=1e-4)
+
+
+def test_images_are_read_as_encode_reads_them(
+    image_shards: Callable[..., Path], tmp_path: Path, train: Callable[..., Trained]
+) -> None:
+    mixed, data = image_shards(12, shapes=[(30, 40), (36, 48)]), {"resize": 24, "crop": [24, 28], "tile": 12}
+    trained = train(mixed, tmp_path / "base", data=data, validation=str(mixed))
+    stored = read_base(trained.path)
+    assert (trained.items, trained.validation_items) == (12, 12)
+    # 24 x 28 is cut into 2 x 3 tiles
+    assert {tuple(shape) for shape in stored.description.training["shapes"]} == {(12, 9), (12, 10)}
+    assert (stored.recipe.data.resize, stored.recipe.data.crop, stored.recipe.data.tile) == (24, (24, 28), 12)
+    encoded = encode(trained.path, str(mixed), tmp_path / "out", transform=stored.recipe.data.transform, tile=12,
+                     bits="float32", device="cpu")  # fmt: skip
+    # of whole images, as the report has it
+    assert encoded.report["psnr"]["mean"] == pytest.approx(trained.psnr, abs=0.01)
+    assert encoded.report["count"] == 12
+
+
+def test_tiled_training_goes_on_where_it_stopped(
+    image_shards: Callable[..., Path], tmp_path: Path, train: Callable[..., Trained], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large, settings = image_shards(7, shapes=[(20, 30), (12, 12)]), {"data": {"tile": 12}}
+    train(large, tmp_path / "whole", **settings)
+    stop_at(monkeypatch, 5, lambda: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(StoppedError):
+        train(large, tmp_path / "base", **settings)
+    monkeypatch.undo()
+    train(large, tmp_path / "base", **settings)
+    assert same(tmp_path / "base", tmp_path / "whole")
+
+
+def test_only_images_are_cut(array_shards: Callable[..., Path], tmp_path: Path, train: Callable[..., Trained]) -> None:
+    with pytest.raises(UsageError, match="for images, not for arrays"):
+        train(array_shards(3, (8, 9)), tmp_path / "base", data={"tile": 8})

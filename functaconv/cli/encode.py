@@ -29,9 +29,7 @@ def command(
     field: options.Field = None,
     resize: options.Resize = None,
     crop: options.Crop = None,
-    tile: Annotated[
-        int | None, typer.Option("--tile", help="Cut larger images into tiles of at most this side.", min=8)
-    ] = None,
+    tile: options.Tile = None,
     keep: Annotated[
         int | None, typer.Option("--keep", help="Only the first N numbers of each site (gauss-newton bases).", min=1)
     ] = None,

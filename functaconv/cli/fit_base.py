@@ -47,6 +47,9 @@ def command(
     channels: Annotated[
         int | None, typer.Option("--channels", help="Images: 1 for gray, 3 for RGB.", min=1, max=3)
     ] = None,
+    resize: options.Resize = None,
+    crop: options.Crop = None,
+    tile: options.Tile = None,
     log: Annotated[
         Path | None, typer.Option("--log", help="Keep the progress as JSON lines.", metavar="FILE.jsonl")
     ] = None,
@@ -60,6 +63,7 @@ def command(
     from functaconv.metalearning import fit_base
     from functaconv.parallel import trainers
     from functaconv.recipe import assignment, latent_of, merged
+    from functaconv.sources.images import parse_size
 
     settings: dict[str, Any] = {}
     for text in set or ():
@@ -67,7 +71,13 @@ def command(
     if latent is not None:
         settings = merged(settings, latent_of(latent))
     flags: dict[str, dict[str, Any]] = {
-        "data": {"field": field, "channels": channels},
+        "data": {
+            "field": field,
+            "channels": channels,
+            "resize": parse_size(resize) if resize else None,
+            "crop": parse_size(crop) if crop else None,
+            "tile": tile,
+        },
         "solver": {"kind": solver},
         "training": {"steps": steps, "minutes": minutes, "batch_size": batch_size, "seed": seed},
     }

@@ -17,7 +17,7 @@ from functaconv.functaset.quantise import Quantiser
 from functaconv.functaset.schema import Bits, Layout
 from functaconv.signals.device import device_of, precision_of, sweep_dtype_of
 from functaconv.signals.grid import AXES
-from functaconv.signals.reading import Reading
+from functaconv.signals.reading import Reading, check_possible
 from functaconv.sources.images import ImageTransform, Size
 from functaconv.sources.webdataset import (
     expand_shards,
@@ -41,7 +41,6 @@ POINTS_ON_CPU, POINTS_ON_GPU = 1 << 16, 1 << 20
 """of a batch: on the CPU more would only leave the cache"""
 NUMBERS_ON_CPU, NUMBERS_ON_GPU = 1 << 26, 1 << 30
 """that the fits of a batch may take"""
-LEAST_TILE = 8
 BITS: dict[str, Bits] = {"float16": "float16", "float32": "float32", "8": "8"}
 
 
@@ -112,13 +111,7 @@ class Work:
                 f"the base was learned on {stored.base.axes.channels} channels, not {channels}",
                 hint="leave --channels out, or learn a base with it",
             )
-        if (tile is not None or transform is not None) and stored.base.axes.kind != "image":
-            raise UsageError(
-                f"--tile, --resize and --crop are for images; this base is for {stored.base.axes.described}",
-                hint="leave them out",
-            )
-        if tile is not None and tile < LEAST_TILE:
-            raise UsageError(f"--tile must be at least {LEAST_TILE} pixels, not {tile}")
+        check_possible(stored.base.axes, transform, tile)
         if keep is not None:
             # numbers that are left out are not fitted either
             whole, stored = stored, stored.truncated(keep)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,6 @@ from functaconv.signals.geometry import Flat, Geometry, Globe
 from functaconv.signals.grid import GlobeGrid
 from functaconv.signals.loader import Collection, Position, Sampler, prefetched
 from functaconv.signals.normalizer import Normalizer, levels_of
-from functaconv.signals.reading import Reading
 from functaconv.sources.items import Record
 
 STATE = "state.safetensors"
@@ -129,6 +129,8 @@ class Request:
     output: Path
     recipe: Recipe
     axes: Axes
+    tiles: int
+    """of an item, at most"""
     identity: Mapping[str, Any]
     """settings and fingerprints: a run with another identity is another run"""
     device: torch.device
@@ -147,9 +149,9 @@ class Run:
         self.folder = training_folder(request.output)
         self._state_file = self.folder / STATE
         self._log = request.log or self.folder / "log.jsonl"
-        self._reading = Reading(request.axes, request.recipe.data.field)
+        self._reading = request.recipe.data.reading(request.axes)
         saved = self._saved()
-        self._items = Collection(request.shards, self._decode, announce=watcher.announce)
+        self._items = self._collection(request.shards)
         self._training, self._validation = self._split()
         base = build(request.recipe, request.axes, *self._described(saved)).to(request.device)
         base.field.network.sweep_dtype = sweep_dtype_of(request.precision)
@@ -211,31 +213,35 @@ class Run:
         return trained
 
     def _split(self) -> tuple[list[int], list[Batch]]:
-        """Indices to train on, and batches to validate on."""
+        """Indices to train on, and batches to validate on, whose positions are the numbers of the records."""
         recipe, names = self.request.recipe, self.request.validation
-        count = len(self._items)
-        others = Collection(names, self._decode, announce=self.watcher.announce) if names else self._items
+        count, each = self._items.records, self._items.each
+        others = self._collection(names) if names else self._items
         if names:
-            order = np.random.default_rng((recipe.training.seed, 0)).permutation(len(others))
+            order = np.random.default_rng((recipe.training.seed, 0)).permutation(others.records)
             chosen: list[int] = order[:MOST_HELD_OUT].tolist()
         else:
             chosen = held_out(count, min(MOST_HELD_OUT, math.ceil(HELD_OUT * count)))
-        training = list(range(count))
+        records = set(range(count))
         if not names and count > len(chosen):
-            training = sorted(set(training) - set(chosen))
+            records -= set(chosen)
         elif not names:
             self.watcher.announce("too few items to hold any out: the validation PSNR is that of the training items")
+        training = [record * each + number for record in sorted(records) for number in range(each)]
         if not self.ensemble.is_first:
             return training, []
-        signals: dict[int, Signal] = {}
+        signals: list[tuple[int, Signal]] = []
         points = 0
-        for index in chosen:
+        for record, signal in ((number, signal) for number in chosen for signal in others.signals(number)):
             if len(signals) >= LEAST_VALIDATED and points >= VALIDATION_POINTS:
                 break
-            if (signal := others[index]) is not None:
-                signals[index] = signal
-                points += math.prod(signal.shape)
-        return training, list(batched(sorted(signals.items()), min(64, recipe.training.batch_size)))
+            signals.append((record, signal))
+            points += math.prod(signal.shape)
+        signals.sort(key=itemgetter(0))
+        return training, list(batched(signals, min(64, recipe.training.batch_size)))
+
+    def _collection(self, names: Sequence[str]) -> Collection:
+        return Collection(names, self._decode, each=self.request.tiles, announce=self.watcher.announce)
 
     def _described(self, saved: TrainingState | None) -> tuple[Normalizer, Geometry]:
         """In which range the values of the training items lie, and where their points do."""
@@ -257,10 +263,9 @@ class Run:
         def seen() -> Iterator[Signal]:
             for signal in self._items.all(workers=os.cpu_count() or 1):
                 self.ensemble.at("the range of the items")
-                if signal is not None:
-                    if signal.globe is not None:
-                        grids[signal.globe] = None
-                    yield signal
+                if signal.globe is not None:
+                    grids[signal.globe] = None
+                yield signal
 
         normalizer = Normalizer.of_range(seen(), data.levels)
         if normalizer.levels:
@@ -293,12 +298,12 @@ class Run:
 
     def _validation_psnr(self) -> float:
         average = self.learner.average
-        values: list[np.ndarray] = []
+        errors: list[np.ndarray] = []
         for batch in self._validation:
             self.ensemble.at("a validation")
             fit = average.encode(batch)
-            values.append(psnr(measure(average, batch, fit.latents, fit)["mse"]))
-        return float(np.concatenate(values).mean()) if values else math.nan
+            errors.append(measure(average, batch, fit.latents, fit)["mse"])
+        return mean_psnr(self._validation, errors)
 
     def _sample(self) -> Iterator[Batch]:
         """Some training items, for the range of the latents."""
@@ -324,12 +329,12 @@ class Run:
         with self._log.open("a", encoding="utf-8") as file:
             file.write(json.dumps({key: plain(value) for key, value in asdict(progress).items()}) + "\n")
 
-    def _decode(self, record: Record) -> Signal | None:
+    def _decode(self, record: Record) -> Sequence[Signal]:
         try:
-            return self._reading.signal(record)
+            return [tile.signal for tile in self._reading.tiles(record)]
         except ItemError as error:
             self.watcher.announce(f"left out {record.key}: {error}")
-            return None
+            return ()
 
     def _saved(self) -> TrainingState | None:
         """The state to go on from, the same for all ranks."""
@@ -395,15 +400,16 @@ class Run:
 
     def _finish(self, quality: float) -> Trained:
         average, recipe = self.learner.average, self.request.recipe
-        unusable = sum(self._items.is_known_bad(index) for index in self._training)
+        records = {index // self._items.each for index in self._training}
+        unusable = sum(map(self._items.is_known_bad, records))
         trained = Trained(
             path=self.request.output,
             recipe=recipe,
             updates=self.learner.updates,
             seconds=self.seconds,
             psnr=quality,
-            items=len(self._training) - unusable,
-            validation_items=sum(len(batch) for batch in self._validation),
+            items=len(records) - unusable,
+            validation_items=len({record for batch in self._validation for record in batch.positions}),
             unusable=unusable,
         )
         training = {
@@ -438,6 +444,18 @@ def shared(ensemble: Ensemble, work: Callable[[], Trained | None], output: Path,
 
     known = ensemble.first(facts)
     return None if known is None else Trained(path=output, recipe=recipe, **known)
+
+
+def mean_psnr(batches: Sequence[Batch], errors: Sequence[np.ndarray]) -> float:
+    """Mean PSNR of items, from the mean squared errors of batches that have the item's number as position: tiles of an
+    item have the same. NaN without an item.
+    """
+    if not batches:
+        return math.nan
+    _, item = np.unique([number for batch in batches for number in batch.positions], return_inverse=True)
+    points = np.concatenate([np.full(len(batch), float(math.prod(batch.shape))) for batch in batches])
+    mse = np.bincount(item, np.concatenate(errors) * points) / np.bincount(item, points)
+    return float(psnr(mse).mean())
 
 
 def _plainly(normalizer: Normalizer, geometry: Geometry) -> dict[str, Any]:

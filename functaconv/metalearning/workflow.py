@@ -31,9 +31,11 @@ from functaconv.metalearning.run import (
 from functaconv.parallel import Ensemble, ensemble, trainers
 from functaconv.presets import Situation
 from functaconv.presets import preset as preset_of
-from functaconv.recipe import Recipe, from_toml, validated
+from functaconv.recipe import DataRecipe, Recipe, from_toml, merged, validated
 from functaconv.signals.batch import Axes, Signal
 from functaconv.signals.device import device_of, matmul_precision, precision_of
+from functaconv.signals.reading import check_possible
+from functaconv.signals.tiles import Tile, tiles_of
 from functaconv.sources.decoders import USABLE_HINT, decode, usable_field
 from functaconv.sources.items import Item
 from functaconv.sources.webdataset import expand_shards, fingerprint, read_records, shown
@@ -77,7 +79,7 @@ def fit_base(
                 "fit-base reads its items many times and cannot take them from a pipe",
                 hint="write the tar to a file first",
             )
-        chosen, axes = _recipe(names, placed, preset, recipe, settings or {}, watcher)
+        chosen, axes, tiles = _recipe(names, placed, preset, recipe, settings or {}, watcher)
         validation_names = expand_shards(_listed(validation)) if validation else []
         precision = precision_of(precision, placed)
         identity = {
@@ -101,7 +103,7 @@ def fit_base(
                 # the old base stays until the new one takes its place
                 together.first(lambda: clear(folder))
             request = Request(
-                names, validation_names, output, chosen, axes, identity, placed,
+                names, validation_names, output, chosen, axes, tiles, identity, placed,
                 precision, None if log is None else Path(log),
             )  # fmt: skip
             return Run(request, watcher, stop, together).train()
@@ -128,13 +130,16 @@ def _recipe(
     recipe_file: Path | str | None,
     settings: Mapping[str, Any],
     watcher: Watcher,
-) -> tuple[Recipe, Axes]:
+) -> tuple[Recipe, Axes, int]:
+    """The recipe, how items are read, and how many tiles one has at most."""
     written = from_toml(Path(recipe_file)) if recipe_file is not None else {}
     preset_name = preset_name or written.pop("preset", None)
-    data = {**written.get("data", {}), **settings.get("data", {})}
-    items = _first_items(names, data.get("field"), data.get("channels"))
-    axes = Axes.of(items, data.get("channel_axis", "auto"), data.get("modality", "auto"))
-    first = _first_signal(items, axes)
+    data = validated({"data": merged(written.get("data", {}), settings.get("data", {}))}).data
+    items = _first_items(names, data)
+    axes = Axes.of(items, data.channel_axis, data.modality)
+    check_possible(axes, data.transform, data.tile)
+    cut = _first_tiles(items, axes, data.tile)
+    first = cut[0][0].signal
     asked = {**written.get("latent", {}), **settings.get("latent", {})}
     latent = validated({"latent": asked}).latent if asked else None
     solver = {**written.get("solver", {}), **settings.get("solver", {})}.get("kind")
@@ -156,7 +161,7 @@ def _recipe(
             f"{axes.described} of {shape}, {axes.channels} channel{'s' * (axes.channels > 1)}, on {device.type}: "
             f"recipe {chosen!r} ({_described(recipe)})"
         )
-    return recipe, axes
+    return recipe, axes, max(map(len, cut))
 
 
 def _described(recipe: Recipe) -> str:
@@ -169,7 +174,7 @@ def _described(recipe: Recipe) -> str:
     )
 
 
-def _first_items(names: Sequence[str], field: str | None, channels: int | None) -> list[Item]:
+def _first_items(names: Sequence[str], data: DataRecipe) -> list[Item]:
     items: list[Item] = []
     problems: list[str] = []
     seen = 0
@@ -178,10 +183,10 @@ def _first_items(names: Sequence[str], field: str | None, channels: int | None) 
     for number, name in enumerate(names):
         for record in islice(read_records(name, number), each):
             seen += 1
-            if record.problem is not None or usable_field(record, field) is None:
+            if record.problem is not None or usable_field(record, data.field) is None:
                 continue
             try:
-                items.append(decode(record, field=field, channels=channels))
+                items.append(decode(record, field=data.field, channels=data.channels, transform=data.transform))
             except ItemError as error:
                 problems.append(f"{record.key}: {error}")
             if len(items) >= MOST_LOOKED_AT:
@@ -195,13 +200,16 @@ def _first_items(names: Sequence[str], field: str | None, channels: int | None) 
     return items
 
 
-def _first_signal(items: Sequence[Item], axes: Axes) -> Signal:
-    problem = ""
+def _first_tiles(items: Sequence[Item], axes: Axes, tile: int | None) -> list[list[Tile]]:
+    """Those of each item that can be used."""
+    problem, found = "", list[list[Tile]]()
     for item in items:
         try:
-            return Signal.of(item, axes)
+            found.append(list(tiles_of(Signal.of(item, axes), tile)))
         except ItemError as error:
             problem = f"{item.key}: {error}"
+    if found:
+        return found
     raise InputError(f"none of the first {len(items)} items can be used; {problem}")
 
 

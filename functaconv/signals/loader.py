@@ -245,48 +245,67 @@ class Sampler:
 class Collection:
     """Random access to the signals of shards; decoded ones are kept in memory up to a limit.
 
-    Shards that are compressed or come from afar are copied first, see `LocalCopies`; `announce` is told of it.
+    A record gives one signal, or its tiles: `each` indices belong to every record. One with fewer tiles has no signal
+    for the last of them; of one with more, some are left out. Shards that are compressed or come from afar are copied
+    first, see `LocalCopies`; `announce` is told of it.
     """
 
     def __init__(
         self,
         shards: Sequence[str],
-        decode: Callable[[Record], Signal | None],
+        decode: Callable[[Record], Sequence[Signal]],
         *,
+        each: int = 1,
         memory: int = 2 << 30,
         announce: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._shards, self._decode, self._memory = tuple(shards), decode, memory
+        self.each = each
         self._copies = LocalCopies(self._shards, announce)
         self._locations: list[tuple[int, RecordLocation]] = []
         for number, shard in enumerate(self._shards):
             with self._copies.opened(shard) as stream:
                 self._locations += [(number, location) for location in index_shard(shard, stream=stream)]
-        self._kept: dict[int, Signal | None] = {}
+        self._kept: dict[int, tuple[Signal, ...]] = {}
         self.bytes_kept = 0
 
-    def __len__(self) -> int:
+    @property
+    def records(self) -> int:
+        """How many there are, whether they give signals or not."""
         return len(self._locations)
 
+    def __len__(self) -> int:
+        return self.records * self.each
+
     def __getitem__(self, index: int) -> Signal | None:
-        """The signal of a record, or None when the record gives none."""
-        if index in self._kept:
-            return self._kept[index]
-        number, location = self._locations[index]
+        """A signal of the record `index // each`, or None."""
+        record, number = divmod(index, self.each)
+        signals = self.signals(record)
+        if len(signals) > self.each:
+            # from all over the record
+            number = number * len(signals) // self.each
+        return signals[number] if number < len(signals) else None
+
+    def signals(self, record: int) -> tuple[Signal, ...]:
+        """All signals of a record; none where it gives none."""
+        if record in self._kept:
+            return self._kept[record]
+        number, location = self._locations[record]
         shard = self._shards[number]
         with self._copies.opened(shard) as stream, room_for(location.length):
-            record = read_at(shard, location, number, stream=stream)
-        signal = self._decode(record)
-        size = 0 if signal is None else signal.values.nbytes
+            read = read_at(shard, location, number, stream=stream)
+        signals = tuple(self._decode(read))
+        size = sum(signal.values.nbytes for signal in signals)
         if self.bytes_kept + size <= self._memory:
-            self._kept[index] = signal
+            self._kept[record] = signals
             self.bytes_kept += size
-        return signal
+        return signals
 
-    def is_known_bad(self, index: int) -> bool:
+    def is_known_bad(self, record: int) -> bool:
         """True when the record was looked at and gave no signal."""
-        return index in self._kept and self._kept[index] is None
+        return record in self._kept and not self._kept[record]
 
-    def all(self, *, workers: int) -> Iterator[Signal | None]:
+    def all(self, *, workers: int) -> Iterator[Signal]:
         """Every signal once, in order, decoded in parallel."""
-        yield from map_ahead(self.__getitem__, range(len(self)), workers=workers)
+        for signals in map_ahead(self.signals, range(self.records), workers=workers):
+            yield from signals

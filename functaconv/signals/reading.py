@@ -4,9 +4,9 @@ import json
 import math
 from dataclasses import dataclass
 
-from functaconv.errors import ItemError
+from functaconv.errors import ItemError, UsageError
 from functaconv.signals.batch import Axes, Signal
-from functaconv.signals.tiles import Tile, tiles_of
+from functaconv.signals.tiles import LEAST_TILE, Tile, tiles_of
 from functaconv.sources.decoders import check_attributes, decode, usable_field
 from functaconv.sources.images import ImageTransform
 from functaconv.sources.items import Record
@@ -44,6 +44,14 @@ class Reading:
             return ()
         _check_size(signal, self.tile)
         return tuple(tiles_of(signal, self.tile))
+
+
+def check_possible(axes: Axes, transform: ImageTransform | None, tile: int | None) -> None:
+    """UsageError for what can be done only to images, where the items are none."""
+    if axes.kind != "image" and (transform is not None or tile is not None):
+        raise UsageError(f"--tile, --resize and --crop are for images, not for {axes.described}", hint="leave them out")
+    if tile is not None and tile < LEAST_TILE:
+        raise UsageError(f"--tile must be at least {LEAST_TILE} pixels, not {tile}")
 
 
 def stored_length(signal: Signal) -> int:

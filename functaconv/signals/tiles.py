@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 
 from functaconv.signals.batch import Signal
 
+LEAST_TILE = 8
+"""pixels along a side"""
+
 
 @dataclass(frozen=True)
 class Tile:

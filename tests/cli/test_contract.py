@@ -18,8 +18,8 @@ from tests.conftest import png, tar
 
 OPTIONS = {
     "pack": "resize crop field resolution variable start stop stride level items-per-shard seed dry-run overwrite",
-    "fit-base": "preset recipe set latent solver steps minutes batch-size seed device precision val field channels log "
-    "overwrite",
+    "fit-base": "preset recipe set latent solver steps minutes batch-size seed device precision val field channels "
+    "resize crop tile log overwrite",
     "encode": "steps solver batch-size bits device precision field resize crop tile keep min-gain max-error-rate "
     "min-psnr limit workers allow-pipe retry-failed engine num-actors gpus-per-actor dry-run overwrite",
     "render": "item key size scale region like mask no-mask format",
