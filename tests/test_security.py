@@ -21,7 +21,7 @@ from functaconv.sources.decoders import decode
 from functaconv.sources.items import Record
 
 from . import hostile
-from .conftest import png
+from .conftest import npy, png
 
 GIB = 1 << 30
 SHAPE = (12, 12)
@@ -69,7 +69,7 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         "code.yaml": b"!!python/object/apply:os.system ['touch canary']", "code.py": b"import os",
     }  # fmt: skip
     for name, text in {"deep": hostile.deep_json(100_000), "long": b"[" + b"[]," * 300_000 + b"1]"}.items():
-        members |= {f"{name}.png": png(99, SHAPE), f"{name}.json": text}
+        members |= {f"{name}.npy": npy(np.zeros(SHAPE)), f"{name}.json": text}
         reasons[name] = "json: expected valid JSON"
     escaping = ["../../x", "/abs/y", "a/../../z", "back\\slash", "C:/v", "-rf"]
     members |= {f"{key}.png": png(50 + number, SHAPE) for number, key in enumerate(escaping)}
@@ -192,6 +192,6 @@ def test_a_member_of_any_suffix_is_refused_in_words(content: bytes) -> None:
 
 def test_text_of_any_length_is_refused_before_it_is_parsed() -> None:
     with pytest.raises(ItemError, match="json: 1048577 bytes, expected at most 1048576"):
-        decode(Record(0, 0, "key", {"png": png(0, SHAPE), "json": b" " * ((1 << 20) + 1)}))
+        decode(Record(0, 0, "key", {"npy": npy(np.zeros(SHAPE)), "json": b" " * ((1 << 20) + 1)}))
     with pytest.raises(ItemError, match="json: expected valid JSON"):
-        decode(Record(0, 0, "key", {"png": png(0, SHAPE), "json": b'{"variable": "\\ud800"}'}))
+        decode(Record(0, 0, "key", {"npy": npy(np.zeros(SHAPE)), "json": b'{"variable": "\\ud800"}'}))

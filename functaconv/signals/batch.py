@@ -49,11 +49,14 @@ class Axes:
     ) -> "Axes":
         """What the first items have in common.
 
-        Images are RGB unless all of the first ones are gray. Arrays with latitude and longitude are grids.
+        Images are RGB unless all of the first ones are gray; images of floats are arrays where others hold more than
+        0..1, and TIFFs of several bands have these as channels. Arrays with latitude and longitude are grids.
         Volumes that hold nothing but 0 and 1 are voxels. Of other arrays, those of one or two axes have no channel
         axis; with three or four, the last holds the channels when it is at most 4 long, otherwise three axes are a
         volume. `modality` says what arrays are where that is wrong.
         """
+        if modality == "array" or any(item.has_bands for item in items):
+            items = [_as_values(item) for item in items]
         first = items[0]
         for item in items:
             if item.kind != first.kind or (item.kind == "array" and item.array.ndim != first.array.ndim):
@@ -74,7 +77,7 @@ class Axes:
         place: Literal["last", "first", "none"]
         if channel_axis != "auto":
             place = channel_axis
-        elif len(shape) == 4 or (len(shape) == 3 and shape[-1] <= MOST_IMAGE_CHANNELS):
+        elif first.has_bands or len(shape) == 4 or (len(shape) == 3 and shape[-1] <= MOST_IMAGE_CHANNELS):
             place = "last"
         else:
             place = "none"
@@ -149,6 +152,8 @@ class Signal:
     @classmethod
     def of(cls, item: Item, axes: Axes) -> "Signal":
         """Read an item along the axes of its dataset; one that does not fit is an `ItemError`."""
+        if axes.kind == "array":
+            item = _as_values(item)
         array = item.array
         wanted = {"image": ("image",), "grid": ("grid",)}.get(axes.kind, ("array", "grid"))
         if item.kind not in wanted:
@@ -194,6 +199,13 @@ def level_of(attributes: Mapping[str, Any] | None) -> str | None:
     return None
 
 
+def _as_values(item: Item) -> Item:
+    """An image of floats as the array that it is as well."""
+    if item.kind != "image" or item.array.dtype.kind != "f":
+        return item
+    return replace(item, kind="array", peak=None, has_bands=True)
+
+
 def _described_variables(item: Item) -> str:
     return _with_units(*(_names(item, name, item.array.shape[-1], default) for name, default in _OF_CHANNELS))
 
@@ -219,7 +231,9 @@ def _names(item: Item, attribute: str, channels: int, default: str | None = None
 
 def _are_voxels(items: Sequence[Item]) -> bool:
     """All are volumes of 0 and 1, and something is in them."""
-    return all(_is_occupancy(item.array) for item in items) and any(item.array.any() for item in items)
+    return all(not item.has_bands and _is_occupancy(item.array) for item in items) and any(
+        item.array.any() for item in items
+    )
 
 
 def _is_occupancy(array: np.ndarray) -> bool:

@@ -26,6 +26,7 @@ _STARTS = (
     (b"MM\0+", "TIFF"),
     (b"\x93NUMPY", "npy"),
     (b"PK\x03\x04", "zip"),
+    (b"PK\x01\x02", "zip"),
     (b"PK\x05\x06", "zip"),
     (b"#binvox", "binvox"),
     (b"\x89HDF\r\n\x1a\n", "HDF5"),

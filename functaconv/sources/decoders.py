@@ -1,12 +1,14 @@
-"""From a record to an item, by an allow-list of suffixes: nothing here unpickles or runs what it reads.
+"""From a record to an item: nothing here unpickles or runs what it reads.
 
-Images: see `images`. Arrays (npy, npz) keep their shape; float16, float64 and longer become float32,
-booleans uint8, integers keep their width. Values that are not finite are legal there; an array without one
-finite value is not. An npz with several arrays needs the field `npz:NAME`. With `"packed_bits": [D, H, W]` in the
-record's json (and `"bit_order": "little"`) an array holds bits. Voxels (binvox) become 0 and 1 in uint8.
-An array whose json has latitude and longitude is a grid: latitude x longitude x channel.
+A member is looked at for its suffix, by an allow-list, and is what its first bytes say. Images: see `images`.
+Arrays (npy, npz) keep their shape; float16, float64 and longer become float32, booleans uint8, integers keep their
+width. Values that are not finite are legal there; an array without one finite value is not. An npz with several arrays
+needs the field `npz:NAME`. With `"packed_bits": [D, H, W]` in the record's json (and `"bit_order": "little"`) an array
+holds bits. Voxels (binvox) become 0 and 1 in uint8. An array whose json has latitude and longitude is a grid:
+latitude x longitude x channel.
 """
 
+import codecs
 import io
 import json
 import math
@@ -14,6 +16,7 @@ import re
 import struct
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from tokenize import TokenError
@@ -24,7 +27,8 @@ import numpy as np
 from functaconv.documents import LITERALS, parse_json
 from functaconv.errors import ItemError, UsageError
 from functaconv.sources.binvox import read_binvox, unpack_bits
-from functaconv.sources.contents import format_in_words
+from functaconv.sources.contents import IMAGES, format_in_words, format_of
+from functaconv.sources.ignored import CUT_JSON, CUT_TEXT, LARGE_JSON, NO_LABELS, beside, ignore, named_otherwise
 from functaconv.sources.images import (
     IMAGE_SUFFIXES,
     ImageTransform,
@@ -51,11 +55,11 @@ __all__ = [
 ]
 
 ARRAY_SUFFIXES = (*IMAGE_SUFFIXES, "npy", "npz", "binvox")
-"""the suffixes that hold an array, in the order of preference when a record has several: lossless first"""
-OTHER_IMAGES = ("gif", "heic", "heif", "avif", "jp2", "jxl", "psd", "svg", "eps", "ico", "tga", "ppm", "pgm", "pbm")
+"""the suffixes that hold an array, in the order of preference when a record has several"""
+OTHER_IMAGES = ("heic", "heif", "avif", "jp2", "jxl", "psd", "svg", "eps", "ico", "tga")
 """images that are not read: who packs them wants to hear of it"""
 
-USABLE_HINT = "shards hold png, jpg, webp, bmp, tif, npy, npz or binvox members; --field names another suffix"
+USABLE_HINT = "shards hold png, jpg, webp, bmp, tif, gif, ppm, npy, npz or binvox members; --field names another suffix"
 """for whoever finds no usable item in shards"""
 
 SUFFIXES = frozenset({*ARRAY_SUFFIXES, "cls", "txt", "json"})
@@ -120,18 +124,21 @@ def decode(
     channels: int | None = None,
     transform: ImageTransform | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    ignored: Counter[str] | None = None,
 ) -> Item:
     """The record's array with its label and attributes; ItemError says why there is none.
 
     `channels` (1 or 3) converts images; None leaves gray 1 and every colour 3. Arrays keep theirs.
-    `transform` is for images: with one, an array is refused.
+    `transform` is for images: with one, an array is refused. `ignored` counts what of the record is lost: other
+    members that could have been taken, pages and frames, and of images captions and labels that make no sense.
     """
     if record.problem is not None:
         raise ItemError(record.problem)
+    ignored = Counter() if ignored is None else ignored
     suffix = usable_field(record, field)
     if suffix is None:
-        found = ", ".join(sorted(record.fields)) or "none that can be read"
-        raise ItemError(f"no array: found members {found}; expected {field or 'one of ' + ', '.join(ARRAY_SUFFIXES)}")
+        members = ", ".join(sorted(record.fields)) or "none that can be read"
+        raise ItemError(f"no array: found members {members}; expected {field or 'one of ' + ', '.join(ARRAY_SUFFIXES)}")
     dotted = _dotted(record)
     if field is None and suffix in dotted and len(dotted) > 1:
         names = ", ".join(f"{record.key}.{name}" for name in dotted[:3])
@@ -139,39 +146,54 @@ def decode(
             f"{len(dotted)} arrays in one record ({names}): names are one record up to their first dot; "
             "rename the files, or choose one with the field option"
         )
+    for other in record.fields:
+        if other != suffix and _last(other) in ARRAY_SUFFIXES:
+            ignore(ignored, beside(other, suffix))
     content = record.fields[suffix]
     if len(content) > limits.member:
         raise ItemError(f"{suffix}: {len(content)} bytes, expected at most {limits.member}")
-    attributes = _attributes(record, limits)
+    found = format_of(content)
+    if found not in _READERS and found not in IMAGES:
+        raise ItemError(f"{suffix}: expected an image or an array, found {format_in_words(content)}")
+    if found != _PROMISED[_last(suffix)]:
+        ignore(ignored, named_otherwise(_last(suffix), found))
     item = Item(
         key=record.key,
         array=np.empty(0),
         kind="array",
-        label=_label(record.fields.get("cls")),
-        attributes=attributes,
+        label=_label(record.fields.get("cls"), ignored),
         shard=record.shard,
         record=record.record,
     )
-    if _last(suffix) in IMAGE_SUFFIXES:
-        check_attributes(attributes, limits)
-        array, peak = decode_image(
-            content, suffix, channels=channels, max_pixels=limits.pixels, max_bytes=limits.expanded
-        )
-        if transform is not None:
-            array = transform_image(array, peak, transform, max_pixels=limits.pixels)
-        return replace(item, array=array, kind="image", peak=peak)
-    if transform is not None and transform != ImageTransform():
-        raise ItemError(f"{suffix}: resizing and cropping are for images, found an array")
-    name = None if field is None else parse_field(field)[1]
-    array = _decode_array(content, suffix, name, limits)
-    if "packed_bits" in item.attributes:
-        array = _unpacked(array, item.attributes, limits)
+    if found in IMAGES:
+        decoded = decode_image(
+            content, found, suffix, channels=channels, max_pixels=limits.pixels, max_bytes=limits.expanded,
+            ignored=ignored,
+        )  # fmt: skip
+        item = replace(item, attributes=_caption(record, limits, ignored))
+        if decoded.peak is not None:
+            array = decoded.array.astype(np.float32) if decoded.array.dtype.kind == "f" else decoded.array
+            if transform is not None:
+                array = transform_image(array, decoded.peak, transform, max_pixels=limits.pixels)
+            return replace(item, array=array, kind="image", peak=decoded.peak)
+        _check_untransformed(transform, suffix)
+        return replace(item, array=_numeric(decoded.array, suffix), has_bands=True)
+    _check_untransformed(transform, suffix)
+    attributes = _attributes(record, limits)
+    array = _decode_array(content, found, suffix, None if field is None else parse_field(field)[1], limits)
+    if "packed_bits" in attributes:
+        array = _unpacked(array, attributes, limits)
     if is_grid(attributes):
         # the axes are stored once
         check_attributes({name: value for name, value in attributes.items() if name not in OF_GRIDS}, limits)
-        return replace(item, array=_as_grid(array, attributes), kind="grid")
+        return replace(item, array=_as_grid(array, attributes), kind="grid", attributes=attributes)
     check_attributes(attributes, limits)
-    return replace(item, array=array)
+    return replace(item, array=array, attributes=attributes)
+
+
+def _check_untransformed(transform: ImageTransform | None, suffix: str) -> None:
+    if transform not in (None, ImageTransform()):
+        raise ItemError(f"{suffix}: resizing and cropping are for images, found an array")
 
 
 def check_attributes(attributes: Mapping[str, Any] | None, limits: Limits = DEFAULT_LIMITS) -> None:
@@ -233,15 +255,12 @@ def _dotted(record: Record) -> list[str]:
     return sorted(suffix for suffix in record.fields if "." in suffix and _last(suffix) in ARRAY_SUFFIXES)
 
 
-def _decode_array(content: bytes, suffix: str, name: str | None, limits: Limits) -> np.ndarray:
-    reader = {"npz": _read_npz, "binvox": _read_binvox}.get(_last(suffix), _read_npy)
+def _decode_array(content: bytes, found: str, suffix: str, name: str | None, limits: Limits) -> np.ndarray:
     try:
-        array = reader(content, name, limits)
+        array = _READERS[found](content, name, limits)
     except _ARRAY_ERRORS as error:
         reason = str(error).rstrip(".") or type(error).__name__
-        raise ItemError(
-            f"{suffix}: expected a complete array, found {format_in_words(content)} data ({reason})"
-        ) from error
+        raise ItemError(f"{suffix}: expected a complete array, found damaged {found} data ({reason})") from error
     except ItemError as error:
         raise ItemError(f"{suffix}: {error}") from error
     return _numeric(array, suffix)
@@ -341,15 +360,34 @@ def _numeric(array: np.ndarray, suffix: str) -> np.ndarray:
     return result
 
 
-def _label(content: bytes | None) -> int:
+def _label(content: bytes | None, ignored: Counter[str]) -> int:
     if content is None:
         return -1
-    text = content.strip()
+    text = content.removeprefix(codecs.BOM_UTF8).strip()
     if not re.fullmatch(rb"\+?[0-9]{1,18}|-1", text):
-        raise ItemError(
-            f"cls: expected the number of a class (0, 1, ...), found {text[:40].decode('ascii', 'replace')!r}"
-        )
+        ignore(ignored, NO_LABELS)
+        return -1
     return int(text)
+
+
+def _caption(record: Record, limits: Limits, ignored: Counter[str]) -> dict[str, Any]:
+    """What json and txt say of an image, which is one without them."""
+    attributes: dict[str, Any] = {}
+    for suffix, unreadable in (("json", CUT_JSON), ("txt", CUT_TEXT)):
+        if suffix not in record.fields:
+            continue
+        try:
+            said = _attributes(replace(record, fields={suffix: record.fields[suffix]}), limits)
+        except ItemError:
+            ignore(ignored, LARGE_JSON if len(record.fields[suffix]) > limits.text else unreadable)
+            continue
+        try:
+            check_attributes(attributes | said, limits)
+        except ItemError:
+            ignore(ignored, LARGE_JSON)
+            continue
+        attributes |= said
+    return attributes
 
 
 def _attributes(record: Record, limits: Limits) -> dict[str, Any]:
@@ -371,3 +409,8 @@ def _attributes(record: Record, limits: Limits) -> dict[str, Any]:
         except UnicodeDecodeError as error:
             raise ItemError(f"txt: expected text in UTF-8 ({error})") from error
     return attributes
+
+
+_READERS = {"npy": _read_npy, "zip": _read_npz, "binvox": _read_binvox}
+_PROMISED = {**IMAGE_SUFFIXES, "npy": "npy", "npz": "zip", "binvox": "binvox"}
+"""the format that each suffix promises"""

@@ -12,6 +12,8 @@ _MOST_IN_TAG = 1 << 20
 """of a TIFF, numbers in a tag: strips and tiles have one each, and become Python integers"""
 _LEAST_TILE = 1 << 24
 """pixels of a TIFF's tile that are taken whatever the size of the image"""
+_MOST_PAGES = 100_000
+_SUBFILE, _REDUCED_OR_MASK = 254, 5
 _WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 322, 323
 # bytes (1), ASCII (2), signed bytes (6) and undefined (7) are kept as they are
 _KEPT = (1, 2, 6, 7)
@@ -36,8 +38,14 @@ def check_scans(content: bytes, pixels: int) -> None:
         raise ItemError(f"{scans} scans of {pixels} pixels each")
 
 
-def webp_size(content: bytes) -> tuple[int, int] | None:
-    """Width and height: Pillow takes memory for them when it opens the file."""
+def screen_size(content: bytes, name: str) -> tuple[int, int] | None:
+    """Width and height of what moves, for which Pillow takes memory when it opens the file."""
+    if name == "GIF" and len(content) >= 10:
+        return int.from_bytes(content[6:8], "little"), int.from_bytes(content[8:10], "little")
+    return _webp_size(content) if name == "WebP" else None
+
+
+def _webp_size(content: bytes) -> tuple[int, int] | None:
     kind = content[12:16]
     if kind == b"VP8X" and len(content) >= 30:
         return tuple(int.from_bytes(content[at : at + 3], "little") + 1 for at in (24, 27))  # type: ignore[return-value]
@@ -58,11 +66,38 @@ def _check_png(content: bytes) -> None:
             raise ItemError(f"more than {most} chunks in {len(content)} bytes")
 
 
-def _check_tiff(content: bytes) -> None:
+def further_pages(content: bytes) -> int:
+    """Of a TIFF, pages after the first one, without copies of it in smaller sizes and masks."""
+    pages, seen = 0, set[int]()
+    try:
+        order, is_big, offset, head, entry = _first_page(content)
+        pointer, step = "Q" if is_big else "L", 20 if is_big else 12
+        while offset and offset not in seen and len(seen) < _MOST_PAGES:
+            seen.add(offset)
+            (entries,) = struct.unpack_from(order + head, content, offset)
+            place = offset + struct.calcsize(order + head)
+            tag, kind, _ = struct.unpack_from(order + entry, content, place)
+            # tags are sorted, and this is the lowest
+            at = place + step - struct.calcsize(order + pointer)
+            (value,) = struct.unpack_from(order + ("H" if kind == 3 else "L"), content, at)
+            pages += not (tag == _SUBFILE and value & _REDUCED_OR_MASK)
+            (offset,) = struct.unpack_from(order + pointer, content, place + entries * step)
+    except struct.error:
+        # the chain leads out of the file: what comes of it is told by whoever reads it
+        pass
+    return max(0, pages - 1)
+
+
+def _first_page(content: bytes) -> tuple[str, bool, int, str, str]:
+    """Byte order, whether it is a BigTIFF, where the first page is, and the formats of a count and of an entry."""
     order = "<" if content[:2] == b"II" else ">"
     is_big = struct.unpack_from(order + "H", content, 2)[0] == 43
     start = struct.unpack_from(order + ("Q" if is_big else "L"), content, 8 if is_big else 4)[0]
-    head, entry = ("Q", "HHQ") if is_big else ("H", "HHL")
+    return order, is_big, start, *(("Q", "HHQ") if is_big else ("H", "HHL"))
+
+
+def _check_tiff(content: bytes) -> None:
+    order, is_big, start, head, entry = _first_page(content)
     (entries,) = struct.unpack_from(order + head, content, start)
     place, step = start + struct.calcsize(order + head), 20 if is_big else 12
     sizes: dict[int, int] = {}

@@ -17,7 +17,9 @@ __all__ = [
     "LABELS",
     "LARGE_JSON",
     "LINKS",
+    "LOW_BITS",
     "MOST_KINDS",
+    "NO_LABELS",
     "NO_SUFFIX",
     "OTHERS",
     "OTHER_GRIDS",
@@ -28,6 +30,7 @@ __all__ = [
     "ignore",
     "ignored_lines",
     "most_ignored",
+    "named_otherwise",
 ]
 
 MOST_KINDS = 100
@@ -40,13 +43,15 @@ LINKS = "links"
 SPECIAL = "devices, pipes and other special members"
 RECORDS = "records without an array"
 LABELS = "labels apart from their items"
-CUT_JSON = "json that is no JSON"
-LARGE_JSON = "json above the size limit"
-CUT_TEXT = "txt that is no UTF-8"
+CUT_JSON = "captions that are no JSON"
+LARGE_JSON = "captions above the size limit"
+CUT_TEXT = "captions that are no UTF-8"
+NO_LABELS = "labels that are no number"
 PAGES = "further pages of TIFF"
 FRAMES = "further frames of animations"
 GROUPS = "further groups with fields"
 OTHER_GRIDS = "variables on other grids"
+LOW_BITS = "images of 16 bits a colour that become 8"
 
 _SHOWN = 8
 # the kinds for which a user can do something, the most important first
@@ -55,10 +60,12 @@ _ADVICE = (
     (re.compile(re.escape(LABELS)), "put a record's members side by side: tar --sort=name"),
     (re.compile(re.escape(RECORDS)), "--field names the suffix that holds the array"),
     (re.compile(f"{re.escape(PAGES)}|{re.escape(FRAMES)}"), "save each as a file of its own to convert them all"),
-    (re.compile(f"{re.escape(CUT_JSON)}|{re.escape(LARGE_JSON)}|{re.escape(CUT_TEXT)}"), "their items are converted"),
     (re.compile(re.escape(GROUPS)), "--group takes another one"),
     (re.compile(re.escape(OTHER_GRIDS)), "regrid them to latitudes and longitudes to convert them"),
+    (re.compile("captions .*"), "their items are converted without"),
+    (re.compile(re.escape(NO_LABELS)), "cls members hold the number of a class: 0, 1, ..."),
     (re.compile(re.escape(LINKS)), "copy what they lead to in their place"),
+    (re.compile(r"suffix .*"), "read as what they are"),
     (re.compile(r"\.\S+"), "not read; convert them to png or npy if they are data"),
 )
 
@@ -71,6 +78,11 @@ def ignore(ignored: Counter[str], kind: str, count: int = 1) -> None:
 def beside(suffix: str, taken: str) -> str:
     """The kind of members that could have been taken instead of the one that was."""
     return f"{suffix} beside {taken}"
+
+
+def named_otherwise(suffix: str, found: str) -> str:
+    """The kind of members that are read although their suffix promises another format."""
+    return f"suffix .{suffix} for {found} data"
 
 
 def ignored_lines(ignored: Mapping[str, int]) -> list[str]:

@@ -6,15 +6,16 @@ What becomes of the less usual ones:
 - palette, CMYK, YCbCr and Lab images become RGB (CMYK without colour management, as Pillow does it);
 - 16-bit gray stays uint16; 16-bit colour, and 16-bit gray with alpha, become 8-bit: Pillow reads the high
   byte only;
-- float TIFF is taken when all its values lie in 0..1; 32-bit integers have no full intensity and are refused;
+- TIFFs of other bands than a picture has, of floats, signed or long integers keep their values: as an image where
+  they are gray or colour in 0..1, else as an array whose last axis is the bands;
 - of several pages or frames the first is taken; the EXIF orientation is applied.
 """
 
 import io
-import math
 import re
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -22,31 +23,34 @@ from typing import Any, cast
 import numpy as np
 from PIL import (
     BmpImagePlugin,
+    GifImagePlugin,
     Image,
     ImageCms,
     ImageFile,
     JpegImagePlugin,
     PngImagePlugin,
+    PpmImagePlugin,
     TiffImagePlugin,
     WebPImagePlugin,
     features,
 )
 
 from functaconv.errors import ItemError, UsageError
-from functaconv.sources.contents import format_in_words
-from functaconv.sources.headers import check_header, check_scans, webp_size
+from functaconv.sources.headers import check_header, check_scans, further_pages, screen_size
+from functaconv.sources.ignored import FRAMES, LOW_BITS, PAGES, ignore
 from functaconv.sources.limits import DEFAULT_LIMITS, room_for
+from functaconv.sources.tiff import read_bands
 
 # opening with the plugin's own class is Image.open(formats=[...]) without its warning about large images,
 # which could only be silenced for all threads at once; the size is checked here, before pixels are decoded
-_IMAGES: Mapping[str, tuple[str, type[ImageFile.ImageFile]]] = {
-    "png": ("PNG", PngImagePlugin.PngImageFile),
-    "tif": ("TIFF", TiffImagePlugin.TiffImageFile),
-    "tiff": ("TIFF", TiffImagePlugin.TiffImageFile),
-    "bmp": ("BMP", BmpImagePlugin.BmpImageFile),
-    "webp": ("WebP", WebPImagePlugin.WebPImageFile),
-    "jpg": ("JPEG", JpegImagePlugin.JpegImageFile),
-    "jpeg": ("JPEG", JpegImagePlugin.JpegImageFile),
+_PLUGINS: Mapping[str, type[ImageFile.ImageFile]] = {
+    "PNG": PngImagePlugin.PngImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "WebP": WebPImagePlugin.WebPImageFile,
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "PNM": PpmImagePlugin.PpmImageFile,
 }
 # what decoding takes, in units of which a plain image takes one for each of its four bytes: the libraries of some hold
 # coefficients, or several canvases, and floats are copied
@@ -55,12 +59,18 @@ _BYTES_PER_PIXEL = {"JPEG": 6, "WebP": 8, "F": 6, "I": 6}
 _BLOCK = 64 << 20
 _BYTES_PER_RESIZED = 8
 """while one channel is resized: Pillow's copy and ours, as floats"""
+_GRAY = (0.299, 0.587, 0.114)
+"""of ITU-R 601"""
 _STRIP = 1 << 22
 """pixels that are converted together"""
-_PHOTOMETRIC = TiffImagePlugin.PHOTOMETRIC_INTERPRETATION
 _ORIENTATION = 0x0112
-IMAGE_SUFFIXES = tuple(_IMAGES)
-"""in the order of preference: lossless first"""
+IMAGE_SUFFIXES = {
+    "tif": "TIFF", "tiff": "TIFF", "jpg": "JPEG", "jpeg": "JPEG", "jpe": "JPEG", "jfif": "JPEG", "webp": "WebP",
+    "png": "PNG", "bmp": "BMP", "dib": "BMP", "ppm": "PNM", "pgm": "PNM", "pbm": "PNM", "pnm": "PNM", "pfm": "PNM",
+    "gif": "GIF",
+}  # fmt: skip
+"""with the format that each promises, in the order of preference when a record has several: a jpg beside a tif is a
+quick look, a png beside a jpg is a mask"""
 
 # what Pillow's plugins are known to raise on damaged bytes, and warnings where a caller made them errors; not
 # MemoryError: that is about this machine, not about the item
@@ -103,17 +113,30 @@ def parse_size(text: str) -> Size:
     return int(height) if width is None else (int(height), int(width))
 
 
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What an image file holds."""
+
+    array: np.ndarray
+    """height x width x channel"""
+    peak: float | None
+    """the code of full intensity (255, 4095, 65535 or 1.0); None where the values are no intensities"""
+
+
 def decode_image(
-    content: bytes, suffix: str, *, channels: int | None, max_pixels: int, max_bytes: int
-) -> tuple[np.ndarray, float]:
-    """The image, and the code of its full intensity (255, 4095, 65535 or 1.0).
+    content: bytes,
+    name: str,
+    suffix: str,
+    *,
+    channels: int | None,
+    max_pixels: int,
+    max_bytes: int,
+    ignored: Counter[str],
+) -> Decoded:
+    """The image in a file of the format `name`; `suffix` is for messages, `ignored` counts what is lost.
 
     `channels` None leaves gray 1 and every colour 3; 1 or 3 converts, gray by ITU-R 601.
     """
-    name, plugin = _IMAGES[suffix.rpartition(".")[2]]
-    found = format_in_words(content)
-    if found != name:
-        raise ItemError(f"{suffix}: expected {name} data, found {found}; the suffix has to say what the file is")
     if name == "WebP" and not features.check("webp"):
         raise ItemError(f"{suffix}: the installed Pillow was built without WebP")
 
@@ -125,33 +148,57 @@ def decode_image(
 
     try:
         check_header(content, name)
-        if name == "WebP" and (size := webp_size(content)) is not None:
-            check_size(*size, _BYTES_PER_PIXEL[name])
-        array, peak, orientation = _decoded(content, name, plugin, check_size)
+        if (size := screen_size(content, name)) is not None:
+            check_size(*size, _BYTES_PER_PIXEL.get(name, 4))
+        bands = read_bands(content, check_size) if name == "TIFF" else None
+        if bands is not None:
+            array, orientation = bands
+            peak = _peak_of_values(array)
+        else:
+            array, peak, orientation = _decoded(content, name, check_size, ignored)
+        further = _further(content, name)
     except ItemError as error:
         raise ItemError(f"{suffix}: {error}") from error
     except _IMAGE_ERRORS as error:
         reason = str(error).rstrip(".") or type(error).__name__
         raise ItemError(f"{suffix}: expected a complete {name} image, found damaged data ({reason})") from error
+    if further:
+        ignore(ignored, PAGES if name == "TIFF" else FRAMES, further)
     array = np.ascontiguousarray(_ORIENTATIONS[orientation](array))
-    return _with_channels(array, channels), peak
+    return Decoded(array if peak is None else _with_channels(array, channels), peak)
 
 
 def _decoded(
-    content: bytes, name: str, plugin: type[ImageFile.ImageFile], check_size: Callable[[int, int, int], None]
-) -> tuple[np.ndarray, float, int]:
+    content: bytes, name: str, check_size: Callable[[int, int, int], None], ignored: Counter[str]
+) -> tuple[np.ndarray, float | None, int]:
     """Pixels as stored, the code of full intensity, and the orientation."""
     cast(Any, Image).core.set_block_size(_BLOCK)
-    with plugin(io.BytesIO(content)) as image:
+    with _PLUGINS[name](io.BytesIO(content)) as image:
         width, height = image.size
         each = _BYTES_PER_PIXEL.get(image.mode) or _BYTES_PER_PIXEL.get(name, 4)
         check_size(width, height, each)
         if name == "JPEG":
             check_scans(content, width * height)
-        rawmode = _rawmode(image)
+        rawmode, most = _rawmode(image)
+        if image.mode[0] not in "IF" and (";16" in rawmode or most > 255):
+            ignore(ignored, LOW_BITS)
         with room_for(2 * each * width * height):
             image.load()
             return *_pixels(image, name, rawmode), _orientation(image)
+
+
+def _further(content: bytes, name: str) -> int:
+    """Pages or frames after the first one."""
+    if name == "TIFF":
+        return further_pages(content)
+    if name not in ("GIF", "WebP", "PNG"):
+        return 0
+    with _PLUGINS[name](io.BytesIO(content)) as image:
+        try:
+            return int(getattr(image, "n_frames", 1)) - 1
+        except _IMAGE_ERRORS:
+            # those after the first are damaged: there is one at least
+            return 1
 
 
 def transform_image(array: np.ndarray, peak: float, transform: ImageTransform, *, max_pixels: int) -> np.ndarray:
@@ -163,26 +210,24 @@ def transform_image(array: np.ndarray, peak: float, transform: ImageTransform, *
     return array
 
 
-def _rawmode(image: ImageFile.ImageFile) -> str:
-    """How the pixels are stored, which after loading is no longer known."""
+def _rawmode(image: ImageFile.ImageFile) -> tuple[str, int]:
+    """How the pixels are stored and, of PNM, the highest code: after loading neither is known."""
     arguments = image.tile[0].args if image.tile else ()
-    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
-    return first if isinstance(first, str) else image.mode
+    arguments = arguments if isinstance(arguments, tuple) else (arguments,)
+    first, second = (*arguments, None, None)[:2]
+    is_pnm = isinstance(image, PpmImagePlugin.PpmImageFile) and isinstance(second, int)
+    return first if isinstance(first, str) else image.mode, second if is_pnm else 0
 
 
-def _pixels(image: ImageFile.ImageFile, name: str, rawmode: str) -> tuple[np.ndarray, float]:
+def _pixels(image: ImageFile.ImageFile, name: str, rawmode: str) -> tuple[np.ndarray, float | None]:
     """Height x width x 1 or 3, and the code of full intensity."""
     mode, transparent = image.mode, image.info.get("transparency")
-    if mode.startswith("I;16") or (mode == "I" and name == "PNG"):
+    peak: float | None
+    if mode.startswith("I;16") or mode == "I":
         array, peak = np.asarray(image).astype(np.uint16), 4095 if rawmode == "I;12" else 65535
     elif mode == "F":
-        array, peak = np.asarray(image).astype(np.float32), 1
-        _check_unit_range(array)
-    elif mode == "I":
-        raise ItemError(
-            f"{name} with 32-bit or signed integers ({mode}), whose full intensity is not known; "
-            "expected 8 or 16 bit unsigned, or float in 0..1 (or save the values as npy)"
-        )
+        array = np.asarray(image).astype(np.float32)
+        peak = _peak_of_values(array[..., None])
     else:
         if mode in ("1", "L", "RGB"):
             # done below, on values: Pillow's own conversion misses 2, 4 and 16 bit images
@@ -193,26 +238,26 @@ def _pixels(image: ImageFile.ImageFile, name: str, rawmode: str) -> tuple[np.nda
     array = array.reshape(*array.shape[:2], -1)
     # Pillow inverts these itself at 8 bit and below
     if (
-        name == "TIFF"
-        and mode[0] in "IF"
+        peak is not None
+        and name == "TIFF"
+        and mode[0] == "I"
         and cast(Any, image).tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
     ):
         array = array.dtype.type(peak) - array
-    if transparent is not None and mode in ("1", "L", "RGB", "I;16", "I;16B", "I"):
+    if peak is not None and transparent is not None and mode in ("1", "L", "RGB", "I;16", "I;16B", "I"):
         scale = {"L;2": 85, "L;4": 17}.get(rawmode, 1)
         shift = 8 if rawmode.startswith("RGB;16") else 0
         colour = (np.atleast_1d(np.asarray(transparent, dtype=np.int64)) * scale) >> shift
         if (colour <= peak).all():
             array[(array == colour.astype(array.dtype)).all(axis=-1)] = peak
-    return array, float(peak)
+    return array, None if peak is None else float(peak)
 
 
-def _check_unit_range(array: np.ndarray) -> None:
-    low, high = float(np.min(array)), float(np.max(array))
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ItemError("float image with values that are not finite; expected 0..1 (or save the values as npy)")
-    if low < 0 or high > 1:
-        raise ItemError(f"float image with values {low:.6g}..{high:.6g}; expected 0..1 (or save the values as npy)")
+def _peak_of_values(array: np.ndarray) -> float | None:
+    """1 for gray or colour as floats in 0..1; None for values that are no intensities."""
+    is_picture = array.dtype.kind == "f" and array.ndim == 3 and array.shape[2] in (1, 3)
+    # what is not a number is in no range
+    return 1.0 if is_picture and bool(((array >= 0) & (array <= 1)).all()) else None
 
 
 def _flattened(image: Image.Image) -> Image.Image:
@@ -284,7 +329,9 @@ def _with_channels(array: np.ndarray, channels: int | None) -> np.ndarray:
         raise UsageError(f"images have 1 or 3 channels, not {channels}")
     if channels == 3:
         return np.repeat(array, 3, axis=2)
-    return np.array(Image.fromarray(array).convert("L"))[..., None]
+    if array.dtype == np.uint8:
+        return np.array(Image.fromarray(array).convert("L"))[..., None]
+    return np.asarray(array @ np.array(_GRAY, array.dtype))[..., None]
 
 
 def _resized(array: np.ndarray, peak: float, size: Size, max_pixels: int) -> np.ndarray:

@@ -52,3 +52,5 @@ class Item:
     """the record's json (and txt, under "text"), to travel with the item"""
     shard: int = 0
     record: int = 0
+    has_bands: bool = False
+    """arrays: the last axis holds the bands of a picture's file"""

@@ -158,7 +158,7 @@ def test_a_record_without_a_usable_field_is_no_signal_and_no_error() -> None:
         record(png=b"no image"),
         record(npy=npy(np.zeros((4, 4, 3)))),
         Record(0, 0, "key", {}, "too large"),
-        record(png=png(0, (4, 4)), cls=b"not a number"),
+        record(npy=npy(np.zeros((4, 4))), json=b"{"),
     ],
 )
 def test_a_bad_record_is_an_item_error(bad: Record) -> None:
