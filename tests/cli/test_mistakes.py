@@ -145,7 +145,7 @@ INPUT = [
     ("inspect none", "expected a base, a functaset, or shards"),
     ("pack none new", "no such folder"),
     ("pack random new", "neither a folder"),
-    ("pack empty new", "expected png"),
+    ("pack empty new", "expected tif"),
 ]
 
 
