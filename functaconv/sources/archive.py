@@ -1,7 +1,7 @@
 """The members of a tar, read forward: an archive that stops before its end marker is never taken for a whole one.
 
 Unlike `tarfile` this reader goes on where archives were concatenated, and raises where bytes are missing or are no
-header. It reads the tar formats there are (USTAR, GNU, PAX) but for sparse members.
+header. It reads the tar formats there are (USTAR, GNU, PAX); of sparse members it says that they are.
 """
 
 import os
@@ -9,7 +9,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from functaconv.sources.items import DamageError
 
@@ -17,6 +17,13 @@ BLOCK = 512
 _CHUNK = 1 << 20
 # longer than any path; what claims more is no header of ours
 _LONGEST_HEADER = 1 << 20
+Kind = Literal["file", "link", "hard link", "directory", "special", "sparse"]
+_KINDS: dict[bytes, Kind] = {
+    tarfile.SYMTYPE: "link",
+    tarfile.LNKTYPE: "hard link",
+    tarfile.DIRTYPE: "directory",
+    tarfile.GNUTYPE_SPARSE: "sparse",
+}
 _PAX = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 
 
@@ -66,12 +73,16 @@ class Member:
     """What the headers say of a member."""
 
     name: str
-    is_file: bool
+    kind: Kind
     size: int
     offset: int
     """of its first header"""
+    start: int
+    """of its body"""
     end: int
     """with the padding to whole blocks"""
+    target: str = ""
+    """hard links: the name of the member that holds the bytes"""
 
 
 def members(tape: Tape, whole: bool) -> Iterator[Member | None]:
@@ -104,10 +115,15 @@ def members(tape: Tape, whole: bool) -> Iterator[Member | None]:
         if info.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, *_PAX):
             extended |= _extension(info, tape)
             continue
-        size = _size(extended.pop("size", info.size))
-        name = extended.pop("path", info.name)
-        end = tape.position + _padded(size if _has_body(info) else 0)
-        yield Member(name, info.isreg(), size, offset, end)
+        size = _size(extended.get("size", info.size))
+        if info.type == tarfile.GNUTYPE_SPARSE:
+            _skip_sparse_map(block, tape)
+        start = tape.position
+        end = start + _padded(size if _has_body(info) else 0)
+        kind: Kind = "file" if info.isreg() else "special"
+        kind = "sparse" if "sparse" in extended else _KINDS.get(info.type, kind)
+        target = extended.get("linkpath", _printable(info.linkname))
+        yield Member(extended.get("path", info.name), kind, size, offset, start, end, target)
         tape.skip(end - tape.position)
         offset, extended = None, {}
 
@@ -126,8 +142,6 @@ def _header(block: bytes, position: int) -> tarfile.TarInfo:
     except (tarfile.TarError, ValueError) as error:
         what = "not a tar archive" if position == 0 else "damaged: expected the header of a member"
         raise DamageError(f"{what} ({error})") from error
-    if info.type == tarfile.GNUTYPE_SPARSE:
-        raise DamageError("sparse members cannot be read; make the archive again without --sparse")
     _size(info.size)
     info.name = _printable(info.name)
     return info
@@ -135,7 +149,14 @@ def _header(block: bytes, position: int) -> tarfile.TarInfo:
 
 def _has_body(info: tarfile.TarInfo) -> bool:
     # links, devices and directories have none, whatever their size says; unknown types are skipped by it
-    return info.isreg() or info.type not in tarfile.SUPPORTED_TYPES
+    return info.isreg() or info.type == tarfile.GNUTYPE_SPARSE or info.type not in tarfile.SUPPORTED_TYPES
+
+
+def _skip_sparse_map(block: bytes, tape: Tape) -> None:
+    """What stands between the header of a sparse member and its body: as many blocks as say that one more follows."""
+    is_continued = block[482]
+    while is_continued:
+        is_continued = tape.take(BLOCK)[504]
 
 
 def _extension(info: tarfile.TarInfo, tape: Tape) -> dict[str, str]:
@@ -145,7 +166,7 @@ def _extension(info: tarfile.TarInfo, tape: Tape) -> dict[str, str]:
     content = tape.take(_padded(info.size))[: info.size]
     if info.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
         name = content.partition(b"\0")[0].decode("utf-8", "surrogateescape")
-        return {"path": _printable(name)} if info.type == tarfile.GNUTYPE_LONGNAME else {}
+        return {"path" if info.type == tarfile.GNUTYPE_LONGNAME else "linkpath": _printable(name)}
     values: dict[str, str] = {}
     while content.strip(b"\0"):
         match = re.match(rb"(\d{1,7}) ([^=]+)=", content)
@@ -156,8 +177,10 @@ def _extension(info: tarfile.TarInfo, tape: Tape) -> dict[str, str]:
         values[match[2].decode("utf-8", "replace")] = _printable(value)
         content = content[length:]
     if any(name.startswith("GNU.sparse") for name in values):
-        raise DamageError("sparse members cannot be read; make the archive again without --sparse")
-    wanted = {name: value for name, value in values.items() if name in ("path", "size")}
+        values["sparse"] = ""
+        if "GNU.sparse.name" in values:
+            values["path"] = values["GNU.sparse.name"]
+    wanted = {name: value for name, value in values.items() if name in ("path", "linkpath", "size", "sparse")}
     if wanted and info.type == tarfile.XGLTYPE:
         raise DamageError("a PAX header that names all members, expected one member each")
     return wanted

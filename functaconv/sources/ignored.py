@@ -18,6 +18,7 @@ __all__ = [
     "LARGE_JSON",
     "LINKS",
     "LOW_BITS",
+    "META",
     "MOST_KINDS",
     "NO_LABELS",
     "NO_SUFFIX",
@@ -37,6 +38,7 @@ MOST_KINDS = 100
 """in one counter; a folder may have a suffix for each of its files"""
 OTHERS = "(others)"
 NO_SUFFIX = "(no suffix)"
+META = "names like __this__, which webdataset keeps for itself"
 HIDDEN = "(hidden)"
 APPLE_DOUBLE = "._ files of macOS"
 LINKS = "links"

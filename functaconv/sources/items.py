@@ -34,6 +34,10 @@ class Record:
     """lower-case suffix without the leading dot -> content; suffixes of the allow-list only"""
     problem: str | None = None
     """why the record cannot be used although the archive is sound (a member over the size limit, say)"""
+    ignored: Mapping[str, int] = field(default_factory=dict)
+    """kind -> members with its key, or behind it, that are not among the fields"""
+    is_joined: bool = False
+    """its members are those of an earlier record with its key: there is nothing left"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import io
 import sys
 import tarfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from functaconv.errors import InputError, UsageError
-from functaconv.sources import webdataset
+from functaconv.sources import grouping
 from functaconv.sources.decoders import SUFFIXES, Limits
+from functaconv.sources.ignored import APPLE_DOUBLE, HIDDEN, LINKS, NO_SUFFIX, SPECIAL
 from functaconv.sources.items import Record
 from functaconv.sources.webdataset import (
     Tally,
@@ -107,10 +109,10 @@ def test_keys_that_come_again_are_counted(monkeypatch: pytest.MonkeyPatch) -> No
     read(content + tar([("a.png", b"1"), ("d.png", b"1")]), tally=tally)
     read(tar([("d.png", b"1")]), tally=tally)
     assert tally.duplicates == {"a": 3, "b": 1}
-    monkeypatch.setattr(webdataset, "_MOST_NAMED", 1)
+    monkeypatch.setattr(grouping, "_MOST_NAMED", 1)
     read(content, tally=(tally := Tally()))
     assert tally.duplicates == {"a": 2, "(others)": 1}
-    monkeypatch.setattr(webdataset, "MOST_COMPARED", 1)
+    monkeypatch.setattr(grouping, "MOST_COMPARED", 1)
     read(content, tally=(tally := Tally()))
     assert tally.duplicates == {"a": 2}
 
@@ -154,8 +156,8 @@ def test_names_without_end_take_no_memory() -> None:
     ]  # fmt: skip
     assert "a name of 5002 characters, expected at most 4096" in str(records[1].problem)
     assert all(len(record.key) <= 4096 for record in records)
-    assert len(tally.ignored) == 1001
-    assert tally.ignored["(others)"] == 1000
+    assert len(tally.ignored) == 101
+    assert tally.ignored["(others)"] == 1900
 
 
 def test_a_record_has_so_many_members() -> None:
@@ -202,15 +204,153 @@ def test_long_names_are_read_in_every_format(layout: int) -> None:
     assert record.fields == {"png": b"1"}
 
 
-def test_directories_links_and_devices_are_passed_over() -> None:
+def with_links(*names: tuple[str, bytes, str]) -> bytes:
+    """A tar of members without bytes, given by name, type and what they lead to, then two files."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for kind in (tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE):
-            info = tarfile.TarInfo("x.png")
-            info.type, info.linkname = kind, "/etc/passwd"
+        for name, kind, target in names:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
             archive.addfile(info)
-        archive.addfile(tarfile.TarInfo("a.png"), io.BytesIO())
-    assert as_pairs(read(buffer.getvalue())) == [("a", {"png": b""})]
+        for name in ("a.png", "b.png"):
+            info = tarfile.TarInfo(name)
+            info.size = 3
+            archive.addfile(info, io.BytesIO(name[:1].encode() * 3))
+    return buffer.getvalue()
+
+
+def test_directories_links_and_devices_are_passed_over_and_counted() -> None:
+    kinds = (tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE)
+    tally = Tally()
+    records = read(with_links(*(("x.png", kind, "/etc/passwd") for kind in kinds)), tally=tally)
+    assert as_pairs(records) == [("a", {"png": b"aaa"}), ("b", {"png": b"bbb"})]
+    # what stands before the first record is told by it
+    assert records[0].ignored == tally.ignored == {LINKS: 1, SPECIAL: 2}
+    assert not records[1].ignored
+
+
+@pytest.mark.parametrize("layout", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_hard_link_is_its_target(tmp_path: Path, layout: int) -> None:
+    long = "x" * 80 if layout == tarfile.USTAR_FORMAT else "x" * 90 + "/" + "y" * 60
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=layout) as archive:
+        for name, content in ((f"{long}.png", b"pixels"), ("b.cls", b"1")):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+        for name, target in (("b.png", f"{long}.png"), ("c.png", f"{long}.png"), ("d.png", "gone.png")):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.LNKTYPE, target
+            archive.addfile(info)
+    shard = tmp_path / "x.tar"
+    shard.write_bytes(buffer.getvalue())
+    expected = [
+        (long, {"png": b"pixels"}), ("b", {"cls": b"1", "png": b"pixels"}), ("c", {"png": b"pixels"}), ("d", {}),
+    ]  # fmt: skip
+    tally = Tally()
+    records = list(read_records(str(shard), tally=tally))
+    assert as_pairs(records) == expected
+    assert [read_at(str(shard), location) for location in index_shard(str(shard))] == records
+    assert records[3].ignored == tally.ignored == {LINKS: 1}
+    # what is gone in a stream cannot be read again
+    streamed = read(buffer.getvalue())
+    assert as_pairs(streamed)[1:] == [("b", {"cls": b"1"}), ("c", {}), ("d", {})]
+    assert sum(record.ignored.get(LINKS, 0) for record in streamed) == 3
+
+
+def test_members_of_one_key_that_lie_apart_are_one_record_of_a_local_tar(tmp_path: Path) -> None:
+    shard = tmp_path / "x.tar"
+    members = [("0.cls", b"7"), ("a.png", b"1"), ("b.png", b"2"), ("a.cls", b"3"), ("a.json", b"{}"), ("b.cls", b"4")]
+    members += [("0.png", b"0"), ("b.png", b"other"), ("c.pkl", b""), ("b.txt", b"5"), ("c.png", b"6")]
+    shard.write_bytes(tar(members))
+    expected = [
+        ("0", {"cls": b"7", "png": b"0"}),
+        ("a", {"png": b"1", "cls": b"3", "json": b"{}"}),
+        ("b", {"png": b"2", "cls": b"4", "txt": b"5"}),
+        # a suffix that is there twice is another record
+        ("b", {"png": b"other"}),
+        ("c", {"png": b"6"}),
+    ]
+    records = list(read_records(str(shard)))
+    assert as_pairs([record for record in records if record.fields]) == expected
+    assert [record.record for record in records if record.fields] == [0, 1, 2, 6, 7]
+    assert all(record.is_joined for record in records if not record.fields)
+    assert [record.ignored for record in records if record.ignored] == [{".pkl": 1}]
+    locations = index_shard(str(shard))
+    assert [read_at(str(shard), location) for location in locations] == records
+    # from the middle, as parts of a shard are read
+    for start in range(1, len(records)):
+        begin = (start - 1, locations[start - 1].offset)
+        assert list(read_records(str(shard), start=start, begin=begin)) == records[start:]
+    with shard.open("rb") as stream:
+        assert [read_at(str(shard), one, stream=stream) for one in index_shard(str(shard), stream=stream)] == records
+    assert len([record for record in read(tar(members)) if record.fields]) == 9
+    unjoined = list(read_records(str(shard), joined=False))
+    assert as_pairs(unjoined) == as_pairs(read(tar(members)))
+
+
+def test_what_is_joined_counts_towards_the_limits(tmp_path: Path) -> None:
+    shard = tmp_path / "x.tar"
+    shard.write_bytes(tar([("a.png", b"1" * 900), ("b.png", b"2"), ("a.npy", b"3" * 900)]))
+    records = list(read_records(str(shard), limits=Limits(record=1500)))
+    assert "1800 bytes together, expected at most 1500" in str(records[0].problem)
+    assert records[1].fields == {"png": b"2"}
+
+
+def test_a_tar_with_its_labels_apart_is_known_again_when_it_changes(tmp_path: Path) -> None:
+    shard = tmp_path / "x.tar"
+    shard.write_bytes(tar([("a.png", b"1"), ("b.png", b"2"), ("a.cls", b"3")]))
+    assert len(next(iter(read_records(str(shard)))).fields) == 2
+    shard.write_bytes(tar([("a.png", b"1"), ("b.png", b"2")]))
+    assert as_pairs(list(read_records(str(shard)))) == [("a", {"png": b"1"}), ("b", {"png": b"2"})]
+
+
+def test_what_a_mac_adds_is_passed_over() -> None:
+    names = ["t/.DS_Store", "t/._a.jpg", "t/a.jpg", "t/._b.jpg", "t/b.jpg", "__MACOSX/t/._b.jpg", "._t", ".hidden.png"]
+    tally = Tally()
+    records = read(tar([(name, b"1") for name in names]), tally=tally)
+    assert as_pairs(records) == [("t/a", {"jpg": b"1"}), ("t/b", {"jpg": b"1"})]
+    assert tally.ignored == {HIDDEN: 2, APPLE_DOUBLE: 4}
+    assert [record.ignored for record in records] == [{HIDDEN: 1, APPLE_DOUBLE: 2}, {HIDDEN: 1, APPLE_DOUBLE: 2}]
+
+
+def test_what_belongs_to_no_record_is_counted_where_there_is_none() -> None:
+    unplaced = Counter[str]()
+    assert read(tar([("README", b"1"), ("._x", b"2")]), unplaced=unplaced) == []
+    assert unplaced == {NO_SUFFIX: 1, APPLE_DOUBLE: 1}
+    unplaced.clear()
+    (record,) = read(tar([("README", b"1"), ("a.png", b"2"), ("LICENSE", b"3")]), unplaced=unplaced)
+    assert not unplaced
+    assert record.ignored == {NO_SUFFIX: 2}
+
+
+def sparse(layout: str) -> bytes:
+    """As GNU tar writes a file with a hole: in the format of old, or in PAX 1.0; and a file after it."""
+    info = tarfile.TarInfo("a.npy")
+    info.size, body = 512, b"x" * 512
+    if layout == "gnu":
+        info.type = tarfile.GNUTYPE_SPARSE
+        header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+        header[482] = 1
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+        # two more blocks of the map
+        head = bytes(header) + bytes(504) + b"\1" + bytes(7) + bytes(512)
+    else:
+        info.name = "GNUSparseFile.1/a.npy"
+        info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "a.npy"}
+        head = info.tobuf(tarfile.PAX_FORMAT)
+    return head + body + tar([("b.png", b"2")])
+
+
+@pytest.mark.parametrize("layout", ["gnu", "pax"])
+@pytest.mark.parametrize("pipe", [False, True])
+def test_a_sparse_member_is_a_problem_of_its_record_alone(layout: str, pipe: bool) -> None:
+    records, error = read_until_error(sparse(layout), pipe)
+    assert error is None
+    assert [record.key for record in records] == ["a", "b"]
+    assert "a.npy is a sparse member; make the archive again without --sparse" in str(records[0].problem)
+    assert records[1].fields == {"png": b"2"}
 
 
 def test_concatenated_archives_are_read_to_the_end() -> None:
