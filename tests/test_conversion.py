@@ -369,7 +369,7 @@ def test_a_block_ends_with_the_item_that_fills_it(
     members: dict[str, bytes] = {}
     for number in range(8):
         members |= {f"{number}.png": png(number, (12, 12)), f"{number}.txt": b"a" * 3000}
-    shard = hostile.shard(tmp_path / "x.tar", members)
+    shard = tar_of(tmp_path / "x.tar", members)
     sizes: list[int] = []
     plain = FunctasetWriter.commit
 
