@@ -20,8 +20,8 @@ def command(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A folder of images, npy, npz, binvox, mesh, NetCDF or GRIB files, nested or not; one NetCDF or GRIB "
-            "file; a zarr store, or its URL.",
+            help="A folder, nested or not, or a zip archive of images, npy, npz, binvox, mesh, NetCDF or GRIB files; "
+            "one NetCDF or GRIB file; a zarr store, or its URL.",
         ),
     ],
     shards_dir: Annotated[
@@ -53,6 +53,10 @@ def command(
     seed: Annotated[
         int, typer.Option("--seed", help="Seed of the shuffle; -1 keeps the order of the paths.", min=-1)
     ] = 0,
+    max_error_rate: Annotated[
+        float, typer.Option("--max-error-rate", help="More failed items than this share: exit 3.", min=0, max=1)
+    ] = 0.01,
+    workers: Annotated[int | None, typer.Option("--workers", help="Decoding threads.", min=0)] = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -61,6 +65,7 @@ def command(
     """Turn a folder of files into webdataset shards."""
     from functaconv.packing import pack, plan
     from functaconv.sources.grids import FieldChoice
+    from functaconv.sources.ignored import ignored_lines
     from functaconv.sources.images import ImageTransform, parse_size
 
     choice = FieldChoice(tuple(variable or ()), start, stop, stride, tuple(level or ()), group)
@@ -77,7 +82,7 @@ def command(
     summary = pack(
         source, sys.stdout.buffer if to_stdout else Path(shards_dir), field=field, transform=transform,
         resolution=resolution, choice=choice, items_per_shard=items_per_shard,
-        seed=None if seed < 0 else seed, overwrite=overwrite,
+        seed=None if seed < 0 else seed, max_error_rate=max_error_rate, workers=workers, overwrite=overwrite,
         progress=not quiet and sys.stderr.isatty(),
     )  # fmt: skip
     for failure in summary.failures[: None if verbose else 10]:
@@ -88,6 +93,9 @@ def command(
             f"... and {len(summary.failures) - 10} more"
             + ("" if to_stdout else f": {Path(shards_dir) / 'failed.jsonl'}")
         )
+    for note in summary.notes:
+        if not quiet:
+            say(f"note: {note}")
     facts: dict[str, Any] = {
         "count": summary.count,
         "failed": summary.failed,
@@ -95,25 +103,27 @@ def command(
         "shards": list(summary.shards),
         "bytes": summary.bytes,
         "classes": list(summary.classes),
+        "notes": list(summary.notes),
     }
-    if json and not to_stdout:
-        write_json(facts)
-        return
     where = "one stream" if to_stdout else counted(len(summary.shards), "shard")
-    ignored = ", ".join(f"{count} {suffix}" for suffix, count in facts["ignored"].items())
+    ignored = ignored_lines(summary.ignored)
     lines = table(
         [
             ("packed", f"{counted(summary.count, 'item')} in {where}, {size(summary.bytes)}"),
             ("failed", summary.failed or None),
-            ("ignored", ignored or None),
             ("classes", len(facts["classes"]) or None),
+            *((("ignored" if number == 0 else ""), line) for number, line in enumerate(ignored)),
         ]
     )
-    if not to_stdout:
+    if json and not to_stdout:
+        write_json(facts)
+    elif not to_stdout:
         write_lines(lines)
     elif not quiet:
         for line in lines:
             say(line)
+    if summary.complaint is not None:
+        raise summary.complaint
 
 
 def _tell(plan: "PackPlan", json: bool) -> None:

@@ -43,6 +43,7 @@ __all__ = [
     "ARRAY_SUFFIXES",
     "DEFAULT_LIMITS",
     "OTHER_IMAGES",
+    "PROMISED",
     "SUFFIXES",
     "USABLE_HINT",
     "ImageTransform",
@@ -155,7 +156,7 @@ def decode(
     found = format_of(content)
     if found not in _READERS and found not in IMAGES:
         raise ItemError(f"{suffix}: expected an image or an array, found {format_in_words(content)}")
-    if found != _PROMISED[_last(suffix)]:
+    if found != PROMISED[_last(suffix)]:
         ignore(ignored, named_otherwise(_last(suffix), found))
     item = Item(
         key=record.key,
@@ -412,5 +413,5 @@ def _attributes(record: Record, limits: Limits) -> dict[str, Any]:
 
 
 _READERS = {"npy": _read_npy, "zip": _read_npz, "binvox": _read_binvox}
-_PROMISED = {**IMAGE_SUFFIXES, "npy": "npy", "npz": "zip", "binvox": "binvox"}
+PROMISED = {**IMAGE_SUFFIXES, "npy": "npy", "npz": "zip", "binvox": "binvox"}
 """the format that each suffix promises"""

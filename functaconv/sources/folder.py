@@ -6,13 +6,14 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from functaconv.errors import InputError
+from functaconv.sources.ignored import APPLE_DOUBLE, HIDDEN, LOOPS, NO_SUFFIX, ignore
 
 # a USTAR header holds a base name of 100 bytes below a directory of 155; some are left for suffix and number
 _LONGEST_NAME, _LONGEST_DIRECTORY = 85, 150
@@ -34,26 +35,25 @@ class Folder:
     """What a walk through a folder found."""
 
     candidates: tuple[Candidate, ...]
-    ignored: Mapping[str, int]
-    """suffix with its dot -> number of files; "(hidden)" and "(no suffix)" besides"""
+    ignored: Counter[str]
+    """by kind, see `ignored`"""
     classes: tuple[str, ...]
     """the sub-folders, if every candidate lies in one; else empty"""
 
 
-def walk(folder: Path, suffixes: Container[str], *, exclude: Path | None = None) -> Folder:
-    """All files below `folder` with one of `suffixes` (without dot, case ignored), sorted by path.
+def walk(folder: Path, is_wanted: Callable[[Path], bool], *, exclude: Path | None = None) -> Folder:
+    """All files below `folder` that are wanted, and all folders that are as they are, such as stores; sorted by path.
 
     Hidden files and folders are left out. Links to folders are followed unless they lead back to where the
     walk came through. `exclude` is a folder not to enter.
     """
     ignored: Counter[str] = Counter()
     paths: list[Path] = []
-    for path in _files(folder, (), None if exclude is None else exclude.resolve(), ignored):
-        suffix = path.suffix.lower()
-        if suffix.removeprefix(".") in suffixes:
+    for path in _files(folder, (), None if exclude is None else exclude.resolve(), is_wanted, ignored):
+        if is_wanted(path):
             paths.append(path)
         else:
-            ignored[suffix or "(no suffix)"] += 1
+            ignore(ignored, path.suffix.lower() or NO_SUFFIX)
     relative = [path.relative_to(folder) for path in paths]
     classes: tuple[str, ...] = ()
     if all(len(path.parts) > 1 for path in relative):
@@ -64,7 +64,7 @@ def walk(folder: Path, suffixes: Container[str], *, exclude: Path | None = None)
         Candidate(path, _unique(clean_key(short.with_suffix("").as_posix()), taken), labels.get(short.parts[0], -1))
         for path, short in zip(paths, relative, strict=True)
     )
-    return Folder(candidates, dict(sorted(ignored.items())), classes)
+    return Folder(candidates, ignored, classes)
 
 
 def clean_key(name: str) -> str:
@@ -96,7 +96,11 @@ def _unique(key: str, taken: set[str]) -> str:
 
 
 def _files(
-    folder: Path, above: tuple[tuple[int, int], ...], exclude: Path | None, ignored: Counter[str]
+    folder: Path,
+    above: tuple[tuple[int, int], ...],
+    exclude: Path | None,
+    is_wanted: Callable[[Path], bool],
+    ignored: Counter[str],
 ) -> Iterator[Path]:
     try:
         status = folder.stat()
@@ -106,14 +110,15 @@ def _files(
         raise InputError(f"cannot read the folder {folder}: {error.strerror or error}") from error
     here = (status.st_dev, status.st_ino)
     if here in above:
+        ignore(ignored, LOOPS)
         return
     for entry in entries:
         path = folder / entry.name
         if entry.name.startswith("."):
-            ignored["(hidden)"] += 1
-        elif entry.is_dir():
+            ignore(ignored, APPLE_DOUBLE if entry.name.startswith("._") else HIDDEN)
+        elif entry.is_dir() and not is_wanted(path):
             if exclude is None or path.resolve() != exclude:
-                yield from _files(path, (*above, here), exclude, ignored)
+                yield from _files(path, (*above, here), exclude, is_wanted, ignored)
         else:
             # a link to nowhere, or what is no file, is a candidate too: it fails with a reason
             yield path

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 
 __all__ = [
     "APPLE_DOUBLE",
+    "CAPTIONS",
     "CUT_JSON",
+    "CUT_STL",
     "CUT_TEXT",
     "FRAMES",
     "GROUPS",
@@ -17,6 +19,7 @@ __all__ = [
     "LABELS",
     "LARGE_JSON",
     "LINKS",
+    "LOOPS",
     "LOW_BITS",
     "META",
     "MOST_KINDS",
@@ -24,6 +27,7 @@ __all__ = [
     "NO_SUFFIX",
     "OTHERS",
     "OTHER_GRIDS",
+    "OTHER_VARIABLES",
     "PAGES",
     "RECORDS",
     "SPECIAL",
@@ -42,8 +46,10 @@ META = "names like __this__, which webdataset keeps for itself"
 HIDDEN = "(hidden)"
 APPLE_DOUBLE = "._ files of macOS"
 LINKS = "links"
+LOOPS = "links that lead back"
 SPECIAL = "devices, pipes and other special members"
 RECORDS = "records without an array"
+CAPTIONS = "captions in files of their own"
 LABELS = "labels apart from their items"
 CUT_JSON = "captions that are no JSON"
 LARGE_JSON = "captions above the size limit"
@@ -54,15 +60,20 @@ FRAMES = "further frames of animations"
 GROUPS = "further groups with fields"
 OTHER_GRIDS = "variables on other grids"
 LOW_BITS = "images of 16 bits a colour that become 8"
+OTHER_VARIABLES = "files without the chosen variables"
+CUT_STL = "STL files with fewer faces than they say"
 
 _SHOWN = 8
 # the kinds for which a user can do something, the most important first
 _ADVICE = (
     (re.compile(r"(?P<suffix>\S+) beside \S+"), "--field {suffix} takes them instead"),
     (re.compile(re.escape(LABELS)), "put a record's members side by side: tar --sort=name"),
+    (re.compile(re.escape(CAPTIONS)), "`tar --sort=name` of the folder makes a shard that keeps them"),
     (re.compile(re.escape(RECORDS)), "--field names the suffix that holds the array"),
     (re.compile(f"{re.escape(PAGES)}|{re.escape(FRAMES)}"), "save each as a file of its own to convert them all"),
     (re.compile(re.escape(GROUPS)), "--group takes another one"),
+    (re.compile(re.escape(OTHER_VARIABLES)), "--variable takes theirs"),
+    (re.compile(re.escape(CUT_STL)), "the whole faces are read; they may be cut short"),
     (re.compile(re.escape(OTHER_GRIDS)), "regrid them to latitudes and longitudes to convert them"),
     (re.compile("captions .*"), "their items are converted without"),
     (re.compile(re.escape(NO_LABELS)), "cls members hold the number of a class: 0, 1, ..."),

@@ -6,12 +6,14 @@ Meshes are read from their bytes alone: what else a file names (materials, textu
 import io
 import re
 import warnings
+from collections import Counter
 from typing import Any, cast
 
 import numpy as np
 
 from functaconv.errors import ItemError, MissingExtraError, UsageError
 from functaconv.sources.contents import BYTE_ORDER_MARK, format_in_words, format_of
+from functaconv.sources.ignored import CUT_STL, ignore
 
 __all__ = ["MESH_SUFFIXES", "MOST_FACES", "MOST_RESOLUTION", "surface", "voxelise"]
 
@@ -26,12 +28,12 @@ SAMPLES = 1e9
 """points on a surface, less than a voxel apart, as far as can be told beforehand: they are some 24 bytes each"""
 
 
-def voxelise(content: bytes, suffix: str, resolution: int) -> np.ndarray:
+def voxelise(content: bytes, suffix: str, resolution: int, *, ignored: Counter[str] | None = None) -> np.ndarray:
     """Solid occupancy `[x, y, z]`, uint8 0 or 1, of a cube with `resolution` voxels per side.
 
     The mesh is centred and its longest side fills the cube; its axes stay as they are. Occupied is what the surface
     passes through, and what it hides from all six directions: so the inside is full also where a mesh is not
-    watertight, as most of ModelNet's are not, and so is an open bowl.
+    watertight, as most of ModelNet's are not, and so is an open bowl. `ignored` counts files with less than they say.
     """
     suffix = suffix.lower().lstrip(".")
     if suffix not in MESH_SUFFIXES:
@@ -43,7 +45,7 @@ def voxelise(content: bytes, suffix: str, resolution: int) -> np.ndarray:
         import trimesh
     except ImportError as error:
         raise _missing(error) from None
-    vertices, faces = _mesh(content, suffix)
+    vertices, faces = _mesh(content, suffix, Counter() if ignored is None else ignored)
     low, high = vertices.min(0), vertices.max(0)
     longest = float((high - low).max())
     if not 0 < longest < np.inf:
@@ -60,7 +62,7 @@ def voxelise(content: bytes, suffix: str, resolution: int) -> np.ndarray:
     return np.asarray(filled.dense, np.uint8)
 
 
-def _mesh(content: bytes, suffix: str) -> tuple[np.ndarray, np.ndarray]:
+def _mesh(content: bytes, suffix: str, ignored: Counter[str]) -> tuple[np.ndarray, np.ndarray]:
     """Vertices `[vertex, 3]` and triangles `[face, 3]` of a file."""
     import trimesh
 
@@ -73,7 +75,7 @@ def _mesh(content: bytes, suffix: str) -> tuple[np.ndarray, np.ndarray]:
         with warnings.catch_warnings():
             # numpy goes on after a number it cannot read, with no more than this warning
             warnings.simplefilter("error")
-            clean = io.BytesIO(_CLEAN[kind](content))
+            clean = io.BytesIO(_CLEAN[kind](content, ignored))
             loaded = trimesh.load_mesh(clean, file_type=kind, process=False, skip_materials=True)
         vertices, faces = np.asarray(loaded.vertices, np.float64), np.asarray(loaded.faces, np.int64)
     # the readers raise whatever they like on files that make no sense
@@ -94,7 +96,7 @@ def _mesh(content: bytes, suffix: str) -> tuple[np.ndarray, np.ndarray]:
     return vertices, corners.reshape(-1, 3)
 
 
-def _clean_obj(content: bytes) -> bytes:
+def _clean_obj(content: bytes, _: Counter[str]) -> bytes:
     """Its vertices and faces, a line each: without colours, textures and normals, with vertices counted from 1."""
     lines, vertices = [], 0
     for line in content.removeprefix(BYTE_ORDER_MARK).replace(b"\\\r\n", b" ").replace(b"\\\n", b" ").splitlines():
@@ -112,17 +114,19 @@ def _clean_obj(content: bytes) -> bytes:
     return b"\n".join(lines)
 
 
-def _clean_off(content: bytes) -> bytes:
+def _clean_off(content: bytes, _: Counter[str]) -> bytes:
     """With the first word in capital letters."""
     return _OFF.sub(lambda start: start[0].upper(), content.removeprefix(BYTE_ORDER_MARK), count=1)
 
 
-def _clean_stl(content: bytes) -> bytes:
+def _clean_stl(content: bytes, ignored: Counter[str]) -> bytes:
     """A binary one with as many faces as it says, or as there are; without what follows them. A text has no zeros."""
     if b"\0" not in content:
         return content.removeprefix(BYTE_ORDER_MARK)
     said, held = int.from_bytes(content[80:84], "little"), max(0, len(content) - 84) // _STL_FACE
     faces = said if 0 < said <= held else held
+    if said > held:
+        ignore(ignored, CUT_STL)
     return content[:80] + faces.to_bytes(4, "little") + content[84 : 84 + faces * _STL_FACE]
 
 

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from functaconv.errors import InputError
 from functaconv.sources.folder import clean_key, walk
 
-SUFFIXES = ("png", "jpg")
+
+def is_image(path: Path) -> bool:
+    return path.suffix.lower() in (".png", ".jpg")
 
 
 def fill(folder: Path, *names: str) -> None:
@@ -20,7 +22,7 @@ def fill(folder: Path, *names: str) -> None:
 
 
 def keys(folder: Path) -> list[str]:
-    return [candidate.key for candidate in walk(folder, SUFFIXES).candidates]
+    return [candidate.key for candidate in walk(folder, is_image).candidates]
 
 
 def test_nested_files_are_found_in_the_order_of_their_paths(tmp_path: Path) -> None:
@@ -30,9 +32,9 @@ def test_nested_files_are_found_in_the_order_of_their_paths(tmp_path: Path) -> N
 
 def test_other_files_are_counted_by_suffix(tmp_path: Path) -> None:
     fill(tmp_path, "a.png", "b.TXT", "c.txt", "README", ".DS_Store", "._a.png", ".git/x.png")
-    folder = walk(tmp_path, SUFFIXES)
+    folder = walk(tmp_path, is_image)
     assert [candidate.key for candidate in folder.candidates] == ["a"]
-    assert folder.ignored == {"(hidden)": 3, "(no suffix)": 1, ".txt": 2}
+    assert folder.ignored == {"(hidden)": 2, "._ files of macOS": 1, "(no suffix)": 1, ".txt": 2}
 
 
 def test_dots_become_underscores_so_that_numbered_images_stay_apart(tmp_path: Path) -> None:
@@ -49,7 +51,7 @@ def test_colliding_keys_are_numbered(tmp_path: Path) -> None:
 
 def test_classes_are_the_sub_folders_when_every_file_lies_in_one(tmp_path: Path) -> None:
     fill(tmp_path, "dog/a.png", "cat/b.png", "cat/kitten/c.png", "notes.txt", "empty/x.txt")
-    folder = walk(tmp_path, SUFFIXES)
+    folder = walk(tmp_path, is_image)
     assert folder.classes == ("cat", "dog")
     assert [(candidate.key, candidate.label) for candidate in folder.candidates] == [
         ("cat/b", 0),
@@ -57,7 +59,7 @@ def test_classes_are_the_sub_folders_when_every_file_lies_in_one(tmp_path: Path)
         ("dog/a", 1),
     ]
     fill(tmp_path, "top.png")
-    folder = walk(tmp_path, SUFFIXES)
+    folder = walk(tmp_path, is_image)
     assert folder.classes == ()
     assert {candidate.label for candidate in folder.candidates} == {-1}
 
@@ -68,16 +70,23 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     (tmp_path / "root/other").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "root/broken.png").symlink_to(tmp_path / "nowhere")
     assert keys(tmp_path / "root") == ["a/x", "broken", "other/y"]
+    assert walk(tmp_path / "root", is_image).ignored == {"links that lead back": 1}
+
+
+def test_a_folder_that_is_wanted_is_not_entered(tmp_path: Path) -> None:
+    fill(tmp_path, "a.zarr/x.png", "b/c.zarr/y.png", "b/z.png")
+    found = walk(tmp_path, lambda path: path.suffix in (".zarr", ".png"))
+    assert [candidate.key for candidate in found.candidates] == ["a", "b/c", "b/z"]
 
 
 def test_an_excluded_folder_is_not_entered(tmp_path: Path) -> None:
     fill(tmp_path, "a.png", "out/b.png")
-    assert len(walk(tmp_path, SUFFIXES, exclude=tmp_path / "out").candidates) == 1
+    assert len(walk(tmp_path, is_image, exclude=tmp_path / "out").candidates) == 1
 
 
 def test_a_folder_that_cannot_be_read_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read the folder"):
-        walk(tmp_path / "missing", SUFFIXES)
+        walk(tmp_path / "missing", is_image)
 
 
 @pytest.mark.parametrize(

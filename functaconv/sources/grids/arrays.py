@@ -34,7 +34,7 @@ class _Axis:
     chunk: int
 
 
-def array_fields(dataset: "xr.Dataset", choice: FieldChoice, origin: Origin) -> Fields:
+def array_fields(dataset: "xr.Dataset", choice: FieldChoice, origin: Origin, readers: int = 1) -> Fields:
     """The fields of a dataset that were chosen."""
     names, degrees = _chosen(dataset, choice, origin)
     variables = {name: dataset.variables[name] for name in names}
@@ -58,10 +58,17 @@ def array_fields(dataset: "xr.Dataset", choice: FieldChoice, origin: Origin) -> 
         for number, (dim, positions) in enumerate(chosen.items())
     ]
     item_bytes = layout.bytes * first.sizes.get("expver", 1)
-    pieces, passes = blocks([axis.positions for axis in axes], [axis.chunk for axis in axes], item_bytes)
+    pieces, passes = blocks([axis.positions for axis in axes], [axis.chunk for axis in axes], item_bytes, readers)
     cut = _Cut(dataset, names, axes, horizontal_dims, along, origin)
     count = math.prod(len(axis.positions) for axis in axes)
-    fields = Fields(origin, layout, count, lambda: cut.items(itertools.product(*pieces)), passes)
+    fields = Fields(
+        origin,
+        layout,
+        count,
+        labels=lambda: (cut.labels(index) for block in itertools.product(*pieces) for _, index in cut.places(block)),
+        read=lambda: cut.items(itertools.product(*pieces)),
+        passes=passes,
+    )
     choice.count_others(horizontal(dataset), fields.ignored)
     return fields
 
@@ -92,15 +99,26 @@ class _Cut:
     origin: Origin
 
     def items(self, blocks: Iterable[tuple[np.ndarray, ...]]) -> Iterator[Place]:
-        # what does not change from item to item
-        scalar = [time_label(str(c.values)) for c in self.along if c.column == "time" and c.is_time and not c.dims]
         for block in blocks:
             arrays = [self._read(name, block) for name in self.names]
-            for place in np.ndindex(*map(len, block)):
-                index = {axis.name: int(chosen[at]) for axis, chosen, at in zip(self.axes, block, place, strict=True)}
-                labels = scalar + [axis.labels[index[axis.name]] for axis in self.axes]
+            for place, index in self.places(block):
                 # a copy, so that an item that is kept does not keep its block
-                yield labels, self._attributes(index), np.stack([array[place] for array in arrays])
+                channels = np.stack([array[place] for array in arrays])
+                yield self.labels(index), self._attributes(index), channels
+
+    def places(self, block: tuple[np.ndarray, ...]) -> Iterator[tuple[tuple[int, ...], dict[str, int]]]:
+        """The items of a block: where they lie in it, and where along each axis."""
+        for place in np.ndindex(*map(len, block)):
+            yield place, {axis.name: int(chosen[at]) for axis, chosen, at in zip(self.axes, block, place, strict=True)}
+
+    def labels(self, index: dict[str, int]) -> list[str]:
+        """What stands in the key of an item."""
+        return [*self._scalar_labels, *(axis.labels[index[axis.name]] for axis in self.axes)]
+
+    @property
+    def _scalar_labels(self) -> list[str]:
+        """The time of a file that has one."""
+        return [time_label(str(c.values)) for c in self.along if c.column == "time" and c.is_time and not c.dims]
 
     def _read(self, name: str, block: tuple[np.ndarray, ...]) -> np.ndarray:
         """`[*axis, latitude, longitude]` as float32."""

@@ -24,6 +24,10 @@ class Unfit:
     hint: str | None = REGRID
 
 
+class NoVariableError(InputError):
+    """A source has none of the variables that were asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class FieldChoice:
     """What is wanted of a file."""
@@ -40,6 +44,8 @@ class FieldChoice:
     """in the units of the file; none: all"""
     group: str | None = None
     """of a NetCDF file or zarr store with groups, such as `era5/surface`; None: the only one with fields"""
+    is_shared: bool = False
+    """whether a file may have only some of the variables: others have the rest"""
 
     def __post_init__(self) -> None:
         if self.stride < 1:
@@ -55,12 +61,15 @@ class FieldChoice:
     def names(self, found: Mapping[str, object], listing: str, shown: str) -> list[str]:
         """The variables that were asked for, or all fields, of those that were `found`: with their axes, or `Unfit`."""
         unfit = {name: axes for name, axes in found.items() if isinstance(axes, Unfit)}
-        for name in self.variables:
-            if name not in found:
-                raise InputError(f"{shown}: no variable {name!r}", hint=f"variables are: {listing or 'none'}")
+        wanted = list(dict.fromkeys(self.variables))
+        absent = [name for name in wanted if name not in found]
+        if absent and (not self.is_shared or len(absent) == len(wanted)):
+            raise NoVariableError(f"{shown}: no variable {absent[0]!r}", hint=f"variables are: {listing or 'none'}")
+        wanted = [name for name in wanted if name in found]
+        for name in wanted:
             if name in unfit:
                 raise InputError(f"{shown}: {name}: {unfit[name].reason}", hint=unfit[name].hint)
-        names = list(dict.fromkeys(self.variables)) or [name for name in found if name not in unfit]
+        names = wanted or [name for name in found if name not in unfit]
         if not names:
             # of most files with another grid there are bounds and the like besides
             problems = [it for it in unfit.items() if it[1].hint == REGRID] or [*unfit.items()]

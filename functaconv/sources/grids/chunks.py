@@ -11,12 +11,15 @@ TOGETHER_BYTES = 64 << 20
 """smaller chunks are read together up to here: enough requests at once for a store far away"""
 
 
-def blocks(axes: Sequence[np.ndarray], chunks: Sequence[int], item_bytes: int) -> tuple[list[list[np.ndarray]], int]:
+def blocks(
+    axes: Sequence[np.ndarray], chunks: Sequence[int], item_bytes: int, readers: int = 1
+) -> tuple[list[list[np.ndarray]], int]:
     """The pieces of each axis, as indices into its positions, and how often each chunk is read.
 
     A block has one piece of each axis. It is made of whole chunks; only a chunk beyond `BLOCK_BYTES` is read several
-    times.
+    times. `readers` of as many sources share the memory.
     """
+    item_bytes *= readers
     pieces = [
         np.split(np.arange(len(positions)), np.flatnonzero(np.diff(positions // chunk)) + 1)
         for positions, chunk in zip(axes, chunks, strict=True)

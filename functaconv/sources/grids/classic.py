@@ -16,7 +16,9 @@ def check_classic(path: Path, origin: Origin) -> None:
         needed = _length(stream)
     found = path.stat().st_size
     if found < needed:
-        raise InputError(f"{path} is truncated: its header speaks of {needed} bytes, found {found}", hint=DAMAGED)
+        raise InputError(
+            f"{origin.shown} is truncated: its header speaks of {needed} bytes, found {found}", hint=DAMAGED
+        )
 
 
 def _length(stream: BinaryIO) -> int:

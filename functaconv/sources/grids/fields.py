@@ -68,10 +68,17 @@ class Fields:
     """The items of one source: counted without reading a value, then read block by block."""
 
     def __init__(
-        self, origin: Origin, layout: Layout, count: int, read: Callable[[], Iterator[Place]], passes: int = 1
+        self,
+        origin: Origin,
+        layout: Layout,
+        count: int,
+        *,
+        labels: Callable[[], Iterator[list[str]]],
+        read: Callable[[], Iterator[Place]],
+        passes: int = 1,
     ) -> None:
         check_size(origin, len(layout.latitude), len(layout.longitude), len(layout.variables))
-        self._origin, self._layout, self._read = origin, layout, read
+        self._origin, self._layout, self._read, self._labels = origin, layout, read, labels
         self.count = count
         self.variables = tuple(variable.variable for variable in layout.variables)
         self.shape = layout.shape
@@ -82,6 +89,10 @@ class Fields:
         """how often a chunk is read: once, unless a chunk in time is larger than a block"""
         self.ignored: Counter[str] = Counter()
         """what the source holds besides, by kind"""
+
+    def labels(self) -> Iterator[tuple[str, ...]]:
+        """What tells the items of a source apart, in their order, without reading a value."""
+        return map(tuple, self._labels())
 
     def __iter__(self) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
         """Key, array and attributes (JSON-ready) of every item; time first, then the other axes."""

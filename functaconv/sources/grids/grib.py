@@ -92,7 +92,7 @@ def open_grib(path: Path, origin: Origin, choice: FieldChoice) -> Iterator[Field
                     channels = np.stack([_values(eccodes, stream, message, grid) for message in item])
                 yield labels, attributes, channels
 
-    fields = Fields(origin, layout, len(items), read)
+    fields = Fields(origin, layout, len(items), labels=lambda: _labels(items), read=read)
     choice.count_others({message.name: message.grid for message in scanned}, fields.ignored)
     yield fields
 

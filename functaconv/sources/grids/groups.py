@@ -46,13 +46,13 @@ class Groups:
         return found
 
 
-def group_fields(groups: Groups, choice: FieldChoice, origin: Origin) -> Fields:
+def group_fields(groups: Groups, choice: FieldChoice, origin: Origin, readers: int = 1) -> Fields:
     """The fields of the group that was chosen, or of the only one that has some; the outermost goes before others."""
     if choice.group is not None:
         path = choice.group.strip("/")
         if path not in ("", *groups.paths):
             raise InputError(f"{origin.shown}: no group {choice.group!r}", hint=_named(groups.paths))
-        return array_fields(groups.dataset(path), choice, origin)
+        return array_fields(groups.dataset(path), choice, origin, readers)
     if len(groups.paths) > _MOST_GROUPS:
         raise InputError(f"{origin.shown}: {len(groups.paths)} groups", hint=_named(groups.paths))
     datasets = {path: groups.dataset(path) for path in ("", *groups.paths)}
@@ -61,7 +61,7 @@ def group_fields(groups: Groups, choice: FieldChoice, origin: Origin) -> Fields:
         raise InputError(f"{origin.shown}: fields in {len(usable)} groups", hint=_named(usable))
     # of none that is usable, the first with variables says what is wrong
     path = next(iter(usable or [path for path, dataset in datasets.items() if dataset.data_vars]), "")
-    fields = array_fields(datasets[path], choice, origin)
+    fields = array_fields(datasets[path], choice, origin, readers)
     if len(usable) > 1:
         ignore(fields.ignored, GROUPS, len(usable) - 1)
     return fields

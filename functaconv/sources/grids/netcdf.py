@@ -26,9 +26,9 @@ _S3_ATTEMPTS = 5
 
 
 @contextmanager
-def open_netcdf(path: Path, origin: Origin, choice: FieldChoice) -> Iterator[Fields]:
+def open_netcdf(path: Path, origin: Origin, choice: FieldChoice, readers: int) -> Iterator[Fields]:
     with netcdf_groups(path, origin) as groups:
-        yield group_fields(groups, choice, origin)
+        yield group_fields(groups, choice, origin, readers)
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def _below(group: "netCDF4.Dataset") -> "Iterator[netCDF4.Group]":
 
 @contextmanager
 def open_zarr(
-    location: str | Path, origin: Origin, choice: FieldChoice, options: Mapping[str, Any] | None
+    location: str | Path, origin: Origin, choice: FieldChoice, readers: int, options: Mapping[str, Any] | None
 ) -> Iterator[Fields]:
     imported("xarray", "era5", "a zarr store")
     import zarr
@@ -100,7 +100,7 @@ def open_zarr(
             # requests
             return dataset[sorted(dataset.data_vars, key=str)]
 
-        yield group_fields(Groups(tuple(groups)[1:], cache(opened)), choice, origin)
+        yield group_fields(Groups(tuple(groups)[1:], cache(opened)), choice, origin, readers)
 
 
 def _patient(location: str | Path, options: Mapping[str, Any]) -> dict[str, Any] | None:

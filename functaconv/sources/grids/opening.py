@@ -56,13 +56,16 @@ def open_fields(
     choice: FieldChoice = EVERYTHING,
     *,
     name: str | None = None,
+    said: str | None = None,
+    readers: int = 1,
     storage_options: Mapping[str, Any] | None = None,
 ) -> AbstractContextManager[Fields]:
     """The fields of a NetCDF or GRIB file, or of a zarr store (a directory, or a URL that fsspec knows).
 
-    Keys begin with `name`, by default the file's name without its suffix. `storage_options` go to fsspec.
+    Keys begin with `name`, by default the file's name without its suffix; errors speak of `said`, by default the
+    source. `readers` sources that are read at the same time share the memory. `storage_options` go to fsspec.
     """
-    origin = Origin.of(source, name)
+    origin = Origin.of(source, name, said)
     if origin.is_url:
         if scheme_of(str(source)) in ("file", "local"):
             raise InputError(
@@ -70,19 +73,19 @@ def open_fields(
             )
         if origin.suffix in FIELD_SUFFIXES:
             raise InputError(f"{origin.shown}: only zarr stores are read from a URL", hint="download the file first")
-        return open_zarr(str(source), origin, choice, storage_options)
+        return open_zarr(str(source), origin, choice, readers, storage_options)
     path = Path(source)
     if path.is_dir():
-        return open_zarr(path, origin, choice, None)
+        return open_zarr(path, origin, choice, readers, None)
     content = _start(path, origin)
     if content.startswith(_NETCDF):
-        return open_netcdf(path, origin, choice)
+        return open_netcdf(path, origin, choice, readers)
     # a message may follow the heading of a bulletin
     if b"GRIB" in content:
         return open_grib(path, origin, choice)
     others = (words for first, words in _OTHERS.items() if content.lstrip().startswith(first))
     raise InputError(
-        f"{path}: expected NetCDF or GRIB, found {next(others, format_in_words(content))}",
+        f"{origin.shown}: expected NetCDF or GRIB, found {next(others, format_in_words(content))}",
         hint="unpack it if it is an archive; else the download may have failed: get the file again",
     )
 

@@ -1,0 +1,187 @@
+"""From the files of a source to what shards hold: each item, or the reason why there is none."""
+
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from functaconv.errors import InputError, ItemError
+from functaconv.packing.grids import Grids
+from functaconv.packing.selection import File
+from functaconv.sources.binvox import write_binvox
+from functaconv.sources.contents import format_of
+from functaconv.sources.decoders import (
+    ARRAY_SUFFIXES,
+    DEFAULT_LIMITS,
+    OTHER_IMAGES,
+    PROMISED,
+    ImageTransform,
+    decode,
+    transform_image,
+)
+from functaconv.sources.folder import opened
+from functaconv.sources.items import Item, Record
+from functaconv.sources.limits import room_for
+from functaconv.sources.meshes import MESH_SUFFIXES, voxelise
+from functaconv.sources.noise import now_reading
+
+Sample = dict[str, str | bytes]
+"""the members of a record by suffix, and its key under __key__"""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A file that could not be packed."""
+
+    path: str
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """What became of an item, or of the rest of a file."""
+
+    sample: Sample | None = None
+    failure: Failure | None = None
+    hint: str | None = None
+    """what to do about the failure"""
+    ignored: Counter[str] = field(default_factory=Counter)
+    """what was left out of the file, by kind"""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What files are read with."""
+
+    array: str | None
+    """of an npz with several arrays, the name of the one"""
+    transform: ImageTransform | None
+    resolution: int | None
+    is_strict: bool
+    """whether a file that cannot be packed is an error: the source is that one file"""
+
+
+def read(unit: File | Grids, reading: Reading) -> Iterable[Packed]:
+    """The items of a file, or of files that belong together.
+
+    Images and arrays are read at once, so that several threads can; others, whose libraries do not bear that, or which
+    are larger than memory, when they are asked for.
+    """
+    if isinstance(unit, Grids):
+        return _of_grids(unit, reading)
+    if unit.suffix in MESH_SUFFIXES:
+        return _of_file(unit, reading)
+    return list(_of_file(unit, reading))
+
+
+def _of_grids(grids: Grids, reading: Reading) -> Iterator[Packed]:
+    """Each grid of a file: npy, and json with its axes, units and time."""
+    first = grids.files[0]
+    ignored: Counter[str] = Counter()
+    labels = {file.label for file in grids.files}
+    try:
+        if reading.transform not in (None, ImageTransform()):
+            raise ItemError("resizing and cropping are for images, found grids")
+        for key, array, attributes in grids.items(ignored):
+            if attributes["n_missing"] == array.size:
+                yield Packed(failure=Failure(first.shown, key, "every value is missing"))
+                continue
+            content = io.BytesIO()
+            np.save(content, array, allow_pickle=False)
+            sample: Sample = {"__key__": key, "npy": content.getvalue(), "json": json.dumps(attributes).encode()}
+            yield Packed(_labelled(sample, first.label if len(labels) == 1 else -1))
+    except (ItemError, InputError) as error:
+        yield _failed(first, error, reading)
+    yield Packed(ignored=ignored)
+
+
+def _of_file(file: File, reading: Reading) -> Iterator[Packed]:
+    now_reading(file.shown)
+    ignored: Counter[str] = Counter()
+    try:
+        sample: Sample = {"__key__": file.key, **_content(file, reading, ignored)}
+    except (ItemError, InputError) as error:
+        yield replace(_failed(file, error, reading), ignored=ignored)
+        return
+    yield Packed(_labelled(sample, file.label), ignored=ignored)
+
+
+def _failed(file: File, error: ItemError | InputError, reading: Reading) -> Packed:
+    if reading.is_strict and isinstance(error, InputError):
+        raise error
+    # its name stands before the reason anyway
+    reason = str(error).removeprefix(f"{file.shown}: ")
+    return Packed(failure=Failure(file.shown, file.key, reason), hint=getattr(error, "hint", None))
+
+
+def _labelled(sample: Sample, label: int) -> Sample:
+    return sample | {"cls": str(label).encode()} if label >= 0 else sample
+
+
+def _content(file: File, reading: Reading, ignored: Counter[str]) -> dict[str, bytes]:
+    if file.problem is not None:
+        raise ItemError(file.problem)
+    if file.suffix in OTHER_IMAGES:
+        expected = ", ".join(ARRAY_SUFFIXES)
+        raise ItemError(f"{file.suffix} images are not read; expected one of {expected}: convert it first")
+    if file.suffix in MESH_SUFFIXES and reading.resolution is None:
+        raise ItemError(f"{file.suffix}: a mesh becomes voxels: say how many per side with --resolution")
+    path = Path(file.place)
+    try:
+        with opened(path) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            if size > DEFAULT_LIMITS.member:
+                raise ItemError(f"{size} bytes, expected at most {DEFAULT_LIMITS.member}")
+            with room_for(size):
+                # no more than was said: it may grow
+                content = stream.read(size)
+    except OSError as error:
+        raise ItemError(f"cannot be read: {error.strerror or error}") from error
+    if file.suffix in MESH_SUFFIXES:
+        assert reading.resolution is not None
+        return {"binvox": write_binvox(voxelise(content, file.suffix, reading.resolution, ignored=ignored))}
+    return _checked(file, content, reading, ignored)
+
+
+def _checked(file: File, content: bytes, reading: Reading, ignored: Counter[str]) -> dict[str, bytes]:
+    """A file that decodes, as it is or transformed; under the suffix of what it is."""
+    transform = reading.transform
+    item = decode(
+        Record(0, 0, file.key, {file.suffix: content}),
+        field=None if reading.array is None else f"npz:{reading.array}",
+        ignored=ignored,
+    )
+    if transform is not None and transform != ImageTransform():
+        if item.peak is None:
+            raise ItemError(f"{file.suffix}: resizing and cropping are for images, found an array")
+        array = transform_image(item.array, item.peak, transform, max_pixels=DEFAULT_LIMITS.pixels)
+        if not np.array_equal(array, item.array):
+            return _encoded(replace(item, array=array))
+    return {_true_suffix(file.suffix, content): content}
+
+
+def _true_suffix(suffix: str, content: bytes) -> str:
+    """The suffix, or one that says what the content is, where that is something else."""
+    found = format_of(content)
+    if PROMISED[suffix] == found:
+        return suffix
+    return next(other for other, promised in PROMISED.items() if promised == found)
+
+
+def _encoded(item: Item) -> dict[str, bytes]:
+    """The image in a format without loss that decodes to the same values."""
+    array = item.array[..., 0] if item.array.shape[2] == 1 else item.array
+    suffix, name = ("tif", "TIFF") if array.dtype == np.float32 else ("png", "PNG")
+    if array.dtype == np.uint16 and item.peak != 65535:
+        # 12-bit codes: png knows 16
+        array = np.rint(array * (65535 / float(item.peak or 1))).astype(np.uint16)
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, name)
+    return {suffix: buffer.getvalue()}

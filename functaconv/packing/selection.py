@@ -1,0 +1,273 @@
+"""Which files of a source are packed. Where they are of several kinds, the user has to choose one."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from functaconv.errors import InputError, UsageError
+from functaconv.sources.contents import FIELDS, HEAD, format_of
+from functaconv.sources.decoders import ARRAY_SUFFIXES, OTHER_IMAGES
+from functaconv.sources.folder import Candidate, opened, relative_name, walk
+from functaconv.sources.grids import FIELD_SUFFIXES, is_fields
+from functaconv.sources.grids.origin import Origin
+from functaconv.sources.ignored import CAPTIONS, ignore, most_ignored
+from functaconv.sources.images import IMAGE_SUFFIXES
+from functaconv.sources.meshes import MESH_SUFFIXES
+from functaconv.sources.naming import scheme_of, shown
+from functaconv.sources.unzipping import member_names, unzipped
+
+PACKED_SUFFIXES = (*ARRAY_SUFFIXES, *MESH_SUFFIXES, *FIELD_SUFFIXES)
+ZARR, ZIP = "zarr", "zip"
+IMAGE, ARRAY, VOXELS, GRID = "images", "arrays", "voxels", "grids"
+_KINDS = {
+    **dict.fromkeys((*IMAGE_SUFFIXES, *OTHER_IMAGES), IMAGE),
+    **dict.fromkeys(("npy", "npz"), ARRAY),
+    **dict.fromkeys(("binvox", *MESH_SUFFIXES), VOXELS),
+    **dict.fromkeys((*FIELD_SUFFIXES, ZARR), GRID),
+}
+_SUFFIX_OF = {
+    "PNG": "png", "JPEG": "jpg", "WebP": "webp", "BMP": "bmp", "PNM": "ppm", "GIF": "gif", "TIFF": "tif", "npy": "npy",
+    "binvox": "binvox", "NetCDF": "nc", "HDF5": "nc", "GRIB": "grib", "OFF": "off", "zip": ZIP,
+}  # fmt: skip
+"""of files without one"""
+_CAPTIONS = (".txt", ".json", ".caption")
+_WORD = re.compile(r"[a-z][a-z_-]*")
+_MOST_TOLD = 8
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file, a zarr store or the URL of one, that is to be packed."""
+
+    place: Path | str
+    suffix: str
+    """what it is looked at as"""
+    key: str
+    shown: str
+    """below the source, for messages"""
+    label: int = -1
+    problem: str | None = None
+    """why it cannot be packed, where that is known already"""
+
+    @property
+    def kind(self) -> str:
+        return _KINDS[self.suffix]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What is packed of a source, in the order of paths."""
+
+    files: tuple[File, ...]
+    ignored: Counter[str]
+    classes: tuple[str, ...] = ()
+    is_lone: bool = False
+    """whether the source is the one file: what is wrong with it is an error"""
+
+
+def parse_packed_field(field: str) -> tuple[str, str | None]:
+    """`png` -> (png, None), `solid.binvox`, `npz:NAME` -> (npz, NAME): what `--field` of pack takes."""
+    suffix, colon, name = field.strip().partition(":")
+    suffix = suffix.lstrip(".").lower()
+    last = suffix.rpartition(".")[2]
+    if last not in (*PACKED_SUFFIXES, ZARR) or (colon and (last != "npz" or not name)):
+        raise UsageError(
+            f"not a field that can hold an array: {field!r}",
+            hint=f"expected one of {', '.join(PACKED_SUFFIXES)}, zarr, or npz:NAME for one array of an npz",
+        )
+    return suffix, name or None
+
+
+@contextmanager
+def selected(
+    source: Path | str, *, field: str | None = None, labels: bool | None = None, exclude: Path | None = None
+) -> Iterator[Selection]:
+    """The files of a folder, of a zip archive, or the one that the source is; archives are unpacked meanwhile."""
+    suffix = None if field is None else parse_packed_field(field)[0]
+    lone = _lone_file(source)
+    with ExitStack() as stack:
+        if lone is not None and lone.suffix == ZIP:
+            folder = stack.enter_context(unzipped(Path(source), lone.shown))
+            if is_fields(folder):
+                yield Selection((replace(lone, place=folder, suffix=ZARR),), Counter(), is_lone=True)
+            else:
+                yield _below(folder, lone.shown, suffix, False, None, stack)
+        elif lone is not None:
+            yield Selection((lone,), Counter(), is_lone=True)
+        else:
+            yield _below(Path(source), str(source), suffix, labels, exclude, stack)
+
+
+def _lone_file(source: Path | str) -> File | None:
+    """The source where it is no folder of files."""
+    is_url, path = scheme_of(str(source)) is not None, Path(source)
+    if is_url and not is_fields(source):
+        raise InputError(
+            f"no zarr store by its name: {shown(str(source))}",
+            hint="only a URL that ends in .zarr is read; download others",
+        )
+    if not is_url and not path.exists():
+        raise InputError(f"no such folder: {path}", hint="give a folder of images, or of npy or npz files")
+    if not is_url and path.is_dir() and not is_fields(path):
+        return None
+    origin = Origin.of(source)
+    if is_url or path.is_dir():
+        return File(source, ZARR, origin.key, origin.shown)
+    found, suffix = _format(path), path.suffix.lower().removeprefix(".")
+    if found == "zip" and suffix != "npz":
+        return File(path, ZIP, origin.key, origin.shown)
+    if found in FIELDS or suffix in FIELD_SUFFIXES:
+        return File(path, "nc", origin.key, origin.shown)
+    if found == "npy" or suffix in ("npy", "npz"):
+        return File(path, "npy" if found == "npy" else suffix, origin.key, origin.shown)
+    raise InputError(
+        f"neither a folder nor a file of grids: {path}",
+        hint=f"put it into a folder of its own and pack that; files of grids end in {', '.join(FIELD_SUFFIXES)}",
+    )
+
+
+def _below(
+    folder: Path, said: str, suffix: str | None, labels: bool | None, exclude: Path | None, stack: ExitStack
+) -> Selection:
+    """The files below a folder; the folder stands for `said`."""
+    found = walk(folder, _wanted(suffix), exclude=exclude)
+    ignored = found.ignored
+    files: list[File] = []
+    for candidate in found.candidates:
+        name = relative_name(candidate.path, folder)
+        file = File(candidate.path, _suffix(candidate.path) or "", candidate.key, name, candidate.label)
+        if file.suffix in (ZIP, ZARR, *FIELD_SUFFIXES) and _format(candidate.path) == "zip":
+            files += _unpacked(file, suffix, ignored, stack)
+        elif file.suffix == ZIP:
+            ignore(ignored, f".{ZIP}")
+        else:
+            files.append(file)
+    if not files:
+        text = most_ignored(ignored) or "no files at all"
+        raise InputError(f"nothing to pack in {said}: found {text}", hint=f"expected {', '.join(PACKED_SUFFIXES)}")
+    _check_one_kind(files, said)
+    _count_captions(files, ignored)
+    classes = found.classes
+    if labels and not classes:
+        raise InputError(f"no classes in {said}: some files lie beside the sub-folders, expected all within them")
+    if labels is False:
+        files, classes = [replace(file, label=-1) for file in files], ()
+    return Selection(tuple(files), ignored, classes)
+
+
+def _wanted(suffix: str | None) -> Callable[[Path], bool]:
+    """Whether a file or folder is to be looked at; with a `suffix` (solid.binvox) only those that end so."""
+
+    def is_wanted(path: Path) -> bool:
+        if path.is_dir():
+            return is_fields(path) and suffix in (None, ZARR)
+        found = _suffix(path)
+        if suffix is None:
+            return found is not None
+        # zip: archives of many files may hold what is wanted
+        return _ends(path.name.lower(), suffix) or found == ZIP
+
+    return is_wanted
+
+
+def _ends(name: str, suffix: str) -> bool:
+    """jpg stands for jpeg as well: what promises the same format has one name."""
+    last = name.rpartition(".")[2]
+    same = "." not in suffix and suffix in IMAGE_SUFFIXES and IMAGE_SUFFIXES[suffix] == IMAGE_SUFFIXES.get(last)
+    return "." in name and (same or name.endswith(f".{suffix}"))
+
+
+def _suffix(path: Path) -> str | None:
+    """What a file may be: by its suffix, without one by its content; a folder is a store."""
+    suffix = path.suffix.lower().removeprefix(".")
+    if path.is_dir():
+        return ZARR
+    if not suffix:
+        return _SUFFIX_OF.get(_format(path) or "")
+    return suffix if suffix in _KINDS or suffix == ZIP else None
+
+
+def _format(path: Path) -> str | None:
+    try:
+        with opened(path) as stream:
+            return format_of(stream.read(HEAD))
+    # whoever opens it to pack it says what is wrong
+    except OSError:
+        return None
+
+
+def _unpacked(file: File, suffix: str | None, ignored: Counter[str], stack: ExitStack) -> list[File]:
+    """The grids in an archive within a folder; a zip file of other things is ignored."""
+    path = Path(file.place)
+    try:
+        names = member_names(path, file.shown)
+        if not any(_is_of_grids(name) for name in names):
+            if file.suffix == ZIP:
+                ignore(ignored, f".{ZIP}")
+                return []
+            return [replace(file, problem="a zip archive without NetCDF files, GRIB files or a zarr store")]
+        folder = stack.enter_context(unzipped(path, file.shown))
+    except InputError as error:
+        return [replace(file, suffix="nc", problem=str(error))]
+    if is_fields(folder):
+        return [replace(file, place=folder, suffix=ZARR)]
+    inner = walk(folder, _wanted(suffix))
+    ignored.update(inner.ignored)
+    return [_member(file, candidate, folder) for candidate in inner.candidates]
+
+
+def _is_of_grids(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.suffix.lower().removeprefix(".") in FIELD_SUFFIXES or path.name in (".zgroup", ".zarray", "zarr.json")
+
+
+def _member(archive: File, candidate: Candidate, folder: Path) -> File:
+    name = relative_name(candidate.path, folder)
+    suffix = _suffix(candidate.path) or ""
+    return File(candidate.path, suffix, f"{archive.key}/{candidate.key}", f"{archive.shown}/{name}", archive.label)
+
+
+def _check_one_kind(files: Sequence[File], said: str) -> None:
+    """InputError where images lie beside what they show, or most names are there in several forms."""
+    names = [PurePosixPath(file.shown) for file in files]
+    forms = _forms(names)
+    kinds = {file.kind for file in files}
+    by_stem: dict[str, set[str]] = {}
+    for name, form in zip(names, forms, strict=True):
+        by_stem.setdefault(str(name)[: len(str(name)) - len(form)], set()).add(form)
+    # of names, not of files
+    several = sum(len(found) > 1 for found in by_stem.values())
+    counts = Counter(forms)
+    if len(kinds) > 1:
+        what = f"files of several kinds ({', '.join(sorted(kinds))})"
+    elif several > 1 and 2 * several > len(by_stem):
+        what = f"{several} of {len(by_stem)} names in several forms"
+    else:
+        return
+    told = ", ".join(f"{count} {form or 'without suffix'}" for form, count in counts.most_common(_MOST_TOLD))
+    fields = ", or ".join(f"--field {form}" for form, _ in counts.most_common(_MOST_TOLD) if form)
+    raise InputError(f"{said} holds {what}: {told}", hint=f"choose one with {fields}")
+
+
+def _forms(names: Sequence[PurePosixPath]) -> list[str]:
+    """The suffix of each, with the word before it where several files have that too: solid.binvox."""
+    split = [name.name.lower().rsplit(".", 2) for name in names]
+    dotted = Counter(".".join(parts[1:]) for parts in split if len(parts) == 3 and _WORD.fullmatch(parts[1]))
+    return [
+        "" if len(parts) == 1 else ".".join(parts[1:]) if dotted[".".join(parts[1:])] > 1 else parts[-1]
+        for parts in split
+    ]
+
+
+def _count_captions(files: Sequence[File], ignored: Counter[str]) -> None:
+    """Tell files of text beside the images from others."""
+    for suffix in _CAPTIONS:
+        if suffix in ignored and any(file.kind == IMAGE and _has_caption(file, suffix) for file in files):
+            ignore(ignored, CAPTIONS, ignored.pop(suffix))
+
+
+def _has_caption(file: File, suffix: str) -> bool:
+    return Path(file.place).with_suffix(suffix).exists()

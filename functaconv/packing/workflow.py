@@ -1,0 +1,240 @@
+"""From a source to shards, and what is told of it."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from dataclasses import field as dataclass_field
+from itertools import chain
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from functaconv.errors import FunctaconvError, InputError, TooManyFailuresError, UsageError
+from functaconv.files import replace_bytes
+from functaconv.packing.grids import Grids, joined_grids, opened
+from functaconv.packing.reading import Failure, Packed, Reading, Sample, read
+from functaconv.packing.selection import GRID, File, Selection, parse_packed_field, selected
+from functaconv.packing.writing import check_target, write_shards, write_stream
+from functaconv.sources.decoders import ImageTransform
+from functaconv.sources.grids import EVERYTHING, FieldChoice
+from functaconv.sources.grids.origin import Origin
+from functaconv.sources.ignored import most_ignored
+from functaconv.sources.meshes import MOST_RESOLUTION
+from functaconv.sources.noise import heard
+
+# at a few kilobytes an image some tens of megabytes: big enough to read at speed, small enough to share out
+ITEMS_PER_SHARD = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class PackSummary:
+    """What `pack` wrote, and what it did not."""
+
+    count: int
+    failed: int
+    ignored: Mapping[str, int]
+    """what the source holds that is not packed, by kind"""
+    shards: tuple[str, ...]
+    """names in the target directory; none for a stream"""
+    bytes: int
+    """of all shards"""
+    classes: tuple[str, ...]
+    failures: tuple[Failure, ...]
+    notes: tuple[str, ...] = ()
+    """what libraries warned of, once with the file's name, and what might be meant otherwise"""
+    complaint: FunctaconvError | None = dataclass_field(default=None, compare=False)
+    """more failed than were allowed"""
+
+
+@dataclass(frozen=True, slots=True)
+class PackPlan:
+    """What `pack` would read."""
+
+    files: int
+    items: int | None
+    """of grids; None for a folder of other files, each an item if it decodes"""
+    bytes: int
+    """to be read: of files as they are, of grids as float32"""
+    passes: int = 1
+    """how often the largest chunks of a grid's file have to be read"""
+
+
+def plan(source: Path | str, *, field: str | None = None, choice: FieldChoice = EVERYTHING) -> PackPlan:
+    """What `pack` would do with this source, without reading a value."""
+    with selected(source, field=field) as selection:
+        units = _units(selection, choice, str(source))
+        grids = [unit for unit in units if isinstance(unit, Grids)]
+        items = size = 0
+        passes = 1
+        for unit in grids:
+            for file in unit.files:
+                with opened(file, unit.choice, name=file.key, readers=len(unit.parts)) as found:
+                    # other parts hold other channels of the same items
+                    items += found.count if file in unit.parts[0] else 0
+                    size, passes = size + found.bytes, max(passes, found.passes)
+        others = [Path(unit.place) for unit in units if isinstance(unit, File)]
+        size += sum(path.stat().st_size for path in others)
+        return PackPlan(len(selection.files), None if others else items, size, passes)
+
+
+def pack(
+    source: Path | str,
+    target: Path | BinaryIO,
+    *,
+    field: str | None = None,
+    transform: ImageTransform | None = None,
+    resolution: int | None = None,
+    choice: FieldChoice = EVERYTHING,
+    items_per_shard: int = ITEMS_PER_SHARD,
+    seed: int | None = 0,
+    labels: bool | None = None,
+    max_error_rate: float = 0.01,
+    workers: int | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> PackSummary:
+    """Pack what lies below `source` into shards in the directory `target`, or into one tar.
+
+    Images, npy, npz and binvox files are decoded to check them, then copied as they are; with a `transform` that
+    changes it, an image is written anew (png; float tiff). Meshes become solid voxels (binvox) of `resolution` per
+    side. NetCDF and GRIB files and zarr stores (also the URL of one) become grids, one for each time, level and member
+    that `choice` leaves, in their order; where files hold different variables of the same hours and grid, these are
+    channels of one item. A zip archive is read like the files in it. `seed` shuffles the files, so that neighbours in a
+    folder are not neighbours in training; None keeps the order of the paths. `field` takes only files of one suffix
+    (`png`, `solid.binvox`, `npz:NAME`); of a source with several kinds it has to choose one. `labels` writes a class
+    per sub-folder; None does so if every file lies in one.
+
+    `target` gets shard-000000.tar ..., pack.json, and classes.txt and failed.jsonl if there are any; the shards get
+    their names together at the end. It has to be new or empty; `overwrite` replaces what an earlier run left.
+    `complaint` of the result tells of a larger share of failures than `max_error_rate`. `workers` threads decode (None:
+    one per core).
+    """
+    if items_per_shard < 1:
+        raise UsageError(f"items per shard: expected 1 or more, found {items_per_shard}")
+    if resolution is not None and not 1 <= resolution <= MOST_RESOLUTION:
+        raise UsageError(f"a resolution of {resolution} voxels per side", hint=f"choose 1 to {MOST_RESOLUTION}")
+    array = None if field is None else parse_packed_field(field)[1]
+    # a target inside the source is not packed
+    directory = target if isinstance(target, Path) else None
+    if directory is not None:
+        check_target(directory, Path(source), overwrite)
+    threads = (os.cpu_count() or 1) if workers is None else workers
+    with selected(source, field=field, labels=labels, exclude=directory) as selection, heard() as noise:
+        units = _shuffled(_units(selection, choice, str(source)), seed)
+        reading = Reading(array, transform, resolution, selection.is_lone)
+        told = _Told(selection.ignored)
+        # closed whatever happens: decoders that wait for room would wait for ever
+        with closing(_outcomes(units, reading, threads, progress)) as outcomes:
+            samples = told.samples(outcomes)
+            first = next(samples, None)
+            if first is None:
+                raise told.nothing(Origin.of(source).shown)
+            whole = chain([first], samples)
+            if isinstance(target, Path):
+                written = write_shards(target, whole, items_per_shard)
+            else:
+                written = write_stream(target, whole)
+    summary = PackSummary(
+        written.count, len(told.failures), dict(sorted(told.ignored.items())), written.shards, written.bytes,
+        selection.classes, tuple(told.failures), tuple(noise.lines()), told.complaint(written.count, max_error_rate),
+    )  # fmt: skip
+    if directory is not None:
+        settings = {
+            "field": field,
+            "transform": None if transform is None else asdict(transform),
+            "items_per_shard": items_per_shard,
+            "seed": seed,
+            "resolution": resolution,
+            "choice": asdict(choice),
+        }
+        _describe(directory, summary, settings)
+    return summary
+
+
+def _units(selection: Selection, choice: FieldChoice, said: str) -> list[File | Grids]:
+    """What is read together, in the order of the files."""
+    grids = [file for file in selection.files if file.kind == GRID]
+    if not grids:
+        return [*selection.files]
+    if selection.is_lone:
+        return [Grids.of(file, choice) for file in grids]
+    return [*joined_grids(grids, choice, said, selection.ignored)]
+
+
+def _shuffled(units: Sequence[File | Grids], seed: int | None) -> list[File | Grids]:
+    order = np.arange(len(units))
+    if seed is not None:
+        np.random.default_rng(seed).shuffle(order)
+    return [units[number] for number in order.tolist()]
+
+
+def _outcomes(
+    units: Sequence[File | Grids], reading: Reading, workers: int, progress: bool
+) -> Generator[Iterable[Packed]]:
+    """What became of each, in order."""
+
+    # this imports torch: only when there is something to read
+    from functaconv.signals.loader import Ahead, begun_ahead
+
+    with closing(begun_ahead(lambda unit: read(unit, reading), units, workers=workers)) as calls:
+        outcomes: Iterable[Ahead[Iterable[Packed]]] = calls
+        if progress:
+            from tqdm.auto import tqdm
+
+            outcomes = tqdm(calls, total=len(units), desc="pack", unit="file")
+        for call in outcomes:
+            yield call.result()
+
+
+class _Told:
+    """What is not packed, counted while samples pass."""
+
+    def __init__(self, ignored: Counter[str]) -> None:
+        self.ignored = ignored
+        self.failures: list[Failure] = []
+        self._hint: str | None = None
+
+    def samples(self, outcomes: Iterable[Iterable[Packed]]) -> Iterator[Sample]:
+        for packed in chain.from_iterable(outcomes):
+            self.ignored.update(packed.ignored)
+            if packed.failure is not None:
+                self.failures.append(packed.failure)
+                self._hint = self._hint or packed.hint
+            if packed.sample is not None:
+                yield packed.sample
+
+    def nothing(self, source: str) -> InputError:
+        """Nothing is left to pack."""
+        reasons = "; ".join(f"{failure.path}: {failure.reason}" for failure in self.failures[:3])
+        ignored = f"; ignored: {most_ignored(self.ignored)}" if self.ignored else ""
+        return InputError(
+            f"none of the {len(self.failures)} files in {source} can be packed ({reasons}){ignored}", hint=self._hint
+        )
+
+    def complaint(self, count: int, max_error_rate: float) -> FunctaconvError | None:
+        failed = len(self.failures)
+        if failed <= max_error_rate * (count + failed):
+            return None
+        first = self.failures[0]
+        return TooManyFailuresError(
+            f"{failed} of {count + failed} items failed, more than --max-error-rate {max_error_rate:g}; the first: "
+            f"{first.path}: {first.reason}",
+            hint="the others are packed; mend these, or allow more with --max-error-rate",
+        )
+
+
+def _describe(target: Path, summary: PackSummary, settings: Mapping[str, object]) -> None:
+    if summary.classes:
+        replace_bytes(target / "classes.txt", "".join(f"{name}\n" for name in summary.classes).encode())
+    if summary.failures:
+        lines = (json.dumps(asdict(failure), ensure_ascii=False) + "\n" for failure in summary.failures)
+        replace_bytes(target / "failed.jsonl", "".join(lines).encode())
+    described = asdict(replace(summary, failures=(), complaint=None))
+    for name in ("failures", "complaint", "notes"):
+        del described[name]
+    text = json.dumps({**described, **settings}, indent=1, ensure_ascii=False)
+    replace_bytes(target / "pack.json", (text + "\n").encode())

@@ -1,0 +1,109 @@
+"""Samples as webdataset tars: the same bytes for the same samples, under their names only when all are whole."""
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from functaconv.errors import OutputExistsError, UsageError
+from functaconv.files import sync
+from functaconv.packing.reading import Sample
+
+_OURS = re.compile(r"shard-\d{6,}\.tar|failed\.jsonl|classes\.txt|pack\.json")
+_UNFINISHED = re.compile(r"\.shard-\d{6,}\.tar\.part")
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was written."""
+
+    count: int
+    bytes: int
+    shards: tuple[str, ...] = ()
+    """names in the target directory; none for a stream"""
+
+
+def check_target(target: Path, source: Path, overwrite: bool) -> None:
+    """OutputExistsError for a directory that holds what may not be replaced."""
+    if target.exists() and not target.is_dir():
+        raise OutputExistsError(f"{target} is a file, expected a new or empty directory")
+    if target.exists() and target.resolve() == source.resolve():
+        raise UsageError("source and target are the same folder", hint="give a new directory for the shards")
+    names = [path.name for path in target.iterdir()] if target.exists() else []
+    found = sorted(name for name in names if not _UNFINISHED.fullmatch(name))
+    if found and not overwrite:
+        raise OutputExistsError(
+            f"{target} is not empty ({', '.join(found[:3])})", hint="give a new directory, or --overwrite"
+        )
+    foreign = [name for name in found if name.lower().endswith(".tar") and not _OURS.fullmatch(name)]
+    if foreign:
+        raise OutputExistsError(
+            f"{target} holds tars that pack did not write ({', '.join(foreign[:3])})", hint="give a new directory"
+        )
+
+
+def write_stream(stream: BinaryIO, samples: Iterable[Sample]) -> Written:
+    """One tar."""
+    counted = _CountingStream(stream)
+    return Written(_write_tar(counted, samples), counted.size)
+
+
+def write_shards(target: Path, samples: Iterator[Sample], items_per_shard: int) -> Written:
+    """Everything under temporary names, then renamed together: a killed pack leaves no shard that looks whole."""
+    target.mkdir(parents=True, exist_ok=True)
+    for left in target.iterdir():
+        if _UNFINISHED.fullmatch(left.name):
+            left.unlink()
+    with ExitStack() as cleanup:
+        shards: list[str] = []
+        count = size = 0
+        for first in samples:
+            name = f"shard-{len(shards):06d}.tar"
+            part = target / f".{name}.part"
+            cleanup.callback(part.unlink, missing_ok=True)
+            with part.open("wb") as stream:
+                count += _write_tar(stream, chain([first], islice(samples, items_per_shard - 1)))
+                stream.flush()
+                os.fsync(stream.fileno())
+            size += part.stat().st_size
+            shards.append(name)
+        for old in target.iterdir():
+            if _OURS.fullmatch(old.name):
+                old.unlink()
+        for name in shards:
+            (target / f".{name}.part").rename(target / name)
+        sync(target)
+    return Written(count, size, tuple(shards))
+
+
+class _Sink(Protocol):
+    def write(self, data: bytes, /) -> int: ...
+
+
+class _CountingStream:
+    """Passes on what is written, and knows how much it was."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.size = 0
+
+    def write(self, data: bytes, /) -> int:
+        self._stream.write(data)
+        self.size += len(data)
+        return len(data)
+
+
+def _write_tar(stream: _Sink, samples: Iterable[Sample]) -> int:
+    # importing webdataset imports torch: only when there is something to write
+    from webdataset.writer import TarWriter
+
+    count = 0
+    with TarWriter(stream, user="", group="", mode=0o644, mtime=0, encoder=False) as writer:
+        for sample in samples:
+            writer.write(sample)
+            count += 1
+    return count
