@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from functaconv.conversion import encode
 from functaconv.errors import FunctaconvError, InputError, OutputExistsError, StoppedError, UsageError
 from functaconv.metalearning import Progress, Trained, Watcher, fit_base, learner
 from functaconv.metalearning import run as running
-from functaconv.recipe import merged
+from functaconv.metalearning.pace import Pace
+from functaconv.recipe import TrainingRecipe, merged
 
 from .conftest import npy, png, tar
 
@@ -470,3 +472,36 @@ def test_tiled_training_goes_on_where_it_stopped(
 def test_only_images_are_cut(array_shards: Callable[..., Path], tmp_path: Path, train: Callable[..., Trained]) -> None:
     with pytest.raises(UsageError, match="for images, not for arrays"):
         train(array_shards(3, (8, 9)), tmp_path / "base", data={"tile": 8})
+
+
+@pytest.mark.parametrize(
+    ("minutes", "each", "steps", "said"),
+    [
+        (1, 0.5, None, ["2 updates/s", "about 116 ", "--minutes 5"]),
+        (100, 60, None, ["0.017 updates/s", "about 96 ", "--minutes 504"]),
+        (1, 0.1, None, []),
+        (1, 0.5, 100, []),
+        (None, 0.5, 100, []),
+    ],
+)
+def test_a_budget_for_few_updates_is_said_once(
+    minutes: float | None, each: float, steps: int | None, said: list[str]
+) -> None:
+    notes = Notes()
+    pace = Pace(TrainingRecipe(minutes=minutes, steps=steps), notes.announce)
+    # the first update compiles, allocates, reads
+    seconds = 5 * each
+    for update in range(1, 60):
+        pace.note(5 * each if update == 1 else each, updates=update, left=60 * (minutes or 0) - seconds)
+        seconds += each
+    assert len(notes.messages) == bool(said)
+    assert all(part in notes.messages[0] for part in said)
+
+
+def test_a_short_run_says_that_it_is_too_short(
+    few: Path, tmp_path: Path, tiny: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_at(monkeypatch, 2, lambda: time.sleep(0.2))
+    notes, training = Notes(), {"minutes": 0.005, "batch_size": 8}
+    fit_base(str(few), tmp_path / "base", settings={**tiny, "training": training}, device="cpu", watcher=notes)
+    assert sum("updates/s" in message for message in notes.messages) == 1

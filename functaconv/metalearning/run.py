@@ -32,6 +32,7 @@ from functaconv.measuring import measure
 from functaconv.metalearning.canonical import make_canonical
 from functaconv.metalearning.held_out import held_out
 from functaconv.metalearning.learner import Learner
+from functaconv.metalearning.pace import Pace
 from functaconv.metrics import psnr
 from functaconv.parallel import Ensemble, LostRankError, trainers
 from functaconv.recipe import Recipe, build
@@ -48,6 +49,8 @@ HELD_OUT = 0.02
 MOST_HELD_OUT = 256
 LEAST_VALIDATED, VALIDATION_POINTS = 16, 1 << 20
 """large items are validated on fewer of them: it would take longer than the learning"""
+TRIED_POINTS = 1 << 16
+"""of validation items that are fitted to see how long all of them would take"""
 LATENT_SAMPLE, LEAST_SAMPLE, SAMPLE_POINTS = 512, 8, 1 << 20
 """training items from which the range of the latents is taken: fewer where they are large"""
 SAVE_EVERY = 20.0
@@ -156,7 +159,8 @@ class Run:
         base = build(request.recipe, request.axes, *self._described(saved)).to(request.device)
         base.field.network.sweep_dtype = sweep_dtype_of(request.precision)
         self.learner = Learner(base, request.recipe.training, ensemble)
-        self.seconds, self._validation_seconds, self._validated_at = 0.0, 0.0, -1
+        self.seconds, self._validating, self._validated_at = 0.0, 0.0, -1
+        self._validation_cost: float | None = None
         self._position = Position()
         self._shapes: set[tuple[int, ...]] = set()
         if saved is not None:
@@ -172,10 +176,11 @@ class Run:
         )  # fmt: skip
         started = time.monotonic() - self.seconds
         saved_at = reported_at = time.monotonic()
-        error = math.nan
+        error, pace = math.nan, Pace(training, self.watcher.announce)
         batches = prefetched(iter(sampler))
         try:
             while (spent := self._spent()) < 1:
+                began = time.monotonic()
                 ensemble.at(f"update {learner.updates + 1}")
                 batch, position = next(batches)
                 rollbacks = learner.rollbacks
@@ -191,6 +196,9 @@ class Run:
                 self._shapes.add(batch.shape)
                 now = time.monotonic()
                 value = self._validate_if_due()
+                if training.minutes:
+                    left = self._allowed(training.minutes) - self.seconds
+                    pace.note(now - began, updates=learner.updates, left=left)
                 if value is not None or now - reported_at > REPORT_EVERY:
                     self._report(error, norm, value)
                     reported_at = now
@@ -277,20 +285,35 @@ class Run:
         """How much of the budget is spent, by updates or by the clock, whichever is further."""
         training = self.request.recipe.training
         by_steps = self.learner.updates / training.steps if training.steps else 0.0
-        by_clock = self.seconds / (60 * training.minutes) if training.minutes else 0.0
+        by_clock = self.seconds / self._allowed(training.minutes) if training.minutes else 0.0
         return max(by_steps, by_clock)
 
+    def _allowed(self, minutes: float) -> float:
+        """Seconds for learning: the last validation comes on top, and is to be within the minutes too."""
+        return 60 * minutes - min(self._validation_cost or 0.0, 30 * minutes)
+
     def _validate_if_due(self) -> float | None:
+        if self._validation_cost is None:
+            self._validation_cost = self.ensemble.first(self._cost_of_validation)
         due = int(self._spent() * VALIDATIONS)
         if due <= self._validated_at or due >= VALIDATIONS:
             return None
-        is_first, self._validated_at = self._validated_at < 0, due
-        if is_first or self._validation_seconds > MOST_VALIDATING * self.seconds:
+        self._validated_at = due
+        if due == 0 or self._validating + self._validation_cost > MOST_VALIDATING * self.seconds:
             return None
-        quality, seconds = self.ensemble.first(self._timed_validation)
-        # counted twice: the next one would cost as much again
-        self._validation_seconds += 2 * seconds
+        quality, cost = self.ensemble.first(self._timed_validation)
+        self._validation_cost = cost
+        self._validating += cost
         return float(quality)
+
+    def _cost_of_validation(self) -> float:
+        """Seconds, about: those of a few items, in proportion to all."""
+        if not self._validation:
+            return 0.0
+        few = self._validation[0].items(slice(0, max(1, TRIED_POINTS // math.prod(self._validation[0].shape))))
+        started = time.monotonic()
+        self.learner.average.encode(few)
+        return (time.monotonic() - started) * sum(map(len, self._validation)) / len(few)
 
     def _timed_validation(self) -> tuple[float, float]:
         started = time.monotonic()
@@ -394,7 +417,8 @@ class Run:
 
     def _end(self, error: float) -> Trained:
         """What is left when the budget is spent."""
-        quality = self._validation_psnr()
+        quality, seconds = self._timed_validation()
+        self.seconds += seconds
         self._report(error, math.nan, quality)
         return self._finish(quality)
 
