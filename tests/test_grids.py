@@ -10,7 +10,7 @@ import pytest
 
 from functaconv.checkpoint import read_base
 from functaconv.conversion import encode
-from functaconv.errors import InputError, UsageError
+from functaconv.errors import InputError, OutputExistsError, UsageError
 from functaconv.functaset import open_functaset, verify
 from functaconv.functaset.schema import NO_TIME
 from functaconv.metalearning import fit_base
@@ -150,6 +150,19 @@ def test_netcdf_has_the_inputs_axes_times_and_units(store: Path, tmp_path: Path)
     render(store, tmp_path / "all.zarr", items=["2:5"], device="cpu")
     with xarray.open_zarr(tmp_path / "all.zarr", consolidated=False) as dataset:
         assert dataset["t2m"].shape == (3, len(LATITUDE), len(LONGITUDE))
+    for name in ("all.nc", "all.zarr"):
+        with pytest.raises(OutputExistsError, match="exists"):
+            render(store, tmp_path / name, items=["2:4"], device="cpu")
+        render(store, tmp_path / name, items=["2:4"], device="cpu", overwrite=True)
+    with xarray.open_zarr(tmp_path / "all.zarr", consolidated=False) as dataset:
+        assert dataset.sizes["time"] == 2
+    with xarray.open_dataset(tmp_path / "all.nc") as dataset:
+        assert dataset.sizes["time"] == 2
+    # a functaset is none that render made
+    with pytest.raises(OutputExistsError, match="render did not make it"):
+        render(store, store, items=["2:4"], device="cpu", overwrite=True)
+    assert len(open_functaset(store)) == 12
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all.nc", "all.zarr", "one.nc"]
 
 
 def test_what_is_missing_costs_nothing_and_is_nan_again(base: Path, tmp_path: Path) -> None:

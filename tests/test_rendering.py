@@ -297,6 +297,34 @@ def test_a_file_or_a_tar_that_exists_is_left_alone(store: Functaset, tmp_path: P
         assert (tmp_path / name).read_bytes() == b"mine"
 
 
+def test_overwrite_replaces_files_of_the_same_names(store: Functaset, tmp_path: Path) -> None:
+    for name in ("one.npy", "all.tar", "folder"):
+        render(store, tmp_path / name, items=[0], format="npy")
+    (tmp_path / "folder" / "mine.txt").write_bytes(b"mine")
+    with pytest.raises(OutputExistsError, match="not an empty directory") as caught:
+        render(store, tmp_path / "folder", items=[0], format="npy")
+    assert "--overwrite" in str(caught.value.hint)
+    view = View(scale=2)
+    for name in ("one.npy", "all.tar", "folder"):
+        render(store, tmp_path / name, items=[0], format="npy", view=view, overwrite=True)
+    assert np.load(tmp_path / "one.npy").shape == (24, 24, 3)
+    assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == ["image0000.npy", "mine.txt"]
+    assert np.load(tmp_path / "folder" / "image0000.npy").shape == (24, 24, 3)
+    with tarfile.open(tmp_path / "all.tar") as archive:
+        assert archive.getnames() == ["image0000.npy"]
+
+
+def test_overwrite_replaces_neither_a_folder_by_a_file_nor_what_is_in_a_store(store: Functaset, tmp_path: Path) -> None:
+    (tmp_path / "one.npy").mkdir()
+    with pytest.raises(OutputExistsError, match=r"one\.npy exists"):
+        render(store, tmp_path / "one.npy", items=[0], overwrite=True)
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "zarr.json").write_bytes(b"{}")
+    with pytest.raises(OutputExistsError, match="is a store of arrays"):
+        render(store, tmp_path / "store", items=[0], format="npy", overwrite=True)
+    assert [path.name for path in (tmp_path / "store").iterdir()] == ["zarr.json"]
+
+
 def test_many_items_do_not_go_to_one_file(store: Functaset, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="names one file, and 70 items"):
         render(store, tmp_path / "one.png")

@@ -42,6 +42,9 @@ def command(
         str | None,
         typer.Option("--format", help="png, npy, npz; voxels binvox, obj; grids nc, zarr.", metavar="FORMAT"),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files of the same names, or a store that render made.")
+    ] = False,
     device: options.Device = "auto",
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -64,6 +67,7 @@ def command(
     )
     rendered = render(
         functaset, out, items=item, keys=key or (), view=view, format=format, device=device, masked=mask,
+        overwrite=overwrite,
         progress=not quiet and out != "-" and sys.stderr.isatty(),
     )  # fmt: skip
     if json and out != "-":

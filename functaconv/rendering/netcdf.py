@@ -1,5 +1,6 @@
 """Decoded grids as CF NetCDF or zarr: latitude, longitude, time and units as the input had them."""
 
+import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -98,6 +99,15 @@ def to_dataset(pictures: Sequence[Picture], functaset: Functaset) -> "xarray.Dat
         if (seconds != NO_TIME).all():
             dataset["time"].encoding["dtype"] = "int64"
     return dataset
+
+
+def is_rendered(path: Path) -> bool:
+    """Whether this is a store that `to_zarr` made."""
+    try:
+        said = json.loads((path / "zarr.json").read_bytes())["attributes"]["source"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+    return isinstance(said, str) and said.startswith("functaconv ")
 
 
 def _times(seconds: np.ndarray, functaset: Functaset) -> np.ndarray:

@@ -21,7 +21,8 @@ _UNFIT = re.compile('[\x00-\x1f\x7f-\x9f/\\\\:*?"<>|\u200e\u200f\u2028-\u202e\u2
 _RESERVED = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])\s*(\..*)?", re.IGNORECASE | re.DOTALL)
 
 
-def sink(target: str, count: int, stack: ExitStack, stdout: BinaryIO | None) -> Sink:
+def sink(target: str, count: int, stack: ExitStack, stdout: BinaryIO | None, *, overwrite: bool = False) -> Sink:
+    """Where items are put, by name. OutputExistsError where something is there that is not to be replaced."""
     if target == "-":
         stream = stdout or sys.stdout.buffer
         if count > 1:
@@ -35,19 +36,29 @@ def sink(target: str, count: int, stack: ExitStack, stdout: BinaryIO | None) -> 
         return put
     path = Path(target)
     if path.suffix.lower() == ".tar":
-        if path.exists():
-            raise OutputExistsError(f"{path} exists", hint="choose another name, or remove it")
+        _check_free(path, overwrite)
         path.parent.mkdir(parents=True, exist_ok=True)
         file = stack.enter_context(replacing(path))
         return _tar_sink(stack.enter_context(tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)))
     if count == 1 and path.suffix:
-        if path.exists():
-            raise OutputExistsError(f"{path} exists", hint="choose another name, or remove it")
+        _check_free(path, overwrite)
         return lambda _name, content: _written(path, content)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise OutputExistsError(f"{path} exists and is not an empty directory", hint="choose another name")
+    if path.exists() and not path.is_dir():
+        raise OutputExistsError(f"{path} is a file, expected a directory for several items", hint="choose another name")
+    if path.exists() and any(path.iterdir()) and not overwrite:
+        raise OutputExistsError(
+            f"{path} exists and is not an empty directory",
+            hint="choose another name, or replace what has the same names with --overwrite",
+        )
+    if (path / "zarr.json").exists():
+        raise OutputExistsError(f"{path} is a store of arrays, no place for files", hint="choose another name")
     path.mkdir(parents=True, exist_ok=True)
     return lambda name, content: _written(path / name, content)
+
+
+def _check_free(path: Path, overwrite: bool) -> None:
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise OutputExistsError(f"{path} exists", hint="choose another name, or replace a file with --overwrite")
 
 
 def _written(path: Path, content: bytes) -> str:

@@ -16,7 +16,7 @@ from functaconv.files import replace_bytes
 from functaconv.functaset.reader import Functaset, open_functaset
 from functaconv.rendering.decoding import Picture, pictures
 from functaconv.rendering.formats import FORMATS, check_format, usual_format
-from functaconv.rendering.netcdf import MOST_VALUES, to_netcdf, to_zarr
+from functaconv.rendering.netcdf import MOST_VALUES, is_rendered, to_netcdf, to_zarr
 from functaconv.rendering.output import Names, sink
 from functaconv.rendering.view import View, selection_of
 from functaconv.summary import Items
@@ -43,6 +43,7 @@ def render(
     view: View | None = None,
     format: str | None = None,  # noqa: A002 - the option's name
     masked: bool = True,
+    overwrite: bool = False,
     device: str = "auto",
     stdout: BinaryIO | None = None,
     progress: bool = False,
@@ -53,7 +54,8 @@ def render(
     `output` ends in `.tar`; `-` is stdout, one item as it is, several as a tar. Formats: png (clipped to 0..1; voxels
     as seen from a corner), npy and npz (float32, not clipped, channels last: images 0..1, voxels occupancy, others in
     their own units), voxels also binvox (occupied above 0.5) and obj (the surface there), grids nc. With `masked` a
-    grid is NaN where its input was. An `output` that ends in .nc or .zarr takes several grids into one.
+    grid is NaN where its input was. An `output` that ends in .nc or .zarr takes several grids into one. `overwrite`
+    replaces files of the same names, and a store that `render` made.
     """
     functaset = functaset if isinstance(functaset, Functaset) else open_functaset(functaset)
     index = Items.of(functaset.keys, functaset.shapes, functaset.tiles)
@@ -70,19 +72,23 @@ def render(
     if progress:
         rendered = tqdm(rendered, total=len(chosen), unit="item")
     if kind == "zarr" or (len(chosen) > 1 and _suffix(target) in TOGETHER):
-        return _together(functaset, rendered, Path(target), kind)
+        return _together(functaset, rendered, Path(target), kind, overwrite)
     to_bytes = lookup(FORMATS, kind, what="format")
     names = Names(kind)
     with ExitStack() as stack:
-        put = sink(target, len(chosen), stack, stdout)
+        put = sink(target, len(chosen), stack, stdout, overwrite=overwrite)
         written = [put(names(picture.key), to_bytes(picture, functaset)) for picture in rendered]
     return Rendered(len(written), target, tuple(written[:1000]))
 
 
-def _together(functaset: Functaset, rendered: Iterable[Picture], path: Path, kind: str) -> Rendered:
+def _together(functaset: Functaset, rendered: Iterable[Picture], path: Path, kind: str, overwrite: bool) -> Rendered:
     """All items in one file or store."""
-    if path.exists():
-        raise OutputExistsError(f"{path} exists", hint="choose another name, or remove it")
+    is_ours = is_rendered(path) if kind == "zarr" else path.is_file()
+    if path.exists() and not (overwrite and is_ours):
+        raise OutputExistsError(
+            f"{path} exists" + (", and render did not make it" if overwrite else ""),
+            hint="choose another name" + ("" if overwrite else ", or --overwrite"),
+        )
     found: list[Picture] = []
     values = 0
     for picture in rendered:
@@ -94,7 +100,11 @@ def _together(functaset: Functaset, rendered: Iterable[Picture], path: Path, kin
         temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
         shutil.rmtree(temporary, ignore_errors=True)
         to_zarr(found, functaset, temporary)
+        old = path.with_name(f".{path.name}.{os.getpid()}.old")
+        if path.exists():
+            path.rename(old)
         temporary.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
     else:
         replace_bytes(path, to_netcdf(found, functaset))
     return Rendered(len(found), str(path), (str(path),))
