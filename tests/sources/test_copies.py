@@ -38,7 +38,7 @@ def test_a_collection_copies_what_cannot_be_read_in_any_order(
     zipped.write_bytes(gzip.compress(other.read_bytes()))
     url = serve(bz2.compress(remote.read_bytes())).url + "/a.tar?SECRET"
     told: list[str] = []
-    items = Collection([str(plain), str(zipped), url], READING.signal, announce=told.append)
+    items = Collection([str(plain), str(zipped), url], lambda one: [READING.signal(one)], announce=told.append)
     assert [items[index].key for index in (6, 0, 3, 6)] == ["image0006", "image0000", "image0003", "image0006"]
     assert [signal.key for signal in items.all(workers=2)] == [f"image{n:04d}" for n in range(7)]
     assert len(told) == 2
