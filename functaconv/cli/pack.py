@@ -48,6 +48,14 @@ def command(
     group: Annotated[
         str | None, typer.Option("--group", help="NetCDF, zarr: the group that holds the fields.", metavar="PATH")
     ] = None,
+    split_axis: Annotated[
+        int | None,
+        typer.Option("--split-axis", help="Arrays (npy, npz): each place on this axis is an item.", min=0, metavar="N"),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option("--labels", help="With --split-axis: a file, or npz:NAME, with a class for each.", metavar="NAME"),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be read, and read no value.")] = False,
     items_per_shard: Annotated[int, typer.Option("--items-per-shard", min=1, help="Items in a shard.")] = 10_000,
     seed: Annotated[
@@ -70,7 +78,7 @@ def command(
 
     choice = FieldChoice(tuple(variable or ()), start, stop, stride, tuple(level or ()), group)
     if dry_run:
-        _tell(plan(source, field=field, choice=choice), json)
+        _tell(plan(source, field=field, choice=choice, split_axis=split_axis, labels=labels), json)
         return
     if shards_dir is None:
         raise UsageError("where do the shards go?", hint="functaconv pack SOURCE SHARDS_DIR")
@@ -81,7 +89,7 @@ def command(
     to_stdout = shards_dir == "-"
     summary = pack(
         source, sys.stdout.buffer if to_stdout else Path(shards_dir), field=field, transform=transform,
-        resolution=resolution, choice=choice, items_per_shard=items_per_shard,
+        resolution=resolution, choice=choice, split_axis=split_axis, labels=labels, items_per_shard=items_per_shard,
         seed=None if seed < 0 else seed, max_error_rate=max_error_rate, workers=workers, overwrite=overwrite,
         progress=not quiet and sys.stderr.isatty(),
     )  # fmt: skip

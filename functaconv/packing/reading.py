@@ -13,7 +13,8 @@ from PIL import Image
 
 from functaconv.errors import InputError, ItemError
 from functaconv.packing.grids import Grids
-from functaconv.packing.selection import File
+from functaconv.packing.selection import ARRAY, File
+from functaconv.packing.stacks import Stack
 from functaconv.sources.binvox import write_binvox
 from functaconv.sources.contents import format_of
 from functaconv.sources.decoders import (
@@ -54,6 +55,8 @@ class Packed:
     """what to do about the failure"""
     ignored: Counter[str] = field(default_factory=Counter)
     """what was left out of the file, by kind"""
+    array: tuple[str, tuple[int, ...]] | None = None
+    """of an array that is one item, the file and the lengths of its axes"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +71,19 @@ class Reading:
     """whether a file that cannot be packed is an error: the source is that one file"""
 
 
-def read(unit: File | Grids, reading: Reading) -> Iterable[Packed]:
-    """The items of a file, or of files that belong together.
+Unit = File | Grids | Stack
+
+
+def read(unit: Unit, reading: Reading) -> Iterable[Packed]:
+    """The items of a file, of an array that holds several, or of files that belong together.
 
     Images and arrays are read at once, so that several threads can; others, whose libraries do not bear that, or which
     are larger than memory, when they are asked for.
     """
     if isinstance(unit, Grids):
         return _of_grids(unit, reading)
+    if isinstance(unit, Stack):
+        return _of_stack(unit, reading)
     if unit.suffix in MESH_SUFFIXES:
         return _of_file(unit, reading)
     return list(_of_file(unit, reading))
@@ -93,9 +101,7 @@ def _of_grids(grids: Grids, reading: Reading) -> Iterator[Packed]:
             if attributes["n_missing"] == array.size:
                 yield Packed(failure=Failure(first.shown, key, "every value is missing"))
                 continue
-            content = io.BytesIO()
-            np.save(content, array, allow_pickle=False)
-            sample: Sample = {"__key__": key, "npy": content.getvalue(), "json": json.dumps(attributes).encode()}
+            sample: Sample = {"__key__": key, "npy": _as_npy(array), "json": json.dumps(attributes).encode()}
             yield Packed(_labelled(sample, first.label if len(labels) == 1 else -1))
     except (ItemError, InputError) as error:
         yield _failed(first, error, reading)
@@ -106,11 +112,39 @@ def _of_file(file: File, reading: Reading) -> Iterator[Packed]:
     now_reading(file.shown)
     ignored: Counter[str] = Counter()
     try:
-        sample: Sample = {"__key__": file.key, **_content(file, reading, ignored)}
+        content, axes = _content(file, reading, ignored)
     except (ItemError, InputError) as error:
         yield replace(_failed(file, error, reading), ignored=ignored)
         return
-    yield Packed(_labelled(sample, file.label), ignored=ignored)
+    yield Packed(
+        _labelled({"__key__": file.key, **content}, file.label),
+        ignored=ignored,
+        array=(file.shown, axes) if axes else None,
+    )
+
+
+def _of_stack(stack: Stack, reading: Reading) -> Iterator[Packed]:
+    """Each part of an array: npy, and its label."""
+    now_reading(stack.file.shown)
+    try:
+        if reading.transform not in (None, ImageTransform()):
+            raise ItemError("resizing and cropping are for images, found an array")
+        for key, array, label in stack.items():
+            content = _as_npy(array)
+            try:
+                decode(Record(0, 0, key, {"npy": content}))
+            except ItemError as error:
+                yield Packed(failure=Failure(stack.file.shown, key, str(error)))
+                continue
+            yield Packed(_labelled({"__key__": key, "npy": content}, label))
+    except ItemError as error:
+        yield _failed(stack.file, error, reading)
+
+
+def _as_npy(array: np.ndarray) -> bytes:
+    content = io.BytesIO()
+    np.save(content, np.ascontiguousarray(array), allow_pickle=False)
+    return content.getvalue()
 
 
 def _failed(file: File, error: ItemError | InputError, reading: Reading) -> Packed:
@@ -125,7 +159,8 @@ def _labelled(sample: Sample, label: int) -> Sample:
     return sample | {"cls": str(label).encode()} if label >= 0 else sample
 
 
-def _content(file: File, reading: Reading, ignored: Counter[str]) -> dict[str, bytes]:
+def _content(file: File, reading: Reading, ignored: Counter[str]) -> tuple[dict[str, bytes], tuple[int, ...]]:
+    """The members of the item and, of arrays, the lengths of its axes."""
     if file.problem is not None:
         raise ItemError(file.problem)
     if file.suffix in OTHER_IMAGES:
@@ -146,11 +181,13 @@ def _content(file: File, reading: Reading, ignored: Counter[str]) -> dict[str, b
         raise ItemError(f"cannot be read: {error.strerror or error}") from error
     if file.suffix in MESH_SUFFIXES:
         assert reading.resolution is not None
-        return {"binvox": write_binvox(voxelise(content, file.suffix, reading.resolution, ignored=ignored))}
+        return {"binvox": write_binvox(voxelise(content, file.suffix, reading.resolution, ignored=ignored))}, ()
     return _checked(file, content, reading, ignored)
 
 
-def _checked(file: File, content: bytes, reading: Reading, ignored: Counter[str]) -> dict[str, bytes]:
+def _checked(
+    file: File, content: bytes, reading: Reading, ignored: Counter[str]
+) -> tuple[dict[str, bytes], tuple[int, ...]]:
     """A file that decodes, as it is or transformed; under the suffix of what it is."""
     transform = reading.transform
     item = decode(
@@ -163,8 +200,8 @@ def _checked(file: File, content: bytes, reading: Reading, ignored: Counter[str]
             raise ItemError(f"{file.suffix}: resizing and cropping are for images, found an array")
         array = transform_image(item.array, item.peak, transform, max_pixels=DEFAULT_LIMITS.pixels)
         if not np.array_equal(array, item.array):
-            return _encoded(replace(item, array=array))
-    return {_true_suffix(file.suffix, content): content}
+            return _encoded(replace(item, array=array)), ()
+    return {_true_suffix(file.suffix, content): content}, item.array.shape if file.kind == ARRAY else ()
 
 
 def _true_suffix(suffix: str, content: bytes) -> str:

@@ -16,8 +16,9 @@ import numpy as np
 from functaconv.errors import FunctaconvError, InputError, TooManyFailuresError, UsageError
 from functaconv.files import replace_bytes
 from functaconv.packing.grids import Grids, joined_grids, opened
-from functaconv.packing.reading import Failure, Packed, Reading, Sample, read
+from functaconv.packing.reading import Failure, Packed, Reading, Sample, Unit, read
 from functaconv.packing.selection import GRID, File, Selection, parse_packed_field, selected
+from functaconv.packing.stacks import Split, Stack, looks_like_a_stack, stacks
 from functaconv.packing.writing import check_target, write_shards, write_stream
 from functaconv.sources.decoders import ImageTransform
 from functaconv.sources.grids import EVERYTHING, FieldChoice
@@ -28,6 +29,8 @@ from functaconv.sources.noise import heard
 
 # at a few kilobytes an image some tens of megabytes: big enough to read at speed, small enough to share out
 ITEMS_PER_SHARD = 10_000
+_MOST_LOOKED_AT = 1000
+"""arrays whose axes are looked at"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +66,33 @@ class PackPlan:
     """how often the largest chunks of a grid's file have to be read"""
 
 
-def plan(source: Path | str, *, field: str | None = None, choice: FieldChoice = EVERYTHING) -> PackPlan:
+def plan(
+    source: Path | str,
+    *,
+    field: str | None = None,
+    choice: FieldChoice = EVERYTHING,
+    split_axis: int | None = None,
+    labels: bool | str | None = None,
+) -> PackPlan:
     """What `pack` would do with this source, without reading a value."""
+    split = _split(split_axis, labels)
     with selected(source, field=field) as selection:
-        units = _units(selection, choice, str(source))
-        grids = [unit for unit in units if isinstance(unit, Grids)]
+        units = _units(selection, choice, source, field, split)
         items = size = 0
         passes = 1
-        for unit in grids:
-            for file in unit.files:
-                with opened(file, unit.choice, name=file.key, readers=len(unit.parts)) as found:
-                    # other parts hold other channels of the same items
-                    items += found.count if file in unit.parts[0] else 0
-                    size, passes = size + found.bytes, max(passes, found.passes)
-        others = [Path(unit.place) for unit in units if isinstance(unit, File)]
-        size += sum(path.stat().st_size for path in others)
-        return PackPlan(len(selection.files), None if others else items, size, passes)
+        for unit in units:
+            if isinstance(unit, File):
+                size += Path(unit.place).stat().st_size
+            elif isinstance(unit, Stack):
+                items, size = items + unit.count, size + Path(unit.file.place).stat().st_size
+            else:
+                for file in unit.files:
+                    with opened(file, unit.choice, name=file.key, readers=len(unit.parts)) as found:
+                        # other parts hold other channels of the same items
+                        items += found.count if file in unit.parts[0] else 0
+                        size, passes = size + found.bytes, max(passes, found.passes)
+        is_known = not any(isinstance(unit, File) for unit in units)
+        return PackPlan(len(selection.files), items if is_known else None, size, passes)
 
 
 def pack(
@@ -91,7 +105,8 @@ def pack(
     choice: FieldChoice = EVERYTHING,
     items_per_shard: int = ITEMS_PER_SHARD,
     seed: int | None = 0,
-    labels: bool | None = None,
+    split_axis: int | None = None,
+    labels: bool | str | None = None,
     max_error_rate: float = 0.01,
     workers: int | None = None,
     overwrite: bool = False,
@@ -103,10 +118,13 @@ def pack(
     changes it, an image is written anew (png; float tiff). Meshes become solid voxels (binvox) of `resolution` per
     side. NetCDF and GRIB files and zarr stores (also the URL of one) become grids, one for each time, level and member
     that `choice` leaves, in their order; where files hold different variables of the same hours and grid, these are
-    channels of one item. A zip archive is read like the files in it. `seed` shuffles the files, so that neighbours in a
-    folder are not neighbours in training; None keeps the order of the paths. `field` takes only files of one suffix
-    (`png`, `solid.binvox`, `npz:NAME`); of a source with several kinds it has to choose one. `labels` writes a class
-    per sub-folder; None does so if every file lies in one.
+    channels of one item. A zip archive is read like the files in it.
+
+    `field` takes only files of one suffix (`png`, `solid.binvox`, `npz:NAME`); of a source with several kinds it has to
+    choose one. `split_axis` makes an item of each place along that axis of an array (npy, npz). `seed` shuffles the
+    files, so that neighbours in a folder are not neighbours in training; None keeps the order of the paths. `labels`
+    writes a class per sub-folder, and None does so if every file lies in one; with `split_axis` it can be the name of a
+    file, or `npz:NAME`, that holds a number for each item.
 
     `target` gets shard-000000.tar ..., pack.json, and classes.txt and failed.jsonl if there are any; the shards get
     their names together at the end. It has to be new or empty; `overwrite` replaces what an earlier run left.
@@ -117,15 +135,16 @@ def pack(
         raise UsageError(f"items per shard: expected 1 or more, found {items_per_shard}")
     if resolution is not None and not 1 <= resolution <= MOST_RESOLUTION:
         raise UsageError(f"a resolution of {resolution} voxels per side", hint=f"choose 1 to {MOST_RESOLUTION}")
-    array = None if field is None else parse_packed_field(field)[1]
+    split = _split(split_axis, labels)
     # a target inside the source is not packed
     directory = target if isinstance(target, Path) else None
     if directory is not None:
         check_target(directory, Path(source), overwrite)
     threads = (os.cpu_count() or 1) if workers is None else workers
-    with selected(source, field=field, labels=labels, exclude=directory) as selection, heard() as noise:
-        units = _shuffled(_units(selection, choice, str(source)), seed)
-        reading = Reading(array, transform, resolution, selection.is_lone)
+    by_folder = None if isinstance(labels, str) else labels
+    with selected(source, field=field, labels=by_folder, exclude=directory) as selection, heard() as noise:
+        units = _shuffled(_units(selection, choice, source, field, split), seed)
+        reading = Reading(_array_of(field), transform, resolution, selection.is_lone)
         told = _Told(selection.ignored)
         # closed whatever happens: decoders that wait for room would wait for ever
         with closing(_outcomes(units, reading, threads, progress)) as outcomes:
@@ -140,7 +159,8 @@ def pack(
                 written = write_stream(target, whole)
     summary = PackSummary(
         written.count, len(told.failures), dict(sorted(told.ignored.items())), written.shards, written.bytes,
-        selection.classes, tuple(told.failures), tuple(noise.lines()), told.complaint(written.count, max_error_rate),
+        selection.classes, tuple(told.failures), (*noise.lines(), *told.hints()),
+        told.complaint(written.count, max_error_rate),
     )  # fmt: skip
     if directory is not None:
         settings = {
@@ -149,32 +169,50 @@ def pack(
             "items_per_shard": items_per_shard,
             "seed": seed,
             "resolution": resolution,
+            "split_axis": split_axis,
+            "labels": labels,
             "choice": asdict(choice),
         }
         _describe(directory, summary, settings)
     return summary
 
 
-def _units(selection: Selection, choice: FieldChoice, said: str) -> list[File | Grids]:
+def _split(axis: int | None, labels: bool | str | None) -> Split | None:
+    if axis is not None:
+        return Split(axis, labels if isinstance(labels, str) else None)
+    if isinstance(labels, str):
+        raise UsageError(f"labels {labels} are for the items of an array", hint="add --split-axis 0")
+    return None
+
+
+def _array_of(field: str | None) -> str | None:
+    """The array of an npz that was chosen."""
+    return None if field is None else parse_packed_field(field)[1]
+
+
+def _units(
+    selection: Selection, choice: FieldChoice, source: Path | str, field: str | None, split: Split | None
+) -> list[Unit]:
     """What is read together, in the order of the files."""
+    if split is not None:
+        found, others = stacks(selection.files, split, _array_of(field), Path(source), selection.ignored)
+        return [*found, *(replace(file, problem=reason) for file, reason in others)]
     grids = [file for file in selection.files if file.kind == GRID]
     if not grids:
         return [*selection.files]
     if selection.is_lone:
         return [Grids.of(file, choice) for file in grids]
-    return [*joined_grids(grids, choice, said, selection.ignored)]
+    return [*joined_grids(grids, choice, str(source), selection.ignored)]
 
 
-def _shuffled(units: Sequence[File | Grids], seed: int | None) -> list[File | Grids]:
+def _shuffled(units: Sequence[Unit], seed: int | None) -> list[Unit]:
     order = np.arange(len(units))
     if seed is not None:
         np.random.default_rng(seed).shuffle(order)
     return [units[number] for number in order.tolist()]
 
 
-def _outcomes(
-    units: Sequence[File | Grids], reading: Reading, workers: int, progress: bool
-) -> Generator[Iterable[Packed]]:
+def _outcomes(units: Sequence[Unit], reading: Reading, workers: int, progress: bool) -> Generator[Iterable[Packed]]:
     """What became of each, in order."""
 
     # this imports torch: only when there is something to read
@@ -197,6 +235,7 @@ class _Told:
         self.ignored = ignored
         self.failures: list[Failure] = []
         self._hint: str | None = None
+        self._axes: dict[str, tuple[int, ...]] = {}
 
     def samples(self, outcomes: Iterable[Iterable[Packed]]) -> Iterator[Sample]:
         for packed in chain.from_iterable(outcomes):
@@ -205,7 +244,19 @@ class _Told:
                 self.failures.append(packed.failure)
                 self._hint = self._hint or packed.hint
             if packed.sample is not None:
+                if packed.array is not None and len(self._axes) < _MOST_LOOKED_AT:
+                    self._axes[packed.array[0]] = packed.array[1]
                 yield packed.sample
+
+    def hints(self) -> Iterator[str]:
+        """What the source may be, if an array that was packed as an item holds several."""
+        lists = {axes[0]: name for name, axes in self._axes.items() if len(axes) == 1}
+        found = {name: axes for name, axes in self._axes.items() if looks_like_a_stack(axes, lists)}
+        if found:
+            name, axes = next(iter(found.items()))
+            more = f" (and {len(found) - 1} more like it)" if len(found) > 1 else ""
+            labels = f" --labels {lists[axes[0]]}" if axes[0] in lists else ""
+            yield f"{name} is one item of shape {axes}{more}; if it holds {axes[0]}: --split-axis 0{labels}"
 
     def nothing(self, source: str) -> InputError:
         """Nothing is left to pack."""

@@ -49,6 +49,7 @@ __all__ = [
     "ImageTransform",
     "Limits",
     "decode",
+    "npy_header",
     "parse_field",
     "parse_size",
     "transform_image",
@@ -301,7 +302,7 @@ def _read_npz(content: bytes, name: str | None, limits: Limits) -> np.ndarray:
 
 def _read_stream(stream: BinaryIO, size: int, limits: Limits) -> np.ndarray:
     """One array in npy format out of `size` bytes; its header is believed only as far as these go."""
-    shape, fortran, dtype, start = _npy_header(stream)
+    shape, fortran, dtype, start = npy_header(stream)
     if dtype.hasobject or dtype.kind not in "biuf":
         raise ItemError(f"values of type {dtype}, expected integers, floats or booleans")
     if not shape or any(length < 1 for length in shape):
@@ -322,7 +323,7 @@ def _read_stream(stream: BinaryIO, size: int, limits: Limits) -> np.ndarray:
     return content.view(dtype).reshape(shape, order="F" if fortran else "C")
 
 
-def _npy_header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+def npy_header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
     """Shape, whether the first axis is the fastest, type, and where the values begin."""
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):

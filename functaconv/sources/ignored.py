@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 __all__ = [
     "APPLE_DOUBLE",
+    "ARRAYS",
     "CAPTIONS",
     "CUT_JSON",
     "CUT_STL",
@@ -36,6 +37,7 @@ __all__ = [
     "ignored_lines",
     "most_ignored",
     "named_otherwise",
+    "number_for_each",
 ]
 
 MOST_KINDS = 100
@@ -61,6 +63,7 @@ GROUPS = "further groups with fields"
 OTHER_GRIDS = "variables on other grids"
 LOW_BITS = "images of 16 bits a colour that become 8"
 OTHER_VARIABLES = "files without the chosen variables"
+ARRAYS = "further arrays of npz files"
 CUT_STL = "STL files with fewer faces than they say"
 
 _SHOWN = 8
@@ -73,6 +76,8 @@ _ADVICE = (
     (re.compile(f"{re.escape(PAGES)}|{re.escape(FRAMES)}"), "save each as a file of its own to convert them all"),
     (re.compile(re.escape(GROUPS)), "--group takes another one"),
     (re.compile(re.escape(OTHER_VARIABLES)), "--variable takes theirs"),
+    (re.compile(r"(?P<name>.+) with a number for each item"), "--labels {name} makes them labels"),
+    (re.compile(re.escape(ARRAYS)), "--field npz:NAME takes another one"),
     (re.compile(re.escape(CUT_STL)), "the whole faces are read; they may be cut short"),
     (re.compile(re.escape(OTHER_GRIDS)), "regrid them to latitudes and longitudes to convert them"),
     (re.compile("captions .*"), "their items are converted without"),
@@ -91,6 +96,11 @@ def ignore(ignored: Counter[str], kind: str, count: int = 1) -> None:
 def beside(suffix: str, taken: str) -> str:
     """The kind of members that could have been taken instead of the one that was."""
     return f"{suffix} beside {taken}"
+
+
+def number_for_each(name: str) -> str:
+    """The kind of an array that may be the labels of those that are split into items."""
+    return f"{name} with a number for each item"
 
 
 def named_otherwise(suffix: str, found: str) -> str:
