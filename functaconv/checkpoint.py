@@ -26,7 +26,7 @@ from functaconv.functaset.schema import BASE, check_keep
 from functaconv.recipe import Recipe, build, merged, validated
 from functaconv.signals.batch import LONGEST_NAME, Axes
 from functaconv.signals.geometry import Flat, Geometry, Globe
-from functaconv.signals.normalizer import MOST_LEVELS, Normalizer
+from functaconv.signals.normalizer import MOST_LEVELS, MOST_VALUE, Normalizer, are_possible
 
 FORMAT = "functaconv-base"
 VERSION = 1
@@ -35,8 +35,6 @@ MOST_HEADER = 32 << 20
 MOST_VALUES = 1 << 20
 """in the header, and in the description"""
 _ANEW = "--overwrite starts the training anew"
-MOST_VALUE = 1e30
-"""of constants: room is left for arithmetic in float32"""
 _PIECE = 16 << 20
 _LENGTH = 8
 """bytes in which a safetensors file says how long its header is"""
@@ -357,9 +355,7 @@ def _geometry(description: Description, axes: Axes, name: str) -> Geometry:
 def _check_description(outline: _Outline, name: str) -> None:
     description, axes = outline.description, outline.axes
     for offset, scale in [(description.offset, description.scale), *description.levels.values()]:
-        are_possible = all(abs(low) <= MOST_VALUE and 1 / MOST_VALUE <= width <= MOST_VALUE
-                           for low, width in zip(offset, scale, strict=False))  # fmt: skip
-        if not axes.channels == len(offset) == len(scale) or not are_possible:
+        if not axes.channels == len(offset) == len(scale) or not are_possible(offset, scale):
             raise InputError(f"{name}: the normaliser does not fit {axes.channels} channels", hint=_DAMAGED)
     training = _Training.model_validate(description.training)
     if any(len(shape) != axes.dims for shape in training.shapes):

@@ -39,13 +39,13 @@ def compare(base: Base, batch: Batch, features: Features, decoded: Features) -> 
         # of two empty volumes: nothing is wrong
         found["iou"] = torch.where(either > 0, both / either.clamp(min=1), 1.0)
     if base.axes.kind == "grid":
-        physical = difference * unit
-        found["rmse"] = _mean(physical.square(), batch.valid, (1,)).sqrt()
-        largest = _known(physical.abs(), batch.valid).amax(1)
+        # the unit comes last: the square of a small one would be 0
+        found["rmse"] = _mean(difference.square(), batch.valid, (1,)).sqrt() * unit
+        largest = _known(difference.abs(), batch.valid).amax(1) * unit
         found["max_error"] = torch.where(found["rmse"].isnan(), torch.nan, largest)
         assert isinstance(batch.grid, GlobeGrid)
         area = area_weights(batch.grid).to(features)[None, :, None]
-        found["weighted_rmse"] = _mean(physical.square(), batch.valid, (1,), area).sqrt()
+        found["weighted_rmse"] = _mean(difference.square(), batch.valid, (1,), area).sqrt() * unit
     return {name: values.float().cpu().numpy() for name, values in found.items()}
 
 

@@ -96,6 +96,35 @@ def test_measures_are_what_numpy_finds_in_physical_units(store: Path, base: Path
     assert functaset.report["units"] == {"t2m": "K"}
 
 
+@pytest.mark.parametrize("unit", [1e-33, 1e-22, 1e25])
+def test_values_of_any_size_are_learned_and_measured(tmp_path: Path, unit: float) -> None:
+    def scaled(seed: int) -> np.ndarray:
+        return ((field(seed).astype(np.float64) - 250) * unit).astype(np.float32)
+
+    members: dict[str, bytes] = {}
+    for number in range(24):
+        members |= record(number, scaled(number))
+    shards = tar(tmp_path / "all.tar", members)
+    base = learned(shards, tmp_path / "b.safetensors")
+    functaset = open_functaset(encode(base, str(shards), tmp_path / "s.zarr", device="cpu").path)
+    assert verify(functaset.path) == []
+    for row, (_, array) in enumerate(arrays(functaset, device="cpu")):
+        error = (array[..., 0].astype(np.float64) - scaled(row)) / unit
+        assert functaset.measure("rmse")[row, 0] / unit == pytest.approx(np.sqrt((error**2).mean()), rel=1e-3)
+        assert functaset.measure("max_error")[row, 0] / unit == pytest.approx(np.abs(error).max(), rel=1e-3)
+
+
+@pytest.mark.parametrize("unit", [1e-38, 1e32])
+def test_values_beyond_float32_arithmetic_are_refused_before_learning(tmp_path: Path, unit: float) -> None:
+    members: dict[str, bytes] = {}
+    for number in range(8):
+        members |= record(number, (field(number).astype(np.float64) * unit).astype(np.float32))
+    with pytest.raises(InputError, match="expected at most 1e") as caught:
+        learned(tar(tmp_path / "all.tar", members), tmp_path / "b.safetensors")
+    assert caught.value.hint == "store them in other units"
+    assert not (tmp_path / "b.safetensors").exists()
+
+
 def test_axes_and_times_are_kept_once_and_open_in_xarray(store: Path) -> None:
     import xarray
 

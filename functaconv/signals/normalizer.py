@@ -1,6 +1,6 @@
 """From raw values to what the network models, and back: per channel, kept in the base."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
@@ -14,6 +14,8 @@ from functaconv.signals.batch import Batch, Signal
 
 Levels = Literal["auto", "together", "apart"]
 MOST_LEVELS = 4096
+# of constants: room is left for arithmetic in float32
+MOST_VALUE, LEAST_SCALE = 1e30, 1e-35
 NARROW = 0.5
 """levels whose ranges are, on average, less than this part of the range of all have little in common"""
 
@@ -60,10 +62,16 @@ class Normalizer:
         if not np.isfinite(low).all():
             raise _nothing_valid()
         offset, scale = _constants_of(low, high)
+        if not are_possible(offset, scale):
+            raise InputError(
+                f"values from {low.min():g} to {high.max():g}: expected at most {MOST_VALUE:g}, and ranges of at least "
+                f"{LEAST_SCALE:g}",
+                hint="store them in other units",
+            )
         known = {
-            level: _constants_of(low, high)
+            level: constants
             for level, (low, high) in sorted((str(level), found) for level, found in ranges.items())
-            if level != "None" and np.isfinite(low).all()
+            if level != "None" and np.isfinite(low).all() and are_possible(*(constants := _constants_of(low, high)))
         }
         widths = np.array([width for _, width in known.values()])
         are_narrow = len(known) > 1 and (widths.mean(0) < NARROW * np.array(scale)).any()
@@ -101,6 +109,12 @@ class Normalizer:
             torch.stack([_on(constants[0], device) for constants in own])[:, None],
             torch.stack([_on(constants[1], device) for constants in own])[:, None],
         )
+
+
+def are_possible(offset: Sequence[float], scale: Sequence[float]) -> bool:
+    """Whether values of such offset and scale can be normalised in float32."""
+    return all(abs(low) <= MOST_VALUE and LEAST_SCALE <= width <= MOST_VALUE
+               for low, width in zip(offset, scale, strict=True))  # fmt: skip
 
 
 def levels_of(table: Mapping[str, Any]) -> dict[str, Constants]:
