@@ -73,6 +73,10 @@ class ItemError(Exception):
     """One item cannot be converted; the message is the reason that its row in `failed.jsonl` gives."""
 
 
+class OtherVariablesError(ItemError):
+    """A grid that holds other variables than those before it."""
+
+
 def lookup(table: Mapping[str, Entry], name: str, *, what: str) -> Entry:
     """The entry under a name; an unknown name is a `UsageError` that gives the nearest one."""
     if name in table:

@@ -1,6 +1,7 @@
 """Inspecting: what a base, a functaset or a set of shards holds, and whether all of it is sound."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -14,7 +15,7 @@ import numpy as np
 from functaconv.base import Base
 from functaconv.checkpoint import StoredBase, base_from_bytes, read_base, read_state
 from functaconv.documents import parse_json
-from functaconv.errors import FunctaconvError, InputError, ItemError, VerificationError
+from functaconv.errors import FunctaconvError, InputError, ItemError, UsageError, VerificationError
 from functaconv.functaset import schema
 from functaconv.functaset.beginning import is_unfinished, read_begun
 from functaconv.functaset.blocks import read_block
@@ -24,9 +25,12 @@ from functaconv.functaset.reader import Functaset, read_attributes
 from functaconv.functaset.schema import BASE, PARTS
 from functaconv.metrics import psnr
 from functaconv.signals.loader import map_ahead
-from functaconv.sources.decoders import decode, usable_field
+from functaconv.signals.reading import count_ignored
+from functaconv.sources.decoders import decode, parse_field, usable_field
+from functaconv.sources.ignored import MOST_KINDS, OTHERS, ignore
 from functaconv.sources.items import Item, Record
 from functaconv.sources.naming import hinted, is_local, shown
+from functaconv.sources.noise import reading
 from functaconv.sources.webdataset import (
     MOST_COMPARED,
     Tally,
@@ -41,7 +45,6 @@ from functaconv.sources.webdataset import (
 from functaconv.summary import Items, Size, of_measures, summarise
 
 FIRST_RECORDS = 64
-MOST_LISTED = 1000
 STATE = "state.safetensors"
 MOST_NAMED = 100
 LAST_OF_LOG = 1 << 20
@@ -73,21 +76,32 @@ _HINTS = {
 }
 
 
-def inspect(path: str | Path | Sequence[str | Path], *, verify: bool = False, allow_pipe: bool = False) -> Inspection:
+def inspect(
+    path: str | Path | Sequence[str | Path],
+    *,
+    verify: bool = False,
+    field: str | None = None,
+    allow_pipe: bool = False,
+) -> Inspection:
     """What the base, functaset or shards at a path hold, at a glance; a list of paths stands for shards.
 
     `verify` reads everything: every checksum of a functaset, every number of a base, every item of the shards. Without
-    it the records of a shard that is compressed or comes from afar are not counted. `allow_pipe` runs `pipe:COMMAND`.
+    it the records of a shard that is compressed or comes from afar are not counted. `field` is the suffix of the member
+    that holds the array, in shards. `allow_pipe` runs `pipe:COMMAND`.
     """
+    if field is not None:
+        parse_field(field)
     if not isinstance(path, str | Path):
-        return _judged(_shards([str(name) for name in path], verify, allow_pipe), verify)
+        return _judged(_shards([str(name) for name in path], verify, field, allow_pipe), verify)
     place = Path(path)
     # the name of a URL may be longer than that of any file
     for is_kind, look in _KINDS if is_local(str(path)) else ():
         if is_kind(place):
+            if field is not None:
+                raise UsageError(f"--field chooses a member of shards, {place} is none", hint="leave it out")
             return _judged(look(place, verify), verify)
     try:
-        return _judged(_shards([str(path)], verify, allow_pipe), verify)
+        return _judged(_shards([str(path)], verify, field, allow_pipe), verify)
     except InputError as error:
         if os.path.lexists(path) or not is_local(str(path)):
             raise
@@ -427,9 +441,9 @@ _KINDS: tuple[tuple[Callable[[Path], bool], Callable[[Path, bool], Inspection]],
 )
 
 
-def _shards(specs: Sequence[str], verify: bool, allow_pipe: bool) -> Inspection:
+def _shards(specs: Sequence[str], verify: bool, field: str | None, allow_pipe: bool) -> Inspection:
     names = expand_shards(specs, allow_pipe=allow_pipe)
-    survey = _Survey()
+    survey = _Survey(field)
     for number, name in enumerate(names):
         survey.read(name, number, whole=verify or is_read_once(name))
     return Inspection("shards", survey.facts(names, verify), survey.listed())
@@ -439,6 +453,8 @@ def _shards(specs: Sequence[str], verify: bool, allow_pipe: bool) -> Inspection:
 class _Survey:
     """Counts what shards hold, as they are read."""
 
+    chosen: str | None = None
+    """the suffix of the member that holds the array"""
     records: int | None = 0
     """None when only reading everything would tell"""
     looked_at: int = 0
@@ -450,7 +466,8 @@ class _Survey:
     forms: Counter[str] = field(default_factory=Counter)
     labels: Counter[bool] = field(default_factory=Counter)
     tally: Tally = field(default_factory=Tally)
-    problems: list[str] = field(default_factory=list)
+    kinds: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """problem, but for its numbers -> the first of its kind, and how many there are"""
     seen: set[int] = field(default_factory=set)
 
     def read(self, name: str, number: int, *, whole: bool) -> None:
@@ -459,16 +476,29 @@ class _Survey:
         # of several shards each shows a few
         records = islice(read_records(name, number, tally=tally), None if whole else self._room())
         try:
-            for record, found in map_ahead(_decoded, records, workers=os.cpu_count() or 1):
-                self._count(int(whole))
-                self._note(shown(name), record, found)
+            for looked in map_ahead(self._look, records, workers=os.cpu_count() or 1):
+                self._count(int(whole and not looked.record.is_joined))
+                self._note(shown(name), looked)
                 # not held while the next one is decoded
-                del record, found
+                del looked
             if not whole:
-                self._count(len(index_shard(name, tally=self.tally)) if is_seekable(name) else None)
+                known = index_shard(name, tally=self.tally) if is_seekable(name) else None
+                self._count(None if known is None else sum(not location.is_joined for location in known))
         except InputError as error:
             self.damaged += 1
             self._tell(str(error))
+
+    def _look(self, record: Record) -> "_Looked":
+        """The record's item, or why there is none."""
+        ignored = Counter[str]()
+        if record.problem is None and usable_field(record, self.chosen) is None:
+            count_ignored(replace(record, ignored={}), self.chosen, ignored)
+            return _Looked(record, None, ignored)
+        try:
+            with reading(record.key):
+                return _Looked(record, decode(record, field=self.chosen, ignored=ignored), ignored)
+        except ItemError as error:
+            return _Looked(record, str(error), ignored)
 
     def _count(self, records: int | None) -> None:
         self.records = None if self.records is None or records is None else self.records + records
@@ -476,10 +506,15 @@ class _Survey:
     def _room(self) -> int:
         return max(1, FIRST_RECORDS - self.looked_at)
 
-    def _note(self, name: str, record: Record, found: Item | str | None) -> None:
+    def _note(self, name: str, looked: "_Looked") -> None:
+        record, found = looked.record, looked.found
+        if record.is_joined:
+            return
         self.looked_at += 1
         for suffix in record.fields:
             count_named(self.suffixes, f".{suffix}")
+        for kind, count in looked.ignored.items():
+            ignore(self.tally.ignored, kind, count)
         # a number in place of the key: there may be millions
         key = hash(record.key)
         self.repeated += key in self.seen
@@ -487,20 +522,23 @@ class _Survey:
             self.seen.add(key)
         if isinstance(found, str):
             self.unusable += 1
-            self._tell(f"{name}: record {record.record} ({record.key}): {found}")
+            self._tell(found, f"{name}: record {record.record} ({record.key})")
         elif found is None:
             self.without_array += 1
         else:
             self.forms[f"{found.kind} {'x'.join(map(str, found.array.shape))} {found.array.dtype}"] += 1
             self.labels[found.label >= 0] += 1
 
-    def _tell(self, problem: str) -> None:
-        if len(self.problems) < MOST_LISTED:
-            self.problems.append(problem)
+    def _tell(self, problem: str, place: str = "") -> None:
+        """Count a problem; the first of its kind is listed. Those that differ in numbers alone are of one kind."""
+        kind = re.sub(r"\d+", "", problem.partition(" (")[0]) if place else problem
+        if kind not in self.kinds and len(self.kinds) == MOST_KINDS:
+            kind = OTHERS
+        first, count = self.kinds.get(kind, (f"{place}: {problem}" if place else problem, 0))
+        self.kinds[kind] = first, count + 1
 
     def listed(self) -> list[str]:
-        more = self.unusable + self.damaged - len(self.problems)
-        return [*self.problems, *([f"and {more} more like these"] if more else [])]
+        return [first if count == 1 else f"{count} records like {first}" for first, count in self.kinds.values()]
 
     def facts(self, names: Sequence[str], verify: bool) -> dict[str, Any]:
         found: dict[str, Any] = {
@@ -528,11 +566,10 @@ def _bytes(name: str) -> int:
         return 0
 
 
-def _decoded(record: Record) -> tuple[Record, Item | str | None]:
-    """The record's item, or why there is none; None when it holds no array."""
-    if record.problem is None and usable_field(record, None) is None:
-        return record, None
-    try:
-        return record, decode(record)
-    except ItemError as error:
-        return record, str(error)
+@dataclass(frozen=True)
+class _Looked:
+    """A record, and what is in it: an item, or why there is none; None when it holds no array."""
+
+    record: Record
+    found: Item | str | None
+    ignored: Counter[str]

@@ -346,6 +346,51 @@ def test_items_that_cannot_be_read_are_left_out_and_counted(tmp_path: Path, trai
     assert sum("left out" in message for message in notes.messages) == 3
 
 
+def test_few_items_that_are_left_out_are_told_one_by_one(tmp_path: Path, train: Callable[..., Trained]) -> None:
+    members = {f"{n:03d}.png": b"no image" if n % 2 else png(n, (8, 8)) for n in range(60)}
+    notes = Notes()
+    trained = train(tar(tmp_path / "a.tar", members), tmp_path / "base", watcher=notes)
+    told = [message for message in notes.messages if "left out" in message]
+    assert len(told) == 10
+    assert told[-1].endswith("what else is left out is only counted")
+    assert trained.unusable + trained.items + trained.validation_items >= 50
+
+
+def test_what_of_the_first_records_is_not_used_is_said(tmp_path: Path, train: Callable[..., Trained]) -> None:
+    members: dict[str, bytes] = {}
+    for number in range(20):
+        members |= {f"{number}.jpg": png(number, (8, 8)), f"{number}.png": png(number, (8, 8), 1), f"{number}.md": b""}
+    notes = Notes()
+    shard = tar(tmp_path / "a.tar", members)
+    train(shard, tmp_path / "base", watcher=notes)
+    (told,) = [message for message in notes.messages if message.startswith("not used of the first 20 records")]
+    assert "20 png beside jpg (--field png takes them instead); " in told
+    assert "20 .md" in told
+    assert read_base(tmp_path / "base").base.axes.channels == 3
+    train(shard, tmp_path / "masks", data={"field": "png"})
+    assert read_base(tmp_path / "masks").base.axes.channels == 1
+    nothing = tar(tmp_path / "b.tar", {"README": b"1", "a.cls": b"1", "._b.png": b""})
+    with pytest.raises(InputError, match=r"no usable item .*not read: 1 labels and captions apart.*1 \(no suffix\)"):
+        train(nothing, tmp_path / "none")
+
+
+def test_grids_of_different_variables_are_refused_before_anything_is_learned(
+    tmp_path: Path, train: Callable[..., Trained]
+) -> None:
+    members: dict[str, bytes] = {}
+    for number in range(80):
+        # the first ones that are looked at are all of one variable
+        said = {"latitude": [2.0, 1.0, 0.0], "longitude": [0.0, 1.0, 2.0], "variable": "z" if number == 75 else "t2m"}
+        members |= {f"{number:03d}.npy": npy(np.full((3, 3), number, np.float32)),
+                    f"{number:03d}.json": json.dumps(said).encode()}  # fmt: skip
+    notes = Notes()
+    with pytest.raises(InputError, match="mixed dataset: 075: found z; expected t2m") as caught:
+        train(tar(tmp_path / "a.tar", members), tmp_path / "base", watcher=notes)
+    assert "in shards of their own" in str(caught.value.hint)
+    assert not any("left out" in message for message in notes.messages)
+    assert not (tmp_path / "base").exists()
+
+
 def test_a_run_without_a_usable_validation_item_still_has_a_report(
     few: Path, tmp_path: Path, train: Callable[..., Trained]
 ) -> None:

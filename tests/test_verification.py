@@ -17,6 +17,7 @@ import functaconv.metalearning as metalearning
 from functaconv.checkpoint import TrainingState, base_to_bytes, read_base, read_state, write_state
 from functaconv.conversion import encode, workflow
 from functaconv.errors import FunctaconvError, InputError, UsageError, VerificationError
+from functaconv.sources.ignored import LABELS
 from functaconv.verification import Inspection, inspect
 
 from .conftest import npy, png, tar
@@ -217,7 +218,7 @@ def test_shards_say_what_they_hold(shards: Path) -> None:
     assert (found.facts["shards"], found.facts["records"]) == (2, 9)
     assert found.facts["bytes"] == sum(path.stat().st_size for path in shards.iterdir())
     assert found.facts["suffixes"] == {".cls": 4, ".npy": 1, ".png": 6, ".txt": 1}
-    assert found.facts["ignored"] == {".md": 1}
+    assert found.facts["ignored"] == {".md": 1, LABELS: 1}
     assert found.facts["arrays"] == {"image 12x12x3 uint8": 5, "array 3 float32": 1}
     assert found.facts["labelled"] == 4
     assert found.complaint is None
@@ -240,12 +241,46 @@ def test_every_bad_item_is_listed(shards: Path) -> None:
     assert found.complaint.exit_code == 4
 
 
-def test_long_lists_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("functaconv.verification.MOST_LISTED", 3)
-    shard = tar(tmp_path / "bad.tar", {f"{number}.png": b"bad" for number in range(9)})
-    problems = verified(shard).problems
-    assert len(problems) == 4
-    assert problems[-1] == "and 6 more like these"
+def test_problems_of_one_kind_are_counted(tmp_path: Path) -> None:
+    members = {f"{number}.png": b"bad" for number in range(9)} | {"cut.png": png(0, (8, 8))[:-80], "e.npy": b""}
+    shard = tar(tmp_path / "bad.tar", members)
+    found = verified(shard)
+    several, cut, empty = found.problems
+    assert several.startswith(
+        f"9 records like {shard}: record 0 (0): png: expected an image or an array, found unknown"
+    )
+    assert cut.startswith(f"{shard}: record 9 (cut): png: expected a complete PNG image, found damaged data")
+    assert "record 10 (e): npy: expected an image or an array, found nothing" in empty
+    assert found.facts["unusable"] == 11
+
+
+def test_the_field_chooses_the_member_that_is_looked_at(tmp_path: Path, base_file: Path) -> None:
+    members: dict[str, bytes] = {}
+    for number in range(3):
+        members |= {f"{number}.jpg": png(number, (8, 8)), f"{number}.png": png(number, (4, 4), 1)}
+    shard = tar(tmp_path / "a.tar", members)
+    found = inspect(shard)
+    assert found.facts["arrays"] == {"image 8x8x3 uint8": 3}
+    assert found.facts["ignored"] == {"png beside jpg": 3, "suffix .jpg for PNG data": 3}
+    found = inspect(shard, field="png", verify=True)
+    assert found.facts["arrays"] == {"image 4x4x1 uint8": 3}
+    assert found.facts["ignored"] == {"jpg beside png": 3}
+    assert inspect(shard, field="npy").facts["without_array"] == 3
+    with pytest.raises(UsageError, match="not a field"):
+        inspect(shard, field="pkl")
+    with pytest.raises(UsageError, match="--field chooses a member of shards"):
+        inspect(base_file, field="png")
+
+
+def test_records_that_lie_apart_are_counted_once(tmp_path: Path) -> None:
+    images = {f"{number}.png": png(number, (8, 8)) for number in range(3)}
+    shard = tar(tmp_path / "a.tar", images | {f"{number}.cls": b"1" for number in range(3)})
+    for verify in (False, True):
+        found = inspect(shard, verify=verify)
+        assert (found.facts["records"], found.facts["looked_at"], found.facts["labelled"]) == (3, 3, 3)
+        assert found.facts["ignored"] == {}
+        assert found.complaint is None
+    assert inspect(shard, verify=True).facts["duplicate_keys"] == 0
 
 
 @pytest.mark.parametrize("verify", [True, False])

@@ -4,7 +4,8 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +15,7 @@ from functaconv import __version__
 from functaconv.cli import demo, encode, fit_base, inspect, pack, render, report
 from functaconv.cli.console import say
 from functaconv.errors import FunctaconvError, OutputExistsError
+from functaconv.sources.noise import Noise, heard
 
 _CANNOT_WRITE = "give an output in a directory that may be written to, on a disk that has room"
 
@@ -85,7 +87,8 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run a command; its exit code. Expected errors are told in two lines, without a traceback."""
     try:
-        code = app(args=list(arguments), prog_name="functaconv", standalone_mode=False)
+        with heard() as noise, _told(noise, arguments):
+            code = app(args=list(arguments), prog_name="functaconv", standalone_mode=False)
         sys.stdout.flush()
         if code == 130:
             # typer swallows a KeyboardInterrupt
@@ -127,8 +130,23 @@ def run(arguments: Sequence[str]) -> int:
         return 1
 
 
+@contextmanager
+def _told(noise: Noise, arguments: Sequence[str]) -> Iterator[None]:
+    """What libraries warned of, at the end, before an error."""
+    try:
+        yield
+    finally:
+        for line in () if _has_flag(arguments, "quiet") else noise.lines():
+            say(f"warning: {line}")
+
+
+def _has_flag(arguments: Sequence[str], name: str) -> bool:
+    short = f"-[qv]*{name[0]}[qv]*"
+    return any(argument == f"--{name}" or re.fullmatch(short, argument) for argument in arguments)
+
+
 def _tell(arguments: Sequence[str], message: str, hint: str | None) -> None:
-    if any(argument == "--verbose" or re.fullmatch("-[qv]*v[qv]*", argument) for argument in arguments):
+    if _has_flag(arguments, "verbose"):
         traceback.print_exc()
     say(f"error: {message}")
     if hint:

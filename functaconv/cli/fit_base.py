@@ -105,6 +105,7 @@ def command(
                 ("recipe", f"{facts['recipe']}, {facts['solver']} solver"),
                 ("latent", "x".join(map(str, [*facts["latent"]["sites"], facts["latent"]["numbers"]]))),
                 ("trained", f"{updates} in {facts['seconds']:.0f} s on {counted(facts['items'], 'item')}"),
+                ("left out", counted(facts["unusable"], "record") if facts["unusable"] else None),
                 ("validation", f"{decibels(trained.psnr)} over {counted(facts['validation_items'], 'item')}"),
             ]
         )

@@ -7,11 +7,13 @@ import typer
 
 from functaconv.cli import options
 from functaconv.cli.console import table, write_json, write_lines
+from functaconv.sources.ignored import ignored_lines
 
 
 def command(
     path: Annotated[list[str], typer.Argument(metavar="PATH...", help="A base, a functaset, or shards.")],
     verify: Annotated[bool, typer.Option("--verify", help="Read everything: checksums, counts, every item.")] = False,
+    field: options.Field = None,
     allow_pipe: options.AllowPipe = False,
     json: options.Json = False,
     quiet: options.Quiet = False,  # noqa: ARG001 - nothing is said besides the result
@@ -20,7 +22,7 @@ def command(
     """What a base, a functaset or a set of shards holds, at a glance."""
     from functaconv.verification import inspect
 
-    found = inspect(path[0] if len(path) == 1 else path, verify=verify, allow_pipe=allow_pipe)
+    found = inspect(path[0] if len(path) == 1 else path, verify=verify, field=field, allow_pipe=allow_pipe)
     if json:
         write_json({"kind": found.kind, **found.facts, "problems": found.problems, "verified": verify})
     else:
@@ -34,7 +36,10 @@ def command(
 
 def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
     for name, value in facts.items():
-        if isinstance(value, Mapping):
+        if name == "ignored" and isinstance(value, Mapping):
+            # the first line says what to do
+            yield from ((name if place == 0 else "", line) for place, line in enumerate(ignored_lines(value)))
+        elif isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name.lstrip('.')}.")
         elif isinstance(value, list):
             shown = ["x".join(map(str, entry)) if isinstance(entry, list) else str(entry) for entry in value[:8]]

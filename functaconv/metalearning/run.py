@@ -1,5 +1,6 @@
 """One training run: its data, its budget, its state on disk."""
 
+import itertools
 import json
 import math
 import os
@@ -23,7 +24,7 @@ from functaconv.checkpoint import (
     write_state,
 )
 from functaconv.documents import differences
-from functaconv.errors import InputError, ItemError, OutputExistsError
+from functaconv.errors import InputError, ItemError, OtherVariablesError, OutputExistsError
 from functaconv.files import locked, replace_bytes
 from functaconv.fitting import GaussNewton
 from functaconv.functaset.schema import canonical
@@ -53,6 +54,8 @@ TRIED_POINTS = 1 << 16
 """of validation items that are fitted to see how long all of them would take"""
 LATENT_SAMPLE, LEAST_SAMPLE, SAMPLE_POINTS = 512, 8, 1 << 20
 """training items from which the range of the latents is taken: fewer where they are large"""
+MOST_TOLD = 10
+"""items that are left out, with the reason of each"""
 SAVE_EVERY = 20.0
 """seconds between training states"""
 REPORT_EVERY = 0.5
@@ -154,6 +157,7 @@ class Run:
         self._log = request.log or self.folder / "log.jsonl"
         self._reading = request.recipe.data.reading(request.axes)
         saved = self._saved()
+        self._left_out = itertools.count(1)
         self._items = self._collection(request.shards)
         self._training, self._validation = self._split()
         base = build(request.recipe, request.axes, *self._described(saved)).to(request.device)
@@ -355,8 +359,16 @@ class Run:
     def _decode(self, record: Record) -> Sequence[Signal]:
         try:
             return [tile.signal for tile in self._reading.tiles(record)]
+        except OtherVariablesError as error:
+            raise InputError(
+                f"mixed dataset: {record.key}: {error}",
+                hint="put grids of different variables, or in different units, in shards of their own",
+            ) from error
         except ItemError as error:
-            self.watcher.announce(f"left out {record.key}: {error}")
+            number = next(self._left_out)
+            if number <= MOST_TOLD:
+                more = "; what else is left out is only counted" if number == MOST_TOLD else ""
+                self.watcher.announce(f"left out {record.key}: {error}{more}")
             return ()
 
     def _saved(self) -> TrainingState | None:

@@ -1,6 +1,7 @@
 """From shards to a base: which recipe, what is there already, then the run."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -34,10 +35,12 @@ from functaconv.presets import preset as preset_of
 from functaconv.recipe import DataRecipe, Recipe, from_toml, merged, validated
 from functaconv.signals.batch import Axes, Signal
 from functaconv.signals.device import device_of, matmul_precision, precision_of
-from functaconv.signals.reading import check_possible
+from functaconv.signals.reading import check_possible, count_ignored
 from functaconv.signals.tiles import Tile, tiles_of
 from functaconv.sources.decoders import USABLE_HINT, decode, usable_field
+from functaconv.sources.ignored import most_ignored
 from functaconv.sources.items import Item
+from functaconv.sources.noise import reading
 from functaconv.sources.webdataset import expand_shards, fingerprint, read_records, shown
 
 FIRST_ITEMS, LEAST_OF_EACH, MOST_LOOKED_AT = 64, 4, 256
@@ -135,7 +138,7 @@ def _recipe(
     written = from_toml(Path(recipe_file)) if recipe_file is not None else {}
     preset_name = preset_name or written.pop("preset", None)
     data = validated({"data": merged(written.get("data", {}), settings.get("data", {}))}).data
-    items = _first_items(names, data)
+    items = _first_items(names, data, watcher)
     axes = Axes.of(items, data.channel_axis, data.modality)
     check_possible(axes, data.transform, data.tile)
     cut = _first_tiles(items, axes, data.tile)
@@ -174,29 +177,39 @@ def _described(recipe: Recipe) -> str:
     )
 
 
-def _first_items(names: Sequence[str], data: DataRecipe) -> list[Item]:
+def _first_items(names: Sequence[str], data: DataRecipe, watcher: Watcher) -> list[Item]:
     items: list[Item] = []
     problems: list[str] = []
+    ignored = Counter[str]()
     seen = 0
     # of every shard some: a second kind of item need not be in the first one
     each = max(LEAST_OF_EACH, FIRST_ITEMS // len(names))
     for number, name in enumerate(names):
-        for record in islice(read_records(name, number), each):
+        for record in islice(read_records(name, number, unplaced=ignored), each):
             seen += 1
+            count_ignored(record, data.field, ignored)
             if record.problem is not None or usable_field(record, data.field) is None:
                 continue
             try:
-                items.append(decode(record, field=data.field, channels=data.channels, transform=data.transform))
+                with reading(record.key):
+                    items.append(
+                        decode(
+                            record, field=data.field, channels=data.channels, transform=data.transform, ignored=ignored
+                        )
+                    )
             except ItemError as error:
                 problems.append(f"{record.key}: {error}")
-            if len(items) >= MOST_LOOKED_AT:
-                return items
+        if len(items) >= MOST_LOOKED_AT:
+            break
     if not items:
         why = f"; the first problem: {problems[0]}" if problems else ""
+        why += f"; not read: {most_ignored(ignored)}" if ignored else ""
         raise InputError(
             f"no usable item in {', '.join(map(shown, names[:3]))} ({seen} records looked at){why}",
             hint=USABLE_HINT,
         )
+    if ignored:
+        watcher.announce(f"not used of the first {seen} records: {most_ignored(ignored)}")
     return items
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from functaconv.errors import InputError, ItemError, UsageError
+from functaconv.errors import InputError, ItemError, OtherVariablesError, UsageError
 from functaconv.signals.grid import AnyGrid, GlobeGrid, Grid
 from functaconv.sources.items import OF_GRIDS, Item
 
@@ -165,7 +165,7 @@ class Signal:
             names, units = (_names(item, name, array.shape[-1], default) for name, default in _OF_CHANNELS)
             if (names, units) != (axes.variables, axes.units):
                 expected = _with_units(axes.variables, axes.units)
-                raise ItemError(f"found {_with_units(names, units)}; expected {expected}")
+                raise OtherVariablesError(f"found {_with_units(names, units)}; expected {expected}")
             attributes = {name: value for name, value in attributes.items() if name not in OF_GRIDS}
         elif axes.kind == "voxels":
             array = _volume(array)[..., None]

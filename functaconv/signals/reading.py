@@ -2,14 +2,17 @@
 
 import json
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 from functaconv.errors import ItemError, UsageError
 from functaconv.signals.batch import Axes, Signal
 from functaconv.signals.tiles import LEAST_TILE, Tile, tiles_of
 from functaconv.sources.decoders import check_attributes, decode, usable_field
+from functaconv.sources.ignored import LABELS, RECORDS, ignore
 from functaconv.sources.images import ImageTransform
 from functaconv.sources.items import Record
+from functaconv.sources.noise import reading
 
 MOST_POINTS, MOST_VALUES = 1 << 24, 1 << 26
 """of a signal: a volume of 256 x 256 x 256, a photograph of 16 million pixels. Fitting a value takes some 40 bytes"""
@@ -28,22 +31,37 @@ class Reading:
     transform: ImageTransform | None = None
     tile: int | None = None
 
-    def signal(self, record: Record) -> Signal | None:
-        """The record's signal, or None when it has no usable field; an unusable one is an `ItemError`."""
+    def signal(self, record: Record, ignored: Counter[str] | None = None) -> Signal | None:
+        """The record's signal, or None when it has no usable field; an unusable one is an `ItemError`.
+
+        `ignored` counts what of the record, and behind it, is not in the signal.
+        """
+        ignored = Counter() if ignored is None else ignored
+        count_ignored(record, self.field, ignored)
         if record.problem is not None:
             raise ItemError(record.problem)
         if usable_field(record, self.field) is None:
             return None
         channels = self.axes.channels if self.axes.kind == "image" else None
-        return Signal.of(decode(record, field=self.field, channels=channels, transform=self.transform), self.axes)
+        with reading(record.key):
+            item = decode(record, field=self.field, channels=channels, transform=self.transform, ignored=ignored)
+        return Signal.of(item, self.axes)
 
-    def tiles(self, record: Record) -> tuple[Tile, ...]:
+    def tiles(self, record: Record, ignored: Counter[str] | None = None) -> tuple[Tile, ...]:
         """The record's signal, cut where it is larger than a tile; empty when it has no usable field."""
-        signal = self.signal(record)
+        signal = self.signal(record, ignored)
         if signal is None:
             return ()
         _check_size(signal, self.tile)
         return tuple(tiles_of(signal, self.tile))
+
+
+def count_ignored(record: Record, field: str | None, ignored: Counter[str]) -> None:
+    """Count what a record holds that cannot be in an item, whatever comes of it."""
+    for kind, count in record.ignored.items():
+        ignore(ignored, kind, count)
+    if record.fields and record.problem is None and usable_field(record, field) is None:
+        ignore(ignored, LABELS if usable_field(record, None) is None else RECORDS)
 
 
 def check_possible(axes: Axes, transform: ImageTransform | None, tile: int | None) -> None:

@@ -50,9 +50,9 @@ APPLE_DOUBLE = "._ files of macOS"
 LINKS = "links"
 LOOPS = "links that lead back"
 SPECIAL = "devices, pipes and other special members"
-RECORDS = "records without an array"
+RECORDS = "records without the chosen field"
 CAPTIONS = "captions in files of their own"
-LABELS = "labels apart from their items"
+LABELS = "labels and captions apart from their items"
 CUT_JSON = "captions that are no JSON"
 LARGE_JSON = "captions above the size limit"
 CUT_TEXT = "captions that are no UTF-8"
@@ -72,7 +72,7 @@ _ADVICE = (
     (re.compile(r"(?P<suffix>\S+) beside \S+"), "--field {suffix} takes them instead"),
     (re.compile(re.escape(LABELS)), "put a record's members side by side: tar --sort=name"),
     (re.compile(re.escape(CAPTIONS)), "`tar --sort=name` of the folder makes a shard that keeps them"),
-    (re.compile(re.escape(RECORDS)), "--field names the suffix that holds the array"),
+    (re.compile(re.escape(RECORDS)), "--field names another suffix"),
     (re.compile(f"{re.escape(PAGES)}|{re.escape(FRAMES)}"), "save each as a file of its own to convert them all"),
     (re.compile(re.escape(GROUPS)), "--group takes another one"),
     (re.compile(re.escape(OTHER_VARIABLES)), "--variable takes theirs"),

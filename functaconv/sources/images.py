@@ -17,6 +17,7 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -39,6 +40,7 @@ from functaconv.errors import ItemError, UsageError
 from functaconv.sources.headers import check_header, check_scans, further_pages, screen_size
 from functaconv.sources.ignored import FRAMES, LOW_BITS, PAGES, ignore
 from functaconv.sources.limits import DEFAULT_LIMITS, room_for
+from functaconv.sources.noise import libtiff_heard
 from functaconv.sources.tiff import read_bands
 
 # opening with the plugin's own class is Image.open(formats=[...]) without its warning about large images,
@@ -182,7 +184,8 @@ def _decoded(
         rawmode, most = _rawmode(image)
         if image.mode[0] not in "IF" and (";16" in rawmode or most > 255):
             ignore(ignored, LOW_BITS)
-        with room_for(2 * each * width * height):
+        is_libtiff = bool(image.tile) and image.tile[0].codec_name == "libtiff"
+        with room_for(2 * each * width * height), libtiff_heard() if is_libtiff else nullcontext():
             image.load()
             return *_pixels(image, name, rawmode), _orientation(image)
 

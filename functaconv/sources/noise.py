@@ -1,13 +1,22 @@
 """Warnings of libraries: heard while files are read, and told once each, with the name of the file."""
 
+import logging
+import os
+import re
+import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["Noise", "heard", "now_reading"]
+__all__ = ["Noise", "heard", "libtiff_heard", "now_reading", "reading"]
 
 _HERE = threading.local()
+_STDERR = threading.Lock()
+_MOST_LINES = 10
+_LOGGERS = ("PIL", "tifffile")
+# `ZIPDecode: Decoding error at scanline 0`, and of the file that Pillow hands over without a name
+_OF_LIBTIFF = re.compile(rb"(tempfile\.tif|[A-Z]\w*[A-Z]\w*): ")
 _UNHEARD = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
 """for developers"""
 
@@ -26,24 +35,71 @@ class Noise:
             self._said[text] = name, count + 1
 
     def lines(self) -> list[str]:
-        return [
+        lines = [
             (f"{name}: " if name else "") + text + (f" (and {count - 1} more times)" if count > 1 else "")
             for text, (name, count) in self._said.items()
         ]
+        more = len(lines) - _MOST_LINES
+        return lines if more < 2 else [*lines[:_MOST_LINES], f"and {more} more warnings of libraries"]
+
+
+class _Handler(logging.Handler):
+    def __init__(self, noise: Noise) -> None:
+        super().__init__(logging.WARNING)
+        self._noise = noise
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._noise.add(record.getMessage())
 
 
 @contextmanager
 def heard() -> Iterator[Noise]:
-    """Python's warnings, of all threads, meanwhile."""
+    """Python's warnings, of all threads, meanwhile, and what libraries log."""
     noise = Noise()
+    handler = _Handler(noise)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         for kind in _UNHEARD:
             warnings.simplefilter("ignore", kind)
         warnings.showwarning = lambda message, *_, **__: noise.add(message)
-        yield noise
+        for name in _LOGGERS:
+            logging.getLogger(name).addHandler(handler)
+        try:
+            yield noise
+        finally:
+            for name in _LOGGERS:
+                logging.getLogger(name).removeHandler(handler)
+
+
+@contextmanager
+def libtiff_heard() -> Iterator[None]:
+    """What libtiff writes to stderr meanwhile becomes a warning; what others write passes."""
+    with _STDERR, tempfile.TemporaryFile() as file:
+        stderr = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            file.seek(0)
+            lines = file.read().splitlines(keepends=True)
+            os.write(stderr, b"".join(line for line in lines if not _OF_LIBTIFF.match(line)))
+            os.close(stderr)
+    for line in lines:
+        if _OF_LIBTIFF.match(line):
+            warnings.warn(f"libtiff: {line.decode('utf-8', 'replace').strip()}", RuntimeWarning, stacklevel=2)
 
 
 def now_reading(name: str) -> None:
     """What this thread reads from now on is the file `name`."""
     _HERE.name = name
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """This thread reads the file `name` meanwhile."""
+    now_reading(name)
+    try:
+        yield
+    finally:
+        now_reading("")

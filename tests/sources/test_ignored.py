@@ -9,7 +9,7 @@ def test_the_kind_for_which_most_can_be_done_comes_first_with_what_to_do() -> No
     ignored = Counter({".mtl": 9, HIDDEN: 3, beside("png", "jpg"): 2, LABELS: 5})
     assert ignored_lines(ignored) == [
         "2 png beside jpg (--field png takes them instead)",
-        "5 labels apart from their items",
+        "5 labels and captions apart from their items",
         "9 .mtl",
         "3 (hidden)",
     ]
