@@ -32,6 +32,7 @@ from functaconv.sources.limits import room_for
 from functaconv.sources.meshes import MESH_SUFFIXES, voxelise
 from functaconv.sources.noise import now_reading
 
+NO_RESOLUTION = "a mesh becomes voxels: say how many per side with --resolution"
 Sample = dict[str, str | bytes]
 """the members of a record by suffix, and its key under __key__"""
 
@@ -57,6 +58,8 @@ class Packed:
     """what was left out of the file, by kind"""
     array: tuple[str, tuple[int, ...]] | None = None
     """of an array that is one item, the file and the lengths of its axes"""
+    variables: tuple[str, ...] = ()
+    """of a grid"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,11 @@ def _of_grids(grids: Grids, reading: Reading) -> Iterator[Packed]:
                 yield Packed(failure=Failure(first.shown, key, "every value is missing"))
                 continue
             sample: Sample = {"__key__": key, "npy": _as_npy(array), "json": json.dumps(attributes).encode()}
-            yield Packed(_labelled(sample, first.label if len(labels) == 1 else -1))
+            names = attributes["variable"]
+            yield Packed(
+                _labelled(sample, first.label if len(labels) == 1 else -1),
+                variables=(names,) if isinstance(names, str) else tuple(names),
+            )
     except (ItemError, InputError) as error:
         yield _failed(first, error, reading)
     yield Packed(ignored=ignored)
@@ -167,7 +174,7 @@ def _content(file: File, reading: Reading, ignored: Counter[str]) -> tuple[dict[
         expected = ", ".join(ARRAY_SUFFIXES)
         raise ItemError(f"{file.suffix} images are not read; expected one of {expected}: convert it first")
     if file.suffix in MESH_SUFFIXES and reading.resolution is None:
-        raise ItemError(f"{file.suffix}: a mesh becomes voxels: say how many per side with --resolution")
+        raise ItemError(f"{file.suffix}: {NO_RESOLUTION}")
     path = Path(file.place)
     try:
         with opened(path) as stream:

@@ -13,7 +13,7 @@ from functaconv.sources.decoders import ARRAY_SUFFIXES, OTHER_IMAGES
 from functaconv.sources.folder import Candidate, opened, relative_name, walk
 from functaconv.sources.grids import FIELD_SUFFIXES, is_fields
 from functaconv.sources.grids.origin import Origin
-from functaconv.sources.ignored import CAPTIONS, ignore, most_ignored
+from functaconv.sources.ignored import CAPTIONS, beside, ignore, most_ignored
 from functaconv.sources.images import IMAGE_SUFFIXES
 from functaconv.sources.meshes import MESH_SUFFIXES
 from functaconv.sources.naming import scheme_of, shown
@@ -135,6 +135,7 @@ def _below(
     """The files below a folder; the folder stands for `said`."""
     found = walk(folder, _wanted(suffix), exclude=exclude)
     ignored = found.ignored
+    _name_unchosen(ignored, suffix)
     files: list[File] = []
     for candidate in found.candidates:
         name = relative_name(candidate.path, folder)
@@ -171,6 +172,12 @@ def _wanted(suffix: str | None) -> Callable[[Path], bool]:
         return _ends(path.name.lower(), suffix) or found == ZIP
 
     return is_wanted
+
+
+def _name_unchosen(ignored: Counter[str], suffix: str | None) -> None:
+    """What would be read if `suffix` had not been chosen is told so."""
+    for kind in [kind for kind in ignored if suffix is not None and kind.removeprefix(".") in _KINDS]:
+        ignore(ignored, beside(kind.removeprefix("."), str(suffix)), ignored.pop(kind))
 
 
 def _ends(name: str, suffix: str) -> bool:
@@ -248,8 +255,13 @@ def _check_one_kind(files: Sequence[File], said: str) -> None:
     else:
         return
     told = ", ".join(f"{count} {form or 'without suffix'}" for form, count in counts.most_common(_MOST_TOLD))
-    fields = ", or ".join(f"--field {form}" for form, _ in counts.most_common(_MOST_TOLD) if form)
+    fields = ", or ".join(_chosen_by(form) for form, _ in counts.most_common(_MOST_TOLD) if form)
     raise InputError(f"{said} holds {what}: {told}", hint=f"choose one with {fields}")
+
+
+def _chosen_by(form: str) -> str:
+    is_mesh = form.rpartition(".")[2] in MESH_SUFFIXES
+    return f"--field {form}" + " --resolution N" * is_mesh
 
 
 def _forms(names: Sequence[PurePosixPath]) -> list[str]:

@@ -16,7 +16,7 @@ import numpy as np
 from functaconv.errors import FunctaconvError, InputError, TooManyFailuresError, UsageError
 from functaconv.files import replace_bytes
 from functaconv.packing.grids import Grids, joined_grids, opened
-from functaconv.packing.reading import Failure, Packed, Reading, Sample, Unit, read
+from functaconv.packing.reading import NO_RESOLUTION, Failure, Packed, Reading, Sample, Unit, read
 from functaconv.packing.selection import GRID, File, Selection, parse_packed_field, selected
 from functaconv.packing.stacks import Split, Stack, looks_like_a_stack, stacks
 from functaconv.packing.writing import check_target, write_shards, write_stream
@@ -24,11 +24,12 @@ from functaconv.sources.decoders import ImageTransform
 from functaconv.sources.grids import EVERYTHING, FieldChoice
 from functaconv.sources.grids.origin import Origin
 from functaconv.sources.ignored import most_ignored
-from functaconv.sources.meshes import MOST_RESOLUTION
+from functaconv.sources.meshes import MESH_SUFFIXES, MOST_RESOLUTION
 from functaconv.sources.noise import heard
 
 # at a few kilobytes an image some tens of megabytes: big enough to read at speed, small enough to share out
 ITEMS_PER_SHARD = 10_000
+_MOST_TOLD = 8
 _MOST_LOOKED_AT = 1000
 """arrays whose axes are looked at"""
 
@@ -143,6 +144,8 @@ def pack(
     threads = (os.cpu_count() or 1) if workers is None else workers
     by_folder = None if isinstance(labels, str) else labels
     with selected(source, field=field, labels=by_folder, exclude=directory) as selection, heard() as noise:
+        if resolution is None and all(file.suffix in MESH_SUFFIXES for file in selection.files):
+            raise InputError(f"{Origin.of(source).shown}: {NO_RESOLUTION}", hint="--resolution 32, say")
         units = _shuffled(_units(selection, choice, source, field, split), seed)
         reading = Reading(_array_of(field), transform, resolution, selection.is_lone)
         told = _Told(selection.ignored)
@@ -236,6 +239,7 @@ class _Told:
         self.failures: list[Failure] = []
         self._hint: str | None = None
         self._axes: dict[str, tuple[int, ...]] = {}
+        self._variables: Counter[tuple[str, ...]] = Counter()
 
     def samples(self, outcomes: Iterable[Iterable[Packed]]) -> Iterator[Sample]:
         for packed in chain.from_iterable(outcomes):
@@ -244,12 +248,19 @@ class _Told:
                 self.failures.append(packed.failure)
                 self._hint = self._hint or packed.hint
             if packed.sample is not None:
+                if packed.variables:
+                    self._variables[packed.variables] += 1
                 if packed.array is not None and len(self._axes) < _MOST_LOOKED_AT:
                     self._axes[packed.array[0]] = packed.array[1]
                 yield packed.sample
 
     def hints(self) -> Iterator[str]:
-        """What the source may be, if an array that was packed as an item holds several."""
+        """What of the items cannot be learned together, and what they may be instead."""
+        if len(self._variables) > 1:
+            sets = "; ".join(
+                f"{', '.join(names)} ({count})" for names, count in self._variables.most_common(_MOST_TOLD)
+            )
+            yield f"items of different variables, of which one set can be learned: {sets}; --variable chooses"
         lists = {axes[0]: name for name, axes in self._axes.items() if len(axes) == 1}
         found = {name: axes for name, axes in self._axes.items() if looks_like_a_stack(axes, lists)}
         if found:

@@ -144,7 +144,11 @@ def test_files_that_have_nothing_in_common_are_packed_as_they_are(tmp_path: Path
     save(field("sst", range(50, 54), latitude=LATITUDE[::2]), tmp_path / "all" / "b.nc")
     # the same variable on another grid, too
     save(field("t2m", range(3), latitude=LATITUDE[1:]), tmp_path / "all" / "c.nc")
-    assert pack(tmp_path / "all", tmp_path / "shards").count == 10
+    summary = pack(tmp_path / "all", tmp_path / "shards")
+    assert summary.count == 10
+    assert summary.notes == (
+        "items of different variables, of which one set can be learned: t2m (6); sst (4); --variable chooses",
+    )
 
 
 def test_a_damaged_file_beside_others_is_a_failure(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_of_an_animation_the_first_frame_is_packed_and_the_rest_told(tmp_path: P
     [
         (["a.nc", "quick.png"], "1 nc, 1 png", "--field nc, or --field png"),
         (["a.npy", "b.npy", "c.JPG"], "2 npy, 1 jpg", "--field npy, or --field jpg"),
-        (["a.off", "a.png"], "1 off, 1 png", "--field off, or --field png"),
+        (["a.off", "a.png"], "1 off, 1 png", "--field off --resolution N, or --field png"),
     ],
 )
 def test_files_of_several_kinds_ask_for_a_choice(
@@ -109,12 +109,14 @@ def test_a_folder_of_shapenet_asks_which_form_of_its_models(tmp_path: Path) -> N
     for form in ("jpg", "obj", "png", "solid.binvox", "surface.binvox"):
         assert f"3 {form}" in str(caught.value)
         assert f"--field {form}" in str(caught.value.hint)
+    assert "--field obj --resolution N" in str(caught.value.hint)
     with selected(folder, field="solid.binvox") as selection:
         assert [file.key for file in selection.files] == [
             f"0269{number % 2}/model{number}/models/model_normalized_solid" for number in (0, 2, 1)
         ]
         assert selection.classes == ("02690", "02691")
-        assert selection.ignored == {".binvox": 3, ".jpg": 3, ".json": 3, ".mtl": 3, ".obj": 3, ".png": 3}
+        besides = {f"{other} beside solid.binvox": 3 for other in ("binvox", "jpg", "obj", "png")}
+        assert selection.ignored == {**besides, ".json": 3, ".mtl": 3}
     assert len(shown(folder, field="obj")) == 3
     # both forms of each model once more
     with pytest.raises(InputError, match=r"3 of 3 names in several forms: 3 solid\.binvox, 3 surface\.binvox"):
