@@ -33,6 +33,7 @@ from functaconv.sources.meshes import MESH_SUFFIXES, voxelise
 from functaconv.sources.noise import now_reading
 
 NO_RESOLUTION = "a mesh becomes voxels: say how many per side with --resolution"
+_OF_NPZ = "--field npz:NAME chooses an array; --split-axis 0 cuts one that holds many items"
 Sample = dict[str, str | bytes]
 """the members of a record by suffix, and its key under __key__"""
 
@@ -159,7 +160,8 @@ def _failed(file: File, error: ItemError | InputError, reading: Reading) -> Pack
         raise error
     # its name stands before the reason anyway
     reason = str(error).removeprefix(f"{file.shown}: ")
-    return Packed(failure=Failure(file.shown, file.key, reason), hint=getattr(error, "hint", None))
+    hint = _OF_NPZ if file.suffix == "npz" and reading.array is None else None
+    return Packed(failure=Failure(file.shown, file.key, reason), hint=getattr(error, "hint", hint))
 
 
 def _labelled(sample: Sample, label: int) -> Sample:

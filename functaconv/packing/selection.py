@@ -188,11 +188,11 @@ def _ends(name: str, suffix: str) -> bool:
 
 
 def _suffix(path: Path) -> str | None:
-    """What a file may be: by its suffix, without one by its content; a folder is a store."""
+    """What a file may be: by its suffix, without one or with a number by its content; a folder is a store."""
     suffix = path.suffix.lower().removeprefix(".")
     if path.is_dir():
         return ZARR
-    if not suffix:
+    if not suffix or suffix.isdecimal():
         return _SUFFIX_OF.get(_format(path) or "")
     return suffix if suffix in _KINDS or suffix == ZIP else None
 

@@ -7,9 +7,9 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
-__all__ = ["Noise", "heard", "libtiff_heard", "now_reading", "reading"]
+__all__ = ["Noise", "eccodes_heard", "heard", "libtiff_heard", "now_reading", "reading"]
 
 _HERE = threading.local()
 _STDERR = threading.Lock()
@@ -17,6 +17,7 @@ _MOST_LINES = 10
 _LOGGERS = ("PIL", "tifffile")
 # `ZIPDecode: Decoding error at scanline 0`, and of the file that Pillow hands over without a name
 _OF_LIBTIFF = re.compile(rb"(tempfile\.tif|[A-Z]\w*[A-Z]\w*): ")
+_OF_ECCODES = re.compile(rb"ECCODES [A-Z]+ *:")
 _UNHEARD = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
 """for developers"""
 
@@ -71,9 +72,18 @@ def heard() -> Iterator[Noise]:
                 logging.getLogger(name).removeHandler(handler)
 
 
-@contextmanager
-def libtiff_heard() -> Iterator[None]:
+def libtiff_heard() -> AbstractContextManager[None]:
     """What libtiff writes to stderr meanwhile becomes a warning; what others write passes."""
+    return _stderr_heard("libtiff: ", _OF_LIBTIFF)
+
+
+def eccodes_heard() -> AbstractContextManager[None]:
+    """What ecCodes writes to stderr meanwhile becomes a warning, where it is no error; what others write passes."""
+    return _stderr_heard("", _OF_ECCODES)
+
+
+@contextmanager
+def _stderr_heard(start: str, pattern: re.Pattern[bytes]) -> Iterator[None]:
     with _STDERR, tempfile.TemporaryFile() as file:
         stderr = os.dup(2)
         os.dup2(file.fileno(), 2)
@@ -83,11 +93,11 @@ def libtiff_heard() -> Iterator[None]:
             os.dup2(stderr, 2)
             file.seek(0)
             lines = file.read().splitlines(keepends=True)
-            os.write(stderr, b"".join(line for line in lines if not _OF_LIBTIFF.match(line)))
+            os.write(stderr, b"".join(line for line in lines if not pattern.match(line)))
             os.close(stderr)
     for line in lines:
-        if _OF_LIBTIFF.match(line):
-            warnings.warn(f"libtiff: {line.decode('utf-8', 'replace').strip()}", RuntimeWarning, stacklevel=2)
+        if pattern.match(line):
+            warnings.warn(start + line.decode("utf-8", "replace").strip(), RuntimeWarning, stacklevel=3)
 
 
 def now_reading(name: str) -> None:

@@ -42,14 +42,22 @@ def shown(folder: Path, **options: object) -> list[str]:
 
 def test_what_is_an_image_is_packed_whatever_it_is_called(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
-    forms = {"a.jfif": "JPEG", "b.jpe": "JPEG", "c.ppm": "PPM", "d.jpg": "PNG", "e.png": "WEBP", "noext": "JPEG"}
+    forms = {
+        "a.jfif": "JPEG",
+        "b.jpe": "JPEG",
+        "c.ppm": "PPM",
+        "d.jpg": "PNG",
+        "e.png": "WEBP",
+        "noext": "JPEG",
+        "f.0001": "PNG",
+    }
     for name, form in forms.items():
         image(folder / name, form, **({"lossless": True} if form == "WEBP" else {}))
     touch(folder / "Thumbs.db", folder / "README")
     (folder / "html.jpg").write_bytes(b"<html>404</html>")
     (folder / "zero.jpg").write_bytes(b"")
     summary = pack(folder, tmp_path / "shards")
-    assert (summary.count, summary.failed) == (6, 2)
+    assert (summary.count, summary.failed) == (7, 2)
     assert {failure.path: failure.reason.partition("found ")[2] for failure in summary.failures} == {
         "html.jpg": "HTML, SVG or XML",
         "zero.jpg": "nothing (an empty file)",
@@ -61,7 +69,7 @@ def test_what_is_an_image_is_packed_whatever_it_is_called(tmp_path: Path) -> Non
         "suffix .png for WebP data": 1,
     }
     found = members(tmp_path / "shards")
-    assert sorted(found) == ["a.jfif", "b.jpe", "c.ppm", "d.png", "e.webp", "noext.jpg"]
+    assert sorted(found) == ["a.jfif", "b.jpe", "c.ppm", "d.png", "e.webp", "f.png", "noext.jpg"]
     for name in ("c.ppm", "d.png", "e.webp"):
         np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(found[name]))), PIXELS)
 

@@ -86,6 +86,9 @@ def test_arrays_of_an_npz_are_cut_with_labels_beside_them(tmp_path: Path, compre
     save(source, x_train=IMAGES, y_train=LABELS, x_test=IMAGES[:5], y_test=LABELS[:5])
     with pytest.raises(InputError, match=r"4 arrays \(x_train \(12, 5, 4\).*expected one to cut"):
         pack(source, tmp_path / "none", split_axis=0)
+    with pytest.raises(InputError, match="4 arrays") as caught:
+        pack(source, tmp_path / "none")
+    assert str(caught.value.hint).startswith("--field npz:NAME chooses an array; --split-axis 0")
     summary = pack(source, tmp_path / "train", field="npz:x_train", split_axis=0, labels="npz:y_train")
     assert (summary.count, summary.ignored) == (12, {"further arrays of npz files": 2})
     check(tmp_path / "train", IMAGES, LABELS, "mnist")

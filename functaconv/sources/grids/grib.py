@@ -16,6 +16,7 @@ from functaconv.errors import InputError
 from functaconv.sources.grids.choice import FieldChoice, Unfit, alternatives
 from functaconv.sources.grids.fields import Fields, Layout, Place, Variable, check_size, number_label, time_label
 from functaconv.sources.grids.origin import Origin, imported
+from functaconv.sources.noise import eccodes_heard
 
 _MISSING = 3.4028234663852886e38
 """the largest float32: what missing points are asked to be decoded to"""
@@ -88,7 +89,7 @@ def open_grib(path: Path, origin: Origin, choice: FieldChoice) -> Iterator[Field
     def read() -> Iterator[Place]:
         with path.open("rb") as stream:
             for item, labels, attributes in zip(items, _labels(items), _attributes(items), strict=True):
-                with origin.trouble(f"cannot read {item[0].name} {' '.join(labels)}"):
+                with origin.trouble(f"cannot read {item[0].name} {' '.join(labels)}"), eccodes_heard():
                     channels = np.stack([_values(eccodes, stream, message, grid) for message in item])
                 yield labels, attributes, channels
 
@@ -101,7 +102,7 @@ def _scanned(eccodes: Any, path: Path, origin: Origin) -> list[_Message]:
     """All messages of the file; no value is decoded."""
     messages: list[_Message] = []
     grids: dict[str, _Grid | Unfit] = {}
-    with path.open("rb") as stream, closing(_handles(eccodes, stream)) as handles:
+    with eccodes_heard(), path.open("rb") as stream, closing(_handles(eccodes, stream)) as handles:
         for number in itertools.count(1):
             with origin.trouble(f"cannot read message {number}"):
                 handle = next(handles, None)
