@@ -94,7 +94,7 @@ def selected(
             if is_fields(folder):
                 yield Selection((replace(lone, place=folder, suffix=ZARR),), Counter(), is_lone=True)
             else:
-                yield _below(folder, lone.shown, suffix, False, None, stack)
+                yield _below(folder, lone.shown, suffix, labels, None, stack)
         elif lone is not None:
             yield Selection((lone,), Counter(), is_lone=True)
         else:

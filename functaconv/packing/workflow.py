@@ -83,7 +83,9 @@ def plan(
         passes = 1
         for unit in units:
             if isinstance(unit, File):
-                size += Path(unit.place).stat().st_size
+                # a link to nowhere has a size of its own
+                path = Path(unit.place)
+                size += (path.stat() if path.exists() else path.lstat()).st_size
             elif isinstance(unit, Stack):
                 items, size = items + unit.count, size + Path(unit.file.place).stat().st_size
             else:
@@ -162,7 +164,7 @@ def pack(
                 written = write_stream(target, whole)
     summary = PackSummary(
         written.count, len(told.failures), dict(sorted(told.ignored.items())), written.shards, written.bytes,
-        selection.classes, tuple(told.failures), (*noise.lines(), *told.hints()),
+        selection.classes if told.has_labels else (), tuple(told.failures), (*noise.lines(), *told.hints()),
         told.complaint(written.count, max_error_rate),
     )  # fmt: skip
     if directory is not None:
@@ -237,6 +239,8 @@ class _Told:
     def __init__(self, ignored: Counter[str]) -> None:
         self.ignored = ignored
         self.failures: list[Failure] = []
+        self.has_labels = False
+        """whether any item has one: variables of several sub-folders that are joined have none"""
         self._hint: str | None = None
         self._axes: dict[str, tuple[int, ...]] = {}
         self._variables: Counter[tuple[str, ...]] = Counter()
@@ -248,6 +252,7 @@ class _Told:
                 self.failures.append(packed.failure)
                 self._hint = self._hint or packed.hint
             if packed.sample is not None:
+                self.has_labels = self.has_labels or "cls" in packed.sample
                 if packed.variables:
                     self._variables[packed.variables] += 1
                 if packed.array is not None and len(self._axes) < _MOST_LOOKED_AT:

@@ -113,6 +113,20 @@ def test_what_channels_do_not_have_in_common_is_a_list(tmp_path: Path) -> None:
         assert said["source"] == "t2m.nc, u10.nc"
 
 
+def test_variables_in_a_folder_each_are_channels_not_classes(tmp_path: Path) -> None:
+    parts = {"a": field("t2m", range(3)), "b": field("tp", range(3), extra=0.5)}
+    for name, dataset in zip(("t2m", "tp"), parts.values(), strict=True):
+        save(dataset, tmp_path / "all" / name / "2020.nc")
+    summary = pack(tmp_path / "all", tmp_path / "shards")
+    assert (summary.count, summary.classes) == (3, ())
+    check(tmp_path / "shards", parts, ["t2m", "tp"])
+    assert not (tmp_path / "shards" / "classes.txt").exists()
+    # of one variable each folder is a class
+    save(field("t2m", range(10, 12)), tmp_path / "by" / "europe" / "a.nc")
+    save(field("t2m", range(3)), tmp_path / "by" / "asia" / "a.nc")
+    assert pack(tmp_path / "by", tmp_path / "labelled").classes == ("asia", "europe")
+
+
 @pytest.mark.parametrize(
     ("other", "hint"),
     [
