@@ -6,9 +6,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from functaconv.fitting import AnySolver, Fit, GaussNewton, Reconstruction, Tangent, best_fit, fit, reconstruction
+from functaconv.fitting import AnySolver, Fit, GaussNewton, Reconstruction, Tangent, along, best_fit, fit, reconstruction
 from functaconv.networks import ModulatedNetwork, Placement
-from functaconv.shapes import Coords, Features, Latents, PerItem
+from functaconv.shapes import CellFeatures, Coords, Features, Latents, PerItem
 from functaconv.signals.batch import Axes, Batch
 from functaconv.signals.device import free_memory
 from functaconv.signals.geometry import Flat, Geometry, Points
@@ -22,6 +22,8 @@ BYTES_PER_ACTIVATION = 4
 CPU_CACHE = 8 << 20
 """bytes of one layer's activations"""
 GPU_ACTIVATIONS = 8 << 30
+LINEAR_CACHE = 64 << 20
+"""bytes of the values and derivatives of a linear network"""
 LEAST_POINTS = 256
 DECODED_TOGETHER = 1 << 20
 """points sorted into cells at a time"""
@@ -193,8 +195,16 @@ class Base(nn.Module):
         for start in range(0, len(points), DECODED_TOGETHER):
             part = points[start : start + DECODED_TOGETHER].to(self.start)
             for placement in self.place(part).split(chunk):
-                placement.scatter(self.field(latents, placement), features[:, start : start + len(part)])
+                placement.scatter(self._decoded(latents, placement), features[:, start : start + len(part)])
         return features
+
+    def _decoded(self, latents: Latents, placement: Placement) -> CellFeatures:
+        """Features of every point of every cell."""
+        if not self.field.is_linear:
+            return self.field(latents, placement)
+        # one set of derivatives serves all items
+        at_zero, rows = self.field.jacobian(torch.zeros_like(latents[:1]), placement)
+        return at_zero + along(rows, latents, self.field.reads(placement))
 
     def chunk(self, items: int) -> int:
         """How many points of each item to take at a time.
@@ -203,10 +213,14 @@ class Base(nn.Module):
         """
         network = self.field.network
         rows = self.axes.channels * self.read_numbers if isinstance(self.solver, GaussNewton) else 0
-        if self.device.type == "cpu":
+        if self.field.is_linear:
+            # nothing is kept per item and point but its values
+            share = LINEAR_CACHE if self.device.type == "cpu" else GPU_ACTIVATIONS
+            room = share // (self.axes.channels * (items + self.read_numbers) * BYTES_PER_ACTIVATION)
+        elif self.device.type == "cpu":
             room = CPU_CACHE // (items * max(network.width, rows) * BYTES_PER_ACTIVATION)
         else:
-            per_point = items * (network.width * len(network.w0) * TAPE_PER_LAYER + 2 * rows) * BYTES_PER_ACTIVATION
+            per_point = items * (network.width * network.layers * TAPE_PER_LAYER + 2 * rows) * BYTES_PER_ACTIVATION
             room = min(GPU_ACTIVATIONS, free_memory(self.device) // 2) // per_point
         return int(max(LEAST_POINTS, room))
 

@@ -142,11 +142,14 @@ class _Products:
         return Pca(mean, torch.linalg.qr(spanned).Q.float(), self.rows)
 
 
-def leading(matrix: Tensor, count: int) -> Tensor:
-    """The eigenvectors of the `count` largest eigenvalues of a symmetric positive matrix, as columns, largest first."""
+def leading(matrix: Tensor, count: int, *, dense: int = DENSE) -> Tensor:
+    """The eigenvectors of the `count` largest eigenvalues of a symmetric positive matrix, as columns, largest first.
+
+    Matrices up to `dense` rows are diagonalised whole.
+    """
     size = len(matrix)
     count = min(count, size)
-    if _is_dense(size, count):
+    if _is_dense(size, count, dense):
         vectors: Tensor = torch.linalg.eigh(matrix).eigenvectors
         return vectors[:, size - count :].flip(1)
     # subspace iteration; a few more vectors than wanted make the last ones converge too
@@ -166,8 +169,8 @@ def leading(matrix: Tensor, count: int) -> Tensor:
     return basis[:, :count]
 
 
-def _is_dense(size: int, count: int) -> bool:
-    return size <= DENSE or 4 * count > size
+def _is_dense(size: int, count: int, dense: int = DENSE) -> bool:
+    return size <= dense or 4 * count > size
 
 
 def _solving(size: int, count: int) -> int:

@@ -2,7 +2,7 @@
 
 import math
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -16,7 +16,7 @@ from functaconv.base import LEAST_POINTS, TAPE_PER_LAYER, Base
 from functaconv.errors import InputError, UsageError, lookup
 from functaconv.fitting import SOLVERS
 from functaconv.functaset.schema import MOST_NUMBERS
-from functaconv.networks import NETWORKS, LatentMap, ModulatedNetwork, SiteGrid
+from functaconv.networks import Fourier, LatentMap, ModulatedNetwork, Network, Siren, SiteGrid
 from functaconv.networks.latents import Frame
 from functaconv.signals.batch import Axes, ChannelAxis
 from functaconv.signals.geometry import Flat, Geometry
@@ -70,7 +70,7 @@ class DataRecipe:
     modality: Literal["auto", "array", "voxels"] = "auto"
     """what arrays are; auto: grids with latitude and longitude, voxels of 0 and 1 only, else plain arrays"""
     geometry: Literal["sphere", "planar"] = "sphere"
-    """grids: the network sees points on the sphere, or latitude and longitude as a plane"""
+    """grids: the network sees points on the sphere, or latitude and longitude as a plane (fourier: always so)"""
     weights: Literal["equal", "area"] = "equal"
     """grids: how much a point counts in the loss; area: by the cosine of its latitude"""
     levels: Levels = "auto"
@@ -101,15 +101,23 @@ class NetworkRecipe:
     """hidden layers add to what they were given"""
     frequencies: Annotated[int, Field(ge=0, le=8192)] = 0
     """learned frequencies whose sines and cosines stand in for the coordinates; 0 for none"""
+    features: Annotated[int, Field(ge=0, le=65536)] = 0
+    """fourier: cosines that the latents weight; 0: as many as suit the data"""
+    mean_features: Annotated[int, Field(ge=0, le=65536)] = 0
+    """fourier: cosines of the dataset's mean; 0: as many as suit the data"""
 
     @model_validator(mode="after")
     def _is_of_possible_size(self) -> Self:
-        _check_size(self.width * (self.width * (self.depth - 2) + 2 * self.frequencies), MOST_PARAMETERS, "parameters")
+        if self.kind != "fourier":
+            size = self.width * (self.width * (self.depth - 2) + 2 * self.frequencies)
+            _check_size(size, MOST_PARAMETERS, "parameters")
         return self
 
     @property
     def modulations(self) -> int:
-        """How many numbers modulate the network."""
+        """How many numbers modulate the network (fourier: per channel)."""
+        if self.kind == "fourier":
+            return max(1, self.features)
         return (self.depth - 1) * self.width * (2 if self.modulation == "film" else 1)
 
 
@@ -121,10 +129,12 @@ class LatentRecipe:
     """per site"""
     sites: Annotated[tuple[Annotated[int, Field(ge=1, le=1024)], ...], Field(max_length=3)] = ()
     """sites along each axis; empty for one global latent"""
-    interpolation: Literal["nearest", "linear"] = "nearest"
+    interpolation: Literal["nearest", "linear", "window"] = "nearest"
+    """window: a point is seen by the nearest sites along every axis, each through coordinates of its own, and what they
+    make of it is blended smoothly"""
     frame: Literal["auto", "local", "global", "both"] = "auto"
     """coordinates within the cell or across it; auto: local with the nearest site (grids: both, a place on earth is not
-    like another), global with interpolation"""
+    like another) and with windows, global with linear interpolation"""
     kernel: Literal[1, 3] = 1
     """latent map over a site alone, or over its 3 x 3 neighbourhood"""
     learned_start: bool = False
@@ -218,6 +228,20 @@ class TrainingRecipe:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class ClosedFormRecipe:
+    """The linear base that fit-base begins with."""
+
+    smoothness: Annotated[float, Field(ge=0, le=1e6)] = 0.4
+    """windows: ridge on a cosine with a half-wave per pixel, relative to the mean of the diagonal; it grows with the
+    fourth power of the frequency"""
+    between: Annotated[float, Field(ge=0, le=1e6)] = 1.0
+    """windows: how much values between the pixels count, as Lanczos interpolation gives them, beside those of the
+    pixels"""
+    rounds: Annotated[int, Field(ge=1, le=1000)] = 20
+    """windows: of latents given the readout, and the readout given the latents, at most"""
+
+
+@dataclass(frozen=True, config=_STRICT)
 class Recipe:
     """All the settings of a base and its training."""
 
@@ -227,6 +251,7 @@ class Recipe:
     latent: LatentRecipe = LatentRecipe()
     solver: SolverRecipe = SolverRecipe()
     training: TrainingRecipe = TrainingRecipe()
+    closed_form: ClosedFormRecipe = ClosedFormRecipe()
 
     @model_validator(mode="after")
     def _is_of_possible_size(self) -> Self:
@@ -323,21 +348,9 @@ def build(recipe: Recipe, axes: Axes, normalizer: Normalizer, geometry: Geometry
             f"the latent has {len(sites)} site axes, the items have {axes.dims}",
             hint=f"write {'x'.join(['8'] * axes.dims)}x16 for spatial latents, or one number for a global one",
         )
-    grid = SiteGrid(tuple(sites), latent.interpolation, frame_of(latent, axes), geometry.is_closed)
+    grid = SiteGrid(tuple(sites), latent.interpolation, frame_of(latent, axes, recipe.network.kind), geometry.is_closed)
     generator = torch.Generator().manual_seed(recipe.training.seed)
-    network = lookup(NETWORKS, recipe.network.kind, what="network")(
-        coords_of(grid, geometry),
-        axes.channels,
-        width=recipe.network.width,
-        depth=recipe.network.depth,
-        w0_first=recipe.network.w0_first,
-        w0_hidden=recipe.network.w0_hidden,
-        output_offset=recipe.network.output_offset,
-        scales=recipe.network.modulation == "film",
-        skips=recipe.network.skips,
-        frequencies=recipe.network.frequencies,
-        generator=generator,
-    )
+    network = lookup(_MAKERS, recipe.network.kind, what="network")(recipe.network, grid, geometry, axes, generator)
     latent_map = LatentMap(grid, latent.numbers, network.modulations, kernel=latent.kernel, generator=generator)
     kind = lookup(SOLVERS, recipe.solver.kind, what="solver")
     options = {name: getattr(recipe.solver, name) for name in kind.settings}
@@ -350,12 +363,58 @@ def build(recipe: Recipe, axes: Axes, normalizer: Normalizer, geometry: Geometry
     )  # fmt: skip
 
 
-def frame_of(latent: LatentRecipe, axes: Axes) -> Frame:
+def _siren(
+    recipe: NetworkRecipe, grid: SiteGrid, geometry: Geometry, axes: Axes, generator: torch.Generator
+) -> Network:
+    return Siren(
+        coords_of(grid, geometry),
+        axes.channels,
+        width=recipe.width,
+        depth=recipe.depth,
+        w0_first=recipe.w0_first,
+        w0_hidden=recipe.w0_hidden,
+        output_offset=recipe.output_offset,
+        scales=recipe.modulation == "film",
+        skips=recipe.skips,
+        frequencies=recipe.frequencies,
+        generator=generator,
+    )
+
+
+def _fourier(
+    recipe: NetworkRecipe, grid: SiteGrid, geometry: Geometry, axes: Axes, _: torch.Generator
+) -> Network:
+    if geometry.coords != axes.dims:
+        raise UsageError(
+            "the fourier network sees latitude and longitude, not points on the sphere",
+            hint="--set data.geometry=planar",
+        )
+    return Fourier(
+        coords_of(grid, geometry),
+        axes.channels,
+        axes=axes.dims,
+        features=max(1, recipe.features),
+        mean_features=max(1, recipe.mean_features),
+        output_offset=recipe.output_offset,
+        is_closed=geometry.is_closed,
+    )
+
+
+_MAKERS: dict[str, Callable[[NetworkRecipe, SiteGrid, Geometry, Axes, torch.Generator], Network]] = {
+    "siren": _siren,
+    "fourier": _fourier,
+}
+
+
+def frame_of(latent: LatentRecipe, axes: Axes, kind: str) -> Frame:
     """Where coordinates start, as asked for or as suits the data."""
     if latent.frame != "auto":
         return latent.frame
-    if latent.interpolation != "nearest":
+    if latent.interpolation == "linear":
         return "global"
+    if kind == "fourier":
+        # its features are those of a cell, its mean is that of the whole
+        return "both"
     return "both" if axes.kind == "grid" else "local"
 
 

@@ -3,7 +3,7 @@
 from functaconv.fitting.fit import Fit, Solver, best_fit, fit
 from functaconv.fitting.gauss_newton import GaussNewton
 from functaconv.fitting.gradient_descent import GradientDescent
-from functaconv.fitting.reconstruction import Reconstruction, Tangent, reconstruction
+from functaconv.fitting.reconstruction import Reconstruction, Tangent, along, reconstruction
 
 AnySolver = GradientDescent | GaussNewton
 SOLVERS: dict[str, type[GradientDescent] | type[GaussNewton]] = {
@@ -20,6 +20,7 @@ __all__ = [
     "Reconstruction",
     "Solver",
     "Tangent",
+    "along",
     "best_fit",
     "fit",
     "reconstruction",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import cached_property, reduce
 from operator import add
 from typing import Protocol, runtime_checkable
 
@@ -25,6 +25,8 @@ from functaconv.shapes import (
     Validity,
 )
 
+CANCELLED = 1e-3
+"""share of the error at the start below which float32 has lost too much of an error that is a difference"""
 Rows = Float[Tensor, "#item cell value number"]
 """a Jacobian with points and channels side by side"""
 
@@ -32,6 +34,9 @@ Rows = Float[Tensor, "#item cell value number"]
 @runtime_checkable
 class Field(Protocol):
     """What a solver needs of a network: features, their cotangents pulled back onto the latents, their Jacobian."""
+
+    @property
+    def is_linear(self) -> bool: ...
 
     def __call__(self, latents: Latents, placement: Placement) -> CellFeatures: ...
     def vjp(self, latents: Latents, placement: Placement) -> tuple[CellFeatures, Callable[[CellFeatures], Latents]]: ...
@@ -105,9 +110,15 @@ class Tangent:
     features: Sequence[Tensor]
     """`StartFeatures` per piece, of as many points as it has"""
     rows: Sequence[Tensor]
-    """derivatives per piece: weighted, as `Rows`, where all items share the weights; else as they are"""
+    """derivatives per piece: weighted, as `Rows`, where all items share the weights; else, and of a linear network, as
+    they are"""
     curvature: Curvature
     _factors: list[Factor] = field(default_factory=list, repr=False)
+
+    @cached_property
+    def precise(self) -> Curvature:
+        """The curvature in float64."""
+        return replace(self.curvature, matrix=self.curvature.matrix.double())
 
     @property
     def bytes(self) -> int:
@@ -180,6 +191,38 @@ class Reconstruction:
 
     def error(self, latents: Latents) -> PerItem:
         """Mean squared error of each item over its valid points and channels."""
+        if self.field.is_linear and self.tangent is not None and not torch.is_grad_enabled():
+            return self._quadratic_error(latents, self.tangent)
+        return self._decoded_error(latents)
+
+    def _quadratic_error(self, latents: Latents, tangent: Tangent) -> PerItem:
+        """The same without decoding, for a linear network: `e - 2 s'd + d'(J'WJ)d`, e and s the error and the slope
+        where `d` is zero; in float64, since the terms nearly cancel. What is left of items that fit so well that
+        float32 in e and s shows is decoded.
+        """
+        begun, change = self._start, (latents - tangent.latents).double()
+        curved = tangent.precise.times(change)
+        error = begun.error.double() + ((curved - 2 * begun.slope.double()) * change).sum((1, 2))
+        close = error < CANCELLED * begun.error
+        if bool(close.any()):
+            chosen = close.nonzero()[:, 0]
+            error[chosen] = self.select(chosen)._error_along(change[chosen].float(), tangent).double()
+        return error.to(begun.error.dtype)
+
+    def _error_along(self, change: Latents, tangent: Tangent) -> PerItem:
+        """The error of a linear network's latents that differ from the tangent's by `change`."""
+        return _total(
+            piece.error(features + along(rows, change, self.field.reads(piece.placement)) - piece.targets)
+            for piece, features, rows in zip(self.pieces, tangent.features, tangent.rows, strict=True)
+        )
+
+    @cached_property
+    def _start(self) -> Slope:
+        """Error and slope at the tangent's latents."""
+        assert self.tangent is not None
+        return self._slope_along(self.tangent)
+
+    def _decoded_error(self, latents: Latents) -> PerItem:
         return _total(piece.error(self.field(latents, piece.placement) - piece.targets) for piece in self.pieces)
 
     def gradient(self, latents: Latents) -> Latents:
@@ -209,7 +252,7 @@ class Reconstruction:
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.differentiable):
             tangent = self._tangent_at(latents)
             if tangent is not None:
-                begun = self._slope_along(tangent)
+                begun = self._slope_along(tangent) if torch.is_grad_enabled() else self._start
                 return NormalEquations(begun.slope, begun.error, tangent.curvature)
             matrices = _Matrices()
             slope, error = _summed(self._linearised(piece, latents, matrices) for piece in self.pieces)
@@ -232,7 +275,7 @@ class Reconstruction:
                 cells = len(piece.placement.index)
                 matrices.add(piece.placement, self.field.reads(piece.placement), matrix.expand(-1, cells, -1, -1))
                 features.append(found)
-                rows.append(weighted if self.is_shared else jacobian)
+                rows.append(weighted if self.is_shared and not self.field.is_linear else jacobian)
             curvature = matrices.curvature(self._count, is_common=self.is_shared)
         return replace(self, tangent=Tangent(latents, features, rows, curvature))
 
@@ -328,6 +371,17 @@ def reconstruction(
             weights = weights * part.valid
         pieces.append(Piece(part, features[:, part.index], weights))
     return Reconstruction(field, tuple(pieces), placement.covered)
+
+
+def along(rows: CellJacobian, change: Latents, reads: Int[Tensor, "cell read"] | None) -> CellFeatures:
+    """How the features of every point change with the latents, to first order."""
+    if reads is not None:
+        padded = torch.cat([change, torch.zeros_like(change[:, :1])], 1)
+        change = padded[:, reads].flatten(2)
+    points, channels = rows.shape[2:4]
+    # [cell, value, number] @ [cell, number, item]
+    found = rows[0].flatten(1, 2) @ change.permute(1, 2, 0)
+    return found.permute(2, 0, 1).unflatten(2, (points, channels))
 
 
 def _onto_sites(

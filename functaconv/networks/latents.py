@@ -1,8 +1,9 @@
 """Where latents live: a grid of sites, the cells around them, and how a cell reads its sites.
 
 Points that read the same sites form a cell. With the nearest site a cell is the site's own box and reads one
-site; with (bi/tri)linear interpolation cells lie between site centres and read 2**dims of them. A global latent
-is the grid with a single site. Sorting the points by cell, once per grid, turns every layout into dense
+site; with (bi/tri)linear interpolation cells lie between site centres and read 2**dims of them, as they do with
+windows, where a point sees each of these sites through coordinates of its own, and what it sees is blended (the local
+ensemble of LIIF, Chen et al. 2021). A global latent is the grid with a single site. Sorting the points by cell, once per grid, turns every layout into dense
 `[item, cell, point, channel]` arithmetic.
 """
 
@@ -20,7 +21,7 @@ from functaconv.shapes import CellCoords, CellFeatures, Coords, Places
 ALIKE = 1e-4
 """of a cell's side: less is rounding"""
 
-Interpolation = Literal["nearest", "linear"]
+Interpolation = Literal["nearest", "linear", "window"]
 Frame = Literal["local", "global", "both"]
 
 
@@ -42,6 +43,10 @@ class Placement:
     """number of the first cell, in a piece of a larger placement"""
     is_uniform: bool = False
     """all cells see the same coordinates: one may stand for all where they read the same latents"""
+    by_corner: Float[Tensor, "cell corner point coord"] | None = None
+    """windows: coordinates as the network sees them from each corner's site"""
+    is_window: bool = False
+    """each cell is there once for each of the sites that see it: `blended` adds them up"""
 
     @property
     def covered(self) -> int:
@@ -67,6 +72,7 @@ class Placement:
                 sites=self.sites,
                 first=self.first + top,
                 is_uniform=self.is_uniform,
+                by_corner=None if self.by_corner is None else self.by_corner[rows, :, columns],
             )
             for top in range(0, cells, height)
             for left in range(0, slots, width)
@@ -76,6 +82,31 @@ class Placement:
     def first_cell(self) -> "Placement":
         """One cell by itself, with a site of its own."""
         return Placement(self.coords[:1], self.index[:1], None, None, None, 1)
+
+    def windows(self) -> "Placement":
+        """Each cell once for each of its corners, as if it read that site alone: `[cell * corner, point]`."""
+        assert self.by_corner is not None and self.corners is not None
+        count = self.corners.shape[1]
+        return Placement(
+            coords=self.by_corner.flatten(0, 1),
+            index=self.index.repeat_interleave(count, 0),
+            valid=None if self.valid is None else self.valid.repeat_interleave(count, 0),
+            corners=self.corners.reshape(-1, 1),
+            blend=None,
+            sites=self.sites,
+            first=self.first,
+            is_window=True,
+        )
+
+    def blended(self, values: Float[Tensor, "item window point channel"]) -> CellFeatures:
+        """What the points see through all their `windows`, weighted."""
+        assert self.blend is not None
+        return torch.einsum("cpk,ickpw->icpw", self.blend, values.unflatten(1, (len(self.index), -1)))
+
+    def parted(self, values: CellFeatures) -> Float[Tensor, "item window point channel"]:
+        """The adjoint of `blended`."""
+        assert self.blend is not None
+        return torch.einsum("cpk,icpw->ickpw", self.blend, values).flatten(1, 2)
 
     def spread(self, values: Float[Tensor, "item site *rest"]) -> Float[Tensor, "item cell _ *rest"]:
         """Values at the sites, as each cell's points read them (one for a whole cell with the nearest site)."""
@@ -116,7 +147,7 @@ class SiteGrid:
     shape: tuple[int, ...]
     interpolation: Interpolation = "nearest"
     frame: Frame = "local"
-    """local: coordinates start anew in each cell; global: they run on, in units of a cell's side; both: the place
+    """local: coordinates start anew in each cell (with windows: in the two cells around a site); global: they run on, in units of a cell's side; both: the place
     within the cell, and beside it the coordinates as they are"""
     is_closed: bool = False
     """along the last axis the end is a neighbour of the beginning, as longitudes are around the globe"""
@@ -167,8 +198,20 @@ class SiteGrid:
             coords = seen[index]
             uniform = valid is None and bool(((coords - coords[:1]).abs() < ALIKE).all())
             return Placement(coords, index, valid, corners, None, self.count, is_uniform=uniform)
-        corners, blend = self._corners(names, cells_per_axis, local.clamp(0, 1))
-        return Placement(seen[index], index, valid, corners, blend[index], self.count)
+        fraction = local.clamp(0, 1)
+        if self.interpolation == "linear":
+            corners, blend = self._corners(names, cells_per_axis, fraction)
+            return Placement(seen[index], index, valid, corners, blend[index], self.count)
+        # sin^2 and cos^2 add up to one, and both leave and arrive without a slope
+        corners, blend = self._corners(names, cells_per_axis, (fraction * (math.pi / 2)).sin().square())
+        offsets = torch.tensor(list(itertools.product((0, 1), repeat=len(self.shape))), device=local.device)
+        # from -1 to 1 around a site's centre, brought to the unit interval
+        around = (local - offsets[:, None] + 1) / 2
+        by_corner = torch.stack([self._seen(coords, scaled, own, is_apart=places is not None) for own in around])
+        return Placement(
+            seen[index], index, valid, corners, blend[index], self.count,
+            by_corner=by_corner[:, index].transpose(0, 1).contiguous(),
+        )  # fmt: skip
 
     def _seen(self, coords: Coords, scaled: Places, local: Places, *, is_apart: bool) -> Tensor:
         """What the network is given of each point."""

@@ -7,8 +7,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from functaconv.networks.latents import Placement, SiteGrid, neighbours
+from functaconv.networks.fourier import Fourier
 from functaconv.networks.siren import Siren
 from functaconv.shapes import CellFeatures, CellJacobian, Latents, Modulations
+
+Network = Siren | Fourier
 
 
 class LatentMap(nn.Module):
@@ -67,43 +70,65 @@ class LatentMap(nn.Module):
 class ModulatedNetwork(nn.Module):
     """Latents and placed points to features: all that a base learns except its solver."""
 
-    def __init__(self, network: Siren, latent_map: LatentMap, sites: SiteGrid) -> None:
+    def __init__(self, network: Network, latent_map: LatentMap, sites: SiteGrid) -> None:
         super().__init__()
         self.network, self.latent_map, self.sites = network, latent_map, sites
 
     def forward(self, latents: Latents, placement: Placement) -> CellFeatures:
         """Features of every point of every cell."""
-        features: Tensor = self.network(self.latent_map(latents), placement)
-        return features
+        modulation = self.latent_map(latents)
+        if placement.by_corner is None:
+            features: Tensor = self.network(modulation, placement)
+            return features
+        return self._blended(self.network(modulation, placement.windows()), placement)
 
     def vjp(self, latents: Latents, placement: Placement) -> tuple[CellFeatures, Callable[[CellFeatures], Latents]]:
         """Features, and the function that pulls a cotangent of them back onto the latents."""
-        features, onto_modulations = self.network.vjp(self.latent_map(latents), placement)
-        return features, lambda cotangent: self.latent_map.pullback(onto_modulations(cotangent))
+        modulation = self.latent_map(latents)
+        if placement.by_corner is None:
+            features, onto_modulations = self.network.vjp(modulation, placement)
+            return features, lambda cotangent: self.latent_map.pullback(onto_modulations(cotangent))
+        seen, onto_windows = self.network.vjp(modulation, placement.windows())
+        return self._blended(seen, placement), lambda cotangent: self.latent_map.pullback(
+            onto_windows(placement.parted(cotangent))
+        )
 
     def jacobian(self, latents: Latents, placement: Placement) -> tuple[CellFeatures, CellJacobian]:
         """Features, and their derivative by the latents their cell reads (`reads`), at every point."""
-        onto = self.latent_map.weight
-        features, rows = self.network.jacobian(self.latent_map(latents), placement, onto)
+        onto, modulation = self.latent_map.weight, self.latent_map(latents)
+        if placement.by_corner is not None:
+            assert placement.blend is not None
+            seen, rows = self.network.jacobian(modulation, placement.windows(), onto)
+            rows = rows.unflatten(1, (len(placement.index), -1))
+            rows = torch.einsum("cpk,ickpfn->icpfkn", placement.blend, rows).flatten(-2)
+            return self._blended(seen, placement), rows
+        features, rows = self.network.jacobian(modulation, placement, onto)
         if placement.blend is not None:
             rows = torch.einsum("cpk,icpfn->icpfkn", placement.blend, rows).flatten(-2)
         return features, rows
+
+    def _blended(self, seen: CellFeatures, placement: Placement) -> CellFeatures:
+        features = placement.blended(seen)
+        return features if self.network.common is None else features + self.network.common(placement.coords)
 
     @property
     def absorbs_constants(self) -> bool:
         """What all latents have in common can become part of the network: not where it scales a layer, nor where it
         is missing beyond the border.
         """
-        return self.latent_map.kernel == 1 and not self.network.scales
+        return self.latent_map.kernel == 1 and self.network.absorbs_constants
+
+    @property
+    def is_linear(self) -> bool:
+        """Features are linear in the latent, and their Jacobian is the same everywhere."""
+        return self.network.is_linear
 
     @torch.no_grad()
     def substitute(self, matrix: Float[Tensor, "latent latent"], constant: Float[Tensor, " latent"]) -> None:
         """Become the same functions of other latents, of which the present ones are `matrix @ other + constant`."""
         assert self.absorbs_constants or not constant.any()
         if self.absorbs_constants:
-            shifts = self.latent_map.weight.to(constant.dtype) @ constant
-            for bias, shift in zip(self.network.biases, torch.split(shifts, self.network.width), strict=False):
-                bias.copy_(bias + shift)
+            self.network.absorb(self.latent_map.weight.to(constant.dtype) @ constant)
         self.latent_map.substitute(matrix)
 
     def reads(self, placement: Placement) -> Int[Tensor, "cell read"] | None:

@@ -30,6 +30,8 @@ class Siren(nn.Module):
     coordinates.
     """
 
+    is_linear = False
+    common = None
     sweep_dtype: torch.dtype | None = None
     """in which a Jacobian is computed; None: that of the parameters. Rounding in a Jacobian slows a fit a little; it
     does not stay in the result, as it would from the residuals."""
@@ -72,6 +74,22 @@ class Siren(nn.Module):
     def modulations(self) -> int:
         """How many numbers modulate the network: shifts of every sine layer, then scales where there are any."""
         return len(self.w0) * self.width * (2 if self.scales else 1)
+
+    @property
+    def layers(self) -> int:
+        """How many layers have activations."""
+        return len(self.w0)
+
+    @property
+    def absorbs_constants(self) -> bool:
+        """A modulation that all items share can become part of the biases: not where there are scales."""
+        return not self.scales
+
+    @torch.no_grad()
+    def absorb(self, modulation: Float[Tensor, " modulation"]) -> None:
+        """Make a modulation that all items share part of the network."""
+        for bias, shift in zip(self.biases, torch.split(modulation, self.width), strict=False):
+            bias.copy_(bias + shift)
 
     def forward(self, modulation: Modulations, placement: Placement) -> CellFeatures:
         """Features of every point of every cell."""

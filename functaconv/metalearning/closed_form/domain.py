@@ -1,0 +1,156 @@
+"""Cosines over the whole domain of a dataset: values on grids to coefficients and back, axis by axis; and the mean.
+
+All grids are products of axes, so a transform is one small product per axis, whatever the number of points.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from functaconv.networks.fourier import axis_cosines
+from functaconv.signals.geometry import Geometry
+from functaconv.signals.grid import AnyGrid, Grid
+
+MOST_COEFFICIENTS = 1 << 16
+"""of a transform, per channel: beyond it the highest frequencies are left out"""
+ROUGHNESS = 1e-9
+"""weight of the squared curvature of the mean, where no value says what it is"""
+STEPS = 60
+DROPPED = 1e-6
+"""share of the items' variance that the mean may lose with its smallest coefficients"""
+
+
+@dataclass(frozen=True)
+class Transform:
+    """One grid's points and the functions along each axis: `tables[a]` is `[point of axis a, function]`."""
+
+    tables: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, grid: AnyGrid, geometry: Geometry, counts: Sequence[int], device: torch.device) -> "Transform":
+        """Of `counts[a]` functions along axis a."""
+        tables = []
+        for axis, (place, count) in enumerate(zip(axis_places(grid, geometry), counts, strict=True)):
+            is_closed = geometry.is_closed and axis == len(counts) - 1
+            tables.append(axis_cosines(place.to(device), torch.arange(count, device=device), is_closed=is_closed))
+        return cls(tuple(table.float() for table in tables))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(len(table) for table in self.tables)
+
+    def analyse(self, values: Float[Tensor, "item point channel"]) -> Float[Tensor, "item coefficient channel"]:
+        """Products with every function, summed over the points: the adjoint of `synthesise`."""
+        found = values.unflatten(1, self.shape)
+        for axis, table in enumerate(self.tables):
+            found = torch.tensordot(found, table, dims=([1 + axis], [0])).movedim(-1, 1 + axis)
+        return found.flatten(1, len(self.tables))
+
+    def synthesise(self, coefficients: Float[Tensor, "item coefficient channel"]) -> Float[Tensor, "item point channel"]:
+        """Sums of the functions."""
+        found = coefficients.unflatten(1, tuple(table.shape[1] for table in self.tables))
+        for axis, table in enumerate(self.tables):
+            found = torch.tensordot(found, table, dims=([1 + axis], [1])).movedim(-1, 1 + axis)
+        return found.flatten(1, len(self.tables))
+
+    def gram(self, chosen: Float[Tensor, "feature axis"], weights: Tensor | None) -> Float[Tensor, "feature feature"]:
+        """Mean products of the chosen functions with each other, float64; weighted by `weights` `[point]`."""
+        index = chosen.long()
+        if weights is None:
+            parts = [
+                (table.double().mT @ table.double() / len(table))[index[:, axis]][:, index[:, axis]]
+                for axis, table in enumerate(self.tables)
+            ]
+            return reduce(torch.mul, parts)
+        found = torch.zeros(len(index), len(index), dtype=torch.float64, device=index.device)
+        rows = torch.cartesian_prod(*[torch.arange(size, device=index.device) for size in self.shape])
+        rows = rows.reshape(len(weights), -1)
+        for part in weights.nonzero()[:, 0].split(1 << 12):
+            values = reduce(torch.mul, [table[rows[part, axis]][:, index[:, axis]]
+                                        for axis, table in enumerate(self.tables)])  # fmt: skip
+            found += (values * weights[part, None]).mT @ values
+        return found / weights.sum()
+
+
+def axis_places(grid: AnyGrid, geometry: Geometry) -> list[Tensor]:
+    """Where the points of a grid lie along each axis, float64, in the unit interval."""
+    if isinstance(grid, Grid):
+        return [grid.axis(axis) for axis in range(len(grid.shape))]
+    places = geometry.points(grid).places.double().reshape(*grid.shape, -1)
+    return [places[:, 0, 0], places[0, :, 1]]
+
+
+def counts_of(shapes: Sequence[tuple[int, ...]], most: int = MOST_COEFFICIENTS) -> tuple[int, ...]:
+    """How many functions along each axis: as many as the smallest grid has points, in proportion where that is more
+    than `most` in all.
+    """
+    least = [min(sizes) for sizes in zip(*shapes, strict=True)]
+    share = min(1.0, (most / math.prod(least)) ** (1 / len(least)))
+    return tuple(max(1, math.floor(size * share)) for size in least)
+
+
+def numbered(counts: Sequence[int], device: torch.device) -> Float[Tensor, "coefficient axis"]:
+    """Which function along each axis a coefficient stands for, in the order of `analyse`."""
+    axes = [torch.arange(count, device=device) for count in counts]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(counts)).float()
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean of a dataset as cosines."""
+
+    frequencies: Float[Tensor, "feature axis"]
+    weights: Float[Tensor, "feature channel"]
+
+
+@dataclass(frozen=True)
+class Average:
+    """The mean of the items on one grid."""
+
+    transform: Transform
+    values: Float[Tensor, "point channel"]
+    weights: Float[Tensor, "point channel"]
+    """how many items have a value there"""
+    variance: float
+
+
+def fit_mean(averages: Sequence[Average], counts: Sequence[int], most: int) -> Mean:
+    """Least squares over all grids, the smoothest where there are no values (conjugate gradients); then only the
+    largest coefficients, `most` at most.
+    """
+    device = averages[0].values.device
+    frequencies = numbered(counts, device)
+    total = sum(float(average.weights.sum()) for average in averages)
+    penalty = ROUGHNESS * frequencies.square().sum(1).square()[None, :, None] * total / len(averages)
+
+    def normal(coefficients: Tensor) -> Tensor:
+        image = penalty * coefficients
+        for average in averages:
+            image = image + average.transform.analyse(average.transform.synthesise(coefficients) * average.weights)
+        return image
+
+    aim = sum(average.transform.analyse((average.values * average.weights)[None]) for average in averages)
+    assert isinstance(aim, Tensor)
+    found = torch.zeros_like(aim)
+    residual = along = aim
+    energy = residual.square().sum()
+    for _ in range(STEPS):
+        if not energy > 1e-14 * aim.square().sum():
+            break
+        image = normal(along)
+        length = energy / (along * image).sum()
+        found, residual = found + length * along, residual - length * image
+        energy, before = residual.square().sum(), energy
+        along = residual + energy / before * along
+    size = found[0].square().sum(1)
+    order = size.argsort(descending=True, stable=True)
+    variance = max(average.variance for average in averages)
+    lost = size[order].sum() - size[order].cumsum(0)
+    kept = min(most, 1 + int((lost > DROPPED * variance).sum()), len(order))
+    chosen = order[:kept]
+    return Mean(frequencies[chosen], found[0][chosen])

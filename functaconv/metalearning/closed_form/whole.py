@@ -1,0 +1,178 @@
+"""Closed form for one global latent per item: the principal components of the items within the span of cosines.
+
+Reduced-rank regression: an item's least-squares coefficients, in a basis in which their length is the size of the
+function, then the directions in which the items vary most. With as many cosines as points that is PCA; with fewer the
+components are smooth, which on few items does better on others.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from functaconv.metalearning.closed_form.domain import Mean, Transform, counts_of, fit_mean, numbered
+from functaconv.metalearning.closed_form.sample import Group, Sample
+from functaconv.pca import leading
+
+MOST_FEATURES = 4096
+MOST_PRODUCTS = 1 << 38
+"""multiply-adds that the products of features at the points of a mask may take"""
+LEAST_SHARE = 16
+"""the fewest features that are tried are this many times fewer than the most"""
+MOST_MEAN = 8192
+RIDGE = 1e-6
+"""of the mean square of a feature: grids smaller than others do not determine all coefficients"""
+ROUNDS = 2
+"""of weighting each item by the inverse of its error: the headline is a mean of logarithms"""
+MOST_WEIGHT = 100
+"""times the weight of an item of mean error"""
+DENSE = 1024
+TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What a global linear base consists of."""
+
+    mean: Mean
+    frequencies: Float[Tensor, "feature axis"]
+    weights: Float[Tensor, "feature channel number"]
+    psnr: float
+    """of the held-out items, estimated from coefficients"""
+
+
+@dataclass(frozen=True)
+class _Coefficients:
+    """Items in an orthonormal basis: the first ones are those of the first features."""
+
+    values: Float[Tensor, "item feature channel"]
+    energy: Float[Tensor, " item"]
+    """mean square of what differs from the dataset's mean"""
+
+
+def fit_whole(sample: Sample, held_out: Sample, numbers: int, *, features: int | None = None) -> Basis:
+    """The best base of `numbers` numbers; how many features it has is chosen on held-out items unless given."""
+    shapes = [group.grid.shape for group in sample.groups]
+    counts = counts_of(shapes)
+    averages = sample.averages(counts)
+    mean = fit_mean(averages, counts, MOST_MEAN)
+    everything = numbered(counts, sample.device)
+    order = _by_energy(sample, mean, counts)
+    points = max(group.grid.points for group in sample.groups)
+    most = min(MOST_FEATURES, len(order)) if features is None else min(features, len(order))
+    if any(group.weights is not None for group in sample.groups):
+        most = min(most, int((MOST_PRODUCTS / points) ** 0.5))
+    chosen = everything[order[:most]]
+    lower = torch.linalg.cholesky(_gram(sample, chosen, counts))
+    training = _coefficients(sample, mean, chosen, counts, lower)
+    others = _coefficients(held_out, mean, chosen, counts, lower)
+    best: tuple[float, int, Tensor] | None = None
+    tried = most
+    while best is None or (features is None and tried * LEAST_SHARE >= most):
+        found, quality = _components(training, others, tried, numbers)
+        if best is not None and quality <= best[0]:
+            break
+        best = quality, tried, found
+        tried //= 2
+    quality, count, components = best
+    weights = torch.linalg.solve_triangular(
+        lower[:count, :count].mT, components.double().reshape(count, -1), upper=True
+    )
+    return Basis(mean, chosen[:count], weights.float().reshape(components.shape), quality)
+
+
+def _by_energy(sample: Sample, mean: Mean, counts: tuple[int, ...]) -> Tensor:
+    """Coefficients in the order of how much of the items is in them."""
+    energy: Tensor | None = None
+    for group in sample.groups:
+        transform = Transform.of(group.grid, sample.geometry, counts, sample.device)
+        for residual in sample.residuals(group, mean):
+            if group.weights is not None:
+                residual = residual * group.weights[:, None]
+            part = transform.analyse(residual).square().sum((0, 2)) / residual.shape[1] ** 2
+            energy = part if energy is None else energy + part
+    assert energy is not None
+    return energy.argsort(descending=True, stable=True)
+
+
+def _gram(sample: Sample, chosen: Tensor, counts: tuple[int, ...]) -> Tensor:
+    """Mean products of the features over the grids, float64."""
+    found = torch.zeros(len(chosen), len(chosen), dtype=torch.float64, device=sample.device)
+    for group in sample.groups:
+        transform = Transform.of(group.grid, sample.geometry, counts, sample.device)
+        found += transform.gram(chosen, group.weights) * (group.items / sample.items)
+    found.diagonal().add_(RIDGE * found.diagonal().mean())
+    return found
+
+
+def _coefficients(
+    sample: Sample, mean: Mean, chosen: Tensor, counts: tuple[int, ...], lower: Tensor
+) -> _Coefficients:
+    values, energies = [], []
+    index = chosen.new_zeros(len(chosen)).long()
+    for axis, count in enumerate(counts):
+        index = index * count + chosen[:, axis].long()
+    is_alone = len(sample.groups) == 1
+    for group in sample.groups:
+        transform = Transform.of(group.grid, sample.geometry, counts, sample.device)
+        own = lower
+        if not is_alone:
+            gram = transform.gram(chosen, group.weights)
+            gram.diagonal().add_(RIDGE * gram.diagonal().mean())
+            own = torch.linalg.cholesky(gram)
+        total = group.grid.points if group.weights is None else float(group.weights.sum())
+        for residual in sample.residuals(group, mean):
+            weighted = residual if group.weights is None else residual * group.weights[:, None]
+            products = transform.analyse(weighted)[:, index] / total
+            items, _, channels = products.shape
+            columns = products.permute(1, 0, 2).reshape(len(index), -1).double()
+            columns = torch.linalg.solve_triangular(own, columns, upper=False)
+            if not is_alone:
+                columns = lower.mT @ torch.linalg.solve_triangular(own.mT, columns, upper=True)
+            values.append(columns.reshape(len(index), items, channels).permute(1, 0, 2).float())
+            energies.append((weighted * residual).sum((1, 2)) / (total * channels))
+    return _Coefficients(torch.cat(values), torch.cat(energies))
+
+
+def _components(training: _Coefficients, others: _Coefficients, features: int, numbers: int) -> tuple[Tensor, float]:
+    """The leading directions of the first `features` coefficients, and dB of the others along them."""
+    rows = training.values[:, :features].flatten(1)
+    aims = others.values[:, :features].flatten(1)
+    channels = training.values.shape[2]
+    weights = torch.ones(len(rows), device=rows.device)
+    best: tuple[Tensor, float] | None = None
+    for _ in range(1 + ROUNDS):
+        found = _leading_rows(rows * weights.sqrt()[:, None], numbers)
+        quality = _psnr(aims, others.energy, found, channels)
+        if best is not None and not quality > best[1]:
+            break
+        best = found, quality
+        error = training.energy - (rows @ found).square().sum(1) / channels
+        weights = 1 / error.clamp(min=TINY + float(error.mean()) / MOST_WEIGHT)
+        weights = weights / weights.mean()
+    assert best is not None
+    return best[0].reshape(features, channels, -1), best[1]
+
+
+def _leading_rows(rows: Tensor, numbers: int) -> Tensor:
+    """The directions in which rows are longest, `[value, number]`, orthonormal."""
+    if len(rows) < rows.shape[1]:
+        vectors = leading(rows.double() @ rows.double().mT, min(numbers, len(rows)), dense=DENSE)
+        spanned = torch.linalg.qr(rows.mT.double() @ vectors).Q.float()
+    else:
+        spanned = leading(rows.mT @ rows, numbers, dense=DENSE)
+    if spanned.shape[1] == numbers:
+        return spanned
+    # fewer items than numbers: the others are directions of no item
+    padded = torch.cat([spanned, torch.zeros(len(spanned), numbers - spanned.shape[1], device=rows.device)], 1)
+    rest = torch.eye(len(spanned), numbers - spanned.shape[1], device=rows.device)
+    padded[:, spanned.shape[1] :] = rest - spanned @ (spanned.mT @ rest)
+    return torch.linalg.qr(padded).Q
+
+
+def _psnr(rows: Tensor, energy: Tensor, directions: Tensor, channels: int) -> float:
+    error = energy - (rows @ directions).square().sum(1) / channels
+    return float(-10 * torch.log10(error.clamp(min=TINY)).mean()) if len(rows) else float("nan")
+
+
