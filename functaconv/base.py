@@ -6,7 +6,17 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from functaconv.fitting import AnySolver, Fit, GaussNewton, Reconstruction, Tangent, along, best_fit, fit, reconstruction
+from functaconv.fitting import (
+    AnySolver,
+    Fit,
+    GaussNewton,
+    Reconstruction,
+    Tangent,
+    along,
+    best_fit,
+    fit,
+    reconstruction,
+)
 from functaconv.networks import ModulatedNetwork, Placement
 from functaconv.shapes import CellFeatures, Coords, Features, Latents, PerItem
 from functaconv.signals.batch import Axes, Batch
@@ -201,7 +211,8 @@ class Base(nn.Module):
     def _decoded(self, latents: Latents, placement: Placement) -> CellFeatures:
         """Features of every point of every cell."""
         if not self.field.is_linear:
-            return self.field(latents, placement)
+            features: CellFeatures = self.field(latents, placement)
+            return features
         # one set of derivatives serves all items
         at_zero, rows = self.field.jacobian(torch.zeros_like(latents[:1]), placement)
         return at_zero + along(rows, latents, self.field.reads(placement))

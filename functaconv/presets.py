@@ -71,10 +71,15 @@ def _published(
 
 
 def _sized(name: str, situation: Situation) -> Recipe:
-    """Global latents for small items, spatial ones for large: sized so that minutes are enough on the device."""
+    """Global latents for small items, spatial ones behind windows for large: sized so that minutes are enough on the
+    device. Photographs have little in common beyond a few pixels: theirs are spatial sooner.
+    """
     points, gpu = math.prod(situation.shape), situation.on_gpu
-    sites = tuple(min(64, max(1, round(size / 8))) for size in situation.shape) if points > 64**2 else ()
-    latent = situation.latent or LatentRecipe(numbers=16 if sites else (256 if gpu else 64), sites=sites)
+    is_large = points > (16**2 if name == "images" else 64**2)
+    sites = tuple(min(64, max(1, round(size / 8))) for size in situation.shape) if is_large else ()
+    latent = situation.latent or LatentRecipe(
+        numbers=16 if sites else (256 if gpu else 64), sites=sites, interpolation="window" if sites else "nearest"
+    )
     sized = _by_gradient if situation.solver == "gradient" else _by_gauss_newton
     network, solver, training = sized(points, situation.channels, latent, gpu)
     return Recipe(name=name, network=network, latent=latent, solver=solver, training=training)
@@ -156,6 +161,8 @@ def _by_gradient(
     )
 
 
+SIZED = ("images", "arrays", "voxels", "grids")
+"""presets that size themselves by the data; the others are published ones"""
 PRESETS: dict[str, Callable[[Situation], Recipe]] = {
     "functa-cifar10": lambda _: _functa("functa-cifar10", 10),
     "functa-celeba64": lambda _: _functa("functa-celeba64", 15),

@@ -188,7 +188,8 @@ class TrainingRecipe:
     """The outer loop."""
 
     steps: Count | None = None
-    minutes: Positive | None = None
+    minutes: Annotated[float, Field(ge=0, le=1e6)] | None = None
+    """wall clock of learning; 0: the closed form alone"""
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 16
     rate: Positive = 1e-3
     optimizer: Literal["adam", "muon"] = "adam"
@@ -381,9 +382,7 @@ def _siren(
     )
 
 
-def _fourier(
-    recipe: NetworkRecipe, grid: SiteGrid, geometry: Geometry, axes: Axes, _: torch.Generator
-) -> Network:
+def _fourier(recipe: NetworkRecipe, grid: SiteGrid, geometry: Geometry, axes: Axes, _: torch.Generator) -> Network:
     if geometry.coords != axes.dims:
         raise UsageError(
             "the fourier network sees latitude and longitude, not points on the sphere",
@@ -395,7 +394,6 @@ def _fourier(
         axes=axes.dims,
         features=max(1, recipe.features),
         mean_features=max(1, recipe.mean_features),
-        output_offset=recipe.output_offset,
         is_closed=geometry.is_closed,
     )
 

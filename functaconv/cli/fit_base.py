@@ -34,7 +34,7 @@ def command(
     solver: Annotated[str | None, typer.Option("--solver", help="gauss-newton or gradient.", metavar="NAME")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Outer updates.", min=1)] = None,
     minutes: Annotated[
-        float | None, typer.Option("--minutes", help="Wall clock, summed over restarts.", min=0.001)
+        float | None, typer.Option("--minutes", help="Wall clock of learning; 0: closed form only.", min=0)
     ] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Items in an update.", min=1)] = None,
     seed: options.Seed = None,
@@ -97,15 +97,19 @@ def command(
     if json or not is_first:
         return
     facts = trained.to_json()
-    updates = counted(facts["updates"], "update")
+    updates, closed_form = counted(facts["updates"], "update"), facts["closed_form"]
     write_lines(
         table(
             [
                 ("base", facts["base"]),
-                ("recipe", f"{facts['recipe']}, {facts['solver']} solver"),
+                ("recipe", f"{facts['recipe']}, {facts['network']} network, {facts['solver']} solver"),
                 ("latent", "x".join(map(str, [*facts["latent"]["sites"], facts["latent"]["numbers"]]))),
                 ("trained", f"{updates} in {facts['seconds']:.0f} s on {counted(facts['items'], 'item')}"),
                 ("left out", counted(facts["unusable"], "record") if facts["unusable"] else None),
+                (
+                    "closed form",
+                    f"{decibels(closed_form['psnr'])} after {closed_form['seconds']:.0f} s",
+                ),
                 ("validation", f"{decibels(trained.psnr)} over {counted(facts['validation_items'], 'item')}"),
             ]
         )

@@ -70,7 +70,9 @@ class TrainingMeter(metalearning.Watcher):
         if progress.validation_psnr is not None and math.isfinite(progress.validation_psnr):
             self._validation = f", validation {progress.validation_psnr:.2f} dB"
         total = round(progress.update / progress.fraction) if progress.fraction > 0.01 else None
-        facts = f"{progress.train_psnr:.2f} dB{self._validation}"
+        floor = progress.closed_form_psnr
+        beside = "" if floor is None or not math.isfinite(floor) else f", closed form {floor:.2f} dB"
+        facts = f"{progress.train_psnr:.2f} dB{self._validation}{beside}"
         self._meter.show("updates", progress.update, total, facts)
 
 

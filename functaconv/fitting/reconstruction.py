@@ -380,8 +380,8 @@ def along(rows: CellJacobian, change: Latents, reads: Int[Tensor, "cell read"] |
         change = padded[:, reads].flatten(2)
     points, channels = rows.shape[2:4]
     # [cell, value, number] @ [cell, number, item]
-    found = rows[0].flatten(1, 2) @ change.permute(1, 2, 0)
-    return found.permute(2, 0, 1).unflatten(2, (points, channels))
+    found: Tensor = rows[0].flatten(1, 2) @ change.permute(1, 2, 0)
+    return found.permute(2, 0, 1).reshape(len(change), -1, points, channels)
 
 
 def _onto_sites(

@@ -242,7 +242,7 @@ class Learner:
         """
         count = batch.values.shape[1]
         network = self.base.field.network
-        layer = 4 * network.width * len(network.w0)
+        layer = 4 * network.width * network.layers
         seen = count if inner is None else len(inner)
         step = TENSORS_PER_LAYER * layer * seen
         if isinstance(self.base.solver, GaussNewton) and steps > 1:
@@ -314,7 +314,7 @@ def _optimizers(
     network = base.field.network
     matrices: list[nn.Parameter] = []
     if training.optimizer == "muon":
-        matrices = [*list(network.weights)[1:-1], base.field.latent_map.weight]
+        matrices = [*network.matrices, base.field.latent_map.weight]
     taken = {id(matrix) for matrix in matrices}
     groups = [
         {"params": [parameter for parameter in shared if id(parameter) not in taken], "full_rate": training.rate},

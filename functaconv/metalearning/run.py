@@ -29,14 +29,16 @@ from functaconv.files import locked, replace_bytes
 from functaconv.fitting import GaussNewton
 from functaconv.functaset.schema import canonical
 from functaconv.interruption import Stop
-from functaconv.measuring import measure
 from functaconv.metalearning.canonical import make_canonical
+from functaconv.metalearning.closed_form import Situation, fit_closed_form, learnable
+from functaconv.metalearning.floor import Floor, planar, sampled
 from functaconv.metalearning.held_out import held_out
 from functaconv.metalearning.learner import Learner
 from functaconv.metalearning.pace import Pace
+from functaconv.metalearning.validation import validation_psnr
 from functaconv.metrics import psnr
 from functaconv.parallel import Ensemble, LostRankError, trainers
-from functaconv.recipe import Recipe, build
+from functaconv.recipe import Recipe, build, validated
 from functaconv.signals.batch import Axes, Batch, Signal, batched
 from functaconv.signals.device import sweep_dtype_of
 from functaconv.signals.geometry import Flat, Geometry, Globe
@@ -45,7 +47,7 @@ from functaconv.signals.loader import Collection, Position, Sampler, prefetched
 from functaconv.signals.normalizer import Normalizer, levels_of
 from functaconv.sources.items import Record
 
-STATE = "state.safetensors"
+STATE, CLOSED_FORM = "state.safetensors", "closed-form.safetensors"
 HELD_OUT = 0.02
 MOST_HELD_OUT = 256
 LEAST_VALIDATED, VALIDATION_POINTS = 16, 1 << 20
@@ -56,6 +58,8 @@ LATENT_SAMPLE, LEAST_SAMPLE, SAMPLE_POINTS = 512, 8, 1 << 20
 """training items from which the range of the latents is taken: fewer where they are large"""
 MOST_TOLD = 10
 """items that are left out, with the reason of each"""
+MOST_CANONICAL = 4
+"""batches from which the basis of the closed form's latents is taken"""
 SAVE_EVERY = 20.0
 """seconds between training states"""
 REPORT_EVERY = 0.5
@@ -79,6 +83,10 @@ class Trained:
     items: int
     validation_items: int
     unusable: int
+    closed_form: dict[str, float | None]
+    """PSNR (dB) of the same items with the closed form, and the seconds that it took"""
+    learned: float | None = None
+    """PSNR (dB) of the same items with the learned base; None where nothing was learned"""
     was_finished: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -93,11 +101,16 @@ class Trained:
             "items": self.items,
             "validation_items": self.validation_items,
             "unusable": self.unusable,
+            "network": self.recipe.network.kind,
+            "closed_form": self.closed_form,
+            "learned": {"psnr": plain(self.learned)},
             "already_finished": self.was_finished,
         }
 
 
-FACTS = ("updates", "seconds", "psnr", "items", "validation_items", "unusable", "was_finished")
+FACTS = (
+    "updates", "seconds", "psnr", "items", "validation_items", "unusable", "closed_form", "learned", "was_finished",
+)  # fmt: skip
 """what is known of a finished run beside its file and its recipe"""
 
 
@@ -114,6 +127,7 @@ class Progress:
     rate: float
     skipped: int
     validation_psnr: float | None = None
+    closed_form_psnr: float | None = None
 
 
 class Watcher:
@@ -140,6 +154,8 @@ class Request:
     identity: Mapping[str, Any]
     """settings and fingerprints: a run with another identity is another run"""
     device: torch.device
+    may_keep_closed_form: bool = True
+    """no other network was asked for: the base that validates better is written"""
     precision: str = "float32"
     log: Path | None = None
 
@@ -160,19 +176,27 @@ class Run:
         self._left_out = itertools.count(1)
         self._items = self._collection(request.shards)
         self._training, self._validation = self._split()
-        base = build(request.recipe, request.axes, *self._described(saved)).to(request.device)
-        base.field.network.sweep_dtype = sweep_dtype_of(request.precision)
-        self.learner = Learner(base, request.recipe.training, ensemble)
         self.seconds, self._validating, self._validated_at = 0.0, 0.0, -1
         self._validation_cost: float | None = None
         self._position = Position()
         self._shapes: set[tuple[int, ...]] = set()
+        self._described_as = self._described(saved)
+        self.floor = self._begin()
+        if not learnable(request.recipe):
+            return
+        base = build(request.recipe, request.axes, *self._described_as).to(request.device)
+        base.field.network.sweep_dtype = sweep_dtype_of(request.precision)
+        self.learner = Learner(base, request.recipe.training, ensemble)
         if saved is not None:
             self._restore(saved)
             watcher.announce(f"going on after {self.learner.updates} updates ({self.seconds:.0f} s)")
 
     def train(self) -> Trained:
         """Run to the end of the budget and write the base."""
+        if not learnable(self.request.recipe):
+            ended = shared(self.ensemble, self._end_without_learning, self.request.output)
+            assert ended is not None
+            return ended
         training, learner, ensemble = self.request.recipe.training, self.learner, self.ensemble
         sampler = Sampler(
             self._items.__getitem__, self._training, training.batch_size, training.seed, self._position,
@@ -220,9 +244,49 @@ class Run:
             raise
         finally:
             batches.close()
-        trained = shared(ensemble, lambda: self._end(error), self.request.output, self.request.recipe)
+        trained = shared(ensemble, lambda: self._end(error), self.request.output)
         assert trained is not None
         return trained
+
+    def _begin(self) -> Floor:
+        """The closed form; ranks other than the first know what it is worth, not what it is."""
+        floor: Floor | None = None
+
+        def begun() -> tuple[float, float]:
+            nonlocal floor
+            floor = self._closed_form()
+            return floor.psnr, floor.seconds
+
+        known = self.ensemble.first(begun)
+        return floor or Floor(b"", self.request.recipe, *known)
+
+    def _closed_form(self) -> Floor:
+        """That of an earlier start of this run, or a new one."""
+        request, file = self.request, self.folder / CLOSED_FORM
+        if (floor := Floor.read(file, canonical(dict(request.identity)))) is not None:
+            return floor
+        normalizer, geometry = self._described_as
+        situation = Situation(request.axes, normalizer, planar(geometry), request.device)
+        training = list(sampled(self._items.__getitem__, self._training, request.recipe))
+
+        def tell(message: str) -> None:
+            self.ensemble.at("the closed form")
+            self.stop.check("nothing is saved yet")
+            self.watcher.announce(f"closed form, {message}")
+
+        found = fit_closed_form(request.recipe, situation, training, self._validation, tell=tell)
+        self._shapes |= {batch.shape for batch in training}
+        make_canonical(found.base, training[:MOST_CANONICAL])
+        self.watcher.announce(f"closed form: {found.psnr:.2f} dB on held-out items after {found.seconds:.0f} s")
+        floor = Floor.of(found, self._facts(found.psnr, 0, closed_form=(found.psnr, found.seconds)))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        replace_bytes(file, floor.content)
+        return floor
+
+    def _end_without_learning(self) -> Trained:
+        if self.request.recipe.training.minutes != 0:
+            self.watcher.announce("this network is linear in its latent: nothing is left to learn")
+        return self._write(self.floor.content, self.floor.recipe, self.floor.psnr, learned=None)
 
     def _split(self) -> tuple[list[int], list[Batch]]:
         """Indices to train on, and batches to validate on, whose positions are the numbers of the records."""
@@ -324,13 +388,7 @@ class Run:
         return self._validation_psnr(), time.monotonic() - started
 
     def _validation_psnr(self) -> float:
-        average = self.learner.average
-        errors: list[np.ndarray] = []
-        for batch in self._validation:
-            self.ensemble.at("a validation")
-            fit = average.encode(batch)
-            errors.append(measure(average, batch, fit.latents, fit)["mse"])
-        return mean_psnr(self._validation, errors)
+        return validation_psnr(self.learner.average, self._validation, before=lambda: self.ensemble.at("a validation"))
 
     def _sample(self) -> Iterator[Batch]:
         """Some training items, for the range of the latents."""
@@ -349,7 +407,7 @@ class Run:
         learner, spent = self.learner, self._spent()
         progress = Progress(
             learner.updates, round(self.seconds, 2), min(1.0, spent), float(psnr(error)), norm,
-            learner.rate(min(1.0, spent)), learner.skipped, quality,
+            learner.rate(min(1.0, spent)), learner.skipped, quality, self.floor.psnr,
         )  # fmt: skip
         self.watcher.report(progress)
         self._log.parent.mkdir(parents=True, exist_ok=True)
@@ -435,63 +493,79 @@ class Run:
         return self._finish(quality)
 
     def _finish(self, quality: float) -> Trained:
-        average, recipe = self.learner.average, self.request.recipe
-        records = {index // self._items.each for index in self._training}
-        unusable = sum(map(self._items.is_known_bad, records))
-        trained = Trained(
-            path=self.request.output,
-            recipe=recipe,
-            updates=self.learner.updates,
-            seconds=self.seconds,
-            psnr=quality,
-            items=len(records) - unusable,
-            validation_items=len({record for batch in self._validation for record in batch.positions}),
-            unusable=unusable,
-        )
-        training = {
-            "identity": dict(self.request.identity),
-            "updates": trained.updates,
-            "seconds": round(trained.seconds, 1),
-            "psnr": plain(quality),
-            "items": trained.items,
-            "validation_items": trained.validation_items,
-            "unusable": unusable,
-            "skipped": self.learner.skipped,
-            "shapes": [list(shape) for shape in sorted(self._shapes)[:64]],
-            "device": self.request.device.type,
-        }
-        if (run := trainers().run) is not None:
-            training["run"] = run
+        """Write the base that was learned, or the closed form where that is better and nothing else was asked for."""
+        average, floor = self.learner.average, self.floor
+        if self.request.may_keep_closed_form and not quality > floor.psnr:
+            self.watcher.announce(
+                f"the closed form is written: {floor.psnr:.2f} dB on held-out items, the learned base has {quality:.2f}"
+            )
+            facts = self._facts(floor.psnr, self.learner.updates, learned=quality)
+            return self._write(floor.with_facts(facts), floor.recipe, floor.psnr, learned=quality)
         if isinstance(average.solver, GaussNewton):
             make_canonical(average, self._sample())
         elif latents := [average.encode(batch).latents.cpu() for batch in self._sample()]:
             average.describe_latents(torch.cat(latents))
-        replace_bytes(self.request.output, base_to_bytes(average, recipe, training))
+        facts = self._facts(quality, self.learner.updates, learned=quality)
+        content = base_to_bytes(average, self.request.recipe, facts)
+        return self._write(content, self.request.recipe, quality, learned=quality)
+
+    def _write(self, content: bytes, recipe: Recipe, quality: float, *, learned: float | None) -> Trained:
+        facts = self._facts(quality, self.learner.updates if learned is not None else 0, learned=learned)
+        replace_bytes(self.request.output, content)
         clear(self.folder)
-        return trained
+        return Trained(
+            path=self.request.output,
+            recipe=recipe,
+            psnr=quality,
+            seconds=self.seconds,
+            learned=learned,
+            **{name: facts[name] for name in ("updates", "items", "validation_items", "unusable", "closed_form")},
+        )
+
+    def _facts(
+        self,
+        quality: float,
+        updates: int,
+        *,
+        learned: float | None = None,
+        closed_form: tuple[float, float] | None = None,
+    ) -> dict[str, Any]:
+        """What a base's file says of its training."""
+        records = {index // self._items.each for index in self._training}
+        unusable = sum(map(self._items.is_known_bad, records))
+        floor, seconds = closed_form or (self.floor.psnr, self.floor.seconds)
+        facts = {
+            "identity": dict(self.request.identity),
+            "updates": updates,
+            "seconds": round(self.seconds, 1),
+            "psnr": plain(quality),
+            "closed_form": {"psnr": plain(floor), "seconds": round(seconds, 1)},
+            "learned": {"psnr": plain(learned)},
+            "items": len(records) - unusable,
+            "validation_items": len({record for batch in self._validation for record in batch.positions}),
+            "unusable": unusable,
+            "skipped": self.learner.skipped if learned is not None else 0,
+            "shapes": [list(shape) for shape in sorted(self._shapes)[:64]],
+            "device": self.request.device.type,
+        }
+        if (run := trainers().run) is not None:
+            facts["run"] = run
+        return facts
 
 
-def shared(ensemble: Ensemble, work: Callable[[], Trained | None], output: Path, recipe: Recipe) -> Trained | None:
+def shared(ensemble: Ensemble, work: Callable[[], Trained | None], output: Path) -> Trained | None:
     """The finished run that the first rank finds or makes, for all ranks."""
 
     def facts() -> dict[str, Any] | None:
         trained = work()
-        return None if trained is None else {name: getattr(trained, name) for name in FACTS}
+        if trained is None:
+            return None
+        return {name: getattr(trained, name) for name in FACTS} | {"recipe": trained.recipe.settings()}
 
     known = ensemble.first(facts)
-    return None if known is None else Trained(path=output, recipe=recipe, **known)
-
-
-def mean_psnr(batches: Sequence[Batch], errors: Sequence[np.ndarray]) -> float:
-    """Mean PSNR of items, from the mean squared errors of batches that have the item's number as position: tiles of an
-    item have the same. NaN without an item.
-    """
-    if not batches:
-        return math.nan
-    _, item = np.unique([number for batch in batches for number in batch.positions], return_inverse=True)
-    points = np.concatenate([np.full(len(batch), float(math.prod(batch.shape))) for batch in batches])
-    mse = np.bincount(item, np.concatenate(errors) * points) / np.bincount(item, points)
-    return float(psnr(mse).mean())
+    if known is None:
+        return None
+    return Trained(path=output, recipe=validated(known.pop("recipe")), **known)
 
 
 def _plainly(normalizer: Normalizer, geometry: Geometry) -> dict[str, Any]:
@@ -531,7 +605,7 @@ def is_of_this_run(output: Path) -> bool:
 
 def clear(folder: Path) -> None:
     """Empty a training folder, but of nothing that is not ours."""
-    for file in (*folder.glob(".state.safetensors.*.tmp"), folder / STATE, folder / "log.jsonl"):
+    for file in (*folder.glob(".state.safetensors.*.tmp"), folder / STATE, folder / CLOSED_FORM, folder / "log.jsonl"):
         file.unlink(missing_ok=True)
 
 

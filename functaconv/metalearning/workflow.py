@@ -16,6 +16,7 @@ from functaconv.documents import differences
 from functaconv.errors import InputError, ItemError, OutputExistsError, UsageError
 from functaconv.functaset.schema import canonical
 from functaconv.interruption import stopping
+from functaconv.metalearning.closed_form import learnable
 from functaconv.metalearning.run import (
     Progress,
     Request,
@@ -30,7 +31,7 @@ from functaconv.metalearning.run import (
     training_folder,
 )
 from functaconv.parallel import Ensemble, ensemble, trainers
-from functaconv.presets import Situation
+from functaconv.presets import SIZED, Situation
 from functaconv.presets import preset as preset_of
 from functaconv.recipe import DataRecipe, Recipe, from_toml, merged, validated
 from functaconv.signals.batch import Axes, Signal
@@ -85,15 +86,22 @@ def fit_base(
         chosen, axes, tiles = _recipe(names, placed, preset, recipe, settings or {}, watcher)
         validation_names = expand_shards(_listed(validation)) if validation else []
         precision = precision_of(precision, placed)
+        is_free = not _network_asked_for(preset, recipe, settings or {})
+        if not learnable(chosen) and not is_free and chosen.network.kind != "fourier":
+            raise UsageError(
+                f"without minutes there is only the closed form, which has no {chosen.network.kind} network",
+                hint="leave out --solver, network.kind and network.modulation, or allow --minutes",
+            )
         identity = {
             "recipe": chosen.settings(),
             "precision": precision,
             "data": [fingerprint(name) for name in names],
             "validation": [fingerprint(name) for name in validation_names],
+            "may_keep_closed_form": is_free,
         }
         _check_alike(together, identity)
         overwrite = overwrite and not together.first(lambda: is_of_this_run(output))
-        finished = shared(together, lambda: _already(output, identity, overwrite), output, chosen)
+        finished = shared(together, lambda: _already(output, identity, overwrite), output)
         if finished is not None:
             watcher.announce(f"{output} is finished, with these settings: nothing to do")
             return finished
@@ -106,10 +114,21 @@ def fit_base(
                 # the old base stays until the new one takes its place
                 together.first(lambda: clear(folder))
             request = Request(
-                names, validation_names, output, chosen, axes, tiles, identity, placed,
+                names, validation_names, output, chosen, axes, tiles, identity, placed, is_free,
                 precision, None if log is None else Path(log),
             )  # fmt: skip
             return Run(request, watcher, stop, together).train()
+
+
+def _network_asked_for(preset: str | None, recipe: Path | str | None, settings: Mapping[str, Any]) -> bool:
+    """A published preset, a solver or a network was chosen: that is what is written, whatever the closed form has."""
+    written = merged({} if recipe is None else from_toml(Path(recipe)), settings)
+    network = written.get("network", {})
+    return (
+        (preset or written.get("preset") or SIZED[0]) not in SIZED
+        or "kind" in written.get("solver", {})
+        or not network.keys().isdisjoint(("kind", "modulation"))
+    )
 
 
 def _check_alike(together: Ensemble, identity: Mapping[str, Any]) -> None:
@@ -144,6 +163,9 @@ def _recipe(
     cut = _first_tiles(items, axes, data.tile)
     first = cut[0][0].signal
     asked = {**written.get("latent", {}), **settings.get("latent", {})}
+    if preset_name in (None, *SIZED) and asked.get("sites") and asked.get("kernel", 1) == 1:
+        # seamless unless something else was asked for
+        asked = {"interpolation": "window"} | asked
     latent = validated({"latent": asked}).latent if asked else None
     solver = {**written.get("solver", {}), **settings.get("solver", {})}.get("kind")
     situation = Situation(first.shape, axes.channels, device.type == "cuda", latent, solver)
@@ -170,6 +192,8 @@ def _recipe(
 def _described(recipe: Recipe) -> str:
     network, latent, training = recipe.network, recipe.latent, recipe.training
     sites = "x".join(map(str, [*latent.sites, latent.numbers]))
+    if not learnable(recipe):
+        return f"closed form, latent {sites}"
     budget = f"{training.minutes:g} minutes" if training.minutes else f"{training.steps} steps"
     return (
         f"{network.kind} {network.width}x{network.depth}, latent {sites}, {recipe.solver.kind} solver, "
@@ -256,6 +280,8 @@ def _already(output: Path, identity: Mapping[str, Any], overwrite: bool) -> Trai
         items=training["items"],
         validation_items=training["validation_items"],
         unusable=training["unusable"],
+        closed_form=training["closed_form"],
+        learned=training["learned"]["psnr"],
         was_finished=True,
     )
 

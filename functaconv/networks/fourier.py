@@ -3,14 +3,14 @@
 At a point with coordinates v (one per axis, a cell or the whole domain being the unit interval) the features are
 products of cosines, `g_f(v) = prod_a c(k_fa, v_a)`, and the network computes
 
-    f(v) = offset + g(v) . (readout + modulation) + mean(v)
+    f(v) = g(v) . (readout + modulation) + mean(v)
 
 with a mean of cosines of its own over the whole domain. The modulation is all of the output layer, so the Jacobian does
 not depend on it, the first Gauss-Newton step is exact, and a base of this kind can be fitted in closed form.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import reduce
 
 import torch
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from functaconv.networks.latents import Placement
 from functaconv.shapes import CellFeatures, Modulations
 
+MOST_BESIDE = 4
+"""times as many points as there are may be computed to have a whole grid"""
 MOST_PRODUCTS = 4
 """times as many products of the functions along the axes as there are features: more are not computed in vain"""
 
@@ -49,18 +51,22 @@ class Fourier(nn.Module):
         axes: int,
         features: int,
         mean_features: int = 1,
-        output_offset: float = 0.5,
         is_closed: bool = False,
     ) -> None:
         super().__init__()
         assert coords in (axes, 2 * axes)
-        self.axes, self.channels, self.width, self.output_offset = axes, channels, features, output_offset
+        self.axes, self.channels, self.width = axes, channels, features
         self.has_cells, self.is_closed = coords > axes, is_closed
         # which function along each axis, whole numbers; as float32 like all that a base file holds
         self.register_buffer("frequencies", torch.zeros(features, axes))
         self.register_buffer("mean_frequencies", torch.zeros(mean_features, axes))
         self.readout = nn.Parameter(torch.zeros(features * channels))
         self.mean = nn.Parameter(torch.zeros(mean_features, channels))
+
+    @property
+    def matrices(self) -> list[nn.Parameter]:
+        """Weights between hidden layers: there are none."""
+        return []
 
     @property
     def modulations(self) -> int:
@@ -73,14 +79,15 @@ class Fourier(nn.Module):
 
     def common(self, coords: Float[Tensor, "*point coord"]) -> Float[Tensor, "*point channel"]:
         """What no modulation changes: the mean of the dataset at each point."""
-        found = cosines(coords[..., -self.axes :], self.mean_frequencies, is_closed=self.is_closed)
-        return found @ self.mean + self.output_offset
+        return weighed(coords[..., -self.axes :], self.mean_frequencies, self.mean, is_closed=self.is_closed)
 
     def forward(self, modulation: Modulations, placement: Placement) -> CellFeatures:
         """Features of every point of every cell."""
-        return self._read_out(self.features(placement.coords), modulation, placement)
+        return self._read_out(None, modulation, placement)
 
-    def vjp(self, modulation: Modulations, placement: Placement) -> tuple[CellFeatures, Callable[[CellFeatures], Tensor]]:
+    def vjp(
+        self, modulation: Modulations, placement: Placement
+    ) -> tuple[CellFeatures, Callable[[CellFeatures], Modulations]]:
         """Features, and the function that pulls a cotangent of them back onto the modulations."""
         found = self.features(placement.coords)
 
@@ -99,9 +106,13 @@ class Fourier(nn.Module):
         """Features, and their derivative by the numbers that `onto` maps to the modulations a point reads: the same
         for all items.
         """
-        found = self.features(placement.coords)
-        rows = found @ onto.reshape(self.width, -1)
-        rows = rows.reshape(1, *found.shape[:-1], self.channels, -1)
+        weights = onto.reshape(self.width, -1)
+        if len(placement.index) == 1:
+            found, rows = None, self._weighed(placement, weights)
+        else:
+            found = self.features(placement.coords)
+            rows = found @ weights
+        rows = rows.reshape(1, *placement.index.shape, self.channels, -1)
         return self._read_out(found, modulation, placement), rows
 
     @torch.no_grad()
@@ -109,15 +120,58 @@ class Fourier(nn.Module):
         """Make a modulation that all items share part of the network."""
         self.readout.copy_(self.readout + modulation)
 
-    def _read_out(self, found: Tensor, modulation: Modulations, placement: Placement) -> CellFeatures:
-        weights = placement.spread(modulation + self.readout)
-        weights = weights.reshape(*weights.shape[:3], self.width, self.channels)
-        if weights.shape[2] == 1:
-            read = torch.einsum("cpf,icfh->icph", found, weights[:, :, 0])
+    def _read_out(self, found: Tensor | None, modulation: Modulations, placement: Placement) -> CellFeatures:
+        weights = modulation + self.readout
+        if len(placement.index) == 1 and found is None and placement.blend is None:
+            # one cell reads one site: items side by side
+            columns = weights[:, 0].reshape(-1, self.width, self.channels).permute(1, 0, 2)
+            read = self._weighed(placement, columns.flatten(1))
+            read = read.reshape(*placement.index.shape, len(weights), self.channels).permute(2, 0, 1, 3)
         else:
-            read = torch.einsum("cpf,icpfh->icph", found, weights)
+            found = self.features(placement.coords) if found is None else found
+            spread = placement.spread(weights)
+            spread = spread.reshape(*spread.shape[:3], self.width, self.channels)
+            if spread.shape[2] == 1:
+                read = torch.einsum("cpf,icfh->icph", found, spread[:, :, 0])
+            else:
+                read = torch.einsum("cpf,icpfh->icph", found, spread)
         # seen through windows it is added once, not by each of them
         return read if placement.is_window else read + self.common(placement.coords)
+
+    def _weighed(
+        self, placement: Placement, weights: Float[Tensor, "feature column"]
+    ) -> Float[Tensor, "cell point column"]:
+        coords = placement.coords[..., : self.axes]
+        return weighed(coords, self.frequencies, weights, is_closed=self.is_closed and not self.has_cells)
+
+
+def weighed(
+    coords: Float[Tensor, "*point axis"],
+    frequencies: Float[Tensor, "feature axis"],
+    weights: Float[Tensor, "feature column"],
+    *,
+    is_closed: bool = False,
+) -> Float[Tensor, "*point column"]:
+    """`cosines(coords, frequencies) @ weights`; where the points form a grid, or nearly so, axis by axis."""
+    axes = coords.shape[-1]
+    distinct, places = zip(*(torch.unique(coords[..., axis], return_inverse=True) for axis in range(axes)), strict=True)
+    if math.prod(map(len, distinct)) > MOST_BESIDE * coords[..., 0].numel():
+        return cosines(coords, frequencies, is_closed=is_closed) @ weights
+    counts = [int(most) + 1 for most in frequencies.amax(0).tolist()]
+    found = weights.new_zeros(math.prod(counts), weights.shape[1])
+    found = found.index_add(0, _ravelled(frequencies.long().unbind(1), counts), weights).reshape(*counts, -1)
+    for axis, (values, count) in enumerate(zip(distinct, counts, strict=True)):
+        which = torch.arange(count, device=values.device)
+        table = axis_cosines(values, which, is_closed=is_closed and axis == axes - 1)
+        found = torch.tensordot(table, found, dims=([1], [axis])).movedim(0, axis)
+    return found.flatten(0, axes - 1)[_ravelled(places, [len(values) for values in distinct])]
+
+
+def _ravelled(places: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
+    index = torch.zeros_like(places[0])
+    for place, count in zip(places, counts, strict=True):
+        index = index * count + place
+    return index
 
 
 def cosines(
@@ -135,11 +189,10 @@ def cosines(
     if math.prod(counts) > MOST_PRODUCTS * len(frequencies):
         return reduce(torch.mul, [table[..., place] for table, place in zip(tables, places, strict=True)])
     # nearly all products are wanted: to compute them all is less work than to pick factors
-    products, which = tables[0], places[0]
-    for table, place, count in zip(tables[1:], places[1:], counts[1:], strict=True):
+    products = tables[0]
+    for table in tables[1:]:
         products = (products[..., None] * table[..., None, :]).flatten(-2)
-        which = which * count + place
-    return products[..., which]
+    return products[..., _ravelled(places, counts)]
 
 
 def axis_cosines(

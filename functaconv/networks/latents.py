@@ -1,10 +1,10 @@
 """Where latents live: a grid of sites, the cells around them, and how a cell reads its sites.
 
 Points that read the same sites form a cell. With the nearest site a cell is the site's own box and reads one
-site; with (bi/tri)linear interpolation cells lie between site centres and read 2**dims of them, as they do with
+site; with (bi/tri)linear interpolation cells lie between site centres and read 2**dims of them. So they do with
 windows, where a point sees each of these sites through coordinates of its own, and what it sees is blended (the local
-ensemble of LIIF, Chen et al. 2021). A global latent is the grid with a single site. Sorting the points by cell, once per grid, turns every layout into dense
-`[item, cell, point, channel]` arithmetic.
+ensemble of LIIF, Chen et al. 2021). A global latent is the grid with a single site. Sorting the points by cell, once
+per grid, turns every layout into dense `[item, cell, point, channel]` arithmetic.
 """
 
 import itertools
@@ -85,7 +85,8 @@ class Placement:
 
     def windows(self) -> "Placement":
         """Each cell once for each of its corners, as if it read that site alone: `[cell * corner, point]`."""
-        assert self.by_corner is not None and self.corners is not None
+        assert self.by_corner is not None
+        assert self.corners is not None
         count = self.corners.shape[1]
         return Placement(
             coords=self.by_corner.flatten(0, 1),
@@ -101,7 +102,9 @@ class Placement:
     def blended(self, values: Float[Tensor, "item window point channel"]) -> CellFeatures:
         """What the points see through all their `windows`, weighted."""
         assert self.blend is not None
-        return torch.einsum("cpk,ickpw->icpw", self.blend, values.unflatten(1, (len(self.index), -1)))
+        return torch.einsum(
+            "cpk,ickpw->icpw", self.blend, values.reshape(len(values), len(self.index), -1, *values.shape[2:])
+        )
 
     def parted(self, values: CellFeatures) -> Float[Tensor, "item window point channel"]:
         """The adjoint of `blended`."""
@@ -147,8 +150,8 @@ class SiteGrid:
     shape: tuple[int, ...]
     interpolation: Interpolation = "nearest"
     frame: Frame = "local"
-    """local: coordinates start anew in each cell (with windows: in the two cells around a site); global: they run on, in units of a cell's side; both: the place
-    within the cell, and beside it the coordinates as they are"""
+    """local: coordinates start anew in each cell (with windows: in the two cells around a site); global: they run on,
+    in units of a cell's side; both: the place within the cell, and beside it the coordinates as they are"""
     is_closed: bool = False
     """along the last axis the end is a neighbour of the beginning, as longitudes are around the globe"""
 

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from functaconv.networks.latents import Placement, SiteGrid, neighbours
 from functaconv.networks.fourier import Fourier
+from functaconv.networks.latents import Placement, SiteGrid, neighbours
 from functaconv.networks.siren import Siren
 from functaconv.shapes import CellFeatures, CellJacobian, Latents, Modulations
 
@@ -99,7 +99,7 @@ class ModulatedNetwork(nn.Module):
         if placement.by_corner is not None:
             assert placement.blend is not None
             seen, rows = self.network.jacobian(modulation, placement.windows(), onto)
-            rows = rows.unflatten(1, (len(placement.index), -1))
+            rows = rows.reshape(len(rows), len(placement.index), -1, *rows.shape[2:])
             rows = torch.einsum("cpk,ickpfn->icpfkn", placement.blend, rows).flatten(-2)
             return self._blended(seen, placement), rows
         features, rows = self.network.jacobian(modulation, placement, onto)

@@ -81,6 +81,11 @@ class Siren(nn.Module):
         return len(self.w0)
 
     @property
+    def matrices(self) -> list[nn.Parameter]:
+        """Weights between hidden layers, which an optimiser may orthogonalise."""
+        return list(self.weights)[1:-1]
+
+    @property
     def absorbs_constants(self) -> bool:
         """A modulation that all items share can become part of the biases: not where there are scales."""
         return not self.scales

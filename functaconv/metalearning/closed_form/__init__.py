@@ -2,8 +2,8 @@
 
     f(x; z) = m(x) + sum over the sites s near x of w(x - s) * sum_k z_sk b_k(x - s)
 
-w is a window that reaches the neighbouring sites and whose shifts add up to one, b_k are cosines of the two cells around
-a site, m is the mean of the dataset. A global latent is one site without a window.
+w is a window that reaches the neighbouring sites and whose shifts add up to one, b_k are sums of cosines of the two
+cells around a site, m is the mean of the dataset. A global latent is one site without a window.
 """
 
 import math
@@ -12,16 +12,14 @@ from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from functaconv.base import Base
-from functaconv.measuring import measure
 from functaconv.metalearning.closed_form.domain import counts_of, fit_mean, numbered
 from functaconv.metalearning.closed_form.sample import Sample
 from functaconv.metalearning.closed_form.whole import fit_whole
 from functaconv.metalearning.closed_form.windows import GAIN, WEIGHTED_FROM, WindowedFit
-from functaconv.metrics import psnr
+from functaconv.metalearning.validation import validation_psnr
 from functaconv.networks import Fourier
 from functaconv.recipe import Recipe, build
 from functaconv.signals.batch import Axes, Batch
@@ -61,6 +59,15 @@ class Situation:
     """planar"""
     device: torch.device
 
+    def sample(self, batches: Iterable[Batch], recipe: Recipe) -> Sample:
+        by_area = recipe.data.weights == "area"
+        return Sample.of(batches, self.normalizer, self.geometry, self.device, by_area=by_area)
+
+
+def learnable(recipe: Recipe) -> bool:
+    """Something is left to learn when the closed form is there."""
+    return recipe.network.kind != "fourier" and recipe.training.minutes != 0
+
 
 def linear_recipe(recipe: Recipe, features: int, mean_features: int) -> Recipe:
     """The recipe of the linear base with the same latents."""
@@ -88,27 +95,16 @@ def fit_closed_form(
 ) -> ClosedForm:
     """The best linear base for the recipe's latents; what is chosen is chosen on the held-out items."""
     started = time.monotonic()
-    by_area = recipe.data.weights == "area"
-    sample = Sample.of(training, situation.normalizer, situation.geometry, situation.device, by_area=by_area)
-    others = Sample.of(held_out, situation.normalizer, situation.geometry, situation.device, by_area=by_area)
+    sample = situation.sample(training, recipe)
     fit = _windowed if math.prod(recipe.latent.sites) > 1 else _whole
-    base, chosen = fit(recipe, situation, sample, others, held_out, tell)
+    base, chosen = fit(recipe, situation, sample, held_out, tell)
     return ClosedForm(base, chosen, validation_psnr(base, held_out), time.monotonic() - started)
 
 
-def validation_psnr(base: Base, batches: Iterable[Batch]) -> float:
-    """Mean PSNR (dB) of items fitted with a base; NaN for none."""
-    values = []
-    for batch in batches:
-        fit = base.encode(batch)
-        values.append(psnr(measure(base, batch, fit.latents, fit)["mse"]))
-    return float(np.concatenate(values).mean()) if values else math.nan
-
-
 def _whole(
-    recipe: Recipe, situation: Situation, sample: Sample, others: Sample, _: Sequence[Batch],
-    tell: Callable[[str], None],
-) -> tuple[Base, Recipe]:  # fmt: skip
+    recipe: Recipe, situation: Situation, sample: Sample, held_out: Sequence[Batch], tell: Callable[[str], None]
+) -> tuple[Base, Recipe]:
+    others = situation.sample(held_out, recipe)
     numbers = recipe.latent.numbers
     basis = fit_whole(sample, others, numbers, features=recipe.network.features or None)
     tell(f"{len(basis.frequencies)} cosines, {len(basis.mean.frequencies)} of the mean")
@@ -124,9 +120,8 @@ def _whole(
 
 
 def _windowed(
-    recipe: Recipe, situation: Situation, sample: Sample, others: Sample, held_out: Sequence[Batch],
-    tell: Callable[[str], None],
-) -> tuple[Base, Recipe]:  # fmt: skip
+    recipe: Recipe, situation: Situation, sample: Sample, held_out: Sequence[Batch], tell: Callable[[str], None]
+) -> tuple[Base, Recipe]:
     shapes = [group.grid.shape for group in sample.groups]
     counts = counts_of(shapes, MOST_WINDOW_MEAN)
     mean = fit_mean(sample.averages(counts), counts, MOST_WINDOW_MEAN)
@@ -159,10 +154,10 @@ def _windowed(
             break
     if early.items < sample.items:
         fit = WindowedFit(base, sample, mean, ridge, settings.between)
-        for number in range(number + 1, number + 1 + LATE_ROUNDS):
+        for late in range(LATE_ROUNDS):
             fit.round(is_weighted=True)
             gain = best.look()
-            tell(f"round {number}, all items: {best.reached:.2f} dB")
+            tell(f"round {number + late + 1}, all items: {best.reached:.2f} dB")
             if not gain > GAIN:
                 break
     best.restore()

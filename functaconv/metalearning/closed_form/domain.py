@@ -20,7 +20,10 @@ MOST_COEFFICIENTS = 1 << 16
 """of a transform, per channel: beyond it the highest frequencies are left out"""
 ROUGHNESS = 1e-9
 """weight of the squared curvature of the mean, where no value says what it is"""
+PORTION = 1 << 12
+"""points whose functions are computed at a time"""
 STEPS = 60
+"""of conjugate gradients"""
 DROPPED = 1e-6
 """share of the items' variance that the mean may lose with its smallest coefficients"""
 
@@ -46,14 +49,16 @@ class Transform:
 
     def analyse(self, values: Float[Tensor, "item point channel"]) -> Float[Tensor, "item coefficient channel"]:
         """Products with every function, summed over the points: the adjoint of `synthesise`."""
-        found = values.unflatten(1, self.shape)
+        found = values.reshape(len(values), *self.shape, -1)
         for axis, table in enumerate(self.tables):
             found = torch.tensordot(found, table, dims=([1 + axis], [0])).movedim(-1, 1 + axis)
         return found.flatten(1, len(self.tables))
 
-    def synthesise(self, coefficients: Float[Tensor, "item coefficient channel"]) -> Float[Tensor, "item point channel"]:
+    def synthesise(
+        self, coefficients: Float[Tensor, "item coefficient channel"]
+    ) -> Float[Tensor, "item point channel"]:
         """Sums of the functions."""
-        found = coefficients.unflatten(1, tuple(table.shape[1] for table in self.tables))
+        found = coefficients.reshape(len(coefficients), *(table.shape[1] for table in self.tables), -1)
         for axis, table in enumerate(self.tables):
             found = torch.tensordot(found, table, dims=([1 + axis], [1])).movedim(-1, 1 + axis)
         return found.flatten(1, len(self.tables))
@@ -70,7 +75,7 @@ class Transform:
         found = torch.zeros(len(index), len(index), dtype=torch.float64, device=index.device)
         rows = torch.cartesian_prod(*[torch.arange(size, device=index.device) for size in self.shape])
         rows = rows.reshape(len(weights), -1)
-        for part in weights.nonzero()[:, 0].split(1 << 12):
+        for part in torch.split(weights.nonzero()[:, 0], PORTION):
             values = reduce(torch.mul, [table[rows[part, axis]][:, index[:, axis]]
                                         for axis, table in enumerate(self.tables)])  # fmt: skip
             found += (values * weights[part, None]).mT @ values

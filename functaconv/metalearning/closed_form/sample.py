@@ -39,7 +39,13 @@ class Sample:
 
     @classmethod
     def of(
-        cls, batches: Iterable[Batch], normalizer: Normalizer, geometry: Geometry, device: torch.device, *, by_area: bool
+        cls,
+        batches: Iterable[Batch],
+        normalizer: Normalizer,
+        geometry: Geometry,
+        device: torch.device,
+        *,
+        by_area: bool,
     ) -> "Sample":
         """Grouped; `by_area`: points of a globe's grid count by the area they stand for."""
         found: dict[tuple[object, ...], list[Batch]] = {}
@@ -62,6 +68,10 @@ class Sample:
     def items(self) -> int:
         return sum(group.items for group in self.groups)
 
+    @property
+    def channels(self) -> int:
+        return self.groups[0].batches[0].values.shape[-1]
+
     def part(self, values: int) -> "Sample":
         """Whole batches of about so many values, spread evenly; all groups are there."""
         whole = sum(batch.values.numel() for group in self.groups for batch in group.batches)
@@ -70,24 +80,23 @@ class Sample:
 
     def features(self, group: Group) -> Iterator[Tensor]:
         """Normalised values, `[item, point, channel]`, batch by batch; finite where values are missing."""
-        fill = self._fill(group) if any(batch.mask_key is None for batch in group.batches) else None
+        fill: Tensor | None = None
         for batch in group.batches:
             features = self.normalizer.features(batch.to(self.device)).float()
             if batch.valid is not None and batch.mask_key is None:
-                # masks that differ from item to item: what is missing counts as the others' mean
+                # masks that differ from item to item: what is missing counts as the mean of the others
+                fill = self._fill(group) if fill is None else fill
                 features = torch.where(batch.valid.to(self.device), features, fill)
             yield features
 
-    def _fill(self, group: Group) -> Tensor | None:
-        """The mean of the values that there are, `[point, channel]`; None where none is missing."""
-        if all(batch.valid is None for batch in group.batches):
-            return None
-        total, count = 0.0, 0.0
+    def _fill(self, group: Group) -> Tensor:
+        """The mean of the values that there are, `[point, channel]`."""
+        total = torch.zeros(group.grid.points, self.channels, device=self.device)
+        count = torch.zeros_like(total)
         for batch in group.batches:
             features = self.normalizer.features(batch.to(self.device)).float()
             valid = torch.ones_like(features) if batch.valid is None else batch.valid.to(features)
             total, count = total + (features * valid).sum(0), count + valid.expand_as(features).sum(0)
-        assert isinstance(total, Tensor) and isinstance(count, Tensor)
         overall = total.sum(0) / count.sum(0).clamp(min=1)
         return torch.where(count > 0, total / count.clamp(min=1), overall)
 

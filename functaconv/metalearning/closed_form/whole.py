@@ -8,11 +8,11 @@ components are smooth, which on few items does better on others.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from functaconv.metalearning.closed_form.domain import Mean, Transform, counts_of, fit_mean, numbered
-from functaconv.metalearning.closed_form.sample import Group, Sample
+from functaconv.metalearning.closed_form.sample import Sample
 from functaconv.pca import leading
 
 MOST_FEATURES = 4096
@@ -28,6 +28,8 @@ ROUNDS = 2
 MOST_WEIGHT = 100
 """times the weight of an item of mean error"""
 DENSE = 1024
+ENOUGH_ITEMS, FOLDS = 1000, 4
+"""of fewer items each fold is left out in turn to choose the number of features: the held-out ones are too few"""
 TINY = 1e-12
 
 
@@ -44,11 +46,16 @@ class Basis:
 
 @dataclass(frozen=True)
 class _Coefficients:
-    """Items in an orthonormal basis: the first ones are those of the first features."""
+    """Items in an orthonormal basis whose first functions span the first features."""
 
     values: Float[Tensor, "item feature channel"]
     energy: Float[Tensor, " item"]
     """mean square of what differs from the dataset's mean"""
+    position: Int[Tensor, " item"]
+    """neighbours may be near copies, equal ones are"""
+
+    def of_items(self, chosen: Tensor) -> "_Coefficients":
+        return _Coefficients(self.values[chosen], self.energy[chosen], self.position[chosen])
 
 
 def fit_whole(sample: Sample, held_out: Sample, numbers: int, *, features: int | None = None) -> Basis:
@@ -67,19 +74,30 @@ def fit_whole(sample: Sample, held_out: Sample, numbers: int, *, features: int |
     lower = torch.linalg.cholesky(_gram(sample, chosen, counts))
     training = _coefficients(sample, mean, chosen, counts, lower)
     others = _coefficients(held_out, mean, chosen, counts, lower)
-    best: tuple[float, int, Tensor] | None = None
+    best: tuple[float, int] | None = None
     tried = most
+    trials = _folds(training) if len(training.energy) < ENOUGH_ITEMS else [(training, others)]
     while best is None or (features is None and tried * LEAST_SHARE >= most):
-        found, quality = _components(training, others, tried, numbers)
-        if best is not None and quality <= best[0]:
-            break
-        best = quality, tried, found
+        qualities = [_components(some, rest, tried, numbers)[1] for some, rest in trials]
+        quality = sum(qualities) / len(qualities)
+        if best is None or quality > best[0]:
+            best = quality, tried
         tried //= 2
-    quality, count, components = best
+    components, quality = _components(training, others, best[1], numbers)
+    count = best[1]
     weights = torch.linalg.solve_triangular(
         lower[:count, :count].mT, components.double().reshape(count, -1), upper=True
     )
     return Basis(mean, chosen[:count], weights.float().reshape(components.shape), quality)
+
+
+def _folds(items: _Coefficients) -> list[tuple[_Coefficients, _Coefficients]]:
+    """Runs of items, each left out once: neighbours in time are near copies."""
+    parts = [part for part in torch.unique(items.position).tensor_split(FOLDS) if len(part)]
+    if len(parts) < 2:
+        return [(items, items)]
+    left_out = [torch.isin(items.position, part) for part in parts]
+    return [(items.of_items(~chosen), items.of_items(chosen)) for chosen in left_out]
 
 
 def _by_energy(sample: Sample, mean: Mean, counts: tuple[int, ...]) -> Tensor:
@@ -106,9 +124,7 @@ def _gram(sample: Sample, chosen: Tensor, counts: tuple[int, ...]) -> Tensor:
     return found
 
 
-def _coefficients(
-    sample: Sample, mean: Mean, chosen: Tensor, counts: tuple[int, ...], lower: Tensor
-) -> _Coefficients:
+def _coefficients(sample: Sample, mean: Mean, chosen: Tensor, counts: tuple[int, ...], lower: Tensor) -> _Coefficients:
     values, energies = [], []
     index = chosen.new_zeros(len(chosen)).long()
     for axis, count in enumerate(counts):
@@ -132,7 +148,8 @@ def _coefficients(
                 columns = lower.mT @ torch.linalg.solve_triangular(own.mT, columns, upper=True)
             values.append(columns.reshape(len(index), items, channels).permute(1, 0, 2).float())
             energies.append((weighted * residual).sum((1, 2)) / (total * channels))
-    return _Coefficients(torch.cat(values), torch.cat(energies))
+    position = [position for group in sample.groups for batch in group.batches for position in batch.positions]
+    return _Coefficients(torch.cat(values), torch.cat(energies), torch.tensor(position, device=sample.device))
 
 
 def _components(training: _Coefficients, others: _Coefficients, features: int, numbers: int) -> tuple[Tensor, float]:
@@ -159,7 +176,7 @@ def _leading_rows(rows: Tensor, numbers: int) -> Tensor:
     """The directions in which rows are longest, `[value, number]`, orthonormal."""
     if len(rows) < rows.shape[1]:
         vectors = leading(rows.double() @ rows.double().mT, min(numbers, len(rows)), dense=DENSE)
-        spanned = torch.linalg.qr(rows.mT.double() @ vectors).Q.float()
+        spanned: Tensor = torch.linalg.qr(rows.mT.double() @ vectors).Q.float()
     else:
         spanned = leading(rows.mT @ rows, numbers, dense=DENSE)
     if spanned.shape[1] == numbers:
@@ -168,11 +185,10 @@ def _leading_rows(rows: Tensor, numbers: int) -> Tensor:
     padded = torch.cat([spanned, torch.zeros(len(spanned), numbers - spanned.shape[1], device=rows.device)], 1)
     rest = torch.eye(len(spanned), numbers - spanned.shape[1], device=rows.device)
     padded[:, spanned.shape[1] :] = rest - spanned @ (spanned.mT @ rest)
-    return torch.linalg.qr(padded).Q
+    orthonormal: Tensor = torch.linalg.qr(padded).Q
+    return orthonormal
 
 
 def _psnr(rows: Tensor, energy: Tensor, directions: Tensor, channels: int) -> float:
     error = energy - (rows @ directions).square().sum(1) / channels
     return float(-10 * torch.log10(error.clamp(min=TINY)).mean()) if len(rows) else float("nan")
-
-

@@ -1,0 +1,116 @@
+"""The cells of a grid as a windowed fit sees them: alike cells share one matrix; and the same grid twice as fine."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from functaconv.base import Base
+from functaconv.metalearning.closed_form.sample import Group
+from functaconv.networks import Fourier, Placement
+from functaconv.shapes import Latents
+from functaconv.signals.grid import AnyGrid, GlobeGrid, Grid
+
+ALIKE = 1e-4
+"""of a cell's side, or of the largest weight: less is rounding"""
+LOBES = 3
+"""of Lanczos' kernel"""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The cells of one grid: where cells see the same coordinates, one matrix serves them all."""
+
+    placement: Placement
+    weights: Float[Tensor, "cell point"]
+    basis: Float[Tensor, "kind point corner_feature"]
+    """windowed features of one cell of each kind"""
+    kind: Int[Tensor, " cell"]
+    gram: Float[Tensor, "kind corner_feature corner_feature"]
+
+    @classmethod
+    def of(cls, base: Base, grid: AnyGrid, share: Float[Tensor, " point"]) -> "Layout":
+        """`share` is what each point counts."""
+        network = base.field.network
+        assert isinstance(network, Fourier)
+        placement = base.place(base.points(grid))
+        assert placement.by_corner is not None
+        assert placement.blend is not None
+        weights = share[placement.index]
+        if placement.valid is not None:
+            weights = weights * placement.valid[..., 0]
+        local = placement.by_corner[..., : network.axes]
+        signature = torch.cat([local.flatten(1) / ALIKE, weights / weights.max() / ALIKE], 1).round()
+        _, kind = torch.unique(signature, dim=0, return_inverse=True)
+        count = int(kind.max()) + 1
+        # the first cell of each kind
+        cells = torch.arange(len(kind), device=kind.device)
+        first = torch.full((count,), len(kind), device=kind.device).scatter_reduce(0, kind, cells, "amin")
+        features = network.features(placement.by_corner[first])
+        blended = torch.einsum("cpk,ckpf->cpkf", placement.blend[first], features).flatten(2)
+        gram = (blended * weights[first][..., None]).mT @ blended
+        return cls(placement, weights, blended, kind, gram)
+
+    def in_cells(self, values: Float[Tensor, "item point channel"]) -> Float[Tensor, "item cell point channel"]:
+        return values[:, self.placement.index]
+
+    def at_corners(self, latents: Latents) -> Float[Tensor, "item cell corner_number"]:
+        assert self.placement.corners is not None
+        return latents[:, self.placement.corners].flatten(2)
+
+
+@dataclass(frozen=True)
+class Between:
+    """A grid twice as fine, and values there as Lanczos interpolation of the items gives them: what the functions are
+    to do between the points, where the items say nothing.
+    """
+
+    layout: Layout
+    shape: tuple[int, ...]
+    matrices: tuple[Float[Tensor, "fine coarse"], ...]
+    """one per axis"""
+
+    @classmethod
+    def of(cls, base: Base, group: Group, weight: float) -> "Between | None":
+        """None where it does not count, or where values are missing beside the points."""
+        if not weight or group.weights is not None:
+            return None
+        shape = group.grid.shape
+        closed = [base.geometry.is_closed and axis == len(shape) - 1 for axis in range(len(shape))]
+        matrices = tuple(_lanczos(size, around).to(base.device) for size, around in zip(shape, closed, strict=True))
+        if isinstance(group.grid, GlobeGrid):
+            latitude, longitude = (tuple(_halved(places)) for places in (group.grid.latitude, group.grid.longitude))
+            finer: AnyGrid = GlobeGrid(latitude, longitude)
+        else:
+            finer = Grid(tuple(2 * size for size in shape))
+        share = torch.full((finer.points,), weight / finer.points, device=base.device)
+        return cls(Layout.of(base, finer, share), shape, matrices)
+
+    def interpolated(self, values: Float[Tensor, "item point channel"]) -> Float[Tensor, "item fine channel"]:
+        found = values.reshape(len(values), *self.shape, -1)
+        for axis, matrix in enumerate(self.matrices):
+            found = torch.tensordot(found, matrix, dims=([1 + axis], [1])).movedim(-1, 1 + axis)
+        return found.flatten(1, len(self.shape))
+
+
+def _halved(places: Sequence[float]) -> list[float]:
+    """A quarter of the way to either neighbour of each place along an axis."""
+    steps = [(after - before) / 4 for before, after in pairwise(places)] or [0.25]
+    return [place + shift for place, back, ahead in zip(places, [steps[0], *steps], [*steps, steps[-1]], strict=True)
+            for shift in (-back, ahead)]  # fmt: skip
+
+
+def _lanczos(size: int, is_closed: bool) -> Float[Tensor, "fine coarse"]:
+    """Interpolation at the centres of half cells, three lobes; beyond the ends the outermost value goes on."""
+    place = (torch.arange(2 * size, dtype=torch.float64) + 0.5) / 2 - 0.5
+    matrix = torch.zeros(2 * size, size, dtype=torch.float64)
+    for offset in range(-LOBES, LOBES + 1):
+        neighbour = place.round() + offset
+        distance = place - neighbour
+        weight = torch.where(distance.abs() < LOBES, torch.sinc(distance) * torch.sinc(distance / LOBES), 0.0)
+        column = (neighbour % size if is_closed else neighbour.clamp(0, size - 1)).long()
+        matrix.scatter_add_(1, column[:, None], weight[:, None])
+    return (matrix / matrix.sum(1, keepdim=True)).float()
