@@ -289,4 +289,5 @@ class _System:
 def _inverse(matrix: Tensor) -> Tensor:
     """With a ridge that keeps it from being singular."""
     eye = torch.eye(len(matrix), dtype=torch.float64, device=matrix.device)
-    return torch.linalg.inv(matrix.double() + RIDGE * matrix.diagonal().mean() * eye).float()
+    inverse: Tensor = torch.linalg.inv(matrix.double() + RIDGE * matrix.diagonal().mean() * eye)
+    return inverse.float()
