@@ -62,7 +62,7 @@ class Demonstration:
 def demonstrate(
     directory: Path | str,
     *,
-    minutes: float = 1.5,
+    minutes: float = 0.0,
     device: str = "auto",
     training_watcher: metalearning.Watcher | None = None,
     encoding_watcher: conversion.Watcher | None = None,
