@@ -114,6 +114,13 @@ class NetworkRecipe:
         return self
 
     @property
+    def described(self) -> str:
+        """The network in words."""
+        if self.kind == "fourier":
+            return f"fourier, {self.features} cosines, {self.mean_features} of the mean"
+        return f"{self.kind}, width {self.width}, depth {self.depth}, {self.modulation}"
+
+    @property
     def modulations(self) -> int:
         """How many numbers modulate the network (fourier: per channel)."""
         if self.kind == "fourier":

@@ -167,17 +167,31 @@ def _base(path: Path, verify: bool) -> Inspection:
 
 def _of_base(stored: StoredBase) -> dict[str, Any]:
     base, recipe, training = stored.base, stored.recipe, stored.description.training
-    network = recipe.network
     return {
         "recipe": recipe.name,
         "items": f"{base.axes.described}, {base.axes.dims} axes, {base.axes.channels} channels",
-        "network": f"{network.kind}, width {network.width}, depth {network.depth}, {network.modulation}",
+        "network": recipe.network.described,
         "parameters": sum(parameter.numel() for parameter in base.parameters()),
-        "latent": {"sites": list(base.sites), "numbers": base.numbers, "canonical": base.is_canonical},
+        "latent": {
+            "sites": list(base.sites),
+            "numbers": base.numbers,
+            "interpolation": recipe.latent.interpolation,
+            "canonical": base.is_canonical,
+        },
         "solver": {"name": recipe.solver.kind, "steps": recipe.solver.steps},
         "training": {
             name: training.get(name)
-            for name in ("updates", "seconds", "psnr", "items", "validation_items", "shapes", "truncated_from")
+            for name in (
+                "updates",
+                "seconds",
+                "psnr",
+                "closed_form",
+                "learned",
+                "items",
+                "validation_items",
+                "shapes",
+                "truncated_from",
+            )
         },
         "tool_version": stored.description.tool_version,
         "sha256": stored.sha256,

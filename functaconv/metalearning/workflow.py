@@ -178,7 +178,10 @@ def _recipe(
         table = recipe.settings()
         table["training"].pop(dropped, None)
         recipe = validated(table)
-    if recipe.training.steps is None and recipe.training.minutes is None:
+    is_learned = recipe.network.kind != "fourier" and _network_asked_for(preset_name, recipe_file, settings)
+    if recipe.training.steps is None and (
+        recipe.training.minutes is None or (is_learned and recipe.training.minutes == 0 and "minutes" not in budget)
+    ):
         recipe = recipe.changed({"training": {"minutes": 10.0}})
     if not preset_name:
         shape = "x".join(map(str, first.shape))
