@@ -19,7 +19,7 @@ from functaconv.packing import pack
 Shape = tuple[int, ...]
 
 TINY = {
-    "network": {"width": 16, "depth": 3, "w0_first": 10.0, "w0_hidden": 10.0},
+    "network": {"kind": "siren", "width": 16, "depth": 3, "w0_first": 10.0, "w0_hidden": 10.0},
     "latent": {"numbers": 8},
     "training": {"steps": 60, "batch_size": 8, "rate": 2e-3, "warmup": 0.05, "ema": 0.9},
 }

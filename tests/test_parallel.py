@@ -317,7 +317,8 @@ def test_two_ranks_learn_what_one_process_does(
         assert_alike(Path(run["output"]), Path(run["output"] + "-alone"), tolerance)
         assert not Path(run["output"] + ".training").exists()
         assert together.pop("validation_psnr") == pytest.approx(alone.to_json()["validation_psnr"], abs=2e-3)
-        leave = ("base", "seconds", "validation_psnr")
+        leave = ("base", "seconds", "validation_psnr", "closed_form", "learned")
+        assert together["closed_form"]["psnr"] == alone.closed_form["psnr"]
         assert {k: v for k, v in together.items() if k not in leave} == {
             k: v for k, v in alone.to_json().items() if k not in leave
         }

@@ -296,7 +296,9 @@ def test_the_images_preset_is_made_for_the_solver_that_is_asked_for() -> None:
         preset("images", Situation(**situation, solver="gauss-newton")),
     )
     gradient = preset("images", Situation(**situation, solver="gradient"))
-    assert default == asked
+    # behind windows a CPU does not learn beyond the closed form unless it is asked to
+    assert (default.training.minutes, asked.training.minutes) == (0, 10)
+    assert default == asked.changed({"training": {"minutes": 0}})
     assert (default.solver.kind, default.training.optimizer) == ("gauss-newton", "muon")
     assert (gradient.solver.kind, gradient.training.optimizer) == ("gradient", "adam")
     assert default.latent == gradient.latent

@@ -2,8 +2,8 @@
 
 DATA is a folder with a folder for every dataset below, each with train-*.tar and test-*.tar. For each cell a base is
 fitted in closed form on the training items, the test items are encoded, and compared with the data and with PCA of as
-many numbers, fitted on the same training items; one thread, one line of JSON per cell. Afterwards a table of all rows is
-printed.
+many numbers, fitted on the same training items; one thread, one line of JSON per cell. Afterwards a table of all rows
+is printed.
 """
 
 import json
@@ -97,7 +97,7 @@ def ran(*arguments: str) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| data, numbers per item | closed form | seconds | PCA, whole | PCA, per patch | seams | bytes per item | raw |",
+        "| data, numbers per item | closed form | seconds | PCA, whole | per patch | seams | bytes per item | raw |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:

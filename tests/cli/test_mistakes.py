@@ -92,7 +92,7 @@ USAGE = [
     ("report {store} --baseline pca", "--train"),
     ("pack {images} {images}", "the same folder"),
     ("pack {images} new --crop 3xx", "64x48"),
-    ("demo new --minutes 0", "'--minutes'"),
+    ("demo new --minutes -1", "'--minutes'"),
 ]
 
 

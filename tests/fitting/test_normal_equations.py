@@ -112,6 +112,8 @@ def case_of(name: str, film: bool, masks: int, chunk: int | None, shared: bool) 
 class Counting:
     """A network that notes of how many items it was asked the Jacobian."""
 
+    is_linear = False
+
     def __init__(self, field: ModulatedNetwork) -> None:
         self.field, self.sites, self.jacobians = field, field.sites, []
         self.vjp, self.reads = field.vjp, field.reads

@@ -54,7 +54,7 @@ def layout(request: pytest.FixtureRequest) -> Layout:
     return found
 
 
-@pytest.fixture(params=[(kind, film) for kind in NETWORKS for film in (False, True)], ids=lambda p: f"{p[0]}-{p[1]}")
+@pytest.fixture(params=[("siren", film) for film in (False, True)], ids=lambda p: f"{p[0]}-{p[1]}")
 def field(request: pytest.FixtureRequest, layout: Layout) -> ModulatedNetwork:
     """A network of each kind, with shifts only and with scales."""
     kind, film = request.param

@@ -96,6 +96,8 @@ def fit_closed_form(
 ) -> ClosedForm:
     """The best linear base for the recipe's latents; what is chosen is chosen on the held-out items."""
     started = time.monotonic()
+    # a latent that does not suit the items is found before anything is computed
+    _built(linear_recipe(recipe, 1, 1), situation)
     sample = situation.sample(training, recipe)
     fit = _windowed if math.prod(recipe.latent.sites) > 1 else _whole
     base, chosen = fit(recipe, situation, sample, held_out, tell)

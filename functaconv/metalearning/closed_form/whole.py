@@ -73,7 +73,7 @@ def fit_whole(sample: Sample, held_out: Sample, numbers: int, *, features: int |
     chosen = everything[order[:most]]
     lower = torch.linalg.cholesky(_gram(sample, chosen, counts))
     training = _coefficients(sample, mean, chosen, counts, lower)
-    others = _coefficients(held_out, mean, chosen, counts, lower)
+    others = _coefficients(held_out, mean, chosen, counts, lower) if held_out.items else training
     best: tuple[float, int] | None = None
     tried = most
     trials = _folds(training) if len(training.energy) < ENOUGH_ITEMS else [(training, others)]

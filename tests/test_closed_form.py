@@ -1,0 +1,105 @@
+"""Bases without an outer loop."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from functaconv.checkpoint import read_base
+from functaconv.errors import UsageError
+from functaconv.metalearning import fit_base
+from functaconv.metalearning.closed_form import Situation, fit_closed_form
+from functaconv.pca import analysis
+from functaconv.recipe import latent_of, validated
+from functaconv.signals.batch import Axes, Batch
+from functaconv.signals.geometry import Flat
+from functaconv.signals.grid import Grid
+from functaconv.signals.normalizer import Normalizer
+
+CPU = torch.device("cpu")
+
+
+def textures(items: int, shape: tuple[int, ...], channels: int = 1) -> Batch:
+    """Smooth fields with something in common, in float."""
+    generator = torch.Generator().manual_seed(0)
+    places = torch.stack(torch.meshgrid(*[torch.linspace(0, 1, size) for size in shape], indexing="ij"), -1)
+    phase = 6 * torch.rand(items, 1, 4 * channels, generator=generator)
+    waves = 8 * torch.randn(len(shape), 4 * channels, generator=generator)
+    values = torch.sin(places.reshape(-1, len(shape)) @ waves + phase)
+    values = values.reshape(items, -1, channels, 4).sum(-1)
+    return Batch(Grid(shape), values, None, None, tuple(range(items)))
+
+
+def fitted(batches: list[Batch], latent: str, **settings: Any) -> Any:
+    first = batches[0]
+    recipe = validated({**latent_of(latent), **settings})
+    axes = Axes("array", len(first.shape), first.values.shape[-1])
+    channels = axes.channels
+    situation = Situation(axes, Normalizer((0.0,) * channels, (8.0,) * channels), Flat(axes.dims), CPU)
+    return fit_closed_form(recipe, situation, batches, [batch.items(slice(0, 4)) for batch in batches])
+
+
+def test_as_many_cosines_as_points_are_pca() -> None:
+    batch = textures(40, (6, 7), channels=2)
+    found = fitted([batch], "5", network={"features": 42})
+    fit = found.base.encode(batch)
+    rows = batch.values.flatten(1) / 8
+    pca = analysis(rows.shape[1], len(rows), 5)
+    assert pca is not None
+    pca.add(rows)
+    # weighted by the inverse of the errors, and without: both near the best there is
+    best = float(pca.pca(5).error(rows).mean())
+    assert best * 0.999 <= float(fit.error.mean()) < 1.5 * best
+
+
+@pytest.mark.parametrize(("latent", "shape"), [("4x3", (16,)), ("3x4x3", (12, 16)), ("2x2x2x6", (8, 8, 8))])
+def test_windows_follow_smooth_fields(latent: str, shape: tuple[int, ...]) -> None:
+    batch = textures(60, shape)
+    found, again = fitted([batch], latent), fitted([batch], latent)
+    assert all(
+        torch.equal(one, other) for one, other in zip(found.base.parameters(), again.base.parameters(), strict=True)
+    )
+    error = float(found.base.encode(batch).error.mean())
+    variance = float((batch.values / 8).var())
+    assert error < 0.2 * variance
+
+
+def test_items_of_two_sizes_share_a_base() -> None:
+    batches = [textures(30, (12, 16)), textures(30, (16, 12))]
+    found = fitted(batches, "3x4x6")
+    for batch in batches:
+        assert float(found.base.encode(batch).error.mean()) < 0.2 * float((batch.values / 8).var())
+
+
+def test_the_error_without_decoding_is_that_of_the_decoded() -> None:
+    batch = textures(12, (12, 16))
+    base = fitted([batch], "3x4x4").base
+    fit = base.encode(batch)
+    latents = fit.latents.half().float()
+    decoded = base.decode(latents, base.points(batch.grid))
+    exact = (decoded - base.normalizer.features(batch)).square().mean((1, 2))
+    db = 10 * torch.log10(fit.problem.error(latents) / exact)
+    assert db.abs().max() < 0.01
+
+
+def test_without_minutes_the_closed_form_is_the_base(images: Path, tmp_path: Path) -> None:
+    settings = {"latent": {"numbers": 4, "sites": [2, 3]}, "training": {"minutes": 0}}
+    trained = fit_base(str(images), tmp_path / "base", settings=settings, device="cpu")
+    assert (trained.updates, trained.recipe.network.kind, trained.learned) == (0, "fourier", None)
+    assert trained.closed_form["psnr"] == pytest.approx(trained.psnr)
+    assert read_base(tmp_path / "base").description.training["closed_form"] == trained.closed_form
+
+
+def test_what_was_asked_for_is_written(images: Path, tmp_path: Path, tiny: dict[str, dict[str, object]]) -> None:
+    free = {name: values for name, values in tiny.items() if name != "network"}
+    chosen = fit_base(str(images), tmp_path / "free", settings=free, device="cpu")
+    asked = fit_base(str(images), tmp_path / "asked", settings=tiny, device="cpu")
+    assert chosen.psnr == max(chosen.learned or 0, chosen.closed_form["psnr"] or 0)
+    assert asked.recipe.network.kind == "siren"
+    assert asked.psnr == asked.learned
+
+
+def test_a_network_that_cannot_be_fitted_in_closed_form_wants_minutes(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no siren network"):
+        fit_base(str(images), tmp_path / "b", settings={"solver": {"kind": "gradient"}, "training": {"minutes": 0}})
