@@ -16,6 +16,7 @@ import torch
 
 from functaconv.base import Base
 from functaconv.metalearning.closed_form.domain import counts_of, fit_mean, numbered
+from functaconv.metalearning.closed_form.layout import MOST_PRODUCTS
 from functaconv.metalearning.closed_form.sample import Sample
 from functaconv.metalearning.closed_form.whole import fit_whole
 from functaconv.metalearning.closed_form.windows import GAIN, MOST_FACTORED, WEIGHTED_FROM, WindowedFit
@@ -135,6 +136,8 @@ def _windowed(
     # in half-waves per pixel
     roughness = (every / torch.tensor(pixels, device=every.device)).square().sum(1)
     many = max(LEAST_WINDOW_FEATURES, min(MOST_WINDOW_FEATURES, MOST_FACTORED // (recipe.latent.numbers + 1)))
+    # and so few that the matrices of the 3^d kinds of cells of a regular grid have room
+    many = min(many, int((MOST_PRODUCTS / 3 ** len(pixels)) ** 0.5) // 2 ** len(pixels))
     order = roughness.argsort(stable=True)[: recipe.network.features or many]
     frequencies = every[order]
     chosen = linear_recipe(recipe, len(frequencies), len(mean.frequencies))

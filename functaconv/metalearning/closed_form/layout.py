@@ -16,20 +16,30 @@ from functaconv.signals.grid import AnyGrid, GlobeGrid, Grid
 
 ALIKE = 1e-4
 """of a cell's side, or of the largest weight: less is rounding"""
+MOST_PRODUCTS = 1 << 26
+"""numbers in the matrices of all kinds of cells"""
 LOBES = 3
 """of Lanczos' kernel"""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The cells of one grid: where cells see the same coordinates, one matrix serves them all."""
+    """The cells of one grid: where cells see the same coordinates, one matrix serves them all.
+
+    Where sizes are no multiples of each other, nearly every cell is of a kind of its own. Then only the cells around
+    some of the sites are kept: the readout is the same for all.
+    """
 
     placement: Placement
-    weights: Float[Tensor, "cell point"]
+    cells: tuple[Int[Tensor, " cell"], ...]
+    """of each kind"""
+    weights: Float[Tensor, "kind point"]
+    """what the points of a cell of each kind count"""
     basis: Float[Tensor, "kind point corner_feature"]
     """windowed features of one cell of each kind"""
-    kind: Int[Tensor, " cell"]
     gram: Float[Tensor, "kind corner_feature corner_feature"]
+    whole_sites: Int[Tensor, " site"]
+    """sites of which all cells are kept"""
 
     @classmethod
     def of(cls, base: Base, grid: AnyGrid, share: Float[Tensor, " point"]) -> "Layout":
@@ -39,27 +49,37 @@ class Layout:
         placement = base.place(base.points(grid))
         assert placement.by_corner is not None
         assert placement.blend is not None
+        assert placement.corners is not None
         weights = share[placement.index]
         if placement.valid is not None:
             weights = weights * placement.valid[..., 0]
         local = placement.by_corner[..., : network.axes]
         signature = torch.cat([local.flatten(1) / ALIKE, weights / weights.max() / ALIKE], 1).round()
-        _, kind = torch.unique(signature, dim=0, return_inverse=True)
-        count = int(kind.max()) + 1
-        # the first cell of each kind
-        cells = torch.arange(len(kind), device=kind.device)
-        first = torch.full((count,), len(kind), device=kind.device).scatter_reduce(0, kind, cells, "amin")
+        kinds, kind = torch.unique(signature, dim=0, return_inverse=True)
+        corners = placement.corners.shape[1]
+        most = max(corners, MOST_PRODUCTS // (corners * network.width) ** 2)
+        is_kept = torch.ones(len(kind), dtype=torch.bool, device=kind.device)
+        if len(kinds) > most:
+            sites = torch.linspace(0, placement.sites - 1, most // corners, device=kind.device).long()
+            is_kept = torch.isin(placement.corners, sites).any(1)
+        chosen = torch.unique(kind[is_kept])
+        cells = tuple(((kind == number) & is_kept).nonzero()[:, 0] for number in chosen)
+        first = torch.stack([own[0] for own in cells])
         features = network.features(placement.by_corner[first])
         blended = torch.einsum("cpk,ckpf->cpkf", placement.blend[first], features).flatten(2)
         gram = (blended * weights[first][..., None]).mT @ blended
-        return cls(placement, weights, blended, kind, gram)
+        every = torch.arange(placement.sites, device=kind.device)
+        whole = every[~torch.isin(every, placement.corners[~is_kept])]
+        return cls(placement, cells, weights[first], blended, gram, whole)
 
-    def in_cells(self, values: Float[Tensor, "item point channel"]) -> Float[Tensor, "item cell point channel"]:
-        return values[:, self.placement.index]
+    def rows(self, values: Float[Tensor, "item point channel"], kind: int) -> Float[Tensor, "item cell value"]:
+        """Values in the cells of one kind, points and channels side by side."""
+        return values[:, self.placement.index[self.cells[kind]]].flatten(2)
 
-    def at_corners(self, latents: Latents) -> Float[Tensor, "item cell corner_number"]:
+    def at_corners(self, latents: Latents, kind: int) -> Float[Tensor, "item cell corner_number"]:
+        """What the cells of one kind read."""
         assert self.placement.corners is not None
-        return latents[:, self.placement.corners].flatten(2)
+        return latents[:, self.placement.corners[self.cells[kind]]].flatten(2)
 
 
 @dataclass(frozen=True)

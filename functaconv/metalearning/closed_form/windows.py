@@ -6,7 +6,7 @@ that grows with the fourth power of a cosine's frequency keeps the functions smo
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -36,27 +36,30 @@ RIDGE = 1e-5
 TINY = 1e-12
 
 
-@dataclass
 class _Moments:
-    """What the data say of A, given latents: sums over items."""
+    """What the data say of A, given latents: sums over items and the cells of each kind."""
 
-    layout: Layout
-    latents: Tensor = field(default_factory=lambda: torch.zeros(0))
-    """`[kind, corner * number, corner * number]`, second moments"""
-    products: Tensor = field(default_factory=lambda: torch.zeros(0))
-    """`[cell, point * channel, corner * number]`, values times latents"""
+    def __init__(self, layout: Layout, channels: int, numbers: int) -> None:
+        self.layout = layout
+        kinds, points, _ = layout.basis.shape
+        assert layout.placement.corners is not None
+        read = layout.placement.corners.shape[1] * numbers
+        self.latents = layout.basis.new_zeros(kinds, read, read)
+        """`[kind, corner_number, corner_number]`, second moments"""
+        self.products = layout.basis.new_zeros(kinds, points * channels, read)
+        """`[kind, value, corner_number]`, values times latents"""
 
     def add(self, residual: Tensor, latents: Tensor, weights: Tensor) -> None:
-        layout = self.layout
-        cells = layout.in_cells(residual)
-        seen = layout.at_corners(latents).transpose(0, 1)
-        weighted = seen * weights[None, :, None]
-        second = weighted.mT @ seen
-        values = cells.flatten(2).transpose(0, 1)
-        products = values.mT @ weighted
-        summed = second.new_zeros(len(layout.gram), *second.shape[1:]).index_add(0, layout.kind, second)
-        self.latents = summed if not len(self.latents) else self.latents + summed
-        self.products = products if not len(self.products) else self.products + products
+        """Items' values `[item, point, channel]`, latents and weights `[item]`."""
+        for kind in range(len(self.layout.cells)):
+            seen = self.layout.at_corners(latents, kind)
+            weighted = (seen * weights[:, None, None]).flatten(0, 1)
+            self.latents[kind] += weighted.mT @ seen.flatten(0, 1)
+            self.products[kind] += self.layout.rows(residual, kind).flatten(0, 1).mT @ weighted
+
+    def divide(self, total: float) -> None:
+        self.latents /= total
+        self.products /= total
 
 
 class WindowedFit:
@@ -94,14 +97,11 @@ class WindowedFit:
             share = group.items / self.sample.items
             blocks = layout.gram.reshape(-1, self.corners, count, self.corners, count)
             # what each window weighs its own points by, not by what it shares with the others
-            own = torch.einsum("gafah->gfh", blocks)
-            gram += share * own[layout.kind].sum(0)
+            counts = torch.tensor([len(cells) for cells in layout.cells], device=gram.device).to(gram)
+            gram += share * torch.einsum("gafah,g->fh", blocks, counts)
             for residual in self.sample.residuals(group, self.mean):
-                local = _seen_by_sites(
-                    layout, layout.in_cells(residual), self.corners, count, self.base.field.sites.count
-                )
-                local = local.flatten(0, 1).flatten(1)
-                second += local.mT @ local / (self.sample.items * self.base.field.sites.count)
+                local = _seen_by_sites(layout, residual, self.corners, count).flatten(0, 1).flatten(1)
+                second += local.mT @ local / (self.sample.items * len(layout.whole_sites))
         eye = torch.diag(RIDGE + self.ridge) * gram.diagonal().mean()
         lower = torch.linalg.cholesky((gram + eye).double())
         # coefficients of features that are orthonormal over a window
@@ -116,8 +116,9 @@ class WindowedFit:
     @torch.no_grad()
     def round(self, *, is_weighted: bool) -> None:
         """Latents given A, then A given the latents; items weighted by the inverse of their error, or all alike."""
-        moments = [_Moments(layout) for layout in self._layouts]
-        finer = [None if between is None else _Moments(between.layout) for between in self._between]
+        sizes = (self.network.channels, self.base.latent + 1)
+        moments = [_Moments(layout, *sizes) for layout in self._layouts]
+        finer = [None if between is None else _Moments(between.layout, *sizes) for between in self._between]
         total = 0.0
         spread: Tensor | None = None
         for group, between, own, fine in zip(self.sample.groups, self._between, moments, finer, strict=True):
@@ -138,7 +139,7 @@ class WindowedFit:
         assert spread is not None
         moments += [fine for fine in finer if fine is not None]
         for own in moments:
-            own.latents, own.products = own.latents / total, own.products / total
+            own.divide(total)
         weights = self._solve(moments)
         if is_weighted:
             weights = weights + BEYOND * (weights - self._weights_and_constant())
@@ -172,15 +173,18 @@ class WindowedFit:
 
 
 def _seen_by_sites(
-    layout: Layout, cells: Tensor, corners: int, count: int, sites: int
+    layout: Layout, residual: Float[Tensor, "item point channel"], corners: int, count: int
 ) -> Float[Tensor, "item site feature channel"]:
-    """Products of the values with the windowed features of each site."""
-    weighted = cells * layout.weights[..., None]
-    basis = layout.basis.reshape(*layout.basis.shape[:2], corners, count)
-    own = torch.einsum("cpaf,icph->icafh", basis[layout.kind], weighted)
+    """Products of the values with the windowed features of each site whose cells are all there."""
+    items, _, channels = residual.shape
     assert layout.placement.corners is not None
-    found = own.new_zeros(len(own), sites, count, own.shape[-1])
-    return found.index_add(1, layout.placement.corners.flatten(), own.flatten(1, 2))
+    found = residual.new_zeros(items, layout.placement.sites, count, channels)
+    for kind, cells in enumerate(layout.cells):
+        values = layout.rows(residual, kind).reshape(items, len(cells), -1, channels)
+        basis = (layout.basis[kind] * layout.weights[kind][:, None]).reshape(-1, corners, count)
+        own = torch.einsum("paf,icph->icafh", basis, values)
+        found.index_add_(1, layout.placement.corners[cells].flatten(), own.flatten(1, 2))
+    return found[:, layout.whole_sites]
 
 
 @dataclass(frozen=True)
@@ -202,16 +206,9 @@ class _System:
             kinds, points, _ = layout.basis.shape
             grams.append(layout.gram.reshape(kinds, corners, -1, corners, layout.gram.shape[1] // corners))
             seconds.append(own.latents.reshape(kinds, corners, -1, corners, own.latents.shape[1] // corners))
-            channels = own.products.shape[1] // points
-            products = own.products * layout.weights.repeat_interleave(channels, 1)[..., None]
-            summed = products.new_zeros(kinds, *products.shape[1:]).index_add(0, layout.kind, products)
-            aims.append(
-                torch.einsum(
-                    "gpaf,gpcak->fck",
-                    layout.basis.reshape(kinds, points, corners, -1),
-                    summed.reshape(kinds, points, channels, corners, -1),
-                )
-            )
+            products = own.products.reshape(kinds, points, -1, corners, own.latents.shape[1] // corners)
+            basis = (layout.basis * layout.weights[..., None]).reshape(kinds, points, corners, -1)
+            aims.append(torch.einsum("gpaf,gpcak->fck", basis, products))
         return cls(grams, seconds, torch.stack(aims).sum(0))
 
     @property
@@ -235,8 +232,9 @@ class _System:
         features, numbers = self.features, self.numbers
         products = self.aim.new_zeros(features**2, numbers**2)
         for gram, second in zip(self.grams, self.seconds, strict=True):
-            left = gram.permute(2, 4, 0, 1, 3).reshape(features**2, -1)
-            products += left @ second.permute(0, 1, 3, 2, 4).reshape(-1, numbers**2)
+            for own, beside in zip(gram, second, strict=True):
+                left = own.permute(1, 3, 0, 2).reshape(features**2, -1)
+                products.addmm_(left, beside.permute(0, 2, 1, 3).reshape(-1, numbers**2))
         matrix = products.reshape(features, features, numbers, numbers).transpose(1, 2).reshape(features * numbers, -1)
         matrix.diagonal().add_(ridge.flatten())
         columns = self.aim.transpose(1, 2).reshape(features * numbers, -1)
