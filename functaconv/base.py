@@ -20,7 +20,6 @@ from functaconv.fitting import (
 from functaconv.networks import ModulatedNetwork, Placement
 from functaconv.shapes import CellFeatures, Coords, Features, Latents, PerItem
 from functaconv.signals.batch import Axes, Batch
-from functaconv.signals.device import free_memory
 from functaconv.signals.geometry import Flat, Geometry, Points
 from functaconv.signals.grid import AnyGrid, GlobeGrid, area_weights
 from functaconv.signals.normalizer import Normalizer
@@ -31,7 +30,8 @@ MOST_GRIDS, MOST_KEPT_POINTS = 64, 1 << 22
 BYTES_PER_ACTIVATION = 4
 CPU_CACHE = 8 << 20
 """bytes of one layer's activations"""
-GPU_ACTIVATIONS = 8 << 30
+GPU_ACTIVATIONS = 4 << 30
+"""bytes of all activations: half of a small GPU"""
 LINEAR_CACHE = 64 << 20
 """bytes of the values and derivatives of a linear network"""
 LEAST_POINTS = 256
@@ -217,22 +217,23 @@ class Base(nn.Module):
         at_zero, rows = self.field.jacobian(torch.zeros_like(latents[:1]), placement)
         return at_zero + along(rows, latents, self.field.reads(placement))
 
-    def chunk(self, items: int) -> int:
-        """How many points of each item to take at a time.
+    def chunk(self, items: int, kind: str | None = None) -> int:
+        """How many points of each item to take at a time on a kind of device: this one's, or `cpu` or `cuda`.
 
-        On the CPU as many as stay in the cache; on a GPU as many as fit into a part of its memory.
+        Other chunks are other sums: what memory is free at the moment must not count.
         """
         network = self.field.network
         rows = self.axes.channels * self.read_numbers if isinstance(self.solver, GaussNewton) else 0
+        is_on_cpu = (kind or self.device.type) == "cpu"
         if self.field.is_linear:
             # nothing is kept per item and point but its values
-            share = LINEAR_CACHE if self.device.type == "cpu" else GPU_ACTIVATIONS
+            share = LINEAR_CACHE if is_on_cpu else GPU_ACTIVATIONS
             room = share // (self.axes.channels * (items + self.read_numbers) * BYTES_PER_ACTIVATION)
-        elif self.device.type == "cpu":
+        elif is_on_cpu:
             room = CPU_CACHE // (items * max(network.width, rows) * BYTES_PER_ACTIVATION)
         else:
             per_point = items * (network.width * network.layers * TAPE_PER_LAYER + 2 * rows) * BYTES_PER_ACTIVATION
-            room = min(GPU_ACTIVATIONS, free_memory(self.device) // 2) // per_point
+            room = GPU_ACTIVATIONS // per_point
         return int(max(LEAST_POINTS, room))
 
     @torch.no_grad()

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +14,7 @@ from filelock import FileLock, Timeout
 from functaconv.errors import OutputExistsError
 
 LOOK_EVERY = 1.0
-"""seconds between two calls of `while_waiting`"""
+"""seconds between two calls of `check`"""
 
 
 @contextmanager
@@ -59,25 +60,25 @@ def sync_tree(root: Path) -> None:
 
 
 @contextmanager
-def locked(output: Path, *, while_waiting: Callable[[], None] | None = None) -> Iterator[None]:
+def locked(output: Path, *, patience: float = 0.0, check: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Hold the lock of an output; the kernel gives it back when a process dies.
 
-    OutputExistsError, with process and host, where another one has it; with `while_waiting`, which is called every
-    second and may raise, it is waited for instead.
+    OutputExistsError, with process and host, where another one has it after `patience` seconds. Meanwhile `check`,
+    which may raise, is called every second.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     file = output.with_name(f".{output.name}.lock")
-    lock = FileLock(file)
+    lock, until = FileLock(file), time.monotonic() + patience
     while not lock.is_locked:
         try:
-            lock.acquire(timeout=0 if while_waiting is None else LOOK_EVERY)
+            lock.acquire(timeout=min(patience, LOOK_EVERY))
         except Timeout:
-            if while_waiting is None:
+            if time.monotonic() >= until:
                 raise OutputExistsError(
                     f"{output} is being written by another run{_holder(file)}",
                     hint="wait until it is done, stop it, or choose another name",
                 ) from None
-            while_waiting()
+            check()
     try:
         file.write_text(f"pid {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
         yield

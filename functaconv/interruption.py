@@ -8,9 +8,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeVar
 
 from functaconv.errors import StoppedError
 
+Item = TypeVar("Item")
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 PR_SET_PDEATHSIG = 1
 """of linux/prctl.h"""
 
@@ -26,11 +29,35 @@ def stop_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+class AskedToStop(BaseException):
+    """A signal came while there was nothing in hand."""
+
+
 class Stop:
     """Whether someone asked to stop, and how."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.is_waiting = False
+        """nothing is in hand: a signal ends this at once"""
+
+    def while_waiting(self, items: Iterator[Item]) -> Iterator[Item]:
+        """The same items; a signal that comes while the next one is waited for raises AskedToStop, and so does one
+        that came before.
+        """
+        while True:
+            self.is_waiting = True
+            try:
+                if self.signal is not None:
+                    raise AskedToStop
+                item = next(items)
+            except StopIteration:
+                return
+            finally:
+                self.is_waiting = False
+            yield item
+            # not held while the next one is made
+            del item
 
     def check(self, saved: str, hint: str = "run the same command again to go on") -> None:
         """Raise if a stop was asked for; `saved` says what is safe on disk."""
@@ -63,12 +90,25 @@ def stopping(announce: Callable[[str], None] = lambda _: None) -> Iterator[Stop]
         if stop.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.signal = number
+        if stop.is_waiting:
+            raise AskedToStop
         announce("stopping as soon as what is in hand is saved; Ctrl-C stops at once")
 
-    wanted = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
-    before = {number: signal.signal(number, note) for number in wanted}
-    try:
+    with kept_handlers():
+        for number in SIGNALS:
+            signal.signal(number, note)
         yield stop
+
+
+@contextmanager
+def kept_handlers() -> Iterator[None]:
+    """The handlers of the signals that ask to stop are the same after the block, which may set others."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -17,12 +17,10 @@ from functaconv.checkpoint import StoredBase, base_from_bytes, read_base, read_s
 from functaconv.documents import parse_json
 from functaconv.errors import FunctaconvError, InputError, ItemError, UsageError, VerificationError
 from functaconv.functaset import schema
-from functaconv.functaset.beginning import is_unfinished, read_begun
-from functaconv.functaset.blocks import read_block
 from functaconv.functaset.checks import Problem, changed, joined, problems_of, runs
-from functaconv.functaset.ledger import Ledger
 from functaconv.functaset.reader import Functaset, read_attributes
 from functaconv.functaset.schema import BASE, PARTS
+from functaconv.functaset.unfinished import Parts, is_unfinished, read_begun
 from functaconv.metrics import psnr
 from functaconv.signals.loader import map_ahead
 from functaconv.signals.reading import count_ignored
@@ -421,30 +419,27 @@ def _alike(found: Any, expected: Any) -> bool:
 
 
 def _begun(path: Path, verify: bool) -> Inspection:
-    root = path / PARTS
-    begun, ledger, problems = read_begun(path), Ledger(root), []
-    shards = begun.settings.shards
-    unfinished, records = [], 0
-    try:
-        unfinished, records = ledger.unfinished(len(shards)), ledger.records()
-    except InputError as error:
-        if not verify:
-            raise
-        problems.append(str(error))
-    facts = {
-        "shards": len(shards),
-        "shards_done": len(shards) - len({part.shard for part in unfinished}),
+    begun, parts, problems = read_begun(path), Parts(path / PARTS), list[str]()
+    listed, records = parts.listed(), 0
+    for file in (file for one in listed.values() for file in one.files.values()):
+        try:
+            facts = parts.facts_of(file)
+            records += facts.stop - facts.start
+            if verify:
+                parts.read(file, begun.layout)
+        except InputError as error:
+            if not verify:
+                raise
+            problems.append(str(error))
+    found = {
+        "shards": len(begun.settings.shards),
+        "shards_done": sum(one.is_complete for one in listed.values()),
         "records_done": records,
         "latent": {"sites": list(begun.layout.sites), "latent": begun.layout.latent},
         "bits": begun.layout.bits,
         "solver": {"name": begun.settings.solver, "steps": begun.settings.steps},
     }
-    for block in sorted(root.glob("*/*.npz")) if verify else ():
-        try:
-            read_block(block, begun.layout, within=root)
-        except InputError as error:
-            problems.append(str(error))
-    return Inspection("unfinished functaset", facts, list(dict.fromkeys(problems)))
+    return Inspection("unfinished functaset", found, problems)
 
 
 _KINDS: tuple[tuple[Callable[[Path], bool], Callable[[Path, bool], Inspection]], ...] = (

@@ -1,9 +1,11 @@
 """Encoding: what is stored is what was measured, and a stop anywhere leaves no trace."""
 
 import gc
+import gzip
 import io
 import json
 import os
+import pkgutil
 import signal
 import tarfile
 import threading
@@ -19,7 +21,8 @@ import torch
 from PIL import Image
 
 from functaconv.checkpoint import base_from_bytes, read_base
-from functaconv.conversion import Encoded, Watcher, encode, plan, work
+from functaconv.conversion import Encoded, Watcher, block, dry_run, encode, work
+from functaconv.conversion.reading import Portion
 from functaconv.errors import (
     ChangedInputError,
     InputError,
@@ -31,9 +34,8 @@ from functaconv.errors import (
 )
 from functaconv.functaset.blocks import Block
 from functaconv.functaset.checks import verify
-from functaconv.functaset.ledger import Part
 from functaconv.functaset.reader import Functaset, open_functaset
-from functaconv.functaset.writer import FunctasetWriter
+from functaconv.functaset.unfinished import Parts
 from functaconv.metalearning import fit_base
 from functaconv.metrics import mse_of, psnr
 from functaconv.packing import pack
@@ -166,27 +168,40 @@ def test_an_encoding_that_was_stopped_ends_as_one_that_was_not(
     assert stored_tree(tmp_path / "stopped") == stored_tree(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("failing", ["commit", "end", "assemble", "seal"])
+FAILING = [
+    ("functaconv.functaset.unfinished.Parts.write", 2),
+    ("functaconv.functaset.arrays.create_vector", 2),
+    ("functaconv.functaset.writer.sync_tree", 1),
+    ("functaconv.functaset.writer.replace_bytes", 1),
+    ("functaconv.functaset.writer.replace_bytes", 3),
+    ("pathlib.Path.rename", 4),
+    ("shutil.rmtree", 1),
+]
+
+
+@pytest.mark.parametrize(("failing", "call"), FAILING)
 @pytest.mark.parametrize("before", [True, False])
 def test_an_encoding_that_broke_ends_as_one_that_did_not(
-    base_file: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, before: bool
-) -> None:
+    base_file: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, call: int,
+    before: bool,
+) -> None:  # fmt: skip
+    """At each step from a block to the sealed functaset, just before and just after."""
     run(base_file, shards, tmp_path / "whole")
-    plain, calls = getattr(FunctasetWriter, failing), 0
+    plain, calls = pkgutil.resolve_name(failing.replace(".Parts", ":Parts").replace(".Path", ":Path")), 0
 
-    def broken(*arguments: Any) -> Any:
+    def broken(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
-        breaks = failing in ("assemble", "seal") or calls == 2
+        breaks = calls == call
         if breaks and before:
             raise RuntimeError("power cut")
-        result = plain(*arguments)
+        result = plain(*arguments, **options)
         if breaks:
             raise RuntimeError("power cut")
         return result
 
     with monkeypatch.context() as patch:
-        patch.setattr(FunctasetWriter, failing, broken)
+        patch.setattr(failing, broken)
         with pytest.raises(RuntimeError, match="power cut"):
             run(base_file, shards, tmp_path / "broken")
     run(base_file, shards, tmp_path / "broken")
@@ -313,21 +328,20 @@ def test_a_request_that_makes_no_sense_is_refused_before_anything_is_made(
 
 
 def test_images_that_are_resized_are_measured_as_resized(base_file: Path, shards: Path, tmp_path: Path) -> None:
-    transform = ImageTransform(resize=(9, 8))
-    encoded = run(base_file, shards, tmp_path / "out", transform=transform)
+    encoded = run(base_file, shards, tmp_path / "out", resize=(9, 8))
     assert open_functaset(encoded.path).shapes[0].tolist() == [9, 8]
-    assert_measured_is_stored(encoded.path, shards, transform=transform)
+    assert_measured_is_stored(encoded.path, shards, transform=ImageTransform(resize=(9, 8)))
 
 
 def test_a_plan_says_what_would_be_done(base_file: Path, shards: Path, tmp_path: Path) -> None:
-    planned = plan(base_file, str(shards), tmp_path / "out", bits="8")
+    planned = dry_run(base_file, str(shards), tmp_path / "out", bits="8")
     assert (planned.records, planned.done, planned.numbers, planned.bytes_per_item) == (25, 0, 8, 8)
     assert not (tmp_path / "out").exists()
     with pytest.raises(StoppedError):
         run(base_file, shards, tmp_path / "out", watcher=Killer(1))
-    assert plan(base_file, str(shards), tmp_path / "out").done == 10
+    assert dry_run(base_file, str(shards), tmp_path / "out").done == 10
     run(base_file, shards, tmp_path / "out")
-    assert plan(base_file, str(shards), tmp_path / "out").done == 25
+    assert dry_run(base_file, str(shards), tmp_path / "out").done == 25
 
 
 def test_labels_and_attributes_travel_along(base_file: Path, tmp_path: Path) -> None:
@@ -364,22 +378,48 @@ def test_a_block_ends_with_the_item_that_fills_it(
     base_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By all that it takes: values, attributes, and both of every tile."""
-    monkeypatch.setattr("functaconv.conversion.reading.MOST_BYTES", 200_000)
+    monkeypatch.setattr("functaconv.conversion.tasks.BLOCK_BYTES", 9_000)
     monkeypatch.setattr(work, "LEAST_BLOCK", 1000)
     members: dict[str, bytes] = {}
     for number in range(8):
         members |= {f"{number}.png": png(number, (12, 12)), f"{number}.txt": b"a" * 3000}
     shard = tar_of(tmp_path / "x.tar", members)
     sizes: list[int] = []
-    plain = FunctasetWriter.commit
+    plain = Parts.write
 
-    def commit(self: FunctasetWriter, part: Part, number: int, rows: Block) -> None:
-        sizes.append(len(rows))
-        plain(self, part, number, rows)
+    def write(self: Parts, block: Block) -> None:
+        sizes.append(len(block))
+        plain(self, block)
 
-    monkeypatch.setattr(FunctasetWriter, "commit", commit)
+    monkeypatch.setattr(Parts, "write", write)
     run(base_file, shard, tmp_path / "out")
     assert sizes == [2, 2, 2, 2]
+    # the same where a shard is read through
+    packed = tmp_path / "x.tar.gz"
+    packed.write_bytes(gzip.compress(shard.read_bytes()))
+    run(base_file, packed, tmp_path / "packed")
+    assert sizes == [2, 2, 2, 2] * 2
+    assert stored_tree(tmp_path / "packed") == stored_tree(tmp_path / "out")
+
+
+def test_a_block_of_large_items_is_fitted_in_portions(
+    base_file: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is decoded at a time is bounded; the blocks are the same."""
+    run(base_file, shards, tmp_path / "whole", bits="float32", batch_size=3)
+    # three of 432 bytes, and what belongs to them
+    monkeypatch.setattr("functaconv.conversion.reading.PORTION_BYTES", 3 * (432 + 1024) - 1)
+    portions: list[int] = []
+    plain = block._encode
+
+    def encode(work: Any, portion: Portion, *arguments: Any) -> Block:
+        portions.append(len(portion.reads))
+        return plain(work, portion, *arguments)
+
+    monkeypatch.setattr(block, "_encode", encode)
+    run(base_file, shards, tmp_path / "portions", bits="float32", batch_size=3)
+    assert portions == [3, 3, 3, 1, 3, 3, 3, 3, 1, 2]
+    assert stored_tree(tmp_path / "whole") == stored_tree(tmp_path / "portions")
 
 
 def noise(seed: int) -> bytes:
@@ -435,7 +475,7 @@ def _odd_images(tmp_path: Path, shapes: list[tuple[int, int]]) -> Path:
 
 
 def test_fewer_numbers_are_a_functaset_of_their_own(base_file: Path, shards: Path, tmp_path: Path) -> None:
-    assert plan(base_file, str(shards), tmp_path / "out", keep=3).numbers == 3
+    assert dry_run(base_file, str(shards), tmp_path / "out", keep=3).numbers == 3
     with pytest.raises(StoppedError):
         run(base_file, shards, tmp_path / "out", keep=3, watcher=Killer(1))
     encoded = run(base_file, shards, tmp_path / "out", keep=3)
@@ -532,7 +572,7 @@ def test_a_retry_that_is_killed_loses_nothing(base_file: Path, tmp_path: Path, m
 def test_a_functaset_without_an_item_is_in_nobodys_way(base_file: Path, shards: Path, tmp_path: Path) -> None:
     """All items failed, or what came through the pipe was no tar: the next try need not say that it overwrites."""
     output = tmp_path / "out.zarr"
-    failed = run(base_file, shards, output, transform=ImageTransform(crop=(400, 400)))
+    failed = run(base_file, shards, output, crop=(400, 400))
     assert isinstance(failed.complaint, TooManyFailuresError)
     assert run(base_file, "-", output, stdin=io.BytesIO(b"hello" * 500)).complaint is not None
     assert run(base_file, shards, output).complaint is None
@@ -553,7 +593,7 @@ def test_a_decoder_that_fails_leaves_no_thread_waiting_for_room(
         with room_for(MOST_AHEAD * 3 // 4):
             return plain(self, record)
 
-    monkeypatch.setattr("functaconv.conversion.workflow.check_first_items", lambda _: None)
+    monkeypatch.setattr("functaconv.conversion.run.check_first_items", lambda _: None)
     monkeypatch.setattr(Reading, "tiles", tiles)
     with pytest.raises(MemoryError):
         run(base_file, shards, tmp_path / "out.zarr")

@@ -87,7 +87,7 @@ def test_a_lock_may_be_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     asked, done = threading.Event(), threading.Event()
 
     def wait() -> None:
-        with locked(tmp_path / "out", while_waiting=asked.set):
+        with locked(tmp_path / "out", patience=60, check=asked.set):
             done.set()
 
     with locked(tmp_path / "out"):
@@ -106,4 +106,4 @@ def test_who_waits_for_a_lock_may_give_up(tmp_path: Path, monkeypatch: pytest.Mo
         raise KeyboardInterrupt
 
     with locked(tmp_path / "out"), pytest.raises(KeyboardInterrupt):
-        locked(tmp_path / "out", while_waiting=give_up).__enter__()
+        locked(tmp_path / "out", patience=60, check=give_up).__enter__()

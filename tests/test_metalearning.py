@@ -494,7 +494,8 @@ def test_images_are_read_as_encode_reads_them(
     # 24 x 28 is cut into 2 x 3 tiles
     assert {tuple(shape) for shape in stored.description.training["shapes"]} == {(12, 9), (12, 10)}
     assert (stored.recipe.data.resize, stored.recipe.data.crop, stored.recipe.data.tile) == (24, (24, 28), 12)
-    encoded = encode(trained.path, str(mixed), tmp_path / "out", transform=stored.recipe.data.transform, tile=12,
+    encoded = encode(trained.path, str(mixed), tmp_path / "out", resize=stored.recipe.data.resize,
+                     crop=stored.recipe.data.crop, tile=12,
                      bits="float32", device="cpu")  # fmt: skip
     # of whole images, as the report has it
     assert encoded.report["psnr"]["mean"] == pytest.approx(trained.psnr, abs=0.01)

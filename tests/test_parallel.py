@@ -16,8 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load
 
+from functaconv.engines.ranks import Ranks, ranks, trainers
 from functaconv.errors import UsageError
-from functaconv.parallel import Ensemble, Ranks, ranks, trainers
+from functaconv.parallel import Ensemble
 from functaconv.recipe import merged
 from functaconv.signals import device as devices
 

@@ -26,7 +26,7 @@ from functaconv.reporting import Report, report, to_csv, to_html
 from functaconv.reporting.comparison import lengths
 from functaconv.reporting.thumbnails import Thumbnails
 from functaconv.signals.grid import Grid
-from functaconv.sources.decoders import ImageTransform, decode
+from functaconv.sources.decoders import decode
 from functaconv.sources.webdataset import read_records
 
 from .conftest import npy, png, tar
@@ -183,9 +183,7 @@ def test_a_low_mean_is_a_complaint(store: Path) -> None:
 
 def test_items_are_read_as_encode_read_them(base_file: Path, image_shards: Callable[..., Path], tmp_path: Path) -> None:
     shards = str(image_shards(9, shapes=((20, 30), (24, 40), (10, 11)), seed=3))
-    encode(
-        base_file, shards, tmp_path / "out.zarr", device="cpu", tile=12, limit=8, transform=ImageTransform(resize=18)
-    )
+    encode(base_file, shards, tmp_path / "out.zarr", device="cpu", tile=12, limit=8, resize=18)
     found = report(tmp_path / "out.zarr", against=shards)
     assert found.complaint is None
     assert found.summary["against"]["items"] == len(found.items) == 8

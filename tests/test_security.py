@@ -174,9 +174,9 @@ def memory_of_encoding(base: Path, shard: Path, folder: Path, resize: int | None
     """Bytes at the most, of a process of its own with eight threads."""
     arguments = f"{str(base)!r}, {str(shard)!r}, 'out', device='cpu', workers=8, max_error_rate=1"
     if resize is not None:
-        arguments += f", transform=ImageTransform({resize})"
-    imports = "from functaconv.conversion import encode; from functaconv.sources.images import ImageTransform"
-    with subprocess.Popen([sys.executable, "-c", f"{imports}; encode({arguments})"], cwd=folder) as process:
+        arguments += f", resize={resize}"
+    program = f"from functaconv.conversion import encode; encode({arguments})"
+    with subprocess.Popen([sys.executable, "-c", program], cwd=folder) as process:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0

@@ -15,7 +15,8 @@ import zarr
 
 import functaconv.metalearning as metalearning
 from functaconv.checkpoint import TrainingState, base_to_bytes, read_base, read_state, write_state
-from functaconv.conversion import encode, workflow
+from functaconv.conversion import encode
+from functaconv.conversion import run as running
 from functaconv.errors import FunctaconvError, InputError, UsageError, VerificationError
 from functaconv.sources.ignored import LABELS
 from functaconv.verification import Inspection, inspect
@@ -189,10 +190,10 @@ def test_numbers_that_contradict_each_other_are_found(store: Path) -> None:
 def begun(spatial_base_file: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A functaset whose last step is missing."""
 
-    def killed(*_: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(workflow, "_seal", killed)
+    monkeypatch.setattr(running, "seal", killed)
     with pytest.raises(KeyboardInterrupt):
         encode(spatial_base_file, str(shards), tmp_path / "begun.zarr", device="cpu")
     return tmp_path / "begun.zarr"

@@ -1,7 +1,7 @@
 """`functaconv encode`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -51,11 +51,10 @@ def command(
     engine: Annotated[
         str, typer.Option("--engine", help="local (also torchrun, SLURM arrays), or ray.", metavar="NAME")
     ] = "local",
-    num_actors: Annotated[int, typer.Option("--num-actors", help="ray: how many actors.", min=1)] = 2,
-    gpus_per_actor: Annotated[
-        float, typer.Option("--gpus-per-actor", help="ray: GPUs of each, or a part of one.", min=0)
+    gpus_per_task: Annotated[
+        float, typer.Option("--gpus-per-task", help="ray: GPUs of each task, or a part of one.", min=0)
     ] = 0.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
+    is_dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -63,35 +62,23 @@ def command(
 ) -> None:
     """Fit a latent per item and write a functaset with its PSNR report. Run again, it goes on."""
     from functaconv.cli.progress import EncodingMeter, Meter
-    from functaconv.conversion import ENGINES, plan
-    from functaconv.errors import lookup
-    from functaconv.sources.images import ImageTransform, parse_size
+    from functaconv.conversion import EncodeOptions, dry_run, encode
+    from functaconv.sources.images import parse_size
 
-    transform = None
-    if resize or crop:
-        transform = ImageTransform(parse_size(resize) if resize else None, parse_size(crop) if crop else None)
-    options: dict[str, Any] = {
-        "steps": steps, "solver": solver, "batch_size": batch_size, "bits": bits, "device": device,
-        "precision": precision, "channels": channels, "field": field,
-        "transform": transform, "tile": tile, "keep": keep, "min_gain": min_gain,
-        "limit": limit, "allow_pipe": allow_pipe, "workers": workers, "overwrite": overwrite,
-    }  # fmt: skip
-    if dry_run:
-        facts = plan(base, shards, out, **options).to_json()
+    options = EncodeOptions(
+        steps=steps, solver=solver, batch_size=batch_size, bits=bits, device=device, precision=precision,
+        channels=channels, field=field, resize=parse_size(resize) if resize else None,
+        crop=parse_size(crop) if crop else None, tile=tile, keep=keep, min_gain=min_gain, limit=limit,
+        max_error_rate=max_error_rate, min_psnr=min_psnr, allow_pipe=allow_pipe, workers=workers, engine=engine,
+        gpus_per_task=gpus_per_task, overwrite=overwrite, retry_failed=retry_failed,
+    )  # fmt: skip
+    if is_dry_run:
+        facts = dry_run(base, shards, out, options).to_json()
         write_json(facts) if json else write_lines(table(facts.items()))
         return
-    if retry_failed:
-        options["retry_failed"] = True
-    run = lookup(ENGINES, engine, what="engine")
-    if engine == "ray":
-        options |= {"num_actors": num_actors, "gpus_per_actor": gpus_per_actor}
     with Meter(silent=quiet) as meter:
-        encoded = run(
-            base, shards, out, **options, max_error_rate=max_error_rate, min_psnr=min_psnr,
-            watcher=EncodingMeter(meter),
-        )  # fmt: skip
-    if encoded.is_told or encoded.left_to:
-        # one process of a run has the result
+        encoded = encode(base, shards, out, options, watcher=EncodingMeter(meter))
+    if encoded.reported_elsewhere:
         pass
     elif json:
         write_json(encoded.report)

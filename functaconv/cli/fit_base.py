@@ -60,8 +60,8 @@ def command(
 ) -> None:
     """Meta-learn the shared base network. Stopped and started again, it goes on."""
     from functaconv.cli.progress import Meter, TrainingMeter
+    from functaconv.engines.ranks import trainers
     from functaconv.metalearning import fit_base
-    from functaconv.parallel import trainers
     from functaconv.recipe import assignment, latent_of, merged
     from functaconv.sources.images import parse_size
 

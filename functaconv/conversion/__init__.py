@@ -1,14 +1,11 @@
 """Encoding: shards in, functaset out, block by block.
 
-`work` says what is to be done, `parts` which blocks this process takes, `reading` gives their records, `encoding` makes
-rows of them, `share` is what one process does of it, `workflow` seals the functaset; `actors` does all of it on a Ray
-cluster.
+`options` says what can be asked, `work` what that means for a base, `tasks` how the input is cut, `reading` decodes it,
+`block` makes rows of it, `run` is what one process does, `seal` makes a functaset of the blocks.
 """
 
-from functaconv.conversion.actors import encode_with_ray
-from functaconv.conversion.share import Watcher
-from functaconv.conversion.workflow import Encoded, Plan, encode, plan
+from functaconv.conversion.options import EncodeOptions
+from functaconv.conversion.progress import Watcher
+from functaconv.conversion.run import DryRun, Encoded, dry_run, encode
 
-ENGINES = {"local": encode, "ray": encode_with_ray}
-
-__all__ = ["ENGINES", "Encoded", "Plan", "Watcher", "encode", "encode_with_ray", "plan"]
+__all__ = ["DryRun", "EncodeOptions", "Encoded", "Watcher", "dry_run", "encode"]

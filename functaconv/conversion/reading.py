@@ -1,26 +1,29 @@
-"""The records of a part, decoded, a block at a time."""
+"""The records of a task, decoded."""
 
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
+from typing import Any
 
-from functaconv.conversion.places import seconds_of
+from functaconv.conversion.tasks import Task, check_same, is_full
 from functaconv.conversion.work import Work
 from functaconv.errors import ChangedInputError, InputError, ItemError
-from functaconv.functaset.ledger import Part, Progress, Range
 from functaconv.signals.batch import Signal
+from functaconv.signals.grid import seconds_of
 from functaconv.signals.loader import Ahead, begun_ahead
 from functaconv.signals.reading import stored_length
 from functaconv.signals.tiles import Tile
 from functaconv.sources.decoders import USABLE_HINT, decode, usable_field
 from functaconv.sources.items import Record
-from functaconv.sources.webdataset import read_records, shown
+from functaconv.sources.naming import is_local
+from functaconv.sources.openers import opened
+from functaconv.sources.webdataset import fingerprint, read_records, shown
 
 FIRST_ITEMS = 16
-MOST_BYTES = 64 << 20
-"""in memory, from which on a block ends"""
+PORTION_BYTES = 64 << 20
+"""of decoded records, from which on they are fitted before more are decoded"""
 LARGE_VALUES = 1 << 22
 """of a signal, from which on nothing else is decoded while it is fitted"""
 PER_TILE, PER_CHARACTER = 1 << 10, 32
@@ -33,6 +36,8 @@ class Read:
 
     key: str
     number: int
+    length: int
+    """bytes in the shard"""
     tiles: tuple[Tile, ...] = ()
     reason: str | None = None
 
@@ -53,67 +58,90 @@ class Read:
     @property
     def is_large(self) -> bool:
         """What is fitted of it takes much more memory than what was read."""
-        return self.bytes > MOST_BYTES or any(tile.signal.values.size > LARGE_VALUES for tile in self.tiles)
+        return self.bytes > PORTION_BYTES or any(tile.signal.values.size > LARGE_VALUES for tile in self.tiles)
 
 
 @dataclass(frozen=True)
-class ReadBlock:
-    """Records that are saved together."""
+class Portion:
+    """Decoded records of a block: all of them, or as many as are in memory together."""
 
+    shard: int
+    number: int
+    """of the block in its shard"""
+    start: int
+    """first record of the portion"""
     reads: tuple[Read, ...]
-    consumed: int
-    """records of the shard up to and including this block"""
-    last_key: str
+    source: Mapping[str, Any]
+    """the shard's fingerprint"""
+    is_end: bool
+    """of the block"""
+    is_last: bool = False
+    """the shard ends here, as far as it is wanted"""
     damage: str | None = None
     """why the shard cannot be read any further"""
-    is_last: bool = False
-    """of its part"""
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.reads)
 
     @property
     def is_large(self) -> bool:
         return any(read.is_large for read in self.reads)
 
 
-def read_blocks(
-    work: Work, part: Part, span: Range, progress: Progress, key_before: str | None = None
-) -> Iterator[ReadBlock]:
-    """What is left of a part, in blocks of `work.block` records. `key_before` is that of the record before the part,
-    where it is known.
+def read(work: Work, task: Task) -> Iterator[Portion]:
+    """The records of a task, decoded, a portion at a time.
 
-    Where items are much larger than those of the training a block ends sooner, by their bytes. A damaged shard ends
-    with a block, empty perhaps, that says so; a part of which nothing is left is an empty block.
+    A block ends after `work.block` records, or sooner, by their bytes in the shard. A damaged shard ends with a block,
+    empty perhaps, that says so; a shard without records is an empty block.
     """
-    start, last_key = max(span.start, progress.records), progress.last_key or ""
-    records = _records(work, part, span, start, progress.last_key or key_before)
-    # closed whatever happens: decoders that wait for room would wait for ever
-    with closing(begun_ahead(lambda record: _read(work, record), records, workers=work.workers)) as reads:
-        yield from _blocks(work, part, span, start, last_key, reads)
+    name = work.names[task.shard]
+    with ExitStack() as stack:
+        stream, begin = None, None
+        if task.offset is None:
+            # what is read from its beginning is opened once: a server is asked once
+            stream = stack.enter_context(opened(name, work.stream(name), known=task.source))
+            source: Mapping[str, Any] = fingerprint(name, stream)
+            check_same(name, task.source, source)
+        else:
+            assert task.source is not None
+            source, begin = task.source, (task.start, task.offset)
+        records = read_records(name, task.shard, start=task.start, begin=begin, stream=stream)
+        wanted = islice(records, None if task.stop is None else task.stop - task.start)
+        # closed whatever happens: decoders that wait for room would wait for ever
+        reads = stack.enter_context(closing(begun_ahead(partial(_read, work), wanted, workers=work.workers)))
+        yield from _portions(work, task, source, reads)
 
 
-def _blocks(
-    work: Work, part: Part, span: Range, consumed: int, last_key: str, reads: Iterator[Ahead[Read]]
-) -> Iterator[ReadBlock]:
+def _portions(work: Work, task: Task, source: Mapping[str, Any], reads: Iterator[Ahead[Read]]) -> Iterator[Portion]:
     upcoming, damage = _next(reads)
+    number, start = task.number, task.start
     while True:
-        block: list[Read] = []
-        room_left = MOST_BYTES
-        while upcoming is not None and len(block) < work.block and room_left > 0:
-            # what comes next is decoded, if it is large, only when this block is done with
-            block.append(upcoming.result())
-            room_left -= block[-1].bytes
+        records = held = decoded = 0
+        portion: list[Read] = []
+        while upcoming is not None and not is_full(records, held, work.block):
+            if decoded >= PORTION_BYTES:
+                yield Portion(task.shard, number, start, tuple(portion), source, is_end=False)
+                start, decoded = start + len(portion), 0
+                portion.clear()
+            # what comes next is decoded, if it is large, only when it is asked for
+            portion.append(upcoming.result())
+            records, held, decoded = records + 1, held + portion[-1].length, decoded + portion[-1].bytes
             upcoming, damage = _next(reads)
-        consumed += len(block)
-        last_key = block[-1].key if block else last_key
-        is_last = upcoming is None
-        if is_last and damage is None and span.stop is not None and consumed < span.stop and span.is_counted:
+        is_last, stop = upcoming is None, start + len(portion)
+        if is_last and damage is None and task.is_counted and task.stop != stop:
             raise ChangedInputError(
-                f"changed input: {shown(work.names[part.shard])} ends after {consumed} records, when the work began it "
-                f"had {span.stop} or more",
+                f"changed input: {shown(work.names[task.shard])} ends after {stop} records, when the work began it "
+                f"had {task.stop} or more",
                 hint="put the shard back as it was, or start again with --overwrite",
             )
-        yield ReadBlock(tuple(block), consumed, last_key, damage if is_last else None, is_last)
+        yield Portion(
+            task.shard, number, start, tuple(portion), source, is_end=True,
+            is_last=is_last and (task.is_last or damage is not None), damage=damage if is_last else None,
+        )  # fmt: skip
         if is_last:
             return
+        number, start = number + 1, stop
 
 
 def _next(reads: Iterator[Ahead[Read]]) -> tuple[Ahead[Read] | None, str | None]:
@@ -126,33 +154,14 @@ def _next(reads: Iterator[Ahead[Read]]) -> tuple[Ahead[Read] | None, str | None]
         return None, str(error)
 
 
-def _records(work: Work, part: Part, span: Range, start: int, key_before: str | None) -> Iterator[Record]:
-    """From record `start` on; the one before it must have the key that it had."""
-    name = work.names[part.shard]
-    is_known = start > 0 and key_before is not None
-    records = read_records(
-        name, part.shard, start=start - is_known, begin=span.begin, stream=work.stream(name),
-        known=work.sources[part.shard],
-    )  # fmt: skip
-    if is_known:
-        before = next(records, None)
-        if before is None or before.key != key_before:
-            found = "its end" if before is None else repr(before.key)
-            raise ChangedInputError(
-                f"changed input: record {start - 1} of {shown(name)} was {key_before!r}, now it is {found}",
-                hint="put the shard back as it was, or start again with --overwrite",
-            )
-    yield from islice(records, None if span.stop is None else span.stop - start)
-
-
 def _read(work: Work, record: Record) -> Read:
     try:
         tiles = work.reading.tiles(record)
         if tiles and tiles[0].signal.globe is not None:
             seconds_of(tiles[0].signal.attributes or {})
-        return Read(record.key, record.record, tiles)
+        return Read(record.key, record.record, record.length, tiles)
     except ItemError as error:
-        return Read(record.key, record.record, reason=str(error))
+        return Read(record.key, record.record, record.length, reason=str(error))
 
 
 def check_first_items(work: Work) -> None:
@@ -183,9 +192,14 @@ def check_first_items(work: Work) -> None:
 
 
 def _usable(work: Work) -> Iterator[Record]:
-    for part, name in enumerate(work.names):
-        for record in islice(read_records(name, part, known=work.sources[part]), work.limit):
+    has_any = False
+    for number, name in enumerate(work.names):
+        if has_any and not is_local(name):
+            # another request before the first item is fitted
+            return
+        for record in islice(read_records(name, number), work.options.limit):
             if record.problem is not None or usable_field(record, work.field) is not None:
+                has_any = True
                 yield record
 
 
@@ -203,7 +217,7 @@ def _look(work: Work, record: Record) -> _Look:
     except ItemError:
         return _Look()
     if item.kind == axes.kind == "image":
-        if item.array.shape[-1] > axes.channels and not work.may_lose_colour:
+        if item.array.shape[-1] > axes.channels and work.options.channels != 1:
             return _Look(f"{item.key} is a colour image", loses_colour=True)
         return _Look()
     try:

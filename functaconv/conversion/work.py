@@ -1,32 +1,28 @@
-"""Everything about an encoding that does not change while it runs."""
+"""What is to be encoded, checked: all that does not change while an encoding runs."""
 
-import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import numpy as np
+import torch
 
-from functaconv.checkpoint import StoredBase, read_base
-from functaconv.errors import InputError, UsageError, lookup
+from functaconv.checkpoint import StoredBase, base_from_bytes, read_base
+from functaconv.conversion.options import BITS, EncodeOptions
+from functaconv.errors import UsageError, lookup
 from functaconv.fitting import SOLVERS
 from functaconv.functaset.quantise import Quantiser
-from functaconv.functaset.schema import Bits, Layout
+from functaconv.functaset.schema import Bits, Budgets, Layout
+from functaconv.functaset.unfinished import Plan
 from functaconv.signals.device import device_of, precision_of, sweep_dtype_of
 from functaconv.signals.grid import AXES
 from functaconv.signals.reading import Reading, check_possible
-from functaconv.sources.images import ImageTransform, Size
-from functaconv.sources.webdataset import (
-    expand_shards,
-    fingerprint,
-    index_shard,
-    is_read_once,
-    is_seekable,
-    shown,
-)
+from functaconv.sources.images import Size
+from functaconv.sources.naming import short_name
+from functaconv.sources.webdataset import expand_shards, is_read_once, shown
 
 CODE_SIGMAS = 4.5
 """8-bit codes span this many standard deviations of the training latents to either side"""
@@ -36,111 +32,71 @@ than a quarter as wide, have steps of their own. Measured on CIFAR-10 with 256 n
 one step for all 0.49 dB and 105 bytes, with a step for each 0.02 dB and 235 bytes."""
 BLOCK_VALUES = 1 << 19
 LEAST_BLOCK, MOST_BLOCK = 16, 2048
-BATCH_ON_CPU, BATCH_ON_GPU = 64, 1024
-POINTS_ON_CPU, POINTS_ON_GPU = 1 << 16, 1 << 20
-"""of a batch: on the CPU more would only leave the cache"""
-NUMBERS_ON_CPU, NUMBERS_ON_GPU = 1 << 26, 1 << 30
-"""that the fits of a batch may take"""
-BITS: dict[str, Bits] = {"float16": "float16", "float32": "float32", "8": "8"}
+# items, points and numbers of the fits that are computed together: on the CPU more would only leave the cache
+MOST_TOGETHER = {"cpu": (64, 1 << 16, 1 << 26), "cuda": (1024, 1 << 20, 1 << 30)}
 
 
 @dataclass(frozen=True)
 class Work:
-    """A base, shards, and what to do with them."""
+    """A base, shards, and what to do with them: all that a block depends on."""
 
     stored: StoredBase
-    names: Sequence[str]
-    bits: Bits
+    names: tuple[str, ...]
+    options: EncodeOptions
     steps: int
-    batch_size: int
-    workers: int
-    precision: str = "float32"
-    may_lose_colour: bool = False
-    """gray was asked for by name: colour images may be converted"""
-    field: str | None = None
-    transform: ImageTransform | None = None
-    tile: int | None = None
-    keep: int | None = None
+    precision: str
+    keep: int | None
     """how many of each site's numbers; the base is one of so many"""
-    min_gain: float | None = None
-    """dB of a step that brings too little to go on"""
-    limit: int | None = None
+    batch_size: int
+    chunk: int
+    """points of an item that are fitted together"""
     stdin: BinaryIO | None = None
 
     @classmethod
     def of(
-        cls,
-        base: Path | str,
-        shards: str | Sequence[str],
-        *,
-        steps: int | None = None,
-        solver: str | None = None,
-        batch_size: int | None = None,
-        bits: str = "float16",
-        device: str = "auto",
-        precision: str = "auto",
-        channels: int | None = None,
-        field: str | None = None,
-        transform: ImageTransform | None = None,
-        tile: int | None = None,
-        keep: int | None = None,
-        min_gain: float | None = None,
-        limit: int | None = None,
-        allow_pipe: bool = False,
-        workers: int | None = None,
-        stdin: BinaryIO | None = None,
-    ) -> "Work":
+        cls, base: Path | str, shards: str | Sequence[str], options: EncodeOptions, stdin: BinaryIO | None = None
+    ) -> Self:
         """Check the request against the base; what makes no sense stops here, before any work."""
-        stored = read_base(base, device_of(device))
-        for name, value in {"steps": steps, "batch-size": batch_size, "limit": limit}.items():
-            if value is not None and value < 1:
-                raise UsageError(f"--{name} must be at least 1, not {value}")
-        if min_gain is not None and not 0 <= min_gain < math.inf:
-            raise UsageError(
-                f"--min-gain must be 0 dB or more, not {min_gain:g}", hint="leave it out to take every step: --steps"
-            )
-        if solver is not None:
-            lookup(SOLVERS, solver, what="solver")
-        if solver not in (None, stored.recipe.solver.kind):
-            raise UsageError(
-                f"the base was learned for the solver {stored.recipe.solver.kind!r}, not {solver!r}",
-                hint="leave --solver out, or learn a base with it",
-            )
-        if channels not in (None, stored.base.axes.channels):
-            raise UsageError(
-                f"the base was learned on {stored.base.axes.channels} channels, not {channels}",
-                hint="leave --channels out, or learn a base with it",
-            )
-        check_possible(stored.base.axes, transform, tile)
+        device = device_of(options.device)
+        stored = read_base(base, device)
+        _check(options, stored)
+        # the engine's tasks may have GPUs where this process has none
+        kind = "cuda" if options.gpus_per_task else device.type
+        keep = options.keep
         if keep is not None:
             # numbers that are left out are not fitted either
             whole, stored = stored, stored.truncated(keep)
             keep = None if stored is whole else keep
-        precision = precision_of(precision, stored.base.device)
-        stored.base.field.network.sweep_dtype = sweep_dtype_of(precision)
-        if batch_size is None:
-            on_cpu = stored.base.device.type == "cpu"
-            most, room = (BATCH_ON_CPU, POINTS_ON_CPU) if on_cpu else (BATCH_ON_GPU, POINTS_ON_GPU)
-            numbers = NUMBERS_ON_CPU if on_cpu else NUMBERS_ON_GPU
-            fitted = numbers // stored.recipe.workspace(stored.base.axes.channels)
-            batch_size = max(1, min(most, room // _usual_points(stored), fitted))
-        return cls(
-            stored,
-            expand_shards([shards] if isinstance(shards, str) else list(shards), allow_pipe=allow_pipe),
-            lookup(BITS, bits, what="kind of --bits"),
-            steps=steps or stored.base.solver.steps,
-            batch_size=batch_size,
-            workers=(os.cpu_count() or 1) if workers is None else workers,
-            precision=precision,
-            may_lose_colour=channels == 1,
-            field=field or stored.recipe.data.field,
-            transform=transform,
-            tile=tile,
+        usual = _usual_batch(stored, kind)
+        work = cls(
+            stored=stored,
+            names=tuple(expand_shards([shards] if isinstance(shards, str) else shards, allow_pipe=options.allow_pipe)),
+            options=options,
+            steps=options.steps or stored.base.solver.steps,
+            precision=precision_of(options.precision, torch.device(kind)),
             keep=keep,
-            min_gain=min_gain,
-            limit=limit,
+            batch_size=options.batch_size or usual,
+            # of the usual batch: how an item is summed up does not depend on how many are fitted with it
+            chunk=stored.base.chunk(usual, kind),
             stdin=stdin,
         )
+        work._set_precision()
+        return work
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        facts = (self.names, self.options, self.steps, self.precision, self.keep, self.batch_size, self.chunk)
+        return _unpickled, (self.stored.content, *facts)
+
+    def _set_precision(self) -> None:
+        self.stored.base.field.network.sweep_dtype = sweep_dtype_of(self.precision)
+
+    def with_budgets(self, budgets: Budgets) -> "Work":
+        """As a run that began before this process computes, on another kind of device perhaps."""
+        return replace(self, batch_size=self.options.batch_size or budgets.batch_size, chunk=budgets.chunk)
+
+    @property
+    def budgets(self) -> Budgets:
+        return Budgets(batch_size=self.batch_size, chunk=self.chunk)
 
     @property
     def is_piped(self) -> bool:
@@ -156,42 +112,61 @@ class Work:
         """What stands for a shard that is already open."""
         return self.stdin if name == "-" else None
 
-    @cached_property
-    def sources(self) -> list[Mapping[str, Any]]:
-        """A fingerprint of every shard, by which a changed one is noticed."""
-        return [fingerprint(name) for name in self.names]
+    @property
+    def workers(self) -> int:
+        """Decoding threads; a task of Ray has one core."""
+        if self.options.workers is not None:
+            return self.options.workers
+        return 1 if self.options.engine == "ray" else os.cpu_count() or 1
+
+    @property
+    def bits(self) -> Bits:
+        return BITS[self.options.bits]
+
+    @property
+    def field(self) -> str | None:
+        return self.options.field or self.stored.recipe.data.field
 
     @property
     def layout(self) -> Layout:
         base = self.stored.base
-        axes, tiled = AXES[base.axes.dims], self.tile is not None
         return Layout(
-            axes=axes, sites=base.sites, latent=base.latent, bits=self.bits, tiled=tiled,
-            modality=base.axes.kind, variables=base.axes.variables,
+            axes=AXES[base.axes.dims], sites=base.sites, latent=base.latent, bits=self.bits,
+            tiled=self.options.tile is not None, modality=base.axes.kind, variables=base.axes.variables,
         )  # fmt: skip
+
+    @property
+    def plan(self) -> Plan:
+        """What the functaset is to be."""
+        return Plan(self.layout, self.settings)
+
+    @cached_property
+    def digest(self) -> str:
+        """By which blocks are known to be of this work."""
+        return self.plan.digest
 
     @property
     def settings(self) -> dict[str, Any]:
         """What makes another functaset when it changes; batch size and device do not."""
-        transform = self.transform or ImageTransform()
+        options = self.options
         return {
             "base": self.stored.sha256,
-            "shards": [source["name"] for source in self.sources],
+            "shards": [short_name(name) for name in self.names],
             "solver": self.stored.recipe.solver.kind,
             "steps": self.steps,
             "keep": self.keep,
-            "min_gain": self.min_gain,
+            "min_gain": options.min_gain,
             "precision": self.precision,
             "field": self.field,
-            "resize": _plain(transform.resize),
-            "crop": _plain(transform.crop),
-            "tile": self.tile,
-            "limit": self.limit,
+            "resize": _plain(options.resize),
+            "crop": _plain(options.crop),
+            "tile": options.tile,
+            "limit": options.limit,
         }
 
     @property
     def reading(self) -> Reading:
-        return Reading(self.stored.base.axes, self.field, self.transform, self.tile)
+        return Reading(self.stored.base.axes, self.field, self.options.transform, self.options.tile)
 
     @cached_property
     def quantiser(self) -> Quantiser:
@@ -209,20 +184,36 @@ class Work:
         """Records in a block, the unit of saving: a property of the base, so that batches are the same in every run."""
         return int(min(MOST_BLOCK, max(LEAST_BLOCK, BLOCK_VALUES // _usual_points(self.stored))))
 
-    def expected(self) -> int | None:
-        """About how many records there are: those of the first shard, in proportion to the bytes of all.
 
-        None where that cannot be told: from a pipe or afar, compressed, or when the first shard is damaged.
-        """
-        sizes = [int(source.get("size", 0)) for source in self.sources]
-        if self.is_piped or not all(sizes) or not is_seekable(self.names[0]):
-            return self.limit
-        try:
-            records = round(len(index_shard(self.names[0])) * sum(sizes) / sizes[0])
-        except InputError:
-            # the work itself will come upon the damage, after the good items
-            return None
-        return records if self.limit is None else min(records, self.limit)
+def _unpickled(content: bytes, names: tuple[str, ...], options: EncodeOptions, *facts: Any) -> Work:
+    """The same work on a device of this process; without an open stdin, which cannot travel."""
+    work = Work(base_from_bytes(content, "the base", device_of(options.device)), names, options, *facts)
+    work._set_precision()
+    return work
+
+
+def _check(options: EncodeOptions, stored: StoredBase) -> None:
+    axes, solver = stored.base.axes, stored.recipe.solver.kind
+    if options.solver is not None:
+        lookup(SOLVERS, options.solver, what="solver")
+    if options.solver not in (None, solver):
+        raise UsageError(
+            f"the base was learned for the solver {solver!r}, not {options.solver!r}",
+            hint="leave --solver out, or learn a base with it",
+        )
+    if options.channels not in (None, axes.channels):
+        raise UsageError(
+            f"the base was learned on {axes.channels} channels, not {options.channels}",
+            hint="leave --channels out, or learn a base with it",
+        )
+    check_possible(axes, options.transform, options.tile)
+
+
+def _usual_batch(stored: StoredBase, kind: str) -> int:
+    """Items that are fitted together on a kind of device, unless another number is asked for."""
+    items, points, numbers = MOST_TOGETHER[kind]
+    fitted = numbers // stored.recipe.workspace(stored.base.axes.channels)
+    return max(1, min(items, points // _usual_points(stored), fitted))
 
 
 def _usual_points(stored: StoredBase) -> int:

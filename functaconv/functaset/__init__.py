@@ -2,11 +2,10 @@
 
 from functaconv.functaset.blocks import Block, Failure
 from functaconv.functaset.checks import verify
-from functaconv.functaset.ledger import Part, Progress, Range, Totals
 from functaconv.functaset.quantise import Quantiser
 from functaconv.functaset.reader import Functaset, Row, open_functaset
 from functaconv.functaset.schema import Attributes, Bits, Layout, Quantisation, Solver
-from functaconv.functaset.writer import FunctasetWriter
+from functaconv.functaset.unfinished import Parts, Plan
 
 __all__ = [
     "Attributes",
@@ -14,16 +13,13 @@ __all__ = [
     "Block",
     "Failure",
     "Functaset",
-    "FunctasetWriter",
     "Layout",
-    "Part",
-    "Progress",
+    "Parts",
+    "Plan",
     "Quantisation",
     "Quantiser",
-    "Range",
     "Row",
     "Solver",
-    "Totals",
     "open_functaset",
     "verify",
 ]

@@ -1,18 +1,18 @@
-"""A block: rows and failures of a run of records, one file that is complete or absent."""
+"""A block: rows and failures of a range of records, one file that is complete or absent."""
 
 import json
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
 import numpy as np
-from pydantic import Field, InstanceOf, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
-from functaconv.documents import LITERALS
+from functaconv.documents import LITERALS, parse_json
 from functaconv.errors import InputError
 from functaconv.files import replacing
 from functaconv.functaset.files import MOST_VALUES, damaged, first_problem, whole_file
@@ -25,6 +25,11 @@ MOST_BLOCK = 1 << 30
 
 _ARRAYS = ("latent", "label", "shape", "mse", "psnr", "record")
 _OF_GRIDS = ("grid", "mask", "time")
+_OF_BLOCK = ("shard", "number", "start", "stop", "is_last", "source", "run", "ignored")
+
+
+Count = Annotated[int, Field(strict=True, ge=0, le=2**40)]
+Claim = Annotated[bool, Field(strict=True)]
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class Failure:
     record: int
     key: str
     reason: str
+    input: int = 0
+    """which of the shards: names may occur twice"""
 
     @property
     def is_damage(self) -> bool:
@@ -44,8 +51,21 @@ class Failure:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """What came of a run of records: a row for each item that could be converted."""
+    """What came of a range of records of one shard: a row for each item that could be converted."""
 
+    shard: int
+    number: int
+    """of the block in its shard"""
+    start: int
+    """first record"""
+    stop: int
+    """record after the last"""
+    is_last: bool
+    """the shard ends here"""
+    source: Mapping[str, Any]
+    """the fingerprint of the shard when it was opened"""
+    run: str
+    """which settings it was made with"""
     latent: np.ndarray
     """[item, *sites, latent], as stored"""
     keys: list[str]
@@ -59,10 +79,6 @@ class Block:
     """float32 [item]"""
     record: np.ndarray
     """int32 [item], which record of its shard it was"""
-    records: int
-    """records of the shard up to and including this block"""
-    last_key: str | None
-    """of the last record; None where that is not known any more"""
     meta: list[str] | None = None
     tile: np.ndarray | None = None
     """int32 [item, 2 * axis]: origin, then the shape of the whole image"""
@@ -96,6 +112,32 @@ class Block:
             raise ValueError("latent holds NaN or infinite numbers: such items are failures")
         if self.grids is not None:
             self.grids.check(len(layout.variables))
+
+    @classmethod
+    def joined(cls, blocks: Sequence["Block"]) -> "Block":
+        """One block of blocks that follow each other, of one shard and with one table of grids."""
+        first, last = blocks[0], blocks[-1]
+        if len(blocks) == 1:
+            return first
+
+        def together(name: str) -> np.ndarray:
+            return np.concatenate([block.column(name) for block in blocks])
+
+        has_meta = any(block.meta is not None for block in blocks)
+        rows: dict[str, Any] = {name: together(name) for name in _ARRAYS}
+        return replace(
+            first,
+            **rows,
+            stop=last.stop,
+            is_last=last.is_last,
+            keys=[key for block in blocks for key in block.keys],
+            meta=[text for block in blocks for text in block.meta or ["null"] * len(block)] if has_meta else None,
+            tile=None if first.tile is None else together("tile"),
+            measures={name: together(name) for name in first.measures},
+            grids=None if first.grids is None else Grids(first.grids.table, *map(together, _OF_GRIDS)),
+            failures=[failure for block in blocks for failure in block.failures],
+            ignored=sum(block.ignored for block in blocks),
+        )
 
     def column(self, name: str) -> np.ndarray:
         """The rows of a column of numbers."""
@@ -135,12 +177,17 @@ class Grids:
 class BlockFacts:
     """What a block says besides its rows."""
 
-    rows: Annotated[int, Field(strict=True, ge=0)]
+    shard: Count
+    number: Count
+    start: Count
+    stop: Count
+    is_last: Claim
+    source: dict[str, Any]
+    run: str
+    rows: Count
     failures: list[Failure]
-    ignored: Annotated[int, Field(strict=True, ge=0)]
-    records: Annotated[int, Field(strict=True, ge=0)]
-    last_key: InstanceOf[str] | None
-    has_meta: Annotated[bool, Field(strict=True)]
+    ignored: Count
+    has_meta: Claim
     measures: list[str] = field(default_factory=list)
 
 
@@ -149,15 +196,12 @@ _FACTS, _TEXTS = TypeAdapter(BlockFacts), TypeAdapter(list[str])
 
 def write_block(path: Path, block: Block) -> None:
     facts = BlockFacts(
+        **{name: getattr(block, name) for name in _OF_BLOCK},
         rows=len(block),
         failures=[
-            Failure(_printable(one.shard), one.record, _printable(one.key), _printable(one.reason))
+            replace(one, shard=_printable(one.shard), key=_printable(one.key), reason=_printable(one.reason))
             for one in block.failures
         ],
-        ignored=block.ignored,
-        records=block.records,
-        # unchanged: on resuming it is compared with the key that the input has
-        last_key=block.last_key,
         has_meta=block.meta is not None,
         measures=list(block.measures),
     )
@@ -186,17 +230,17 @@ def read_block(path: Path, layout: Layout | None = None, *, within: Path) -> Blo
     """The whole block, below `within`; its checksums are checked, and that it is of the layout where one is given."""
     with _members(path, within) as members:
         facts = _facts(members)
+        of_block: dict[str, Any] = {name: getattr(facts, name) for name in _OF_BLOCK}
+        rows: dict[str, Any] = {name: members[name] for name in _ARRAYS}
         block = Block(
-            **{name: members[name] for name in _ARRAYS},
+            **of_block,
+            **rows,
             keys=_texts(members, "keys"),
             meta=_texts(members, "meta") if facts.has_meta else None,
             tile=members.get("tile"),
             measures={name: members[f"measure_{name}"] for name in facts.measures},
             grids=_grids(members) if "grid" in members else None,
             failures=facts.failures,
-            ignored=facts.ignored,
-            records=facts.records,
-            last_key=facts.last_key,
         )
         if facts.rows != len(block):
             raise ValueError(f"found {len(block)} keys for {facts.rows} rows")
@@ -241,10 +285,7 @@ def _grids(members: Mapping[str, np.ndarray]) -> Grids:
 
 def _facts(members: Mapping[str, np.ndarray]) -> BlockFacts:
     content = members["facts"].tobytes()
-    if content.count(b",") > MOST_VALUES:
-        raise ValueError(f"more than {MOST_VALUES} values")
-    # not by `parse_json`: a key may be no text
-    return _FACTS.validate_python(json.loads(content))
+    return _FACTS.validate_python(parse_json(content, most_values=MOST_VALUES))
 
 
 def _pack(value: Any) -> np.ndarray:

@@ -16,7 +16,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from functaconv.documents import parse_json
 from functaconv.errors import InputError
-from functaconv.functaset.beginning import is_unfinished
 from functaconv.functaset.blocks import Failure
 from functaconv.functaset.files import MOST_VALUES, array_bytes, read_bytes, read_json, whole_file
 from functaconv.functaset.grids import StoredGrid, read_grids
@@ -34,6 +33,7 @@ from functaconv.functaset.schema import (
     vectors,
 )
 from functaconv.functaset.stored import StoredArray, difference, rows_in_words
+from functaconv.functaset.unfinished import is_unfinished
 
 if TYPE_CHECKING:
     from functaconv.functaset.dataset import LatentDataset

@@ -132,6 +132,24 @@ class _Summary(BaseModel):
     damaged: list[str] = []
 
 
+class Budgets(_Frozen):
+    """What the rounding of latents depends on besides the settings: how much is computed together."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    batch_size: Annotated[int, Field(strict=True, ge=1, le=2**40)]
+    """items"""
+    chunk: Annotated[int, Field(strict=True, ge=1, le=2**40)]
+    """points of each item"""
+
+
+class Range(_Frozen):
+    """A block: records of a shard, which begin where those of the block before end."""
+
+    stop: _Count
+    ignored: _Count = 0
+
+
 class Attributes(_Frozen):
     """The content of `attrs.functaconv` in the store's root."""
 
@@ -160,11 +178,14 @@ class Attributes(_Frozen):
     tool_version: str
     seed: int | None = None
     input: list[dict[str, JsonValue]]
-    """a fingerprint per part, in order"""
+    """a fingerprint per shard, in order"""
+    blocks: tuple[tuple[Range, ...], ...] = ()
+    """how each shard was cut: what is made again together when an item of it failed"""
     run: str | None = None
     """which run of several processes made it; None for a single process"""
     settings: dict[str, JsonValue]
     """what the functaset was asked to be: an output with other settings is another output"""
+    budgets: Budgets | None = None
     files_sha256: dict[str, str] = {}
     """of `report.json` and `failed.jsonl`"""
     attributes_sha256: str | None = None
@@ -270,8 +291,6 @@ MEASURES = {"voxels": ("accuracy", "iou"), "grid": ("rmse", "max_error", "weight
 NO_TIME = np.iinfo(np.int64).min
 """of a grid that does not say when it was"""
 TIME = {"units": "seconds since 1970-01-01", "calendar": "proleptic_gregorian", "standard_name": "time"}
-# the parts of `columns` that not every functaset has
-OPTIONAL = ("meta", "tile", "grids")
 VECTORS = ("latent_scale", "latent_offset", "latent_mean", "latent_std")
 
 

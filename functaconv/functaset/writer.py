@@ -1,38 +1,34 @@
-"""Writing a functaset so that a kill at any point costs one block.
+"""From finished blocks to a functaset: its arrays first, and last the one file that makes it one.
 
-The ledger holds what is done; `assemble` copies it to the final arrays and can be repeated; `seal`
-makes the store a functaset by replacing one file.
+The arrays are written in a folder of their own and moved to their place, so that another process that does the same, or
+did it before it was killed, does no harm: what is there already is the same.
 """
 
 import json
-import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b, sha256
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import zarr
-from pydantic import JsonValue
 from pydantic_core import to_json
 
 from functaconv.files import replace_bytes, replacing, sync, sync_tree
 from functaconv.functaset import arrays
-from functaconv.functaset.beginning import is_finished, open_store
 from functaconv.functaset.blocks import Block
 from functaconv.functaset.files import array_bytes, digest_of, read_json
 from functaconv.functaset.grids import GridTable, write_grids
-from functaconv.functaset.ledger import Ledger, Part, Progress, Range, Totals
 from functaconv.functaset.quantise import Quantiser
 from functaconv.functaset.schema import (
     BASE,
     FAILED,
-    OPTIONAL,
     PARTS,
     REPORT,
-    VECTORS,
     Attributes,
     Column,
     Layout,
@@ -45,116 +41,53 @@ DEQUANTISED_TOGETHER = 1 << 23
 """numbers of a block: float64 takes four times the room of float16, or more"""
 
 
-class FunctasetWriter:
-    """One functaset being made. Different processes may write different parts at the same time."""
+@dataclass(frozen=True)
+class Arrays:
+    """The arrays of a functaset to be, in a folder of their own."""
 
-    def __init__(self, path: Path, layout: Layout, settings: dict[str, Any], *, finished: bool) -> None:
-        self.path = path
-        self.layout = layout
-        self.settings = settings
-        self.finished = finished
-        self._ledger = Ledger(path / PARTS)
-        self._totals: Totals | None = None
-        self.duplicates = 0
-        """assembled rows that have the key of an earlier one"""
+    root: Path
+    rows: int
+    duplicates: int
+    """rows that have the key of an earlier one"""
 
-    @classmethod
-    def open(
-        cls,
-        path: str | os.PathLike[str],
-        layout: Layout,
-        settings: Mapping[str, JsonValue],
-        *,
-        overwrite: bool = False,
-        run: str | None = None,
-    ) -> Self:
-        """Begin, or go on with, or find finished, the functaset at `path`.
+    def column(self, name: str) -> np.ndarray:
+        """All rows of an array, such as "mse": what a report needs before sealing."""
+        array = zarr.open_group(self.root, mode="r", use_consolidated=False)[name]
+        if not isinstance(array, zarr.Array):
+            raise ValueError(f"{name} is not an array")
+        return arrays.read(array, slice(None))
 
-        `overwrite` begins anew, but replaces nothing that is not a functaset, finished or not, and nothing that
-        another process of the same `run` has begun.
-        """
-        # a link is followed: what it points to is replaced, not the link
-        path = Path(os.path.realpath(path))
-        finished = open_store(path, layout, settings, overwrite=overwrite, run=run)
-        return cls(path, layout, canonical(dict(settings)), finished=finished)
+    def nbytes(self) -> int:
+        """Bytes on disk: what `Functaset.nbytes` gives once it is sealed."""
+        return array_bytes(self.root)
 
-    @property
-    def parts(self) -> Path:
-        """The folder where work in progress is."""
-        return self.path / PARTS
 
-    @property
-    def is_sealed(self) -> bool:
-        """Some process has finished it."""
-        return is_finished(self.path)
-
-    def ranges(self, shard: int, cut: Callable[[], Sequence[Range]]) -> tuple[Range, ...]:
-        """How a shard is cut into parts: as was settled first, which is asked for once."""
-        settled = self._ledger.ranges(shard)
-        if settled is None:
-            self._ledger.cut(shard, cut())
-            settled = self._ledger.ranges(shard)
-        assert settled is not None
-        return settled
-
-    def begin(self, part: Part, source: Mapping[str, JsonValue]) -> Progress:
-        """How far the part is; `source` is the fingerprint of its input, which must not change."""
-        return self._ledger.begin(part, source)
-
-    def check(self, part: Part, source: Mapping[str, JsonValue]) -> None:
-        """An InputError if the part was begun with another input."""
-        self._ledger.check(part, source)
-
-    def progress(self, part: Part) -> Progress:
-        """How far the part is, which need not have begun."""
-        return self._ledger.progress(part)
-
-    def unfinished(self, shards: int) -> list[Part]:
-        """The parts of so many shards that are not done."""
-        return self._ledger.unfinished(shards)
-
-    def records(self) -> int:
-        """How many records need no more work."""
-        return self._ledger.records()
-
-    def records_of(self, shards: int) -> list[int]:
-        """How many records each of so many shards gave."""
-        return [self._ledger.progress(self._ledger.parts_of(shard)[-1]).records for shard in range(shards)]
-
-    def commit(self, part: Part, number: int, block: Block) -> None:
-        """Save a block of a part that has begun; on return it survives a kill and a power cut."""
-        block.check(self.layout)
-        self._ledger.commit(part, number, block)
-
-    def end(self, part: Part, end: int, start: int = 0) -> None:
-        """Mark the part as done: it had the records of its shard from `start` to `end`."""
-        self._ledger.end(part, end, start)
-
-    def totals(self) -> Totals:
-        """What the parts hold together; ValueError unless all that began are done."""
-        return self._ledger.totals()
-
-    def assemble(self, quantiser: Quantiser) -> None:
-        """Copy the parts, in their order, to the final arrays. Starts over each time it is called."""
-        if quantiser.bits != self.layout.bits:
-            raise ValueError(f"the layout stores {self.layout.bits}, the quantiser makes {quantiser.bits}")
-        totals = self.totals()
-        self._clear()
-        group = zarr.create_group(self.path, zarr_format=3)
+@contextmanager
+def assembled(
+    path: Path, blocks: Iterable[Block], layout: Layout, quantiser: Quantiser, *, rows: int, has_meta: bool
+) -> Iterator[Arrays]:
+    """The arrays of the unfinished functaset at `path`, of blocks in the order of the input with so many rows together;
+    what is not sealed by then is removed at the end.
+    """
+    if quantiser.bits != layout.bits:
+        raise ValueError(f"the layout stores {layout.bits}, the quantiser makes {quantiser.bits}")
+    root = path / PARTS / f"arrays-{uuid.uuid4().hex}"
+    try:
+        group = zarr.create_group(root, zarr_format=3)
         writers = [
-            (column, arrays.RowWriter(arrays.create_column(group, column, totals.rows), column))
-            for column in columns(self.layout, meta=totals.has_meta)
+            (column, arrays.RowWriter(arrays.create_column(group, column, rows), column))
+            for column in columns(layout, meta=has_meta)
         ]
-        moments, keys = _Moments(self.layout.latent), _Keys()
-        together = max(1, DEQUANTISED_TOGETHER // self.layout.numbers)
+        moments, keys = _Moments(layout.latent), _Keys()
+        together = max(1, DEQUANTISED_TOGETHER // layout.numbers)
         table = GridTable()
-        with replacing(self.path / FAILED) as failed:
-            for (shard, _), block in self._ledger.blocks(self.layout):
+        with replacing(root / FAILED) as failed:
+            for block in blocks:
                 if block.grids is not None:
                     grid, mask = table.merge(block.grids.table, block.grids.grid, block.grids.mask)
                     block = replace(block, grids=replace(block.grids, grid=grid, mask=mask))
                 for column, writer in writers:
-                    writer.add(_rows(block, column, shard))
+                    writer.add(_rows(block, column))
                 keys.add(block.keys)
                 for start in range(0, len(block), together):
                     moments.add(quantiser.dequantise(block.latent[start : start + together]))
@@ -162,92 +95,79 @@ class FunctasetWriter:
                     failed.write(json.dumps(asdict(failure)).encode() + b"\n")
         for _, writer in writers:
             writer.flush()
-        if self.layout.modality == "grid":
+        if layout.modality == "grid":
             write_grids(group, table)
         arrays.create_vector(group, "latent_mean", moments.mean)
         arrays.create_vector(group, "latent_std", moments.std)
         if quantiser.scale is not None and quantiser.offset is not None:
             arrays.create_vector(group, "latent_scale", quantiser.scale)
             arrays.create_vector(group, "latent_offset", quantiser.offset)
-        self._totals = totals
-        self.duplicates = keys.duplicates()
+        yield Arrays(root, rows, keys.duplicates())
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
 
-    def column(self, name: str) -> np.ndarray:
-        """All rows of an assembled array, such as "mse": what a report needs before sealing."""
-        array = zarr.open_group(self.path, mode="r", use_consolidated=False)[name]
-        if not isinstance(array, zarr.Array):
-            raise ValueError(f"{name} is not an array")
-        return arrays.read(array, slice(None))
 
-    def nbytes(self) -> int:
-        """Bytes on disk of the assembled rows: what `Functaset.nbytes` gives once it is sealed."""
-        return array_bytes(self.path)
-
-    def seal(self, attributes: Attributes, base: bytes, report: Mapping[str, Any]) -> None:
-        """Make the assembled store a functaset, and remove the parts."""
-        self._check_claims(attributes, base)
-        replace_bytes(self.path / BASE, base)
-        replace_bytes(self.path / REPORT, to_json(dict(report), indent=2, inf_nan_mode="null"))
-        sealed = canonical(attributes.model_dump())
-        sealed["files_sha256"] = {name: digest_of(self.path, name) for name in (REPORT, FAILED)}
-        sealed["attributes_sha256"] = attributes_digest(sealed)
-        # zarr does not fsync; all must be on the disk before the attributes say that it is
-        for child in self.path.iterdir():
-            if child.name != PARTS:
-                sync_tree(child) if child.is_dir() else sync(child)
-        sync(self.path)
-        root = {
-            "attributes": {"functaconv": sealed},
-            "zarr_format": 3,
-            "node_type": "group",
-            # as zarr.consolidate_metadata writes it, which would warn of every file that is no array,
-            # and replace zarr.json a second time
-            "consolidated_metadata": {
-                "kind": "inline",
-                "must_understand": False,
-                "metadata": {
-                    file.parent.relative_to(self.path).as_posix(): read_json(file)
-                    for file in sorted(self.path.rglob("*/zarr.json"))
-                    # an old functaset that was replaced may lie among the parts
-                    if not file.is_relative_to(self.path / PARTS)
-                },
+def seal(path: Path, made: Arrays, attributes: Attributes, base: bytes, report: Mapping[str, Any]) -> None:
+    """Make the unfinished functaset at `path` one, of these arrays, and remove the blocks. May be done again."""
+    if attributes.base_sha256 != (digest := sha256(base).hexdigest()):
+        raise ValueError(f"attributes: base_sha256 is {attributes.base_sha256!r}, the base has {digest!r}")
+    if attributes.count != made.rows:
+        raise ValueError(f"attributes: count is {attributes.count}, there are {made.rows} rows")
+    # zarr does not fsync; all must be on the disk before the attributes say that it is
+    sync_tree(made.root)
+    for child in made.root.iterdir():
+        place = path / child.name
+        if child.name == "zarr.json":
+            # it comes last, with the attributes
+            continue
+        if place.is_symlink():
+            place.unlink()
+        try:
+            child.rename(place)
+        except OSError:
+            # the folder is there: the same array, moved by another process or before a kill
+            if not place.is_dir():
+                raise
+    replace_bytes(path / BASE, base)
+    replace_bytes(path / REPORT, to_json(dict(report), indent=2, inf_nan_mode="null"))
+    sealed = canonical(attributes.model_dump())
+    sealed["files_sha256"] = {name: digest_of(path, name) for name in (REPORT, FAILED)}
+    sealed["attributes_sha256"] = attributes_digest(sealed)
+    root = {
+        "attributes": {"functaconv": sealed},
+        "zarr_format": 3,
+        "node_type": "group",
+        # as zarr.consolidate_metadata writes it, which would warn of every file that is no array,
+        # and replace zarr.json a second time
+        "consolidated_metadata": {
+            "kind": "inline",
+            "must_understand": False,
+            "metadata": {
+                file.parent.relative_to(path).as_posix(): read_json(file)
+                for file in sorted(path.rglob("*/zarr.json"))
+                # arrays of other processes, and an old functaset that was replaced, may lie among the blocks
+                if not file.is_relative_to(path / PARTS)
             },
-        }
-        replace_bytes(self.path / "zarr.json", json.dumps(root, indent=2, allow_nan=False).encode())
-        self.finished = True
-        # another process may see that it is sealed and remove them too
-        shutil.rmtree(self.path / PARTS, ignore_errors=True)
+        },
+    }
+    sync(path)
+    replace_bytes(path / "zarr.json", json.dumps(root, indent=2, allow_nan=False).encode())
+    sweep(path)
 
-    def sweep(self) -> None:
-        """Remove what a process that came late put among the parts of a finished functaset."""
-        if self.is_sealed:
-            shutil.rmtree(self.path / PARTS, ignore_errors=True)
 
-    def _check_claims(self, attributes: Attributes, base: bytes) -> None:
-        totals = self._totals
-        if totals is None:
-            raise ValueError("assemble before sealing, in the same process")
-        claims = {
-            "layout": (attributes.layout, self.layout),
-            "settings": (canonical(attributes.settings), self.settings),
-            "summary": ((attributes.count, attributes.failed), (totals.rows, totals.failed)),
-            "base_sha256": (attributes.base_sha256, sha256(base).hexdigest()),
-        }
-        for name, (claimed, known) in claims.items():
-            if claimed != known:
-                raise ValueError(f"attributes: {name} is {claimed!r}, but the store has {known!r}")
+def sweep(path: Path) -> None:
+    """Remove the blocks of a functaset that is sealed, also what a process that came late put there."""
+    shutil.rmtree(path / PARTS, ignore_errors=True)
 
-    def _clear(self) -> None:
-        """Remove what an earlier `assemble` or `seal` left."""
-        for name in (*(column.name for column in columns(self.layout, meta=False)), *OPTIONAL, *VECTORS):
-            # a link is not followed: what it leads to is not ours
-            if (self.path / name).is_symlink():
-                (self.path / name).unlink()
-            elif (self.path / name).exists():
-                shutil.rmtree(self.path / name)
-        leftovers = [*self.path.glob(".*.tmp"), *self.path.glob("*.partial")]
-        for file in (*leftovers, *(self.path / name for name in ("zarr.json", FAILED, BASE, REPORT))):
-            file.unlink(missing_ok=True)
+
+def clear(path: Path) -> None:
+    """Remove the arrays that a killed `seal` has left at `path`, where blocks are to change."""
+    for child in path.iterdir():
+        # a link is not followed: what it leads to is not ours
+        if child.is_symlink() or child.is_file():
+            child.unlink()
+        elif child.name != PARTS:
+            shutil.rmtree(child)
 
 
 class _Moments:
@@ -297,7 +217,7 @@ class _Keys:
         return len(digests) - len(np.unique(digests))
 
 
-def _rows(block: Block, column: Column, shard: int) -> np.ndarray:
+def _rows(block: Block, column: Column) -> np.ndarray:
     """The block's rows of one column."""
     match column.name:
         case "key":
@@ -305,6 +225,6 @@ def _rows(block: Block, column: Column, shard: int) -> np.ndarray:
         case "meta":
             return np.array(block.meta or ["null"] * len(block), dtype=object)
         case "shard":
-            return np.full(len(block), shard, np.int32)
+            return np.full(len(block), block.shard, np.int32)
         case name:
             return block.column(name)

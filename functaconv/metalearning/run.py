@@ -24,6 +24,7 @@ from functaconv.checkpoint import (
     write_state,
 )
 from functaconv.documents import differences
+from functaconv.engines.ranks import trainers
 from functaconv.errors import InputError, ItemError, OtherVariablesError, OutputExistsError
 from functaconv.files import locked, replace_bytes
 from functaconv.fitting import GaussNewton
@@ -37,7 +38,7 @@ from functaconv.metalearning.learner import Learner
 from functaconv.metalearning.pace import Pace
 from functaconv.metalearning.validation import validation_psnr
 from functaconv.metrics import psnr
-from functaconv.parallel import Ensemble, LostRankError, trainers
+from functaconv.parallel import Ensemble, LostRankError
 from functaconv.recipe import Recipe, build, validated
 from functaconv.signals.batch import Axes, Batch, Signal, batched
 from functaconv.signals.device import sweep_dtype_of

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from functaconv.checkpoint import is_base, read_base
 from functaconv.documents import differences
+from functaconv.engines.ranks import trainers
 from functaconv.errors import InputError, ItemError, OutputExistsError, UsageError
 from functaconv.functaset.schema import canonical
 from functaconv.interruption import stopping
@@ -30,7 +31,7 @@ from functaconv.metalearning.run import (
     shared,
     training_folder,
 )
-from functaconv.parallel import Ensemble, ensemble, trainers
+from functaconv.parallel import Ensemble, ensemble
 from functaconv.presets import SIZED, Situation
 from functaconv.presets import preset as preset_of
 from functaconv.recipe import DataRecipe, Recipe, from_toml, merged, validated

@@ -21,6 +21,8 @@ from functaconv.sources.webdataset import RecordLocation, index_shard, read_at
 
 MOST_FETCHED = 64 << 20
 """bytes of what waits to be decoded, from which on no more is fetched"""
+LEFT_BEHIND = 1.0
+"""seconds after which a thread is not waited for any more"""
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 
@@ -156,7 +158,8 @@ def prefetched(
                 room.release()
     finally:
         stopped.set()
-        thread.join()
+        # one that waits for input which does not come is left behind
+        thread.join(LEFT_BEHIND)
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,8 @@ class Group:
         fields = {} if self.problem else self.fields
         if self.links:
             ignore(self.ignored, LINKS, len(self.links))
-        return Record(shard, self.number, self.key, fields, self.problem, self.ignored, self.is_joined)
+        length = self.end - self.offset
+        return Record(shard, self.number, self.key, fields, self.problem, self.ignored, self.is_joined, length)
 
     def fail(self, problem: str) -> None:
         """The first problem is the reason; the members read so far are of no use any more."""

@@ -38,6 +38,8 @@ class Record:
     """kind -> members with its key, or behind it, that are not among the fields"""
     is_joined: bool = False
     """its members are those of an earlier record with its key: there is nothing left"""
+    length: int = 0
+    """bytes of the stretch of the archive where it lies, headers and all"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,8 +60,9 @@ def is_seekable(shard: str) -> bool:
         return compression_of(stream.read(LONGEST_START)) is None
 
 
-def fingerprint(shard: str) -> dict[str, str | int]:
-    """What tells a shard from another, or from what it was: never a name with credentials.
+def fingerprint(shard: str, stream: BinaryIO | None = None) -> dict[str, str | int]:
+    """What tells a shard from another, or from what it was: never a name with credentials. `stream` is the shard, if it
+    is open already, and stands at its beginning.
 
     Files have name, size and `sha256`, over the first and the last 64 KiB (a smaller file: over all of it). URLs
     have the last part of their name, and what the server says: size, etag, and without one the date `modified`; what
@@ -71,16 +72,18 @@ def fingerprint(shard: str) -> dict[str, str | int]:
     if is_read_once(shard):
         return name
     if not is_local(shard):
-        with _remote(shard, None) as remote:
+        with _remote(shard, None) if stream is None else nullcontext(stream) as remote:
+            assert isinstance(remote, RemoteStream)
             found = remote.announcement()
         said = {"size": found.size, "etag": found.etag, "modified": None if found.etag else found.modified}
         return name | {key: value for key, value in said.items() if value is not None}
-    with opened(shard) as stream:
-        size = stream.seek(0, os.SEEK_END)
-        stream.seek(0)
-        digest = hashlib.sha256(stream.read(_END))
-        stream.seek(max(stream.tell(), size - _END))
-        digest.update(stream.read(_END))
+    with opened(shard, stream) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        digest = hashlib.sha256(file.read(_END))
+        file.seek(max(file.tell(), size - _END))
+        digest.update(file.read(_END))
+        file.seek(0)
     return {**name, "size": size, "sha256": digest.hexdigest()}
 
 

@@ -1,5 +1,6 @@
 """Commands and stdin as streams that are not waited for without a word."""
 
+import atexit
 import io
 import logging
 import os
@@ -41,6 +42,8 @@ class _PipeStream(io.RawIOBase):
     def __init__(self, process: subprocess.Popen[bytes], name: str, timeout: float) -> None:
         self._process, self._name, self._timeout = process, name, timeout
         self._output = cast(IO[bytes], process.stdout)
+        # also where nobody comes to close it: a thread that waits for it is left behind at the end
+        atexit.register(self._kill)
 
     def readable(self) -> bool:
         return True
@@ -58,6 +61,7 @@ class _PipeStream(io.RawIOBase):
         if not self.closed:
             self._output.close()
             self._kill()
+            atexit.unregister(self._kill)
         super().close()
 
     def _check_status(self) -> None:

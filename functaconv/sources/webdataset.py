@@ -9,11 +9,12 @@ In a plain local tar, where it is possible to go back, a hard link is its target
 are one record: the first one has them all, and those after it are empty.
 """
 
+import hashlib
 import sys
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -41,6 +42,7 @@ __all__ = [
     "RecordLocation",
     "Tally",
     "count_named",
+    "digest_of_names",
     "expand_shards",
     "fingerprint",
     "index_shard",
@@ -93,12 +95,17 @@ def index_shard(shard: str, *, stream: BinaryIO | None = None, tally: Tally | No
             f"{shown(shard)}: a plain local tar was expected, this one is compressed or lies elsewhere",
             hint="fetch and decompress it first",
         )
-    locations = _known_scan(shard) if stream is None else _scan(shard, stream)
+    locations = (_known_scan(shard) if stream is None else _scan(shard, stream)).locations
     if tally is not None:
         with opened(shard, stream) as source:
             joins = {location.record: location for location in locations if location.is_joined or location.elsewhere}
             deque(groups(Source(shard, source, is_plain=True), sys.maxsize, DEFAULT_LIMITS, tally, joins), maxlen=0)
     return list(locations)
+
+
+def digest_of_names(shard: str) -> str:
+    """A digest of keys and places of all records of a plain local tar: it tells what changed in the middle of it."""
+    return _known_scan(shard).digest
 
 
 def read_at(
@@ -129,21 +136,29 @@ def _joins(shard: str) -> Mapping[int, RecordLocation]:
     except InputError:
         # told where the damage is come upon; without an index nothing is joined
         return {}
-    return {location.record: location for location in found if location.elsewhere or location.is_joined}
+    return {one.record: one for one in found.locations if one.elsewhere or one.is_joined}
 
 
-def _known_scan(shard: str) -> tuple[RecordLocation, ...]:
+@dataclass(frozen=True)
+class _Scan:
+    """What the headers of a plain tar say."""
+
+    locations: tuple[RecordLocation, ...]
+    digest: str
+
+
+def _known_scan(shard: str) -> _Scan:
     status = Path(shard).stat()
     return _scan_file(shard, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=4)
-def _scan_file(shard: str, size: int, modified: int) -> tuple[RecordLocation, ...]:  # noqa: ARG001 - as keys
+def _scan_file(shard: str, size: int, modified: int) -> _Scan:  # noqa: ARG001 - as keys
     with opened(shard) as stream:
         return _scan(shard, stream)
 
 
-def _scan(shard: str, stream: BinaryIO) -> tuple[RecordLocation, ...]:
+def _scan(shard: str, stream: BinaryIO) -> _Scan:
     """The records of a plain tar; those with one key are joined to the first of them where no suffix is there twice."""
     locations: list[RecordLocation] = []
     # 64 bits in place of a key: there may be millions
@@ -151,7 +166,9 @@ def _scan(shard: str, stream: BinaryIO) -> tuple[RecordLocation, ...]:
     suffixes: list[frozenset[str]] = []
     same: dict[frozenset[str], frozenset[str]] = {}
     links: list[tuple[int, str, str]] = []
+    digest = hashlib.sha256()
     for group in groups(Source(shard, stream, is_plain=True), sys.maxsize, DEFAULT_LIMITS):
+        digest.update(f"{group.offset} {group.end} {group.key}\n".encode("utf-8", "surrogateescape"))
         own = frozenset((*group.places, *group.links))
         first = first_of.setdefault(hash(group.key), group.number)
         is_joined = first != group.number and bool(own) and not own & suffixes[first]
@@ -168,7 +185,7 @@ def _scan(shard: str, stream: BinaryIO) -> tuple[RecordLocation, ...]:
         if target in places:
             found = (*locations[number].elsewhere, Elsewhere(suffix, *places[target]))
             locations[number] = replace(locations[number], elsewhere=found)
-    return tuple(locations)
+    return _Scan(tuple(locations), digest.hexdigest()[:32])
 
 
 def _places_of(names: set[str], stream: BinaryIO) -> dict[str, tuple[int, int]]:

@@ -21,7 +21,7 @@ OPTIONS = {
     "fit-base": "preset recipe set latent solver steps minutes batch-size seed device precision val field channels "
     "resize crop tile log overwrite",
     "encode": "steps solver batch-size bits device precision field resize crop tile keep min-gain max-error-rate "
-    "min-psnr limit workers allow-pipe retry-failed engine num-actors gpus-per-actor dry-run overwrite",
+    "min-psnr limit workers allow-pipe retry-failed engine gpus-per-task dry-run overwrite",
     "render": "item key size scale region like mask no-mask format",
     "report": "against html csv baseline train min-psnr allow-pipe",
     "inspect": "verify allow-pipe",

@@ -53,7 +53,7 @@ def test_encode_goes_on(
     out = tmp_path / "store.zarr"
     command = ["encode", world.base, world.shards, out, *SLOWLY]
     process = start(*command)
-    wait_until(lambda: list(out.glob("_parts/*/done.json")), process)
+    wait_until(lambda: list(out.glob("_parts/*.npz")), process)
     process.send_signal(number)
     errors = process.communicate(timeout=60)[1].decode()
     assert process.returncode == code, errors

@@ -1,7 +1,8 @@
-"""What encoding does to a writer, with made-up items: begin where it stopped, commit, assemble, seal."""
+"""What encoding does to a store, with made-up items: begin where it stopped, write blocks, seal."""
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -9,19 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from functaconv.functaset import (
-    Attributes,
-    Block,
-    Failure,
-    FunctasetWriter,
-    Layout,
-    Part,
-    Quantisation,
-    Quantiser,
-    Solver,
-)
+from functaconv.conversion.seal import all_blocks
+from functaconv.functaset import Attributes, Block, Failure, Layout, Parts, Plan, Quantisation, Quantiser, Solver
+from functaconv.functaset.schema import PARTS, Budgets
+from functaconv.functaset.unfinished import create, look, recover
+from functaconv.functaset.writer import assembled, seal, sweep
 
 BASE = b"the base"
+SETTINGS: dict[str, Any] = {"seed": 0, "steps": 3}
+BUDGETS = Budgets(batch_size=4, chunk=256)
 LAYOUTS = {
     "global": Layout(axes=("row", "column"), latent=6, bits="float16"),
     "one": Layout(axes=("position",), sites=(3,), latent=4, bits="float32"),
@@ -38,29 +35,37 @@ def quantiser_of(layout: Layout) -> Quantiser:
     return Quantiser(layout.bits)
 
 
-def latents_of(layout: Layout, part: int, number: int, rows: int) -> np.ndarray:
-    generator = np.random.default_rng([part, number])
+def latents_of(layout: Layout, shard: int, number: int, rows: int) -> np.ndarray:
+    generator = np.random.default_rng([shard, number])
     return generator.normal(size=(rows, *layout.sites, layout.latent)).astype(np.float32)
 
 
-def block_of(layout: Layout, part: int, number: int, rows: int = 5, *, meta: bool = True) -> Block:
+def block_of(
+    layout: Layout, shard: int, number: int, rows: int = 5, *, meta: bool = True, is_last: bool = False
+) -> Block:
     """`rows` items and one failure."""
-    generator = np.random.default_rng([part, number, 1])
+    generator = np.random.default_rng([shard, number, 1])
     axes = len(layout.axes)
-    keys = [f"{part}/{number}/{row}é" for row in range(rows)]
+    keys = [f"{shard}/{number}/{row}é" for row in range(rows)]
+    start = number * (rows + 1)
     return Block(
-        latent=quantiser_of(layout).quantise(latents_of(layout, part, number, rows)),
+        shard=shard,
+        number=number,
+        start=start,
+        stop=start + rows + 1,
+        is_last=is_last,
+        source={"size": 100 + shard},
+        run=Plan(layout, SETTINGS).digest,
+        latent=quantiser_of(layout).quantise(latents_of(layout, shard, number, rows)),
         keys=keys,
         label=np.arange(rows, dtype=np.int64) - 1,
-        shape=np.full((rows, axes), 16 + part, np.int32),
+        shape=np.full((rows, axes), 16 + shard, np.int32),
         mse=generator.random(rows, np.float32),
         psnr=generator.random(rows, np.float32),
-        record=np.arange(rows, dtype=np.int32) + number * (rows + 1),
-        records=(number + 1) * (rows + 1),
-        last_key=f"{part}/{number}/bad",
+        record=np.arange(rows, dtype=np.int32) + start,
         meta=[json.dumps({"name": key}) for key in keys] if meta else None,
         tile=np.full((rows, 2 * axes), number, np.int32) if layout.tiled else None,
-        failures=[Failure(f"shard-{part}", rows, f"{part}/{number}/bad", "not an image")],
+        failures=[Failure(f"shard-{shard}", start + rows, f"{shard}/{number}/bad", "not an image", shard)],
     )
 
 
@@ -80,37 +85,57 @@ def attributes_of(layout: Layout, count: int, failed: int, **changes: Any) -> At
         "tool_version": "0.1.0",
         "seed": 0,
         "input": [{"size": 100}],
-        "settings": {"seed": 0, "solver": {"steps": 3}},
+        "settings": SETTINGS,
+        "budgets": BUDGETS,
     }
     return Attributes(**{**found, **changes})
+
+
+def begin(path: Path, layout: Layout, settings: dict[str, Any] = SETTINGS, *, overwrite: bool = False) -> Parts:
+    """The blocks of an unfinished functaset, which is begun or joined."""
+    recover(path)
+    plan, found = Plan(layout, settings), look(path)
+    found.check(path, plan, overwrite=overwrite)
+    if overwrite or not found.exists:
+        create(path, plan, BUDGETS, run=None)
+    return Parts(path / PARTS)
+
+
+def finish(path: Path, layout: Layout, shards: int = 2, *, canonical: bool = False, **changes: Any) -> Path:
+    """Seal the finished blocks."""
+    parts = Parts(path / PARTS)
+    blocks = all_blocks(parts, [f"shard-{number}.tar" for number in range(shards)], Plan(layout, SETTINGS).digest)
+    read = (parts.read(file, layout) for file in blocks.files)
+    with assembled(path, read, layout, quantiser_of(layout), rows=blocks.rows, has_meta=blocks.has_meta) as made:
+        attributes = attributes_of(layout, blocks.rows, blocks.failed, canonical=canonical, **changes)
+        seal(path, made, attributes, BASE, {"count": blocks.rows, "failed": blocks.failed, "psnr": 30.5})
+    return path
 
 
 def encode(
     path: Path,
     layout: Layout,
     *,
-    parts: int = 2,
+    shards: int = 2,
     blocks: int = 2,
     rows: int = 5,
     meta: bool = True,
     canonical: bool = False,
 ) -> Path:
     """The functaset at `path`, from wherever an earlier run left it."""
-    writer = FunctasetWriter.open(path, layout, {"seed": 0, "solver": {"steps": 3}})
-    if writer.finished:
+    parts = begin(path, layout)
+    if look(path).is_finished:
+        sweep(path)
         return path
-    for part in range(parts):
-        progress = writer.begin(Part(part), {"size": 100 + part})
-        if progress.done:
-            continue
-        for number in range(progress.blocks, blocks):
-            writer.commit(Part(part), number, block_of(layout, part, number, rows, meta=meta))
-        writer.end(Part(part), blocks * (rows + 1))
-    writer.assemble(quantiser_of(layout))
-    totals = writer.totals()
-    summary = {"count": totals.rows, "failed": totals.failed}
-    writer.seal(attributes_of(layout, totals.rows, totals.failed, canonical=canonical), BASE, {**summary, "psnr": 30.5})
-    return path
+    for shard in range(shards):
+        for number in range(blocks):
+            if not parts.has(shard, number):
+                is_last = number == blocks - 1
+                parts.write(block_of(layout, shard, number, rows, meta=meta, is_last=is_last))
+        if not blocks:
+            empty = block_of(layout, shard, 0, 0, meta=meta, is_last=True)
+            parts.write(replace(empty, stop=0, failures=[]))
+    return finish(path, layout, shards, canonical=canonical)
 
 
 def tree(path: Path) -> dict[str, bytes]:

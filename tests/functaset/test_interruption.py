@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from functaconv.errors import InputError
-from functaconv.functaset import FunctasetWriter, Part, Quantiser, beginning, verify
+from functaconv.functaset import verify
+from functaconv.functaset.unfinished import Parts
 
-from .conftest import BASE, LAYOUTS, attributes_of, block_of, encode, quantiser_of, tree
-
-SETTINGS: dict[str, Any] = {"seed": 0, "solver": {"steps": 3}}
+from .conftest import LAYOUTS, begin, block_of, encode, finish, tree
 
 
 class KilledError(Exception):
@@ -58,7 +57,7 @@ def test_a_run_killed_at_any_file_and_resumed_gives_the_same_bytes(
         shutil.rmtree(path)
         if not killed:
             break
-    # two parts of two blocks, nine arrays: far more than this many files
+    # two shards of two blocks, nine arrays: far more than this many files
     assert kill_at > 30
 
 
@@ -94,7 +93,7 @@ conftest.encode(Path({str(path)!r}), conftest.LAYOUTS["two"])
     assert tree(encode(path, LAYOUTS["two"])) == undisturbed
 
 
-def test_killed_while_the_parts_are_removed_it_is_finished(
+def test_killed_while_the_blocks_are_removed_it_is_finished(
     tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "out.zarr"
@@ -110,113 +109,90 @@ def test_killed_while_the_parts_are_removed_it_is_finished(
             encode(path, LAYOUTS["two"])
     assert (path / "_parts").exists()
     assert verify(path) == []
-    assert FunctasetWriter.open(path, LAYOUTS["two"], SETTINGS).finished
-    assert tree(path) == undisturbed
+    assert tree(encode(path, LAYOUTS["two"])) == undisturbed
 
 
 def test_a_block_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    writer = FunctasetWriter.open(tmp_path / "out.zarr", LAYOUTS["global"], SETTINGS)
-    writer.begin(Part(0), {})
-    folder = tmp_path / "out.zarr/_parts/000000"
+    """And is one file, for which the disk is waited for twice: for its content, and for its name."""
+    parts = begin(tmp_path / "out.zarr", LAYOUTS["global"])
     synced: list[tuple[str, list[str]]] = []
 
     def record(descriptor: int) -> None:
         name = Path(f"/proc/self/fd/{descriptor}").readlink().name
-        synced.append((name, sorted(file.name for file in folder.glob("*.npz"))))
+        synced.append((name, sorted(file.name for file in parts.root.glob("*.npz"))))
 
     if not Path("/proc/self/fd").exists():
         pytest.skip("needs /proc to name what is synced")
     monkeypatch.setattr(os, "fsync", record)
-    writer.commit(Part(0), 0, block_of(LAYOUTS["global"], 0, 0))
-    (file, before), (parent, after) = synced
+    before = set(tree(tmp_path))
+    parts.write(block_of(LAYOUTS["global"], 0, 0))
+    (file, unnamed), (parent, named) = synced
     assert file.endswith(".tmp")
-    assert before == []
-    assert (parent, after) == ("000000", ["000000.npz"])
+    assert unnamed == []
+    assert (parent, named) == ("_parts", ["000000-000000.npz"])
+    assert set(tree(tmp_path)) - before == {"out.zarr/_parts/000000-000000.npz"}
 
 
-def test_assembling_twice_gives_the_same(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+def test_the_order_in_which_blocks_are_written_does_not_matter(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
     path, layout = tmp_path / "out.zarr", LAYOUTS["two"]
-    writer = FunctasetWriter.open(path, layout, SETTINGS)
-    for part in range(2):
-        writer.begin(Part(part), {"size": 100 + part})
-        for number in range(2):
-            writer.commit(Part(part), number, block_of(layout, part, number))
-        writer.end(Part(part), 12)
-    writer.assemble(quantiser_of(layout))
-    writer.assemble(quantiser_of(layout))
-    assert writer.nbytes() == sum(
-        len(content) for name, content in undisturbed.items() if "/" in name or name == "failed.jsonl"
-    )
-    report = {"count": 20, "failed": 4, "psnr": 30.5}
-    writer.seal(attributes_of(layout, 20, 4), BASE, report)
-    assert tree(path) == undisturbed
+    parts = begin(path, layout)
+    for shard, number in ((1, 1), (0, 0), (1, 0), (0, 1)):
+        parts.write(block_of(layout, shard, number, is_last=number == 1))
+    assert tree(finish(path, layout)) == undisturbed
 
 
-def test_the_order_in_which_parts_are_written_does_not_matter(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
-    path, layout = tmp_path / "out.zarr", LAYOUTS["two"]
-    for part in (1, 0):
-        writer = FunctasetWriter.open(path, layout, SETTINGS)
-        writer.begin(Part(part), {"size": 100 + part})
-        for number in range(2):
-            writer.commit(Part(part), number, block_of(layout, part, number))
-        writer.end(Part(part), 12)
-    assert tree(encode(path, layout)) == undisturbed
-
-
-def test_progress_says_where_to_go_on(tmp_path: Path) -> None:
+def test_the_list_of_blocks_says_what_is_done(tmp_path: Path) -> None:
     layout = LAYOUTS["global"]
-    writer = FunctasetWriter.open(tmp_path / "out.zarr", layout, SETTINGS)
-    assert writer.progress(Part(0)).done is False
-    fresh = writer.begin(Part(0), {"size": 1})
-    assert (fresh.blocks, fresh.records, fresh.last_key, fresh.done) == (0, 0, None, False)
-    writer.commit(Part(0), 0, block_of(layout, 0, 0))
-    resumed = FunctasetWriter.open(tmp_path / "out.zarr", layout, SETTINGS).begin(Part(0), {"size": 1})
-    assert (resumed.blocks, resumed.records, resumed.last_key, resumed.done) == (1, 6, "0/0/bad", False)
-    with pytest.raises(ValueError, match="not done"):
-        writer.totals()
-    writer.end(Part(0), 8)
-    assert (writer.progress(Part(0)).records, writer.progress(Part(0)).done) == (8, True)
-    totals = writer.totals()
-    assert (totals.rows, totals.failed, totals.records) == (5, 1, 8)
-
-
-def test_a_block_that_is_lost_is_made_again(tmp_path: Path) -> None:
-    layout = LAYOUTS["global"]
-    writer = FunctasetWriter.open(tmp_path / "out.zarr", layout, SETTINGS)
-    writer.begin(Part(0), {"size": 1})
-    for number in range(3):
-        writer.commit(Part(0), number, block_of(layout, 0, number))
-    writer.end(Part(0), 18)
-    (tmp_path / "out.zarr/_parts/000000/000001.npz").unlink()
-    progress = writer.begin(Part(0), {"size": 1})
-    assert (progress.blocks, progress.records, progress.done) == (1, 6, False)
+    parts = begin(tmp_path / "out.zarr", layout)
+    assert parts.listed() == {}
+    parts.write(block_of(layout, 0, 1))
+    parts.write(block_of(layout, 3, 0, is_last=True))
+    # what a killed process left, and what is somebody else's
+    for name in (".000000-000000.npz.1234.tmp", "000000-000000.npz.txt", "0-0.npz", "settings.json"):
+        (parts.root / name).touch()
+    listed = parts.listed()
+    assert {shard: (list(one.files), one.last, one.is_complete) for shard, one in listed.items()} == {
+        0: ([1], None, False),
+        3: ([0], 0, True),
+    }
+    assert [parts.has(0, 0), parts.has(0, 1), parts.has(3, 0), parts.has(3, 1)] == [False, True, True, False]
+    parts.write(block_of(layout, 0, 2, is_last=True))
+    assert not parts.listed()[0].is_complete
+    parts.write(block_of(layout, 0, 0))
+    assert Parts(parts.root).listed()[0].is_complete
 
 
 def test_a_flipped_bit_in_a_block_is_no_row(tmp_path: Path, flip: Any) -> None:
-    layout = LAYOUTS["global"]
-    writer = FunctasetWriter.open(tmp_path / "out.zarr", layout, SETTINGS)
-    writer.begin(Part(0), {"size": 1})
-    writer.commit(Part(0), 0, block_of(layout, 0, 0))
-    writer.end(Part(0), 6)
-    file = tmp_path / "out.zarr/_parts/000000/000000.npz"
+    layout, path = LAYOUTS["global"], tmp_path / "out.zarr"
+    begin(path, layout).write(block_of(layout, 0, 0, is_last=True))
+    file = path / "_parts/000000-000000.last.npz"
     stored = block_of(layout, 0, 0).latent.tobytes()
     flip(file, file.read_bytes().index(stored) + 3)
     with pytest.raises(InputError, match="damaged") as caught:
-        writer.assemble(Quantiser("float16"))
+        finish(path, layout, 1)
     assert f"delete {file}" in str(caught.value.hint)
 
 
-def test_of_two_processes_that_create_it_both_get_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, layout = tmp_path / "out.zarr", LAYOUTS["global"]
-    create = beginning._create
+@pytest.mark.parametrize("failing", ["first", "second"])
+def test_what_a_killed_replacement_took_away_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """Between the two renames there is nothing at the place of the functaset."""
+    path, other = encode(tmp_path / "out.zarr", LAYOUTS["global"]), LAYOUTS["codes"]
+    before, rename, renamed = tree(path), Path.rename, list[Path]()
 
-    def create_after_another(*arguments: Any, **options: Any) -> None:
-        create(*arguments, **options)
-        FunctasetWriter(path, layout, SETTINGS, finished=False).begin(Part(0), {"size": 100})
-        create(*arguments, **options)
+    def kill(self: Path, target: Path) -> Any:
+        if self.name in ("out.zarr", ".out.zarr.new"):
+            renamed.append(self)
+            if len(renamed) == ("first", "second").index(failing) + 1:
+                raise KilledError
+        return rename(self, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(beginning, "_create", create_after_another)
-        FunctasetWriter.open(path, layout, SETTINGS)
-    assert (path / "_parts/000000/source.json").exists()
+        patch.setattr(Path, "rename", kill)
+        with pytest.raises(KilledError):
+            begin(path, other, overwrite=True)
+    assert path.exists() == (failing == "first")
+    begin(path, LAYOUTS["global"])
+    assert tree(path) == before
     assert [file.name for file in tmp_path.iterdir()] == ["out.zarr"]

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from functaconv.errors import InputError, UsageError
-from functaconv.functaset import Failure, FunctasetWriter, Layout, open_functaset
+from functaconv.functaset import Failure, Layout, open_functaset
+from functaconv.functaset.writer import assembled
 
-from .conftest import BASE, LAYOUTS, block_of, encode, latents_of, quantiser_of
+from .conftest import BASE, LAYOUTS, begin, block_of, encode, latents_of, quantiser_of
 
 
 def expected_latents(layout: Layout) -> np.ndarray:
@@ -38,7 +39,7 @@ def test_what_was_committed_is_read_in_order(tmp_path: Path, layout: Layout, chu
         assert functaset.tiles[:, 0].tolist() == [0] * 5 + [1] * 5 + [0] * 5 + [1] * 5
     else:
         assert functaset.tiles is None
-    assert functaset.failures[3] == Failure("shard-1", 5, "1/1/bad", "not an image")
+    assert functaset.failures[3] == Failure("shard-1", 11, "1/1/bad", "not an image", 1)
     assert functaset.base_bytes() == BASE
     assert functaset.report == {"count": 20, "failed": 4, "psnr": 30.5}
     assert functaset.attributes.solver.steps == 3
@@ -103,7 +104,7 @@ def test_an_item_is_found_by_its_key(store: Path) -> None:
 
 def test_normalised_latents_of_one_item_are_all_zero(tmp_path: Path) -> None:
     """Nothing varies: dividing by the deviation must not make NaN of it."""
-    functaset = open_functaset(encode(tmp_path / "out.zarr", LAYOUTS["global"], parts=1, blocks=1, rows=1))
+    functaset = open_functaset(encode(tmp_path / "out.zarr", LAYOUTS["global"], shards=1, blocks=1, rows=1))
     assert np.abs(functaset.latents(normalize=True)).max() < 1e-3
 
 
@@ -192,12 +193,12 @@ def test_what_is_no_functaset_is_named_as_such(tmp_path: Path) -> None:
 
 def test_an_unfinished_one_says_to_run_encode_again(tmp_path: Path) -> None:
     layout = LAYOUTS["global"]
-    writer = FunctasetWriter.open(tmp_path / "out.zarr", layout, {})
-    for _ in range(2):
+    path = tmp_path / "out.zarr"
+    begin(path, layout)
+    with assembled(path, [], layout, quantiser_of(layout), rows=0, has_meta=False):
         with pytest.raises(InputError, match="unfinished") as caught:
-            open_functaset(tmp_path / "out.zarr")
+            open_functaset(path)
         assert "run it again" in str(caught.value.hint)
-        writer.assemble(quantiser_of(layout))
 
 
 @pytest.mark.parametrize(

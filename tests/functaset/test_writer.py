@@ -2,52 +2,89 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import zarr
 
-from functaconv.errors import InputError, OutputExistsError
-from functaconv.functaset import FunctasetWriter, Layout, Part, Quantiser, arrays, open_functaset, verify
-from functaconv.functaset.schema import Column
+from functaconv.conversion.seal import all_blocks
+from functaconv.errors import ChangedInputError, InputError, OutputExistsError, StoppedError
+from functaconv.functaset import Layout, Plan, Quantiser, arrays, open_functaset, verify
+from functaconv.functaset.schema import PARTS, Column
 from functaconv.functaset.stored import MOST_TEXT
+from functaconv.functaset.unfinished import Parts, look
+from functaconv.functaset.writer import assembled, seal
 from functaconv.sources.limits import DEFAULT_LIMITS
 
-from .conftest import BASE, LAYOUTS, attributes_of, block_of, encode, tree
-
-SETTINGS: dict[str, Any] = {"seed": 0, "solver": {"steps": 3}}
+from .conftest import BASE, LAYOUTS, SETTINGS, attributes_of, begin, block_of, encode, finish, tree
 
 
-def test_a_part_that_never_began_is_noticed(tmp_path: Path) -> None:
-    writer = FunctasetWriter.open(tmp_path / "out.zarr", LAYOUTS["global"], SETTINGS)
-    writer.begin(Part(1), {"size": 1})
-    writer.end(Part(1), 0)
-    with pytest.raises(ValueError, match=r"found parts 000001"):
-        writer.assemble(Quantiser("float16"))
+def blocks_of(path: Path, layout: Layout, shards: int = 2) -> None:
+    all_blocks(Parts(path / PARTS), [f"{n}.tar" for n in range(shards)], Plan(layout, SETTINGS).digest)
 
 
-def test_changed_input_is_an_error_that_says_what_changed(tmp_path: Path) -> None:
-    writer = FunctasetWriter.open(tmp_path / "out.zarr", LAYOUTS["global"], SETTINGS)
-    writer.begin(Part(0), {"size": 1, "etag": "a"})
-    with pytest.raises(InputError, match=r"changed input.*size: found 1, asked for 2"):
-        writer.begin(Part(0), {"size": 2, "etag": "a"})
+@pytest.mark.parametrize("missing", ["000000-000000.npz", "000000-000001.last.npz", "000001-000001.last.npz"])
+def test_a_block_that_is_missing_is_noticed(tmp_path: Path, missing: str) -> None:
+    layout, parts = LAYOUTS["global"], begin(tmp_path / "out.zarr", LAYOUTS["global"])
+    for shard in range(2):
+        for number in range(2):
+            parts.write(block_of(layout, shard, number, is_last=number == 1))
+    blocks_of(tmp_path / "out.zarr", layout)
+    (parts.root / missing).unlink()
+    with pytest.raises(StoppedError, match=f"blocks of {int(missing[:6])}.tar are missing"):
+        blocks_of(tmp_path / "out.zarr", layout)
+    assert not parts.listed()[int(missing[:6])].is_complete
+
+
+def test_a_shard_that_changed_on_the_way_is_not_sealed(tmp_path: Path) -> None:
+    layout, parts = LAYOUTS["global"], begin(tmp_path / "out.zarr", LAYOUTS["global"])
+    parts.write(block_of(layout, 0, 0))
+    parts.write(replace(block_of(layout, 0, 1, is_last=True), source={"size": 7}))
+    with pytest.raises(ChangedInputError, match=r"changed input: 0.tar became another one"):
+        blocks_of(tmp_path / "out.zarr", layout, 1)
+
+
+STRAYS = {
+    "of other settings": {"run": "f" * 16},
+    "of another shard": {"shard": 1},
+    "of another number": {"number": 4},
+    "of other records": {"start": 7},
+}
+
+
+@pytest.mark.parametrize("changes", STRAYS.values(), ids=STRAYS.keys())
+def test_a_block_that_is_no_part_of_it_is_named(tmp_path: Path, changes: dict[str, object]) -> None:
+    layout, parts = LAYOUTS["global"], begin(tmp_path / "out.zarr", LAYOUTS["global"])
+    parts.write(block_of(layout, 0, 0))
+    stray = replace(block_of(layout, 0, 1, is_last=True), **changes)  # type: ignore[arg-type]
+    parts.write(stray)
+    file = parts.file(stray.shard, stray.number, is_last=True)
+    file.rename(parts.root / "000000-000001.last.npz")
+    with pytest.raises(InputError, match=r"000000-000001\.last\.npz: damaged: it is no block of this run") as caught:
+        blocks_of(tmp_path / "out.zarr", layout, 1)
+    assert "delete" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("name", ["000000-000002.npz", "000007-000000.npz"])
+def test_a_block_beyond_the_end_is_named(tmp_path: Path, name: str) -> None:
+    layout, parts = LAYOUTS["global"], begin(tmp_path / "out.zarr", LAYOUTS["global"])
+    parts.write(block_of(layout, 0, 0))
+    parts.write(block_of(layout, 0, 1, is_last=True))
+    parts.write(block_of(layout, int(name[:6]), int(name[7:13])))
+    with pytest.raises(InputError, match=f"{name}: damaged: it is no block of this run"):
+        blocks_of(tmp_path / "out.zarr", layout, 1)
 
 
 @pytest.mark.parametrize("finished", [True, False])
 def test_other_settings_are_refused_with_each_difference(tmp_path: Path, finished: bool) -> None:
     path, layout = tmp_path / "out.zarr", LAYOUTS["global"]
-    if finished:
-        encode(path, layout)
-    else:
-        FunctasetWriter.open(path, layout, SETTINGS)
+    encode(path, layout) if finished else begin(path, layout)
     before = tree(path)
-    other = Layout(axes=layout.axes, latent=7, bits="float16")
     with pytest.raises(OutputExistsError) as caught:
-        FunctasetWriter.open(path, other, {"seed": 0, "solver": {"steps": 5}})
+        begin(path, Layout(axes=layout.axes, latent=7, bits="float16"), {"seed": 0, "steps": 5})
     message = str(caught.value)
     assert "layout.latent: found 6, asked for 7" in message
-    assert "settings.solver.steps: found 3, asked for 5" in message
+    assert "settings.steps: found 3, asked for 5" in message
     assert "seed" not in message
     assert caught.value.hint == "--overwrite or another name"
     assert tree(path) == before
@@ -56,7 +93,8 @@ def test_other_settings_are_refused_with_each_difference(tmp_path: Path, finishe
 def test_a_finished_functaset_of_equal_settings_is_left_alone(tmp_path: Path) -> None:
     path = encode(tmp_path / "out.zarr", LAYOUTS["global"])
     before = tree(path)
-    assert FunctasetWriter.open(path, LAYOUTS["global"], SETTINGS).finished
+    begin(path, LAYOUTS["global"])
+    assert look(path).is_finished
     assert tree(path) == before
 
 
@@ -65,9 +103,9 @@ def test_overwrite_starts_anew(tmp_path: Path, finished: bool) -> None:
     path, layout = tmp_path / "out.zarr", LAYOUTS["global"]
     encode(path, LAYOUTS["codes"])
     if not finished:
-        FunctasetWriter.open(path, LAYOUTS["codes"], SETTINGS, overwrite=True).begin(Part(0), {"size": 1})
-    writer = FunctasetWriter.open(path, layout, SETTINGS, overwrite=True)
-    assert not writer.finished
+        begin(path, LAYOUTS["codes"], overwrite=True).write(block_of(LAYOUTS["codes"], 0, 0))
+    begin(path, layout, overwrite=True)
+    assert not look(path).is_finished
     assert list(tree(path)) == ["_parts/settings.json"]
     assert [file.name for file in tmp_path.iterdir()] == ["out.zarr"]
     encode(path, layout)
@@ -82,8 +120,18 @@ def test_what_is_not_ours_is_never_touched(tmp_path: Path, content: str | None, 
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text('{"attributes": {}}')
     with pytest.raises(OutputExistsError, match="not a functaset"):
-        FunctasetWriter.open(path, LAYOUTS["global"], {}, overwrite=overwrite)
+        begin(path, LAYOUTS["global"], {}, overwrite=overwrite)
     assert file.read_text() == '{"attributes": {}}'
+
+
+def test_one_of_an_earlier_version_can_be_overwritten(tmp_path: Path) -> None:
+    path = encode(tmp_path / "out.zarr", LAYOUTS["global"])
+    root = (path / "zarr.json").read_text()
+    (path / "zarr.json").write_text(root.replace('"version": 2', '"version": 1'))
+    with pytest.raises(InputError, match="found functaset version 1"):
+        begin(path, LAYOUTS["global"])
+    begin(path, LAYOUTS["global"], overwrite=True)
+    assert verify(encode(path, LAYOUTS["global"])) == []
 
 
 def test_an_empty_folder_and_missing_parents_will_do(tmp_path: Path) -> None:
@@ -126,20 +174,18 @@ def test_arrays_are_cut_as_measured_to_be_best(tmp_path: Path) -> None:
 def test_an_old_one_that_was_replaced_is_no_part_of_the_new_one(tmp_path: Path) -> None:
     """Killed while the old one was being removed."""
     old, path = encode(tmp_path / "old.zarr", LAYOUTS["global"]), tmp_path / "out.zarr"
-    FunctasetWriter.open(path, LAYOUTS["global"], SETTINGS)
+    begin(path, LAYOUTS["global"])
     shutil.copytree(old, path / "_parts/replaced")
     encode(path, LAYOUTS["global"])
     assert verify(path) == []
 
 
 def test_texts_of_many_commas_are_read_again(tmp_path: Path) -> None:
-    layout = LAYOUTS["global"]
-    writer = FunctasetWriter.open(tmp_path / "out.zarr", layout, SETTINGS)
-    writer.begin(Part(0), {"size": 1})
+    layout, path = LAYOUTS["global"], tmp_path / "out.zarr"
     meta = [json.dumps({"a": '",' * (1 << 20)})] * 5
-    writer.commit(Part(0), 0, replace(block_of(layout, 0, 0), meta=meta))
-    writer.end(Part(0), 6)
-    writer.assemble(Quantiser(layout.bits))
+    begin(path, layout).write(replace(block_of(layout, 0, 0, is_last=True), meta=meta))
+    finish(path, layout, 1)
+    assert open_functaset(path).attributes.count == 5
 
 
 def test_metadata_is_consolidated_as_zarr_would(tmp_path: Path) -> None:
@@ -160,10 +206,8 @@ def test_moments_are_those_of_all_values(tmp_path: Path, layout: Layout) -> None
     np.testing.assert_allclose(normalised, (values - values.mean(0)) / values.std(0), atol=1e-5)
 
 
-def test_a_block_that_does_not_fit_the_layout_is_refused(tmp_path: Path) -> None:
+def test_a_block_that_does_not_fit_the_layout_is_refused() -> None:
     layout = LAYOUTS["two"]
-    writer = FunctasetWriter.open(tmp_path / "out.zarr", layout, SETTINGS)
-    writer.begin(Part(0), {})
     block = block_of(layout, 0, 0)
     bad = block.latent.copy()
     bad[0] = np.inf
@@ -176,37 +220,27 @@ def test_a_block_that_does_not_fit_the_layout_is_refused(tmp_path: Path) -> None
         ({"latent": bad}, "NaN or infinite"),
     ]:
         with pytest.raises(ValueError, match=message):
-            writer.commit(Part(0), 0, replace(block, **changes))
-    assert writer.begin(Part(0), {}).blocks == 0
+            replace(block, **changes).check(layout)  # type: ignore[arg-type]
 
 
-def test_claims_that_contradict_the_store_are_not_sealed(tmp_path: Path) -> None:
-    layout = LAYOUTS["global"]
-    writer = FunctasetWriter.open(tmp_path / "out.zarr", layout, SETTINGS)
-    with pytest.raises(ValueError, match="assemble before"):
-        writer.seal(attributes_of(layout, 0, 0), BASE, {})
-    writer.assemble(Quantiser("float16"))
-    for attributes, message in [
-        (attributes_of(layout, 1, 0), "summary"),
-        (attributes_of(LAYOUTS["codes"], 0, 0), "layout"),
-        (attributes_of(layout, 0, 0, settings={}), "settings"),
-        (attributes_of(layout, 0, 0, base_sha256="0" * 64), "base_sha256"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            writer.seal(attributes, BASE, {})
+def test_what_contradicts_the_store_is_not_sealed(tmp_path: Path) -> None:
+    layout, path = LAYOUTS["global"], tmp_path / "out.zarr"
+    begin(path, layout)
     with pytest.raises(ValueError, match="stores float16"):
-        writer.assemble(Quantiser("float32"))
+        assembled(path, [], layout, Quantiser("float32"), rows=0, has_meta=False).__enter__()
+    with assembled(path, [], layout, Quantiser("float16"), rows=0, has_meta=False) as made:
+        with pytest.raises(ValueError, match="base_sha256"):
+            seal(path, made, attributes_of(layout, 0, 0, base_sha256="0" * 64), BASE, {})
+        with pytest.raises(ValueError, match="count is 1, there are 0 rows"):
+            seal(path, made, attributes_of(layout, 1, 0), BASE, {})
+    assert list(tree(path)) == ["_parts/settings.json"]
 
 
 def test_meta_appears_when_some_block_has_it(tmp_path: Path) -> None:
     layout = LAYOUTS["global"]
     path = tmp_path / "out.zarr"
-    writer = FunctasetWriter.open(path, layout, SETTINGS)
-    writer.begin(Part(0), {"size": 100})
-    writer.commit(Part(0), 0, block_of(layout, 0, 0, meta=False))
-    writer.commit(Part(0), 1, block_of(layout, 0, 1, meta=True))
-    writer.end(Part(0), 12)
-    functaset = open_functaset(encode(path, layout, parts=1))
+    begin(path, layout).write(block_of(layout, 0, 0, meta=False))
+    functaset = open_functaset(encode(path, layout, shards=1))
     assert functaset.meta(0) is None
     assert functaset.meta(5) == {"name": "0/1/0é"}
     without = open_functaset(encode(tmp_path / "without.zarr", layout, meta=False))
@@ -217,12 +251,9 @@ def test_meta_appears_when_some_block_has_it(tmp_path: Path) -> None:
 def test_keys_that_are_no_text_are_escaped(tmp_path: Path) -> None:
     layout = LAYOUTS["global"]
     path = tmp_path / "out.zarr"
-    writer = FunctasetWriter.open(path, layout, SETTINGS)
-    writer.begin(Part(0), {"size": 100})
     block = block_of(layout, 0, 0)
-    writer.commit(Part(0), 0, replace(block, keys=["a\udc80", *block.keys[1:]], last_key="z\udc80"))
-    assert writer.progress(Part(0)).last_key == "z\udc80"
-    functaset = open_functaset(encode(path, layout, parts=1))
+    begin(path, layout).write(replace(block, keys=["a\udc80", *block.keys[1:]]))
+    functaset = open_functaset(encode(path, layout, shards=1))
     assert functaset[0].key == r"a\udc80"
 
 
@@ -231,3 +262,14 @@ def test_texts_as_long_as_items_may_have_are_never_more_than_a_reader_takes(tmp_
     assert array.shards is not None
     assert array.chunks[0] * DEFAULT_LIMITS.attributes < MOST_TEXT // 2
     assert array.shards[0] * DEFAULT_LIMITS.attributes <= 256 << 20
+
+
+def test_blocks_are_joined_as_they_follow_each_other(layout: Layout) -> None:
+    first, second = block_of(layout, 0, 0, meta=False), block_of(layout, 0, 1, is_last=True)
+    joined = type(first).joined([first, second])
+    joined.check(layout)
+    assert (joined.start, joined.stop, joined.is_last, len(joined)) == (0, 12, True, 10)
+    assert joined.meta is not None
+    assert joined.meta[:5] == ["null"] * 5
+    assert len(joined.failures) == 2
+    np.testing.assert_array_equal(joined.record, [*range(5), *range(6, 11)])

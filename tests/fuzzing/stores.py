@@ -8,8 +8,6 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from contextlib import closing
-from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -19,14 +17,16 @@ import google_crc32c
 import numpy as np
 import zarr
 
-from functaconv.errors import FunctaconvError, InputError
-from functaconv.functaset import FunctasetWriter, Part, Quantiser, Range, arrays, open_functaset
+from functaconv.conversion.seal import all_blocks
+from functaconv.errors import FunctaconvError
+from functaconv.functaset import Parts, Plan, Quantiser, arrays, open_functaset
 from functaconv.functaset.blocks import Block, Failure, Grids
 from functaconv.functaset.checks import problems_of
-from functaconv.functaset.claims import Claims, Owner
 from functaconv.functaset.grids import GridTable, write_grids
 from functaconv.functaset.reader import read_attributes
-from functaconv.functaset.schema import MEASURES, PARTS, Layout, columns, vectors
+from functaconv.functaset.schema import MEASURES, PARTS, Budgets, Layout, columns, vectors
+from functaconv.functaset.unfinished import create, look
+from functaconv.functaset.writer import assembled
 from functaconv.signals.batch import Axes
 from functaconv.verification import inspect
 
@@ -183,48 +183,41 @@ def make_store(path: Path, layout: Layout, count: int = 9, base: bytes = b"no ba
 
 
 def make_begun(path: Path, layout: Layout) -> Path:
-    """A store of two parts that are done but for the putting together."""
-    writer = FunctasetWriter.open(path, layout, SETTINGS)
-    writer.ranges(0, lambda: [Range(0, 2, None, is_counted=True), Range(2, None, (1, 512), is_counted=True)])
+    """A store of two blocks that is done but for the sealing."""
+    create(path, Plan(layout, SETTINGS), Budgets(batch_size=4, chunk=256), run=None)
     for number in range(2):
-        part = Part(0, number)
-        writer.begin(part, {"size": 100})
-        writer.commit(part, 0, _block(layout, 2 * number))
-        writer.end(part, 2 * number + 2, 2 * number)
-    owner = Owner("run", pid=2**22 + 1)
-    (path / PARTS / "000000.claim").write_text(json.dumps({"owner": asdict(owner), "beats": 3}))
+        Parts(path / PARTS).write(_block(layout, number))
     return path
 
 
 def go_on(store: Path, layout: Layout) -> None:
     """As `encode` does when all of its blocks are there."""
-    writer = FunctasetWriter.open(store, layout, SETTINGS)
-    with closing(Claims(writer.parts, Owner("run"), beat=0.01, silence=0.02)) as claims:
-        for number, _ in enumerate(writer.ranges(0, lambda: [Range()])):
-            claims.take(str(Part(0, number)))
-            if not writer.begin(Part(0, number), {"size": 100}).done:
-                raise InputError("a part is to be done again")
-    if not writer.unfinished(1):
-        ones = np.ones(layout.latent, np.float32)
-        is_coded = layout.bits == "8"
-        writer.assemble(Quantiser("8", scale=ones, offset=ones) if is_coded else Quantiser(layout.bits))
+    plan, parts = Plan(layout, SETTINGS), Parts(store / PARTS)
+    look(store).check(store, plan, overwrite=False)
+    blocks = all_blocks(parts, ["a.tar"], plan.digest)
+    ones = np.ones(layout.latent, np.float32)
+    quantiser = Quantiser("8", scale=ones, offset=ones) if layout.bits == "8" else Quantiser(layout.bits)
+    read = (parts.read(file, layout) for file in blocks.files)
+    with assembled(store, read, layout, quantiser, rows=blocks.rows, has_meta=blocks.has_meta):
+        pass
 
 
-def _block(layout: Layout, first: int) -> Block:
+def _block(layout: Layout, number: int) -> Block:
     """A row and a failure."""
     table = GridTable()
-    number = table.number(np.linspace(-3, 3, 4), np.linspace(0, 5, 3))
-    mask = table.mask_number(number, np.arange(24).reshape(4, 3, 2) % 5 == 0)
+    grid = table.number(np.linspace(-3, 3, 4), np.linspace(0, 5, 3))
+    mask = table.mask_number(grid, np.arange(24).reshape(4, 3, 2) % 5 == 0)
     wanted = {column.name: np.zeros((1, *column.tail), column.dtype)
               for column in columns(layout, meta=False) if column.name != "key"}  # fmt: skip
-    of_grids = [np.full(1, value, np.int32) for value in (number, mask)]
+    of_grids = [np.full(1, value, np.int32) for value in (grid, mask)]
     return Block(
         **{name: wanted[name] for name in ("latent", "label", "mse", "psnr")},
-        keys=["a"], shape=np.array([[4, 3]], np.int32), record=np.full(1, first, np.int32), records=first + 2,
-        last_key="b", meta=['{"a": 1}'], tile=wanted.get("tile"),
+        shard=0, number=number, start=2 * number, stop=2 * number + 2, is_last=number == 1, source={"size": 100},
+        run=Plan(layout, SETTINGS).digest, keys=["a"], shape=np.array([[4, 3]], np.int32),
+        record=np.full(1, 2 * number, np.int32), meta=['{"a": 1}'], tile=wanted.get("tile"),
         measures={name: wanted[name] for name in MEASURES.get(layout.modality, ())},
         grids=Grids(table, *of_grids, np.zeros(1, np.int64)) if layout.modality == "grid" else None,
-        failures=[Failure("a.tar", first + 1, "b", "no image")],
+        failures=[Failure("a.tar", 2 * number + 1, "b", "no image")],
     )  # fmt: skip
 
 

@@ -1,0 +1,179 @@
+"""From decoded records to a block: fitted, quantised, measured."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+
+from functaconv.conversion.reading import Portion
+from functaconv.conversion.work import Work
+from functaconv.functaset.blocks import DAMAGED, Block, Failure, Grids
+from functaconv.functaset.grids import GridTable
+from functaconv.functaset.schema import MEASURES, NO_TIME, columns
+from functaconv.measuring import measure
+from functaconv.metrics import psnr
+from functaconv.signals.batch import Batch, Signal
+from functaconv.signals.grid import seconds_of
+from functaconv.signals.loader import prefetched
+from functaconv.sources.webdataset import shown
+
+MOST_TOGETHER = {"cpu": 16 << 20, "cuda": 1 << 30}
+"""bytes of the values of a batch: fitting takes up to a hundred for each of a byte"""
+Tell = Callable[[int, np.ndarray], None]
+"""told after each batch how many records of the block are done, and the errors of the batch's items"""
+
+
+@dataclass
+class _Fitted:
+    """Rows by position in the portion, and why some are not to be used."""
+
+    latent: np.ndarray
+    measures: dict[str, np.ndarray]
+    reasons: dict[int, str]
+
+
+def encode_blocks(work: Work, portions: Iterator[Portion], tell: Tell | None = None) -> Iterator[Block]:
+    """The blocks that the portions make up, one after the other."""
+    while (block := encode_block(work, portions, tell)) is not None:
+        yield block
+
+
+def encode_block(work: Work, portions: Iterator[Portion], tell: Tell | None = None) -> Block | None:
+    """The block that the next portions make up; None at the end of them. It depends on nothing but its arguments."""
+    parts: list[Block] = []
+    table, done = GridTable(), 0
+    for portion in portions:
+
+        def report(share: float, mse: np.ndarray, portion: Portion = portion, before: int = done) -> None:
+            if tell is not None:
+                tell(before + round(share * len(portion.reads)), mse)
+
+        parts.append(_encode(work, portion, table, report))
+        done += len(portion.reads)
+        is_end = portion.is_end
+        # nothing of it is held while the next one is decoded
+        del portion, report
+        if is_end:
+            return Block.joined(parts)
+    return None
+
+
+def _encode(work: Work, portion: Portion, table: GridTable, report: Callable[[float, np.ndarray], None]) -> Block:
+    """The rows and failures of a portion."""
+    reads = portion.reads
+    tiles = [(number, tile) for number, read in enumerate(reads) for tile in read.tiles]
+    fitted = _fit(work, [tile.signal for _, tile in tiles], report)
+    # an image with a tile that cannot be fitted is lost as a whole
+    lost = {tiles[position][0]: reason for position, reason in sorted(fitted.reasons.items(), reverse=True)}
+    reasons = {number: read.reason for number, read in enumerate(reads) if read.reason is not None} | lost
+    name = shown(work.names[portion.shard])
+    failures = [
+        Failure(name, reads[number].number, reads[number].key, reason, portion.shard)
+        for number, reason in sorted(reasons.items())
+    ]
+    if portion.damage is not None:
+        failures.append(Failure(name, portion.stop, "", DAMAGED + portion.damage, portion.shard))
+    kept = [position for position, (number, _) in enumerate(tiles) if number not in lost]
+    places = [tiles[position][1] for position in kept]
+    axes = work.stored.base.axes.dims
+    measures = {name: values[kept] for name, values in fitted.measures.items()}
+    mse = measures.pop("mse")
+    meta = [_meta(place.signal) for place in places]
+    return Block(
+        shard=portion.shard,
+        number=portion.number,
+        start=portion.start,
+        stop=portion.stop,
+        is_last=portion.is_last,
+        source=portion.source,
+        run=work.digest,
+        latent=fitted.latent[kept],
+        keys=[place.signal.key for place in places],
+        label=np.array([place.signal.label for place in places], np.int64),
+        shape=np.array([place.signal.shape for place in places], np.int32).reshape(-1, axes),
+        mse=mse,
+        psnr=psnr(mse).astype(np.float32),
+        record=np.array([reads[tiles[position][0]].number for position in kept], np.int32),
+        meta=meta if any(text != "null" for text in meta) else None,
+        tile=None
+        if work.options.tile is None
+        else np.array([[*place.origin, *place.whole] for place in places], np.int32).reshape(-1, 2 * axes),
+        measures=measures,
+        grids=_grids(table, [place.signal for place in places]) if work.layout.modality == "grid" else None,
+        failures=failures,
+        ignored=sum(read.is_ignored for read in reads),
+    )
+
+
+def _grids(table: GridTable, signals: Sequence[Signal]) -> Grids:
+    """Axes and masks, each once, and the time of every item."""
+    grid, mask = np.full((2, len(signals)), -1, np.int32)
+    time = np.full(len(signals), NO_TIME, np.int64)
+    for row, signal in enumerate(signals):
+        assert signal.globe is not None
+        grid[row] = table.number(np.array(signal.globe.latitude), np.array(signal.globe.longitude))
+        mask[row] = table.mask_number(int(grid[row]), None if signal.valid is None else ~signal.valid)
+        seconds = seconds_of(signal.attributes or {})
+        if seconds is not None:
+            time[row] = seconds
+    return Grids(table, grid, mask, time)
+
+
+def _meta(signal: Signal) -> str:
+    """What the input said of the item, as JSON; what has a column or a grid of its own is there."""
+    said = signal.attributes or {}
+    if signal.globe is not None and seconds_of(said) is not None:
+        said = {name: value for name, value in said.items() if name != "time"}
+    return json.dumps(said) if said else "null"
+
+
+@torch.no_grad()
+def _fit(work: Work, signals: Sequence[Signal], report: Callable[[float, np.ndarray], None]) -> _Fitted:
+    base, quantiser, layout = work.stored.base, work.quantiser, work.layout
+    shape = (*layout.sites, layout.latent)
+    measures = {
+        column.name: np.zeros((len(signals), *column.tail), np.float32)
+        for column in columns(layout, meta=False)
+        if column.name in ("mse", *MEASURES.get(layout.modality, ()))
+    }
+    fitted = _Fitted(np.zeros((len(signals), *shape), quantiser.dtype), measures, {})
+    device, done = base.device.type, 0
+    batches = (
+        Batch.of([signals[position] for position in positions], positions, pin=device == "cuda")
+        for positions in together(signals, work.batch_size, MOST_TOGETHER[device])
+    )
+    for batch in prefetched(batches):
+        found = base.encode(batch, steps=work.steps, min_gain=work.options.min_gain, chunk=work.chunk)
+        latents = found.latents
+        # here a batch waits for the device: between the inner loop and the quantiser, and below for its error
+        values = latents.cpu().numpy().reshape(len(batch), *shape)
+        positions = np.array(batch.positions)
+        fits = quantiser.fits(values)
+        stored = quantiser.quantise(np.where(fits.reshape(-1, *(1,) * len(shape)), values, 0))
+        kept = torch.from_numpy(quantiser.dequantise(stored).reshape(latents.shape)).to(base.device)
+        measured = measure(base, batch, kept, found)
+        mse = measured["mse"]
+        fits &= np.isfinite(mse)
+        fitted.latent[positions] = stored
+        for name, values in measured.items():
+            measures[name][positions] = values
+        for position in positions[~fits]:
+            fitted.reasons[int(position)] = f"the fit diverged (latents not finite, or too large for {work.bits})"
+        done += len(batch)
+        report(done / len(signals), mse[fits])
+    return fitted
+
+
+def together(signals: Sequence[Signal], size: int, most_bytes: int) -> Iterator[list[int]]:
+    """Positions of signals that are fitted together: of one shape each, at most `size` and about `most_bytes`."""
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for position, signal in enumerate(signals):
+        groups.setdefault(signal.batches_with, []).append(position)
+    for group in groups.values():
+        most = max(1, min(size, most_bytes // max(1, signals[group[0]].values.nbytes)))
+        positions = iter(group)
+        while chosen := list(islice(positions, most)):
+            yield chosen

@@ -1,0 +1,354 @@
+"""A run of `encode`: it begins or joins a functaset, makes the blocks that are missing, and seals it."""
+
+import math
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from functaconv.conversion.block import encode_blocks
+from functaconv.conversion.options import EncodeOptions
+from functaconv.conversion.progress import Bar, Progress, Watcher
+from functaconv.conversion.reading import Portion, check_first_items, read
+from functaconv.conversion.seal import NothingUsableError, complaint_of, forget_failed, reopen, seal
+from functaconv.conversion.tasks import Task, expected_records, is_done, tasks
+from functaconv.conversion.work import Work
+from functaconv.engines import ENGINES
+from functaconv.engines.ranks import Ranks, in_turn
+from functaconv.engines.ranks import ranks as ranks_of_environment
+from functaconv.errors import (
+    ChangedInputError,
+    FunctaconvError,
+    InputError,
+    OutputExistsError,
+    ServiceError,
+    UsageError,
+    lookup,
+)
+from functaconv.files import locked
+from functaconv.functaset.blocks import Block
+from functaconv.functaset.reader import Functaset, open_functaset
+from functaconv.functaset.schema import PARTS
+from functaconv.functaset.unfinished import Found, Parts, create, look, recover
+from functaconv.functaset.writer import sweep
+from functaconv.interruption import AskedToStop, Stop, stopping
+from functaconv.signals.device import matmul_precision
+from functaconv.sources.naming import is_local
+from functaconv.sources.webdataset import fingerprint, index_shard, is_seekable
+
+PIPED = "what came through a pipe cannot be resumed: --overwrite begins anew"
+PATIENCE = 60.0
+"""seconds that a rank waits for another process to begin the functaset"""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What came of `encode`."""
+
+    path: Path
+    report: dict[str, Any]
+    """as `report.json` in the functaset"""
+    complaint: FunctaconvError | None = None
+    """why the exit code is not 0 although the functaset is there"""
+    was_finished: bool = False
+    reported_elsewhere: bool = False
+    """another process of the run prints this report"""
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What `encode --dry-run` shows."""
+
+    shards: tuple[str, ...]
+    records: int | None
+    done: int
+    numbers: int
+    bytes_per_item: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "shards": len(self.shards),
+            "records": self.records,
+            "already_done": self.done,
+            "numbers_per_item": self.numbers,
+            "bytes_per_item": self.bytes_per_item,
+            "bytes": None if self.records is None else self.records * self.bytes_per_item,
+        }
+
+
+def encode(
+    base: Path | str,
+    shards: str | Sequence[str],
+    output: Path | str,
+    options: EncodeOptions | None = None,
+    *,
+    stdin: BinaryIO | None = None,
+    ranks: Ranks | None = None,
+    watcher: Watcher | None = None,
+    progress: bool = False,
+    **keywords: Any,
+) -> Encoded:
+    """Fit a latent to every item of the shards and write a functaset. `keywords` are those of `EncodeOptions`.
+
+    Interrupted and called again with the same arguments it goes on. Items that cannot be converted become lines of
+    `failed.jsonl`. The functaset is complete when this returns; `complaint` tells of damaged shards, too many failures,
+    or too low a PSNR. With `progress` a bar shows how far it is.
+
+    Several processes that are given the same arguments, as `ranks` of one run (default: those that torchrun, srun or a
+    SLURM array tells in the environment), share the blocks. Each returns when the functaset is complete.
+    """
+    options = replace(options or EncodeOptions(), **keywords)
+    watcher = watcher or (Bar() if progress else Watcher())
+    run = Run(
+        Work.of(base, shards, options, stdin), Path(os.path.realpath(output)), ranks or ranks_of_environment(), watcher
+    )
+    return run.encode()
+
+
+def dry_run(
+    base: Path | str,
+    shards: str | Sequence[str],
+    output: Path | str,
+    options: EncodeOptions | None = None,
+    **keywords: Any,
+) -> DryRun:
+    """What `encode` would do with these arguments, without doing it."""
+    options = replace(options or EncodeOptions(), **keywords)
+    work, path = Work.of(base, shards, options), Path(os.path.realpath(output))
+    found = look(path)
+    overwrite = options.overwrite or found.is_empty
+    found.check(path, work.plan, overwrite=overwrite)
+    records = None
+    if not work.is_piped and all(map(is_seekable, work.names)):
+        records = sum(len(index_shard(name)) for name in work.names)
+        records = records if options.limit is None else min(records, options.limit)
+    done = 0
+    if found.exists and not overwrite:
+        done = (records or 0) if found.is_finished else _records(Parts(path / PARTS))
+    numbers = work.stored.base.numbers
+    return DryRun(work.names, records, done, numbers, numbers * work.quantiser.dtype.itemsize)
+
+
+@dataclass
+class Job:
+    """What an engine runs; to another process only the work travels."""
+
+    work: Work
+    parts: Parts | None = None
+    progress: Progress | None = None
+    records: dict[int, int] = field(default_factory=dict)
+    """of the shards that were read, up to now"""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Job, (self.work,)
+
+    def read(self, task: Task) -> Iterator[Portion]:
+        """The portions of a task."""
+        for portion in read(self.work, task):
+            self.records[task.shard] = portion.stop
+            yield portion
+            # not held while the next one is decoded
+            del portion
+
+    def encode(self, portions: Iterator[Portion]) -> Iterator[Block]:
+        """The blocks of the portions, but for those that another process has finished meanwhile."""
+        tell = None if self.progress is None else self.progress.batch
+        with matmul_precision(self.work.precision, self.work.stored.base.device):
+            yield from encode_blocks(self.work, self._missing(portions), tell)
+
+    def _missing(self, portions: Iterator[Portion]) -> Iterator[Portion]:
+        is_begin, is_done = True, False
+        for portion in portions:
+            if is_begin:
+                is_done = self.parts is not None and self.parts.has(portion.shard, portion.number)
+            is_begin = portion.is_end
+            if not is_done:
+                yield portion
+            del portion
+
+
+@dataclass
+class Run:
+    """One process of a run."""
+
+    work: Work
+    path: Path
+    ranks: Ranks
+    watcher: Watcher
+    stop: Stop = field(default_factory=Stop)
+
+    def encode(self) -> Encoded:
+        self._check_request()
+        found = self._found()
+        if found.is_finished and not self._replaces(found) and not self.work.options.retry_failed:
+            return self._finished()
+        if not found.exists or self._replaces(found):
+            # before anything is made or replaced
+            check_first_items(self.work)
+        with stopping(self.watcher.announce) as self.stop, ExitStack() as held:
+            # ranks share an output: they hold its lock only while they begin it, and while they seal it
+            is_alone = self.ranks.run is None
+            held.enter_context(locked(self.path, patience=0.0 if is_alone else PATIENCE, check=self._check_stop))
+            if not self._begun():
+                return self._finished()
+            if not is_alone:
+                held.close()
+            try:
+                items_per_second = self._convert()
+                if not is_alone:
+                    held.enter_context(locked(self.path, patience=math.inf, check=self._check_stop))
+                return self._sealed(items_per_second)
+            except (FileNotFoundError, ValueError, InputError):
+                # another process was faster, and removed what all are done with
+                if not look(self.path).is_finished:
+                    raise
+                return self._finished()
+
+    def _check_request(self) -> None:
+        options, ranks = self.work.options, self.ranks
+        lookup(ENGINES, options.engine, what="engine")
+        if self.work.is_piped and (ranks.count > 1 or options.engine != "local"):
+            raise UsageError("several processes cannot share a pipe", hint="write the tar to a file first")
+        if options.retry_failed and (ranks.count > 1 or self.work.is_piped or options.overwrite):
+            raise UsageError(
+                "--retry-failed is for one process, files as input, and without --overwrite",
+                hint="run it once by itself: it does only what failed",
+            )
+        if options.retry_failed and not self.path.exists():
+            raise InputError(f"no such functaset: {self.path}", hint="nothing has failed yet: leave --retry-failed out")
+        if options.overwrite:
+            ranks.check_named()
+
+    def _found(self) -> Found:
+        """What is at the output: nothing, or what may be gone on with or replaced."""
+        found = look(self.path)
+        replaces = self._replaces(found)
+        if found.exists and self.work.is_piped and not replaces:
+            raise OutputExistsError(
+                f"{self.path} exists, and {PIPED.partition(':')[0]}", hint="--overwrite, or another name"
+            )
+        found.check(self.path, self.work.plan, overwrite=replaces)
+        return found
+
+    def _replaces(self, found: Found) -> bool:
+        """It is to be replaced; but not by one of several ranks what another one of them has begun."""
+        wanted = self.work.options.overwrite or found.is_empty
+        return wanted and (self.ranks.run is None or found.run != self.ranks.run)
+
+    def _begun(self) -> bool:
+        """Begin the functaset, or join those who began it; False where it is finished. The lock is in our hand."""
+        recover(self.path)
+        found = self._found()
+        if not found.exists or self._replaces(found):
+            create(self.path, self.work.plan, self.work.budgets, run=self.ranks.run)
+            return True
+        if found.budgets is not None:
+            self.work = self.work.with_budgets(found.budgets)
+        if not self.work.options.retry_failed:
+            return not found.is_finished
+        if found.is_finished:
+            functaset = open_functaset(self.path)
+            if not functaset.attributes.failed:
+                return False
+            self._check_sources(functaset)
+            records = reopen(self.work, functaset)
+        else:
+            records = forget_failed(self.work, self.path)
+        self.watcher.announce(
+            f"{records} records are done anew: those that failed, and what is saved together with them"
+        )
+        return True
+
+    def _convert(self) -> float | None:
+        """Make the blocks that are missing; with how many items per second."""
+        parts = Parts(self.path / PARTS)
+        progress = Progress(self.watcher, self.work, before=_records(parts), total=expected_records(self.work))
+        job = Job(self.work, parts, progress)
+        # with a limit, how far a shard reaches depends on those before it: one process knows what it has read
+        knows_records = self.ranks.count == 1 and self.work.options.engine == "local"
+        coming = in_turn(
+            self.ranks,
+            tasks(self.work, parts, job.records.get if knows_records else lambda _: None),
+            turn=lambda task: task.turn,
+            is_done=lambda task: is_done(parts, task),
+        )
+
+        def check_stop() -> None:
+            self._check_stop(f"{progress.records} records are saved in {self.path}")
+
+        try:
+            block: Block
+            with closing(ENGINES[self.work.options.engine](job, coming, self.stop)) as blocks:
+                for block in blocks:
+                    block.check(self.work.layout)
+                    parts.write(block)
+                    progress.saved(block)
+                    check_stop()
+        except AskedToStop:
+            check_stop()
+        except (OSError, ServiceError):
+            if progress.records and not self.work.is_piped:
+                self.watcher.announce(f"{progress.records} records are saved in {self.path}: the same command goes on")
+            raise
+        return progress.items_per_second
+
+    def _check_stop(self, saved: str = "what is finished is saved") -> None:
+        self.stop.check(saved, PIPED) if self.work.is_piped else self.stop.check(saved)
+
+    def _sealed(self, items_per_second: float | None) -> Encoded:
+        """Make a functaset of the blocks; the lock is in our hand."""
+        found = look(self.path)
+        if found.is_finished:
+            return self._finished()
+        # while it was made another run may have put one of its own there
+        found.check(self.path, self.work.plan, overwrite=False)
+        try:
+            report, duplicates = seal(self.work, self.path, run=self.ranks.run, items_per_second=items_per_second)
+        except NothingUsableError:
+            if self.ranks.run is None:
+                shutil.rmtree(self.path)
+            raise
+        if duplicates:
+            self.watcher.announce(
+                f"warning: {duplicates} of {report['count']} items have the key of an earlier one; all are stored, "
+                "and of those with one key the first is found by it"
+            )
+        return Encoded(self.path, report, self._complaint(open_functaset(self.path)))
+
+    def _finished(self) -> Encoded:
+        """The functaset that is there, of these shards."""
+        functaset = open_functaset(self.path)
+        sweep(self.path)
+        self._check_sources(functaset)
+        self.watcher.announce(f"{self.path} is finished, with these settings: nothing to do")
+        run, ranks = functaset.attributes.run, self.ranks
+        return Encoded(
+            self.path, functaset.report, self._complaint(functaset), was_finished=True,
+            reported_elsewhere=ranks.count > 1 and (run == ranks.run or not ranks.is_first),
+        )  # fmt: skip
+
+    def _complaint(self, functaset: Functaset) -> FunctaconvError | None:
+        return complaint_of(functaset, self.work.options.max_error_rate, self.work.options.min_psnr)
+
+    def _check_sources(self, functaset: Functaset) -> None:
+        """ChangedInputError where a local shard is another one now; with --retry-failed one that was damaged may be."""
+        options = self.work.options
+        mended = {one.input for one in functaset.each_failure() if one.is_damage} if options.retry_failed else set()
+        for number, (name, known) in enumerate(zip(self.work.names, functaset.attributes.input, strict=True)):
+            # one that was never opened has no more than a name, and asking a server takes time
+            if number in mended or "size" not in known or not is_local(name):
+                continue
+            found = fingerprint(name)
+            if found != {key: known.get(key) for key in found}:
+                raise ChangedInputError(
+                    f"changed input: {functaset.path} was made from another {found['name']} (size or content differ)",
+                    hint="--overwrite converts the new one, or choose another name",
+                )
+
+
+def _records(parts: Parts) -> int:
+    """How many records are in finished blocks."""
+    return sum(facts.stop - facts.start for facts in parts.facts())

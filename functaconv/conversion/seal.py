@@ -1,0 +1,327 @@
+"""From finished blocks to a sealed functaset, and back to blocks where something failed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import functaconv
+from functaconv.conversion.work import Work
+from functaconv.errors import (
+    ChangedInputError,
+    FunctaconvError,
+    InputError,
+    StoppedError,
+    TooManyFailuresError,
+    UsageError,
+    VerificationError,
+)
+from functaconv.functaset.blocks import DAMAGED, Block, BlockFacts, Grids
+from functaconv.functaset.files import damaged
+from functaconv.functaset.grids import GridTable
+from functaconv.functaset.reader import Functaset
+from functaconv.functaset.schema import MEASURES, PARTS, Attributes, Quantisation, Range, Solver
+from functaconv.functaset.unfinished import Listed, Parts, create
+from functaconv.functaset.writer import Arrays, assembled, clear
+from functaconv.functaset.writer import seal as seal_store
+from functaconv.sources.decoders import USABLE_HINT
+from functaconv.sources.naming import short_name
+from functaconv.sources.webdataset import shown
+from functaconv.summary import Items, Size, of_measures, raw_bytes, summarise
+
+CONVENTION = "cell centres of the unit interval, square or cube; first axis first"
+ON_THE_GLOBE = "latitude and longitude in degrees, as grids/<n> lists them; the base maps them to its coordinates"
+
+
+@dataclass
+class Blocks:
+    """All finished blocks of a work, in the order of the input, and what they hold together."""
+
+    files: list[Path] = field(default_factory=list)
+    ranges: list[list[Range]] = field(default_factory=list)
+    """of each shard"""
+    sources: list[Mapping[str, Any]] = field(default_factory=list)
+    """the fingerprint of each shard"""
+    rows: int = 0
+    failed: int = 0
+    ignored: int = 0
+    has_meta: bool = False
+    damaged: list[str] = field(default_factory=list)
+
+    @property
+    def records(self) -> int:
+        return sum(ranges[-1].stop for ranges in self.ranges if ranges)
+
+    def add(self, file: Path, facts: BlockFacts) -> None:
+        self.files.append(file)
+        self.ranges[-1].append(Range(stop=facts.stop, ignored=facts.ignored))
+        self.rows, self.failed = self.rows + facts.rows, self.failed + len(facts.failures)
+        self.ignored, self.has_meta = self.ignored + facts.ignored, self.has_meta or facts.has_meta
+        self.damaged += [one.reason.removeprefix(DAMAGED) for one in facts.failures if one.is_damage]
+
+
+def all_blocks(parts: Parts, names: Sequence[str], run: str, limit: int | None = None) -> Blocks:
+    """The blocks of these shards, made with the settings that `run` is the digest of.
+
+    A StoppedError where some are missing, a ChangedInputError where a shard became another one on the way, an
+    InputError for blocks of something else.
+    """
+    found, listed, room = Blocks(), parts.listed(), limit
+    for shard, name in enumerate(names):
+        found.ranges.append([])
+        found.sources.append({"name": short_name(name)})
+        if room == 0:
+            continue
+        one = listed.pop(shard, Listed())
+        if not one.is_complete:
+            raise StoppedError(
+                f"blocks of {shown(name)} are missing: they were removed, or this machine does not see them yet",
+                hint="run the same command again",
+            )
+        start = 0
+        for number, file in sorted(one.files.items()):
+            facts = parts.facts_of(file)
+            is_after_end = one.last is not None and number > one.last
+            if is_after_end or (facts.run, facts.shard, facts.number, facts.start) != (run, shard, number, start):
+                raise damaged(file, "it is no block of this run")
+            if number and facts.source != found.sources[-1]:
+                raise ChangedInputError(
+                    f"changed input: {shown(name)} became another one while it was read",
+                    hint=f"delete the blocks {one.files[0].name[:6]}-*.npz in {parts.root} and run again",
+                )
+            found.sources[-1] = facts.source
+            found.add(file, facts)
+            start = facts.stop
+        room = None if room is None else room - min(room, start)
+    if listed:
+        raise damaged(next(iter(listed[min(listed)].files.values())), "it is no block of this run")
+    return found
+
+
+def seal(work: Work, path: Path, *, run: str | None, items_per_second: float | None) -> tuple[dict[str, Any], int]:
+    """Make a functaset of the finished blocks at `path`, for whom holds the lock: its report, and how many rows have
+    the key of an earlier one.
+    """
+    parts = Parts(path / PARTS)
+    blocks = all_blocks(parts, work.names, work.digest, work.options.limit)
+    if blocks.rows + blocks.failed == 0:
+        raise NothingUsableError(
+            f"there is no usable item in {work.described} ({blocks.records} records looked at)", hint=USABLE_HINT
+        )
+    read = (parts.read(file, work.layout) for file in blocks.files)
+    with assembled(path, read, work.layout, work.quantiser, rows=blocks.rows, has_meta=blocks.has_meta) as made:
+        report, items = _report(work, made, blocks, items_per_second)
+        seal_store(path, made, _attributes(work, made, blocks, report, items, run), work.stored.content, report)
+        return report, made.duplicates
+
+
+class NothingUsableError(InputError):
+    """There was no item, and none that failed."""
+
+
+def _report(work: Work, made: Arrays, blocks: Blocks, items_per_second: float | None) -> tuple[dict[str, Any], int]:
+    """The report, and of how many items."""
+    stored, shapes = work.stored, made.column("shape")
+    items = Items.of(None, shapes, made.column("tile") if work.layout.tiled else None)
+    report = summarise(
+        items.mse(made.column("mse"), shapes), failed=blocks.failed, solver=stored.recipe.solver.kind,
+        steps=work.steps, sites=stored.base.sites, numbers=stored.base.numbers,
+        size=Size(made.nbytes(), len(stored.content), raw_bytes(items.shape, _normaliser(work))),
+        items_per_second=items_per_second,
+        measures=of_measures(
+            {name: made.column(name) for name in MEASURES.get(work.layout.modality, ())},
+            stored.base.axes.variables, stored.base.axes.units,
+        ),
+    )  # fmt: skip
+    if work.layout.tiled:
+        report["rows"] = blocks.rows
+    return report, len(items)
+
+
+def _normaliser(work: Work) -> dict[str, Any]:
+    normalizer = work.stored.base.normalizer
+    found: dict[str, Any] = {
+        "offset": list(normalizer.offset),
+        "scale": list(normalizer.scale),
+        "itemsize": work.stored.base.axes.itemsize,
+    }
+    if normalizer.levels:
+        found["levels"] = {level: [list(offset), list(scale)] for level, (offset, scale) in normalizer.levels.items()}
+    return found
+
+
+def _attributes(
+    work: Work, made: Arrays, blocks: Blocks, report: Mapping[str, Any], items: int, run: str | None
+) -> Attributes:
+    stored, layout = work.stored, work.layout
+    is_grid = layout.modality == "grid"
+    return Attributes(
+        modality=layout.modality,
+        axes=layout.axes,
+        coordinate_convention=ON_THE_GLOBE if is_grid else CONVENTION,
+        normaliser=_normaliser(work),
+        solver=Solver(name=stored.recipe.solver.kind, steps=work.steps),
+        sites=layout.sites,
+        latent=layout.latent,
+        canonical=stored.base.is_canonical,
+        quantisation=Quantisation(bits=work.bits),
+        tiled=layout.tiled,
+        variables=stored.base.axes.variables,
+        units=stored.base.axes.units,
+        psnr_peak=stored.base.normalizer.scale if is_grid else (),
+        summary={
+            "count": blocks.rows,
+            "failed": blocks.failed,
+            "ignored": blocks.ignored,
+            "items": items,
+            "duplicate_keys": made.duplicates,
+            "psnr_mean": report["psnr"]["mean"],
+            "psnr_of_mean_mse": report["psnr_of_mean_mse"],
+            "bytes_per_item": report["bytes"]["per_item"],
+            "damaged": list[Any](blocks.damaged),
+        },
+        base_sha256=stored.sha256,
+        tool_version=functaconv.__version__,
+        seed=stored.recipe.training.seed,
+        input=[dict(source) for source in blocks.sources],
+        blocks=tuple(map(tuple, blocks.ranges)),
+        run=run,
+        settings=work.settings,
+        budgets=work.budgets,
+    )
+
+
+def complaint_of(functaset: Functaset, max_error_rate: float, min_psnr: float | None) -> FunctaconvError | None:
+    """Why the exit code is not 0 although the functaset is there."""
+    report, summary = functaset.report, functaset.attributes.summary
+    hurt = summary.get("damaged")
+    if isinstance(hurt, list) and hurt:
+        return InputError(
+            f"{len(hurt)} damaged shard{'s' * (len(hurt) > 1)}: {hurt[0]}",
+            hint="the items before the damage are converted; mend the shard, and --retry-failed converts it again",
+        )
+    count, failed = int(report["count"]), int(report["failed"])
+    if failed > max_error_rate * (count + failed):
+        first = next(functaset.each_failure())
+        return TooManyFailuresError(
+            f"{failed} of {count + failed} items failed, more than --max-error-rate {max_error_rate:g}; the first: "
+            f"{first.key}: {first.reason}",
+            hint=f"{functaset.path / 'failed.jsonl'} says why, item by item",
+        )
+    mean = report["psnr"]["mean"]
+    if min_psnr is not None and not count:
+        return VerificationError(f"there is no item that could have the --min-psnr of {min_psnr:g} dB")
+    # without a number the mean is infinite: some item is perfect
+    if min_psnr is not None and mean is not None and mean < min_psnr:
+        return VerificationError(f"the mean PSNR is {mean:.2f} dB, less than --min-psnr {min_psnr:g}")
+    return None
+
+
+def reopen(work: Work, functaset: Functaset) -> int:
+    """Put an unfinished functaset in the place of one that has failures, for whom holds the lock: with the blocks that
+    have none, taken from its arrays. The number of records that are to be done anew.
+    """
+    attributes, bad, mended = functaset.attributes, dict[int, list[int]](), set[int]()
+    if len(attributes.blocks) != len(work.names):
+        raise InputError(f"{functaset.path} does not say how its shards were cut", hint="--overwrite converts all anew")
+    for failure in functaset.each_failure():
+        bad.setdefault(failure.input, []).append(failure.record)
+        if failure.is_damage:
+            # what follows the damage may be there now
+            _check_unlimited(work)
+            mended.add(failure.input)
+    anew = 0
+
+    def fill(root: Path) -> None:
+        nonlocal anew
+        parts = Parts(root)
+        for shard, ranges in enumerate(attributes.blocks):
+            rows = np.flatnonzero(functaset.shards == shard)
+            start, records = 0, functaset.measure("record")[rows]
+            for number, one in enumerate(ranges):
+                if shard in mended or any(start <= record < one.stop for record in bad.get(shard, ())):
+                    anew += one.stop - start
+                else:
+                    first, end = np.searchsorted(records, [start, one.stop])
+                    is_last = number == len(ranges) - 1
+                    parts.write(_block(work, functaset, rows[first:end], shard, number, start, one, is_last))
+                start = one.stop
+
+    create(functaset.path, work.plan, work.budgets, run=None, fill=fill)
+    return anew
+
+
+def _block(
+    work: Work, functaset: Functaset, rows: np.ndarray, shard: int, number: int, start: int, one: Range, is_last: bool
+) -> Block:
+    """Rows of a functaset as the block that they came from."""
+
+    def column(name: str) -> np.ndarray:
+        array = functaset.array(name)
+        assert array is not None
+        # rows of a block lie together
+        found: np.ndarray = np.asarray(array[int(rows[0]) : int(rows[-1]) + 1] if len(rows) else array[:0])
+        return found
+
+    layout = functaset.attributes.layout
+    return Block(
+        shard=shard,
+        number=number,
+        start=start,
+        stop=one.stop,
+        is_last=is_last,
+        source=functaset.attributes.input[shard],
+        run=work.digest,
+        latent=column("latent"),
+        keys=[str(key) for key in column("key")],
+        label=column("label"),
+        shape=column("shape"),
+        mse=column("mse"),
+        psnr=column("psnr"),
+        record=column("record"),
+        meta=None if functaset.array("meta") is None else [str(text) for text in column("meta")],
+        tile=column("tile") if layout.tiled else None,
+        measures={name: column(name) for name in MEASURES.get(layout.modality, ())},
+        grids=_grids(functaset, rows, column("time")) if layout.modality == "grid" else None,
+        ignored=one.ignored,
+    )
+
+
+def _grids(functaset: Functaset, rows: np.ndarray, time: np.ndarray) -> Grids:
+    table = GridTable()
+    grid, mask = np.full((2, len(rows)), -1, np.int32)
+    for place, row in enumerate(rows):
+        axes, missing = functaset.grid_of(int(row))
+        grid[place] = table.number(axes.latitude, axes.longitude)
+        mask[place] = table.mask_number(int(grid[place]), missing)
+    return Grids(table, grid, mask, time)
+
+
+def forget_failed(work: Work, path: Path) -> int:
+    """Remove the blocks of the unfinished functaset at `path` in which a record failed, for whom holds the lock; all of
+    a shard that was damaged. The number of records that are to be done anew.
+    """
+    # a seal that was killed has left arrays of these blocks
+    clear(path)
+    parts, anew = Parts(path / PARTS), 0
+    for files in (listed.files for listed in parts.listed().values()):
+        facts = {file: parts.facts_of(file) for file in files.values()}
+        failures = [failure for one in facts.values() for failure in one.failures]
+        is_damaged = any(failure.is_damage for failure in failures)
+        if is_damaged:
+            _check_unlimited(work)
+        for file, one in facts.items():
+            if is_damaged or one.failures:
+                anew += one.stop - one.start
+                file.unlink()
+    return anew
+
+
+def _check_unlimited(work: Work) -> None:
+    if work.options.limit is not None:
+        raise UsageError(
+            "--retry-failed with --limit: a shard was damaged, and may have more records now",
+            hint="--overwrite converts all of it again",
+        )

@@ -1,0 +1,10 @@
+"""Who runs the blocks of an encoding: this process, alone or as one of several ranks, or Ray."""
+
+from collections.abc import Callable, Generator, Iterable
+from typing import Any
+
+from functaconv.engines import local, ray
+from functaconv.interruption import Stop
+
+ENGINES: dict[str, Callable[[Any, Iterable[Any], Stop], Generator[Any]]] = {"local": local.run, "ray": ray.run}
+"""by name: blocks of tasks, made by a job"""

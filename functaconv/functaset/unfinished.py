@@ -1,0 +1,240 @@
+"""A functaset while it grows: its settings, and a file for each block that is finished.
+
+A block file is complete or absent, so the list of the files says what is done; nothing else keeps account of it.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import to_json
+
+from functaconv.documents import differences
+from functaconv.errors import InputError, OutputExistsError
+from functaconv.files import replace_bytes, sync
+from functaconv.functaset.blocks import Block, BlockFacts, read_block, read_facts, write_block
+from functaconv.functaset.files import damaged, first_problem, read_json
+from functaconv.functaset.schema import FORMAT, PARTS, VERSION, Budgets, Layout, canonical, parse_attributes
+
+SETTINGS, REPLACED = "settings.json", "replaced"
+_NAME = re.compile(r"(\d{6,9})-(\d{6,9})(\.last)?\.npz")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a functaset is to be: runs with equal plans join each other."""
+
+    layout: Layout
+    settings: Mapping[str, Any]
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """As JSON has it."""
+        layout, settings = self.layout.model_dump(), dict(self.settings)
+        found: dict[str, Any] = canonical(
+            {"format": FORMAT, "version": VERSION, "layout": layout, "settings": settings}
+        )
+        return found
+
+    @property
+    def digest(self) -> str:
+        """By which a block is known to be of a run."""
+        return sha256(to_json(self.content)).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is at the place of an output."""
+
+    exists: bool
+    """more than an empty folder"""
+    plan: dict[str, Any] | None = None
+    """what it is, or is to be, made of; None when it is no functaset"""
+    budgets: Budgets | None = None
+    run: str | None = None
+    """which run of several processes began it"""
+    is_finished: bool = False
+    is_empty: bool = False
+    """finished without an item: all failed, say, and it stands in the way of a better try"""
+    problem: InputError | None = None
+    """why it cannot be gone on with"""
+
+    def check(self, path: Path, plan: Plan, *, overwrite: bool) -> None:
+        """OutputExistsError unless there is nothing, or a functaset which may be overwritten or has this plan."""
+        if self.exists and self.plan is None:
+            raise OutputExistsError(
+                f"{path} exists and is not a functaset", hint="choose another name, or move it away"
+            )
+        if self.plan is None or overwrite:
+            return
+        if self.problem is not None:
+            raise self.problem
+        if changes := differences(self.plan, plan.content):
+            raise OutputExistsError(
+                f"{path} was made with other settings: {'; '.join(changes)}", hint="--overwrite or another name"
+            )
+
+
+def look(path: Path) -> Found:
+    """What is at `path`."""
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return Found(exists=False)
+    root = _json_or_none(path, "zarr.json")
+    attributes = root.get("attributes") if root else None
+    sealed = attributes.get("functaconv") if isinstance(attributes, dict) else None
+    if isinstance(sealed, dict) and sealed.get("format") == FORMAT:
+        try:
+            known = parse_attributes(sealed, path)
+        except InputError as error:
+            return Found(True, {}, is_finished=True, problem=error)
+        plan = Plan(known.layout, known.settings).content
+        return Found(True, plan, known.budgets, known.run, is_finished=True, is_empty=not known.count)
+    settings = _json_or_none(path, f"{PARTS}/{SETTINGS}")
+    if settings is None or settings.get("format") != FORMAT:
+        return Found(exists=True)
+    budgets, run = settings.pop("budgets", None), settings.pop("run", None)
+    try:
+        return Found(True, settings, Budgets.model_validate(budgets), run)
+    except ValidationError as error:
+        return Found(True, settings, problem=damaged(path / PARTS / SETTINGS, first_problem(error)))
+
+
+def is_unfinished(path: Path) -> bool:
+    """There is the beginning of a functaset at `path`; true also just after it was finished."""
+    settings = _json_or_none(path, f"{PARTS}/{SETTINGS}")
+    return settings is not None and settings.get("format") == FORMAT
+
+
+def create(
+    path: Path,
+    plan: Plan,
+    budgets: Budgets,
+    *,
+    run: str | None,
+    fill: Callable[[Path], None] = lambda _: None,
+) -> None:
+    """Put an unfinished functaset at `path`, in one step, for whom holds the lock; `fill` makes its first blocks, in
+    the folder that it is given. A functaset that is there is replaced.
+    """
+    staging = _staging(path)
+    (staging / PARTS).mkdir(parents=True)
+    settings = {**plan.content, "budgets": budgets.model_dump(), "run": run}
+    replace_bytes(staging / PARTS / SETTINGS, to_json(settings))
+    fill(staging / PARTS)
+    if path.exists() and any(path.iterdir()):
+        # below the blocks: should we be killed now, it is put back, and later it goes when they go
+        path.rename(staging / PARTS / REPLACED)
+    staging.rename(path)
+    sync(path.parent)
+    shutil.rmtree(path / PARTS / REPLACED, ignore_errors=True)
+
+
+def recover(path: Path) -> None:
+    """Put back what a killed `create` had taken away, for whom holds the lock."""
+    staging = _staging(path)
+    replaced = staging / PARTS / REPLACED
+    if replaced.exists() and not path.exists():
+        replaced.rename(path)
+    shutil.rmtree(staging, ignore_errors=True)
+
+
+def _staging(path: Path) -> Path:
+    return path.with_name(f".{path.name}.new")
+
+
+class Asked(BaseModel):
+    """What is relied on of an unfinished functaset's settings."""
+
+    shards: list[str] = []
+    solver: str | None = None
+    steps: Annotated[int, Field(strict=True, ge=0, le=2**20)] | None = None
+
+
+class Begun(BaseModel):
+    """What an unfinished functaset says of itself."""
+
+    layout: Layout
+    settings: Asked
+
+
+def read_begun(path: Path) -> Begun:
+    """What the unfinished functaset at `path` is to be."""
+    try:
+        return Begun.model_validate(read_json(path / PARTS / SETTINGS, within=path))
+    except ValidationError as error:
+        raise InputError(
+            f"{path / PARTS / SETTINGS}: damaged: {first_problem(error)}", hint="encode --overwrite begins anew"
+        ) from None
+
+
+def _json_or_none(path: Path, name: str) -> dict[str, Any] | None:
+    try:
+        found = read_json(path / name, within=path)
+    except InputError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The finished blocks of one shard."""
+
+    files: dict[int, Path] = field(default_factory=dict)
+    """by number"""
+    last: int | None = None
+    """number of the block that ends the shard"""
+
+    @property
+    def is_complete(self) -> bool:
+        return self.last is not None and all(number in self.files for number in range(self.last + 1))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The folder of the finished blocks."""
+
+    root: Path
+
+    def file(self, shard: int, number: int, *, is_last: bool) -> Path:
+        return self.root / f"{shard:06d}-{number:06d}{'.last' if is_last else ''}.npz"
+
+    def has(self, shard: int, number: int) -> bool:
+        """The block is finished, by this process or another one."""
+        return any(os.path.lexists(self.file(shard, number, is_last=is_last)) for is_last in (False, True))
+
+    def write(self, block: Block) -> None:
+        """Save a finished block; on return it survives a kill and a power cut."""
+        write_block(self.file(block.shard, block.number, is_last=block.is_last), block)
+
+    def listed(self) -> dict[int, Listed]:
+        """The finished blocks by shard."""
+        found: dict[int, dict[int, Path]] = {}
+        last: dict[int, int] = {}
+        with os.scandir(self.root) as entries:
+            names = sorted(entry.name for entry in entries)
+        for name in names:
+            if (match := _NAME.fullmatch(name)) is None:
+                continue
+            shard, number = int(match[1]), int(match[2])
+            found.setdefault(shard, {})[number] = self.root / name
+            if match[3]:
+                last[shard] = number
+        return {shard: Listed(files, last.get(shard)) for shard, files in found.items()}
+
+    def facts(self) -> Iterator[BlockFacts]:
+        """What the finished blocks say besides their rows, in the order of the input."""
+        for _, listed in sorted(self.listed().items()):
+            for _, file in sorted(listed.files.items()):
+                yield self.facts_of(file)
+
+    def facts_of(self, file: Path) -> BlockFacts:
+        return read_facts(file, within=self.root)
+
+    def read(self, file: Path, layout: Layout) -> Block:
+        return read_block(file, layout, within=self.root)
