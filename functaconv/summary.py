@@ -76,6 +76,7 @@ def summarise(
     mse: NDArray[np.float64],
     *,
     failed: int,
+    ignored: Mapping[str, int],
     solver: str,
     steps: int,
     sites: tuple[int, ...],
@@ -93,6 +94,7 @@ def summarise(
     return {
         "count": count,
         "failed": failed,
+        "ignored": dict(ignored),
         "solver": solver,
         "steps": steps,
         "latent": {"sites": list(sites), "numbers": numbers},

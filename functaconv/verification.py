@@ -263,7 +263,7 @@ def _functaset(path: Path, verify: bool) -> Inspection:
         "items": summary.get("items", attributes.count),
         "rows": attributes.count,
         "failed": attributes.failed,
-        "ignored": summary.get("ignored"),
+        "ignored": attributes.ignored,
         "duplicate_keys": summary.get("duplicate_keys"),
         "modality": attributes.modality,
         "axes": list(attributes.axes),
@@ -382,9 +382,10 @@ def _summed_up(functaset: Functaset) -> dict[str, Any]:
     items = Items.of(None, functaset.shapes, functaset.tiles)
     measures = {name: functaset.measure(name) for name in schema.MEASURES.get(layout.modality, ())}
     found = summarise(
-        items.mse(functaset.mse, functaset.shapes), failed=attributes.failed, solver=attributes.solver.name,
-        steps=attributes.solver.steps, sites=layout.sites, numbers=layout.numbers, size=Size(0, 0, 0),
-        items_per_second=None, measures=of_measures(measures, attributes.variables, attributes.units),
+        items.mse(functaset.mse, functaset.shapes), failed=attributes.failed, ignored=attributes.ignored,
+        solver=attributes.solver.name, steps=attributes.solver.steps, sites=layout.sites, numbers=layout.numbers,
+        size=Size(0, 0, 0), items_per_second=None,
+        measures=of_measures(measures, attributes.variables, attributes.units),
     )  # fmt: skip
     return {name: value for name, value in found.items() if name not in ("bytes", "items_per_second")}
 

@@ -526,11 +526,11 @@ def test_what_failed_is_tried_again_and_nothing_else(
     run(base_file, shard, sound)
     plain, seen, ill = Reading.tiles, list[str](), {"12", "33"}
 
-    def tiles(self: Reading, record: Any) -> Any:
+    def tiles(self: Reading, record: Any, ignored: Any) -> Any:
         seen.append(record.key)
         if record.key in ill:
             raise ItemError("not today")
-        return plain(self, record)
+        return plain(self, record, ignored)
 
     monkeypatch.setattr(Reading, "tiles", tiles)
     output = tmp_path / "out.zarr"
@@ -585,13 +585,13 @@ def test_a_decoder_that_fails_leaves_no_thread_waiting_for_room(
 ) -> None:
     plain, first = Reading.tiles, threading.Event()
 
-    def tiles(self: Reading, record: Any) -> Any:
+    def tiles(self: Reading, record: Any, ignored: Any) -> Any:
         if not first.is_set():
             first.set()
             time.sleep(0.2)
             raise MemoryError
         with room_for(MOST_AHEAD * 3 // 4):
-            return plain(self, record)
+            return plain(self, record, ignored)
 
     monkeypatch.setattr("functaconv.conversion.run.check_first_items", lambda _: None)
     monkeypatch.setattr(Reading, "tiles", tiles)
@@ -648,9 +648,9 @@ def test_a_damaged_shard_that_was_mended_is_converted_again(
         run(base_file, shards, output)
     seen, plain = set[str](), Reading.tiles
 
-    def tiles(self: Reading, record: Any) -> Any:
+    def tiles(self: Reading, record: Any, ignored: Any) -> Any:
         seen.add(record.key)
-        return plain(self, record)
+        return plain(self, record, ignored)
 
     monkeypatch.setattr(Reading, "tiles", tiles)
     assert run(base_file, shards, output, retry_failed=True).complaint is None

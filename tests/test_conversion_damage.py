@@ -9,6 +9,7 @@ from functaconv.checkpoint import base_to_bytes, read_base
 from functaconv.conversion import Encoded
 from functaconv.errors import InputError, StoppedError
 from functaconv.functaset.reader import open_functaset
+from functaconv.sources.ignored import LABELS
 from functaconv.sources.webdataset import read_records
 
 from .conftest import npy, png, tar
@@ -80,7 +81,7 @@ def test_bad_items_are_failures_with_reasons(base_file: Path, tmp_path: Path) ->
     assert [(failure.record, failure.key) for failure in functaset.failures] == [(3, "03"), (7, "07"), (13, "12")]
     assert all(failure.reason for failure in functaset.failures)
     assert len(functaset) == 10
-    assert functaset.attributes.summary["ignored"] == 1
+    assert functaset.attributes.ignored == {LABELS: 1}
     assert_rate_is_too_high(run(base_file, shard, tmp_path / "out"))
 
 

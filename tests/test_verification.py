@@ -139,7 +139,7 @@ def test_a_functaset_says_what_it_holds(sealed: Path) -> None:
     found = verified(sealed)
     report = json.loads((sealed / "report.json").read_text())
     assert (found.kind, found.problems) == ("functaset", [])
-    assert (found.facts["items"], found.facts["failed"], found.facts["ignored"]) == (5, 2, 2)
+    assert (found.facts["items"], found.facts["failed"], found.facts["ignored"]) == (5, 2, {".md": 1, LABELS: 1})
     assert found.facts["latent"] == {"sites": [2, 3], "numbers": 24, "canonical": True}
     assert (found.facts["bits"], found.facts["solver"]["name"]) == ("float16", "gauss-newton")
     assert found.facts["psnr"] == report["psnr"]["mean"]

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from functaconv.sources.ignored import ignored_lines
+
 
 def say(message: str) -> None:
     """A line to stderr. A stderr that is closed is no reason to fail."""
@@ -55,6 +57,7 @@ def decibels(value: float | None) -> str | None:
 
 def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     """The numbers of a functaset, for people."""
+    ignored = ignored_lines(summary["ignored"])
     latent, psnr, bytes_ = summary["latent"], summary["psnr"], summary["bytes"]
     layout = "x".join(str(part) for part in latent["sites"])
     per_item, raw = bytes_["per_item"], bytes_["raw_per_item"]
@@ -68,6 +71,7 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     return table(
         [
             ("items", f"{summary['count']}, failed {summary['failed']}"),
+            *(("ignored" if place == 0 else "", line) for place, line in enumerate(ignored)),
             ("solver", f"{summary['solver']}, {counted(summary['steps'], 'step')}"),
             ("latent", f"{latent['numbers']} numbers" + (f" ({layout} sites)" if layout else "")),
             ("PSNR", f"{psnr['mean']:.2f} dB mean of items ({spread})" if psnr["mean"] is not None else "no items"),

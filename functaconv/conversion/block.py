@@ -104,7 +104,7 @@ def _encode(work: Work, portion: Portion, table: GridTable, report: Callable[[fl
         measures=measures,
         grids=_grids(table, [place.signal for place in places]) if work.layout.modality == "grid" else None,
         failures=failures,
-        ignored=sum(read.is_ignored for read in reads),
+        ignored=dict(portion.ignored),
     )
 
 

@@ -1,8 +1,9 @@
 """The records of a task, decoded."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import islice
 from typing import Any
@@ -13,9 +14,10 @@ from functaconv.errors import ChangedInputError, InputError, ItemError
 from functaconv.signals.batch import Signal
 from functaconv.signals.grid import seconds_of
 from functaconv.signals.loader import Ahead, begun_ahead
-from functaconv.signals.reading import stored_length
+from functaconv.signals.reading import count_ignored, stored_length
 from functaconv.signals.tiles import Tile
 from functaconv.sources.decoders import USABLE_HINT, decode, usable_field
+from functaconv.sources.ignored import ignore, most_ignored
 from functaconv.sources.items import Record
 from functaconv.sources.naming import is_local
 from functaconv.sources.openers import opened
@@ -32,7 +34,7 @@ PER_TILE, PER_CHARACTER = 1 << 10, 32
 
 @dataclass(frozen=True)
 class Read:
-    """What became of a record before fitting: tiles, or a reason why not, or neither when it is to be ignored."""
+    """What became of a record before fitting: tiles, or a reason why not, or neither when it holds no array."""
 
     key: str
     number: int
@@ -40,10 +42,8 @@ class Read:
     """bytes in the shard"""
     tiles: tuple[Tile, ...] = ()
     reason: str | None = None
-
-    @property
-    def is_ignored(self) -> bool:
-        return not self.tiles and self.reason is None
+    ignored: Mapping[str, int] = field(default_factory=dict)
+    """kind -> what of the record, and behind it, is not in the tiles"""
 
     @cached_property
     def bytes(self) -> int:
@@ -79,6 +79,17 @@ class Portion:
     """the shard ends here, as far as it is wanted"""
     damage: str | None = None
     """why the shard cannot be read any further"""
+    unplaced: Mapping[str, int] = field(default_factory=dict)
+    """kind -> what of the shard lies behind no record"""
+
+    @property
+    def ignored(self) -> Counter[str]:
+        """What was among the records, and what was not, that is not converted."""
+        found = Counter[str]()
+        for counts in (*(read.ignored for read in self.reads), self.unplaced):
+            for kind, count in counts.items():
+                ignore(found, kind, count)
+        return found
 
     @property
     def stop(self) -> int:
@@ -106,14 +117,21 @@ def read(work: Work, task: Task) -> Iterator[Portion]:
         else:
             assert task.source is not None
             source, begin = task.source, (task.start, task.offset)
-        records = read_records(name, task.shard, start=task.start, begin=begin, stream=stream)
+        unplaced = Counter[str]()
+        records = read_records(name, task.shard, start=task.start, begin=begin, stream=stream, unplaced=unplaced)
         wanted = islice(records, None if task.stop is None else task.stop - task.start)
         # closed whatever happens: decoders that wait for room would wait for ever
         reads = stack.enter_context(closing(begun_ahead(partial(_read, work), wanted, workers=work.workers)))
-        yield from _portions(work, task, source, reads)
+        yield from _portions(work, task, source, reads, unplaced)
 
 
-def _portions(work: Work, task: Task, source: Mapping[str, Any], reads: Iterator[Ahead[Read]]) -> Iterator[Portion]:
+def _portions(
+    work: Work,
+    task: Task,
+    source: Mapping[str, Any],
+    reads: Iterator[Ahead[Read]],
+    unplaced: Mapping[str, int],
+) -> Iterator[Portion]:
     upcoming, damage = _next(reads)
     number, start = task.number, task.start
     while True:
@@ -138,6 +156,7 @@ def _portions(work: Work, task: Task, source: Mapping[str, Any], reads: Iterator
         yield Portion(
             task.shard, number, start, tuple(portion), source, is_end=True,
             is_last=is_last and (task.is_last or damage is not None), damage=damage if is_last else None,
+            unplaced=unplaced if is_last else {},
         )  # fmt: skip
         if is_last:
             return
@@ -155,13 +174,14 @@ def _next(reads: Iterator[Ahead[Read]]) -> tuple[Ahead[Read] | None, str | None]
 
 
 def _read(work: Work, record: Record) -> Read:
+    ignored = Counter[str]()
     try:
-        tiles = work.reading.tiles(record)
+        tiles = work.reading.tiles(record, ignored)
         if tiles and tiles[0].signal.globe is not None:
             seconds_of(tiles[0].signal.attributes or {})
-        return Read(record.key, record.record, record.length, tiles)
+        return Read(record.key, record.record, record.length, tiles, ignored=ignored)
     except ItemError as error:
-        return Read(record.key, record.record, record.length, reason=str(error))
+        return Read(record.key, record.record, record.length, reason=str(error), ignored=ignored)
 
 
 def check_first_items(work: Work) -> None:
@@ -172,15 +192,13 @@ def check_first_items(work: Work) -> None:
     axes = work.stored.base.axes
     if work.is_piped:
         return
+    ignored = Counter[str]()
     try:
-        looks = [_look(work, record) for record in islice(_usable(work), FIRST_ITEMS)]
+        looks = [_look(work, record) for record in islice(_usable(work, ignored), FIRST_ITEMS)]
     except InputError:
         return
     if not looks:
-        raise InputError(
-            f"there is no usable item in {work.described}",
-            hint=USABLE_HINT,
-        )
+        raise InputError(nothing_usable(work, ignored), hint=USABLE_HINT)
     found = [look.mismatch for look in looks if look.mismatch]
     # one item that does not fit is a failed item; but colour would be lost without a word
     if len(found) == len(looks) or any(look.loses_colour for look in looks):
@@ -191,13 +209,20 @@ def check_first_items(work: Work) -> None:
         )
 
 
-def _usable(work: Work) -> Iterator[Record]:
+def nothing_usable(work: Work, ignored: Mapping[str, int]) -> str:
+    """That there was no item, and none that failed; `ignored` is what there was instead."""
+    return f"there is no usable item in {work.described}" + (f": {most_ignored(ignored)}" if ignored else "")
+
+
+def _usable(work: Work, ignored: Counter[str]) -> Iterator[Record]:
+    """The records that hold an array, or should; what there is besides is counted."""
     has_any = False
     for number, name in enumerate(work.names):
         if has_any and not is_local(name):
             # another request before the first item is fitted
             return
-        for record in islice(read_records(name, number), work.options.limit):
+        for record in islice(read_records(name, number, unplaced=ignored), work.options.limit):
+            count_ignored(record, work.field, ignored)
             if record.problem is not None or usable_field(record, work.field) is not None:
                 has_any = True
                 yield record

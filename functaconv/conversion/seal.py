@@ -1,5 +1,6 @@
 """From finished blocks to a sealed functaset, and back to blocks where something failed."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 import functaconv
+from functaconv.conversion.reading import nothing_usable
 from functaconv.conversion.work import Work
 from functaconv.errors import (
     ChangedInputError,
@@ -27,6 +29,7 @@ from functaconv.functaset.unfinished import Listed, Parts, create
 from functaconv.functaset.writer import Arrays, assembled, clear
 from functaconv.functaset.writer import seal as seal_store
 from functaconv.sources.decoders import USABLE_HINT
+from functaconv.sources.ignored import ignore
 from functaconv.sources.naming import short_name
 from functaconv.sources.webdataset import shown
 from functaconv.summary import Items, Size, of_measures, raw_bytes, summarise
@@ -46,19 +49,17 @@ class Blocks:
     """the fingerprint of each shard"""
     rows: int = 0
     failed: int = 0
-    ignored: int = 0
+    ignored: Counter[str] = field(default_factory=Counter)
     has_meta: bool = False
     damaged: list[str] = field(default_factory=list)
-
-    @property
-    def records(self) -> int:
-        return sum(ranges[-1].stop for ranges in self.ranges if ranges)
 
     def add(self, file: Path, facts: BlockFacts) -> None:
         self.files.append(file)
         self.ranges[-1].append(Range(stop=facts.stop, ignored=facts.ignored))
         self.rows, self.failed = self.rows + facts.rows, self.failed + len(facts.failures)
-        self.ignored, self.has_meta = self.ignored + facts.ignored, self.has_meta or facts.has_meta
+        self.has_meta = self.has_meta or facts.has_meta
+        for kind, count in facts.ignored.items():
+            ignore(self.ignored, kind, count)
         self.damaged += [one.reason.removeprefix(DAMAGED) for one in facts.failures if one.is_damage]
 
 
@@ -107,9 +108,7 @@ def seal(work: Work, path: Path, *, run: str | None, items_per_second: float | N
     parts = Parts(path / PARTS)
     blocks = all_blocks(parts, work.names, work.digest, work.options.limit)
     if blocks.rows + blocks.failed == 0:
-        raise NothingUsableError(
-            f"there is no usable item in {work.described} ({blocks.records} records looked at)", hint=USABLE_HINT
-        )
+        raise NothingUsableError(nothing_usable(work, blocks.ignored), hint=USABLE_HINT)
     read = (parts.read(file, work.layout) for file in blocks.files)
     with assembled(path, read, work.layout, work.quantiser, rows=blocks.rows, has_meta=blocks.has_meta) as made:
         report, items = _report(work, made, blocks, items_per_second)
@@ -126,8 +125,8 @@ def _report(work: Work, made: Arrays, blocks: Blocks, items_per_second: float | 
     stored, shapes = work.stored, made.column("shape")
     items = Items.of(None, shapes, made.column("tile") if work.layout.tiled else None)
     report = summarise(
-        items.mse(made.column("mse"), shapes), failed=blocks.failed, solver=stored.recipe.solver.kind,
-        steps=work.steps, sites=stored.base.sites, numbers=stored.base.numbers,
+        items.mse(made.column("mse"), shapes), failed=blocks.failed, ignored=blocks.ignored,
+        solver=stored.recipe.solver.kind, steps=work.steps, sites=stored.base.sites, numbers=stored.base.numbers,
         size=Size(made.nbytes(), len(stored.content), raw_bytes(items.shape, _normaliser(work))),
         items_per_second=items_per_second,
         measures=of_measures(
@@ -174,7 +173,7 @@ def _attributes(
         summary={
             "count": blocks.rows,
             "failed": blocks.failed,
-            "ignored": blocks.ignored,
+            "ignored": dict(blocks.ignored),
             "items": items,
             "duplicate_keys": made.duplicates,
             "psnr_mean": report["psnr"]["mean"],

@@ -105,8 +105,12 @@ def _blocks_of(
     starts = [0] if not count else list(cuts([location.length for location in locations[:count]], size))
     for number, (start, stop) in enumerate(pairwise([*starts, count])):
         if number not in done.files:
-            offset = locations[start].offset if count else 0
-            yield Task(shard, number, start, stop, offset, is_last=stop == count, is_counted=True, source=source)
+            # what stands before the first record is looked at, and all where there is none
+            offset = locations[start].offset if start else 0
+            yield Task(
+                shard, number, start, stop if count else None, offset, is_last=stop == count, is_counted=count > 0,
+                source=source,
+            )  # fmt: skip
 
 
 def cuts(lengths: list[int], size: int) -> Iterator[int]:

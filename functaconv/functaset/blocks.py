@@ -3,6 +3,7 @@
 import json
 import os
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -17,7 +18,7 @@ from functaconv.errors import InputError
 from functaconv.files import replacing
 from functaconv.functaset.files import MOST_VALUES, damaged, first_problem, whole_file
 from functaconv.functaset.grids import GridTable
-from functaconv.functaset.schema import Layout, columns
+from functaconv.functaset.schema import Ignored, Layout, columns
 
 DAMAGED = "damaged shard: "
 MOST_BLOCK = 1 << 30
@@ -86,7 +87,8 @@ class Block:
     """float32 [item] or [item, variable], by name: what is measured besides mse"""
     grids: "Grids | None" = None
     failures: list[Failure] = field(default_factory=list)
-    ignored: int = 0
+    ignored: dict[str, int] = field(default_factory=dict)
+    """kind -> how much of it was among the records"""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -136,7 +138,7 @@ class Block:
             measures={name: together(name) for name in first.measures},
             grids=None if first.grids is None else Grids(first.grids.table, *map(together, _OF_GRIDS)),
             failures=[failure for block in blocks for failure in block.failures],
-            ignored=sum(block.ignored for block in blocks),
+            ignored=dict(sum((Counter(block.ignored) for block in blocks), Counter())),
         )
 
     def column(self, name: str) -> np.ndarray:
@@ -186,7 +188,7 @@ class BlockFacts:
     run: str
     rows: Count
     failures: list[Failure]
-    ignored: Count
+    ignored: Ignored
     has_meta: Claim
     measures: list[str] = field(default_factory=list)
 

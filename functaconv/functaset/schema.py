@@ -103,6 +103,8 @@ _Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Offsets = Annotated[tuple[_Finite, ...], Field(min_length=1, max_length=4096)]
 _Scales = Annotated[tuple[_Above0, ...], Field(min_length=1, max_length=4096)]
 _Count = Annotated[int, Field(strict=True, ge=0, le=_MOST_ITEMS)]
+Ignored = Annotated[dict[Annotated[str, Field(max_length=200)], _Count], Field(max_length=200)]
+"""kind -> how much of it was in the input and is not in the functaset"""
 
 
 class _Normaliser(BaseModel):
@@ -127,7 +129,7 @@ class _Summary(BaseModel):
     count: _Count
     failed: _Count
     items: _Count | None = None
-    ignored: _Count | None = None
+    ignored: Ignored = {}
     psnr_mean: float | None = None
     damaged: list[str] = []
 
@@ -147,7 +149,7 @@ class Range(_Frozen):
     """A block: records of a shard, which begin where those of the block before end."""
 
     stop: _Count
-    ignored: _Count = 0
+    ignored: Ignored = {}
 
 
 class Attributes(_Frozen):
@@ -218,6 +220,11 @@ class Attributes(_Frozen):
     @property
     def failed(self) -> int:
         return int(str(self.summary["failed"]))
+
+    @property
+    def ignored(self) -> dict[str, int]:
+        """Kind -> how much of it was in the input and is not here."""
+        return _Summary.model_validate(self.summary).ignored
 
 
 def parse_attributes(found: object, path: Path) -> Attributes:
