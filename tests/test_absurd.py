@@ -23,6 +23,7 @@ from functaconv.verification import inspect
 
 from . import hostile
 from .fuzzing.stores import make_store
+from .roots import read_root, write_root
 
 ABSURD: dict[str, dict[str, Any]] = {
     "layers": {"network": {"depth": 10**9}},
@@ -146,9 +147,9 @@ def store(sound: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("change", ROOTS.values(), ids=ROOTS.keys())
 def test_an_absurd_description_is_refused_at_once(store: Path, change: Change) -> None:
-    root = json.loads((store / "zarr.json").read_bytes())
+    root = read_root(store)
     change(root)
-    (store / "zarr.json").write_text(json.dumps(root))
+    write_root(store, root)
     with pytest.raises(InputError) as caught:
         open_functaset(store)
     assert caught.value.hint
@@ -156,9 +157,9 @@ def test_an_absurd_description_is_refused_at_once(store: Path, change: Change) -
 
 @pytest.mark.parametrize("count", [10**9, 10**12])
 def test_rows_that_are_not_there_are_not_affected(store: Path, count: int) -> None:
-    root = json.loads((store / "zarr.json").read_bytes())
+    root = read_root(store)
     attributes(root)["summary"].update(count=count)
-    (store / "zarr.json").write_text(json.dumps(root))
+    write_root(store, root)
     tracemalloc.start()
     found = inspect(store, verify=True)
     peak = tracemalloc.get_traced_memory()[1]

@@ -30,6 +30,21 @@ def read_json(path: Path, *, within: Path | None = None) -> Any:
         raise InputError(f"{path}: cannot be read: {error}", hint=f"restore {path.name} from a copy") from error
 
 
+def read_root(path: Path, *, within: Path) -> dict[str, Any]:
+    """The zarr.json of a store, in which the text `attributes.functaconv` is parsed where it is one."""
+    found = read_json(path, within=within)
+    root: dict[str, Any] = found if isinstance(found, dict) else {}
+    attributes = root.get("attributes")
+    if isinstance(attributes, dict) and isinstance(text := attributes.get("functaconv"), str):
+        try:
+            attributes["functaconv"] = parse_json(text.encode("utf-8", "surrogatepass"), most_values=MOST_VALUES)
+        except ValueError as error:
+            raise InputError(
+                f"{path}: cannot be read: attributes.functaconv: {error}", hint=f"restore {path.name} from a copy"
+            ) from error
+    return root
+
+
 def validated(path: Path, as_what: TypeAdapter[Checked], *, within: Path) -> Checked:
     """The content of a JSON file of ours below `within`, whatever somebody made of it."""
     try:

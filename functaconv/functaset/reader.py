@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from functaconv.documents import parse_json
 from functaconv.errors import InputError
 from functaconv.functaset.blocks import Failure
-from functaconv.functaset.files import MOST_VALUES, array_bytes, read_bytes, read_json, whole_file
+from functaconv.functaset.files import MOST_VALUES, array_bytes, read_bytes, read_json, read_root, whole_file
 from functaconv.functaset.grids import StoredGrid, read_grids
 from functaconv.functaset.quantise import Quantiser
 from functaconv.functaset.schema import (
@@ -459,8 +459,7 @@ def read_attributes(path: str | os.PathLike[str]) -> Functaset:
     if not path.exists():
         raise InputError(f"{path}: there is nothing of this name", hint="expected a functaset, a .zarr folder")
     file = path / "zarr.json"
-    root = read_json(file) if os.path.lexists(file) else {}
-    root = root if isinstance(root, dict) else {}
+    root = read_root(file, within=path) if os.path.lexists(file) else {}
     attributes = root.get("attributes")
     sealed = isinstance(attributes, dict) and "functaconv" in attributes
     if not sealed and is_unfinished(path):

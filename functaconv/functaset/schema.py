@@ -153,7 +153,7 @@ class Range(_Frozen):
 
 
 class Attributes(_Frozen):
-    """The content of `attrs.functaconv` in the store's root."""
+    """The content of `attrs.functaconv` in the store's root, which is a JSON text."""
 
     format: Literal["functaset"] = "functaset"
     version: Literal[2] = 2

@@ -19,7 +19,7 @@ from functaconv.documents import differences
 from functaconv.errors import InputError, OutputExistsError
 from functaconv.files import replace_bytes, sync
 from functaconv.functaset.blocks import Block, BlockFacts, read_block, read_facts, write_block
-from functaconv.functaset.files import damaged, first_problem, read_json
+from functaconv.functaset.files import damaged, first_problem, read_json, read_root
 from functaconv.functaset.schema import FORMAT, PARTS, VERSION, Budgets, Layout, canonical, parse_attributes
 
 SETTINGS, REPLACED = "settings.json", "replaced"
@@ -85,7 +85,7 @@ def look(path: Path) -> Found:
     """What is at `path`."""
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return Found(exists=False)
-    root = _json_or_none(path, "zarr.json")
+    root = _root_or_none(path)
     attributes = root.get("attributes") if root else None
     sealed = attributes.get("functaconv") if isinstance(attributes, dict) else None
     if isinstance(sealed, dict) and sealed.get("format") == FORMAT:
@@ -171,6 +171,13 @@ def read_begun(path: Path) -> Begun:
         raise InputError(
             f"{path / PARTS / SETTINGS}: damaged: {first_problem(error)}", hint="encode --overwrite begins anew"
         ) from None
+
+
+def _root_or_none(path: Path) -> dict[str, Any] | None:
+    try:
+        return read_root(path / "zarr.json", within=path)
+    except InputError:
+        return None
 
 
 def _json_or_none(path: Path, name: str) -> dict[str, Any] | None:

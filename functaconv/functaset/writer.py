@@ -134,7 +134,8 @@ def seal(path: Path, made: Arrays, attributes: Attributes, base: bytes, report: 
     sealed["files_sha256"] = {name: digest_of(path, name) for name in (REPORT, FAILED)}
     sealed["attributes_sha256"] = attributes_digest(sealed)
     root = {
-        "attributes": {"functaconv": sealed},
+        # one text: attributes that are tables cannot be written to NetCDF
+        "attributes": {"functaconv": json.dumps(sealed, allow_nan=False)},
         "zarr_format": 3,
         "node_type": "group",
         # as zarr.consolidate_metadata writes it, which would warn of every file that is no array,

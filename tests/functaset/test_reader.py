@@ -13,6 +13,7 @@ import pytest
 from functaconv.errors import InputError, UsageError
 from functaconv.functaset import Failure, Layout, open_functaset
 from functaconv.functaset.writer import assembled
+from tests.roots import read_root, write_root
 
 from .conftest import BASE, LAYOUTS, begin, block_of, encode, latents_of, quantiser_of
 
@@ -124,10 +125,26 @@ def test_xarray_opens_it_without_options(tmp_path: Path, layout: Layout) -> None
         dataset = xarray.open_zarr(path)
         assert list(dataset.latent.dims) == ["item", *names[len(layout.sites)], "latent"]
         assert dataset["shape"].dims == ("item", "axis")
-        assert dataset.attrs["functaconv"]["format"] == "functaset"
+        assert json.loads(dataset.attrs["functaconv"])["format"] == "functaset"
         assert dataset.label.values.min() == -1
         one = dataset.set_index(item="key").sel(item="1/0/2é")
         assert np.array_equal(one.latent.values, dataset.latent.values[12])
+
+
+def test_xarray_writes_it_to_netcdf(tmp_path: Path, layout: Layout) -> None:
+    xarray = pytest.importorskip("xarray")
+    pytest.importorskip("netCDF4")
+    path = encode(tmp_path / "out.zarr", layout)
+    with xarray.open_zarr(path) as dataset:
+        expected = dataset.load()
+    if expected.latent.dtype == np.float16:
+        # NetCDF has no such numbers
+        expected = expected.assign(latent=expected.latent.astype(np.float32))
+    expected.to_netcdf(tmp_path / "out.nc")
+    with xarray.open_dataset(tmp_path / "out.nc") as written:
+        assert json.loads(written.attrs["functaconv"])["format"] == "functaset"
+        for name in expected.variables:
+            np.testing.assert_array_equal(written[name].values, expected[name].values)
 
 
 def test_tensorstore_reads_the_numbers(tmp_path: Path, layout: Layout, chunks_of_two: None) -> None:
@@ -182,7 +199,13 @@ def test_what_is_no_functaset_is_named_as_such(tmp_path: Path) -> None:
         open_functaset(tmp_path / "absent.zarr")
     with pytest.raises(InputError, match="is not a functaset"):
         open_functaset(tmp_path)
-    for content in ('{"attributes": {}}', "[]", '{"attributes": {"functaconv": 3}}', '{"attributes": null}'):
+    for content in (
+        '{"attributes": {}}',
+        "[]",
+        '{"attributes": {"functaconv": 3}}',
+        '{"attributes": {"functaconv": "3"}}',
+        '{"attributes": null}',
+    ):
         (tmp_path / "zarr.json").write_text(content)
         with pytest.raises(InputError, match="is not a functaset"):
             open_functaset(tmp_path)
@@ -226,12 +249,12 @@ def test_an_unfinished_one_says_to_run_encode_again(tmp_path: Path) -> None:
 def test_attributes_that_make_no_sense_are_refused(
     store: Path, place: tuple[str, ...], value: Any, message: str
 ) -> None:
-    root = json.loads((store / "zarr.json").read_bytes())
+    root = read_root(store)
     inner = root["attributes"]["functaconv"]
     for step in place[:-1]:
         inner = inner[step]
     inner[place[-1]] = value
-    (store / "zarr.json").write_text(json.dumps(root))
+    write_root(store, root)
     with pytest.raises(InputError, match=message):
         open_functaset(store)
 

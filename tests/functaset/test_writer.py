@@ -127,7 +127,7 @@ def test_what_is_not_ours_is_never_touched(tmp_path: Path, content: str | None, 
 def test_one_of_an_earlier_version_can_be_overwritten(tmp_path: Path) -> None:
     path = encode(tmp_path / "out.zarr", LAYOUTS["global"])
     root = (path / "zarr.json").read_text()
-    (path / "zarr.json").write_text(root.replace('"version": 2', '"version": 1'))
+    (path / "zarr.json").write_text(root.replace(r"\"version\": 2", r"\"version\": 1"))
     with pytest.raises(InputError, match="found functaset version 1"):
         begin(path, LAYOUTS["global"])
     begin(path, LAYOUTS["global"], overwrite=True)

@@ -74,6 +74,12 @@ class Stores:
         content = files[name]
         if random.random() < 0.03:
             return number, name, random.choice(("absent", "folder", "fifo", "link out", "link in", "endless"))
+        if name == "zarr.json" and random.random() < 0.4:
+            # the attributes are a text in it
+            root = json.loads(content)
+            said = mutated_json(random, json.loads(root["attributes"]["functaconv"]))
+            root["attributes"]["functaconv"] = said.decode()
+            return number, name, json.dumps(root).encode()
         if name.endswith(".json") and random.random() < 0.85:
             return number, name, mutated_json(random, json.loads(content))
         if name.endswith(".jsonl") and random.random() < 0.7:
@@ -295,7 +301,7 @@ def _fill(path: Path, layout: Layout, count: int, base: bytes) -> None:
         file.parent.relative_to(path).as_posix(): json.loads(file.read_bytes())
         for file in sorted(path.rglob("*/zarr.json"))
     }
-    root = {"attributes": {"functaconv": attributes}, "zarr_format": 3, "node_type": "group",
+    root = {"attributes": {"functaconv": json.dumps(attributes)}, "zarr_format": 3, "node_type": "group",
             "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": described}}  # fmt: skip
     (path / "zarr.json").write_text(json.dumps(root))
 
