@@ -20,6 +20,7 @@ from functaconv.sources.decoders import USABLE_HINT, decode, usable_field
 from functaconv.sources.ignored import ignore, most_ignored
 from functaconv.sources.items import Record
 from functaconv.sources.naming import is_local
+from functaconv.sources.noise import reading
 from functaconv.sources.openers import opened
 from functaconv.sources.webdataset import fingerprint, read_records, shown
 
@@ -238,7 +239,8 @@ class _Look:
 def _look(work: Work, record: Record) -> _Look:
     axes = work.stored.base.axes
     try:
-        item = decode(record, field=work.field)
+        with reading(record.key):
+            item = decode(record, field=work.field)
     except ItemError:
         return _Look()
     if item.kind == axes.kind == "image":
