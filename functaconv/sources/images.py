@@ -158,14 +158,13 @@ def decode_image(
             peak = _peak_of_values(array)
         else:
             array, peak, orientation = _decoded(content, name, check_size, ignored)
-        further = _further(content, name)
+        if name == "TIFF" and (pages := further_pages(content)):
+            ignore(ignored, PAGES, pages)
     except ItemError as error:
         raise ItemError(f"{suffix}: {error}") from error
     except _IMAGE_ERRORS as error:
         reason = str(error).rstrip(".") or type(error).__name__
         raise ItemError(f"{suffix}: expected a complete {name} image, found damaged data ({reason})") from error
-    if further:
-        ignore(ignored, PAGES if name == "TIFF" else FRAMES, further)
     array = np.ascontiguousarray(_ORIENTATIONS[orientation](array))
     return Decoded(array if peak is None else _with_channels(array, channels), peak)
 
@@ -181,6 +180,8 @@ def _decoded(
         check_size(width, height, each)
         if name == "JPEG":
             check_scans(content, width * height)
+        if frames := _frames(image, content):
+            ignore(ignored, FRAMES, frames)
         rawmode, most = _rawmode(image)
         if image.mode[0] not in "IF" and (";16" in rawmode or most > 255):
             ignore(ignored, LOW_BITS)
@@ -190,15 +191,16 @@ def _decoded(
             return *_pixels(image, name, rawmode), _orientation(image)
 
 
-def _further(content: bytes, name: str) -> int:
-    """Pages or frames after the first one."""
-    if name == "TIFF":
-        return further_pages(content)
-    if name not in ("GIF", "WebP", "PNG"):
+def _frames(image: ImageFile.ImageFile, content: bytes) -> int:
+    """Frames after the first one, of formats that have some."""
+    if isinstance(image, (PngImagePlugin.PngImageFile, WebPImagePlugin.WebPImageFile)):
+        return int(getattr(image, "n_frames", 1)) - 1
+    if not isinstance(image, GifImagePlugin.GifImageFile):
         return 0
-    with _PLUGINS[name](io.BytesIO(content)) as image:
+    # it goes through the file to count them
+    with GifImagePlugin.GifImageFile(io.BytesIO(content)) as again:
         try:
-            return int(getattr(image, "n_frames", 1)) - 1
+            return again.n_frames - 1
         except _IMAGE_ERRORS:
             # those after the first are damaged: there is one at least
             return 1
