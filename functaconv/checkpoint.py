@@ -233,7 +233,9 @@ class _Outline:
 
     def built(self) -> Base:
         said = self.description
-        return build(self.recipe, self.axes, Normalizer(said.offset, said.scale, said.levels), self.geometry)
+        return build(
+            self.recipe, self.axes, Normalizer(said.offset, said.scale, said.levels), self.geometry, to_be_loaded=True
+        )
 
 
 class _Header(BaseModel):
@@ -295,15 +297,14 @@ def _outline(head: bytes, name: str) -> _Outline:
         axes = TypeAdapter(Axes).validate_json(json.dumps(description.axes), strict=True)
         outline = _Outline(description, recipe, axes, _geometry(description, axes, name), _data_bytes(entries, name))
         _check_description(outline, name)
-        with torch.device("meta"):
-            # shapes and types without memory
-            expected = dict(outline.built().state_dict())
+        # memory that nobody has written to is not taken yet
+        expected = dict(outline.built().state_dict())
     except (TypeError, RuntimeError, UsageError, ValidationError) as error:
         raise InputError(f"{name} does not hold the base it describes: {error}", hint=_DAMAGED) from None
     if METRIC in entries:
         if recipe.solver.kind != "gauss-newton":
             raise InputError(f"{name} has a {METRIC}, which the solver {recipe.solver.kind!r} has not", hint=_DAMAGED)
-        expected[METRIC] = torch.empty(recipe.latent.numbers, recipe.latent.numbers, device="meta")
+        expected[METRIC] = torch.empty(recipe.latent.numbers, recipe.latent.numbers)
     if unknown := sorted(entries.keys() - expected.keys()):
         raise InputError(f"{name} holds {unknown[0]!r:.80}, which is no part of its base", hint=_DAMAGED)
     for key, tensor in expected.items():

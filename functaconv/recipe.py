@@ -347,8 +347,17 @@ def latent_of(text: str) -> dict[str, Any]:
     return {"latent": {"numbers": parts[-1], "sites": parts[:-1]}}
 
 
-def build(recipe: Recipe, axes: Axes, normalizer: Normalizer, geometry: Geometry | None = None) -> Base:
-    """A fresh base, initialised from the recipe's seed. The geometry is that of plain arrays unless given."""
+def build(
+    recipe: Recipe,
+    axes: Axes,
+    normalizer: Normalizer,
+    geometry: Geometry | None = None,
+    *,
+    to_be_loaded: bool = False,
+) -> Base:
+    """A fresh base, initialised from the recipe's seed, or with whatever the memory holds, `to_be_loaded`. The geometry
+    is that of plain arrays unless given.
+    """
     latent, geometry = recipe.latent, geometry or Flat(axes.dims)
     sites = latent.sites or (1,) * axes.dims
     if len(sites) != axes.dims:
@@ -357,7 +366,7 @@ def build(recipe: Recipe, axes: Axes, normalizer: Normalizer, geometry: Geometry
             hint=f"write {'x'.join(['8'] * axes.dims)}x16 for spatial latents, or one number for a global one",
         )
     grid = SiteGrid(tuple(sites), latent.interpolation, frame_of(latent, axes, recipe.network.kind), geometry.is_closed)
-    generator = torch.Generator().manual_seed(recipe.training.seed)
+    generator = None if to_be_loaded else torch.Generator().manual_seed(recipe.training.seed)
     network = lookup(_MAKERS, recipe.network.kind, what="network")(recipe.network, grid, geometry, axes, generator)
     latent_map = LatentMap(grid, latent.numbers, network.modulations, kernel=latent.kernel, generator=generator)
     kind = lookup(SOLVERS, recipe.solver.kind, what="solver")
@@ -372,7 +381,7 @@ def build(recipe: Recipe, axes: Axes, normalizer: Normalizer, geometry: Geometry
 
 
 def _siren(
-    recipe: NetworkRecipe, grid: SiteGrid, geometry: Geometry, axes: Axes, generator: torch.Generator
+    recipe: NetworkRecipe, grid: SiteGrid, geometry: Geometry, axes: Axes, generator: torch.Generator | None
 ) -> Network:
     return Siren(
         coords_of(grid, geometry),
@@ -389,7 +398,9 @@ def _siren(
     )
 
 
-def _fourier(recipe: NetworkRecipe, grid: SiteGrid, geometry: Geometry, axes: Axes, _: torch.Generator) -> Network:
+def _fourier(
+    recipe: NetworkRecipe, grid: SiteGrid, geometry: Geometry, axes: Axes, _: torch.Generator | None
+) -> Network:
     if geometry.coords != axes.dims:
         raise UsageError(
             "the fourier network sees latitude and longitude, not points on the sphere",
@@ -405,7 +416,7 @@ def _fourier(recipe: NetworkRecipe, grid: SiteGrid, geometry: Geometry, axes: Ax
     )
 
 
-_MAKERS: dict[str, Callable[[NetworkRecipe, SiteGrid, Geometry, Axes, torch.Generator], Network]] = {
+_MAKERS: dict[str, Callable[[NetworkRecipe, SiteGrid, Geometry, Axes, torch.Generator | None], Network]] = {
     "siren": _siren,
     "fourier": _fourier,
 }

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from functaconv.fitting.reconstruction import Reconstruction, Slope
+from functaconv.networks.initial import uniform
 from functaconv.shapes import Latents, PerItem
 
 
@@ -30,7 +31,9 @@ class GradientDescent(nn.Module):
     ) -> None:
         super().__init__()
         self.steps, self.limits = steps, limits
-        self.rates = nn.Parameter(torch.empty(steps if per_step else 1, latent).uniform_(*initial, generator=generator))
+        low, high = initial
+        rates = uniform(steps if per_step else 1, latent, low=low, high=high, generator=generator)
+        self.rates = nn.Parameter(rates)
 
     @property
     def is_adaptive(self) -> bool:

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from functaconv.networks.fourier import Fourier
+from functaconv.networks.initial import uniform
 from functaconv.networks.latents import Placement, SiteGrid, neighbours
 from functaconv.networks.siren import Siren
 from functaconv.shapes import CellFeatures, CellJacobian, Latents, Modulations
@@ -40,7 +41,8 @@ class LatentMap(nn.Module):
         # site t reads site s at offset o exactly when s lies at offset -o from t
         self.register_buffer("reflected", around.flip(-1), persistent=False)
         fan_in = latent * around.shape[1]
-        self.weight = nn.Parameter(torch.empty(modulations, fan_in).uniform_(-1, 1, generator=generator) * fan_in**-0.5)
+        bound = fan_in**-0.5
+        self.weight = nn.Parameter(uniform(modulations, fan_in, low=-bound, high=bound, generator=generator))
 
     def forward(self, latents: Latents) -> Modulations:
         """Modulations of every site."""

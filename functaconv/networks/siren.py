@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from functaconv.networks.initial import uniform
 from functaconv.networks.latents import Placement
 from functaconv.shapes import CellFeatures, Modulations
 
@@ -57,7 +58,9 @@ class Siren(nn.Module):
         self.frequencies: nn.Parameter | None = None
         fan_in = [coords] + [width] * (depth - 1)
         if frequencies:
-            spread = torch.empty(frequencies, coords).normal_(std=w0_first / (2 * math.pi), generator=generator)
+            spread = torch.empty(frequencies, coords)
+            if generator is not None:
+                spread.normal_(std=w0_first / (2 * math.pi), generator=generator)
             self.frequencies = nn.Parameter(spread)
             self.w0[0], fan_in[0] = w0_hidden, 2 * frequencies
         fan_out = [width] * (depth - 1) + [channels]
@@ -65,7 +68,7 @@ class Siren(nn.Module):
         if frequencies:
             bounds[0] = math.sqrt(6 / (2 * frequencies)) / w0_hidden
         self.weights = nn.ParameterList(
-            torch.empty(out, into).uniform_(-bound, bound, generator=generator)
+            uniform(out, into, low=-bound, high=bound, generator=generator)
             for into, out, bound in zip(fan_in, fan_out, bounds, strict=True)
         )
         self.biases = nn.ParameterList(torch.zeros(out) for out in fan_out)
