@@ -5,11 +5,55 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+LEAST_PIXELS = 3
+"""along a cell: with fewer there is no place between its border and its centre"""
+
 
 def psnr(mse: ArrayLike) -> NDArray[np.float64]:
     """Peak signal-to-noise ratio in dB of mean squared errors in units of the squared peak; 0 gives infinity."""
     with np.errstate(divide="ignore"):
         return -10.0 * np.log10(np.asarray(mse, np.float64))
+
+
+def seams(
+    enlarged: NDArray[np.floating], sites: tuple[int, int], scale: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How much items `[item, row, column, channel]`, rendered at `scale` times their size, change across the borders of
+    cells, beside what they change elsewhere: sums of absolute steps at four kinds of places, and how many there are.
+
+    The places are cell borders, other places where two pixels meet, cell centres (where windows end), and other places
+    as far from a pixel's border as those. Every interpolation is steepest at pixel borders, so only places with the
+    same position within a pixel are compared. An axis counts where a cell is a whole number of pixels, three at least.
+    `seam_ratio` makes one number of it.
+    """
+    sums, counts = np.zeros(4), np.zeros(4)
+    for axis in (0, 1):
+        size, remainder = divmod(enlarged.shape[1 + axis], scale * sites[axis])
+        if sites[axis] < 2 or remainder or size < LEAST_PIXELS:
+            continue
+        steps = np.abs(np.diff(np.asarray(enlarged, np.float64), axis=1 + axis))
+        steps = steps.mean(axis=(0, 2 - axis, 3))
+        # in sub-pixels, from the beginning of a cell
+        place = np.arange(1, len(steps) + 1) % (size * scale)
+        half = size * scale / 2
+        is_border, is_centre = place == 0, place == half
+        others = (
+            (place % scale == 0) & ~is_border & ~is_centre,
+            (place % scale == half % scale) & ~is_border & ~is_centre,
+        )
+        for kind, chosen in enumerate((is_border, others[0], is_centre, others[1])):
+            sums[kind] += steps[chosen].sum()
+            counts[kind] += chosen.sum()
+    return sums, counts
+
+
+def seam_ratio(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> float | None:
+    """Mean step across borders, or through centres, relative to those elsewhere: the larger. 1 without seams; None
+    where nothing could be compared.
+    """
+    means = np.divide(sums, counts, out=np.full(4, np.nan), where=counts > 0)
+    ratios = [means[at] / means[at + 1] for at in (0, 2) if counts[at] and counts[at + 1] and means[at + 1] > 0]
+    return float(max(ratios)) if ratios else None
 
 
 def mse_of(reconstruction: ArrayLike, original: ArrayLike, peak: float = 1.0, valid: ArrayLike | None = None) -> float:

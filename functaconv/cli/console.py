@@ -80,6 +80,7 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
             *((f"error of {name}", text) for name, text in _errors(summary)),
             ("PCA", _pca(pca) if pca else None),
             ("against the data", _against(against) if against else None),
+            ("seams", _seams(summary["seams"]) if summary.get("seams") is not None else None),
             ("bytes per item", f"{per_item:.0f}, raw {raw:.0f} ({ratio})" if per_item else None),
             ("store, base", f"{size(bytes_['store'])}, {size(bytes_['base'])}"),
             ("speed", f"{summary['items_per_second']:.1f} items/s" if summary.get("items_per_second") else None),
@@ -104,6 +105,10 @@ def _errors(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, rmse in summary.get("rmse", {}).items():
         unit, most, weighted = (summary[key][name] for key in ("units", "max_error", "weighted_rmse"))
         yield name, f"RMSE {rmse} {unit} ({weighted} weighted by area), at most {most} {unit}"
+
+
+def _seams(seams: float) -> str:
+    return f"{seams:.3f} times the steps elsewhere, where cells meet or end in renders of 4 times the size"
 
 
 def _pca(pca: Mapping[str, Any]) -> str:

@@ -134,6 +134,9 @@ def _report(work: Work, made: Arrays, blocks: Blocks, items_per_second: float | 
             stored.base.axes.variables, stored.base.axes.units,
         ),
     )  # fmt: skip
+    # how the base compares with the closed form, on the items that it was validated on
+    training = stored.description.training
+    report |= {name: training[name] for name in ("closed_form", "learned") if name in training}
     if work.layout.tiled:
         report["rows"] = blocks.rows
     return report, len(items)

@@ -17,6 +17,7 @@ from functaconv.reporting.baseline import Baseline, fit_baseline
 from functaconv.reporting.comparison import TOLERANCE_DB, Comparer
 from functaconv.reporting.page import BEST, WORST, to_csv, to_html
 from functaconv.reporting.result import ItemQuality, Report, Table
+from functaconv.reporting.seams import measured_seams
 from functaconv.reporting.thumbnails import Thumbnails, can_show
 from functaconv.signals.device import device_of, matmul_precision
 from functaconv.sources.webdataset import expand_shards
@@ -65,6 +66,7 @@ def report(
             thumbnails = _thumbnails(functaset, table, comparer)
             also = [] if yardstick is None else [yardstick.see]
             found = comparer.compare(thumbnails=thumbnails, also=also, progress=progress)
+            seams = measured_seams(functaset, comparer.base)
         originals = {} if thumbnails is None else thumbnails.pictures
         table = replace(table, found_psnr=psnr(table.items.mse(found.mse, functaset.shapes)))
         problems += found.describe()
@@ -85,6 +87,8 @@ def report(
                 str(keep): _rounded(_mean(psnr(table.items.mse(mse, functaset.shapes))))
                 for keep, mse in found.mse_by_numbers.items()
             }
+        if functaset.layout.sites:
+            summary["seams"] = None if seams is None else round(seams, 4)
         if yardstick is not None:
             summary["pca"] = yardstick.to_json(functaset, table, ours)
     return Report(summary, table, functaset, _complaint(problems, mean, min_psnr, len(table)), originals)

@@ -154,6 +154,11 @@ def _rows(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Largest difference from stored", _decibel(against["largest_difference_db"], 4)
         if against["missing"] or against["extra"]:
             yield "Without counterpart", f"{against['missing']} in the shards only, {against['extra']} here only"
+    if summary.get("seams") is not None:
+        yield "Steps across cells at 4 times the size, relative to others", f"{summary['seams']:.3f}"
+    if summary.get("closed_form"):
+        known = summary["closed_form"]
+        yield "Closed form, on the base's validation items", f"{_decibel(known['psnr'])} after {known['seconds']:.0f} s"
     if "pca" in summary:
         pca = summary["pca"]
         yield (
