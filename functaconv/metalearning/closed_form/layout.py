@@ -12,12 +12,14 @@ from functaconv.base import Base
 from functaconv.metalearning.closed_form.sample import Group
 from functaconv.networks import Fourier, Placement
 from functaconv.shapes import Latents
+from functaconv.signals.geometry import Geometry
 from functaconv.signals.grid import AnyGrid, GlobeGrid, Grid
 
 ALIKE = 1e-4
 """of a cell's side, or of the largest weight: less is rounding"""
 MOST_PRODUCTS = 1 << 26
 """numbers in the matrices of all kinds of cells"""
+MOST_AXES = 2
 LOBES = 3
 """of Lanczos' kernel"""
 
@@ -83,37 +85,50 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Between:
+class Finer:
     """A grid twice as fine, and values there as Lanczos interpolation of the items gives them: what the functions are
     to do between the points, where the items say nothing.
     """
 
-    layout: Layout
+    grid: AnyGrid
     shape: tuple[int, ...]
+    """of the coarse one"""
     matrices: tuple[Float[Tensor, "fine coarse"], ...]
     """one per axis"""
 
     @classmethod
-    def of(cls, base: Base, group: Group, weight: float) -> "Between | None":
-        """None where it does not count, or where values are missing beside the points."""
-        if not weight or group.weights is not None:
-            return None
-        shape = group.grid.shape
-        closed = [base.geometry.is_closed and axis == len(shape) - 1 for axis in range(len(shape))]
-        matrices = tuple(_lanczos(size, around).to(base.device) for size, around in zip(shape, closed, strict=True))
-        if isinstance(group.grid, GlobeGrid):
-            latitude, longitude = (tuple(_halved(places)) for places in (group.grid.latitude, group.grid.longitude))
-            finer: AnyGrid = GlobeGrid(latitude, longitude)
-        else:
-            finer = Grid(tuple(2 * size for size in shape))
-        share = torch.full((finer.points,), weight / finer.points, device=base.device)
-        return cls(Layout.of(base, finer, share), shape, matrices)
+    def of(cls, grid: AnyGrid, geometry: Geometry, device: torch.device) -> "Finer":
+        """Of the grid of some items."""
+        shape = grid.shape
+        closed = [geometry.is_closed and axis == len(shape) - 1 for axis in range(len(shape))]
+        matrices = tuple(_lanczos(size, around).to(device) for size, around in zip(shape, closed, strict=True))
+        if isinstance(grid, GlobeGrid):
+            latitude, longitude = (tuple(_halved(places)) for places in (grid.latitude, grid.longitude))
+            return cls(GlobeGrid(latitude, longitude), shape, matrices)
+        return cls(Grid(tuple(2 * size for size in shape)), shape, matrices)
 
     def interpolated(self, values: Float[Tensor, "item point channel"]) -> Float[Tensor, "item fine channel"]:
         found = values.reshape(len(values), *self.shape, -1)
         for axis, matrix in enumerate(self.matrices):
             found = torch.tensordot(found, matrix, dims=([1 + axis], [1])).movedim(-1, 1 + axis)
         return found.flatten(1, len(self.shape))
+
+
+@dataclass(frozen=True)
+class Between:
+    """The points of a finer grid, as far as they count in a fit."""
+
+    layout: Layout
+    finer: Finer
+
+    @classmethod
+    def of(cls, base: Base, group: Group, weight: float) -> "Between | None":
+        """None where they do not count: beside missing values, and in volumes, which have edges."""
+        if not weight or group.weights is not None or len(group.grid.shape) > MOST_AXES:
+            return None
+        finer = Finer.of(group.grid, base.geometry, base.device)
+        share = torch.full((finer.grid.points,), weight / finer.grid.points, device=base.device)
+        return cls(Layout.of(base, finer.grid, share), finer)
 
 
 def _halved(places: Sequence[float]) -> list[float]:

@@ -24,14 +24,10 @@ STEPS = 60
 """of conjugate gradients for A in each round: the next round begins where this one ended"""
 ENOUGH = 1e-3
 """residual, relative to the right-hand side, at which they end"""
-WEIGHTED_FROM = 2
-"""round from which items count by the inverse of their error: the headline is a mean of logarithms"""
 MOST_WEIGHT = 100.0
 
 BEYOND = 0.6
 """over-relaxation: how much further a round goes than its least squares says; at 1.2 it does not converge"""
-GAIN = 0.01
-"""dB that a round must bring, or else it was the last"""
 RIDGE = 1e-5
 TINY = 1e-12
 
@@ -131,7 +127,7 @@ class WindowedFit:
                 ones = torch.cat([latents, torch.ones_like(latents[..., :1])], -1)
                 own.add(residual, ones, weights)
                 if between is not None and fine is not None:
-                    fine.add(between.interpolated(residual), ones, weights)
+                    fine.add(between.finer.interpolated(residual), ones, weights)
                 total += float(weights.sum())
                 flat = (ones * weights[:, None, None]).flatten(0, 1).double()
                 part = flat.mT @ ones.flatten(0, 1).double()
