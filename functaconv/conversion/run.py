@@ -311,6 +311,11 @@ class Run:
             if self.ranks.run is None:
                 shutil.rmtree(self.path)
             raise
+        except (OSError, KeyError, FunctaconvError):
+            # on a disk that knows no locks another process may have sealed it, and removed what we were reading
+            if not look(self.path).is_finished:
+                raise
+            return self._finished()
         if duplicates:
             self.watcher.announce(
                 f"warning: {duplicates} of {report['count']} items have the key of an earlier one; all are stored, "

@@ -32,7 +32,7 @@ class LatentMap(nn.Module):
         modulations: int,
         *,
         kernel: int = 1,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | None,
     ) -> None:
         super().__init__()
         self.kernel = kernel

@@ -50,7 +50,7 @@ class Siren(nn.Module):
         scales: bool = False,
         skips: bool = False,
         frequencies: int = 0,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | None,
     ) -> None:
         super().__init__()
         self.width, self.scales, self.skips, self.output_offset = width, scales, skips, output_offset

@@ -239,8 +239,8 @@ def test_initialisation_is_functas(coords: int, w0: float) -> None:
 
 
 def test_depth_counts_the_output_layer_and_modulations_the_sine_layers() -> None:
-    assert Siren(2, 3, width=8, depth=10).modulations == 9 * 8
-    assert Siren(2, 3, width=8, depth=10, scales=True).modulations == 2 * 9 * 8
+    assert Siren(2, 3, width=8, depth=10, generator=None).modulations == 9 * 8
+    assert Siren(2, 3, width=8, depth=10, scales=True, generator=None).modulations == 2 * 9 * 8
 
 
 def test_initialisation_depends_on_the_generator_alone() -> None:

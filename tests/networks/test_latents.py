@@ -130,7 +130,7 @@ def test_neighbours_are_those_of_a_plain_search(shape: tuple[int, ...], reach: i
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (5, 4)])
 def test_latent_map_is_a_convolution_with_zeros_beyond_the_border(shape: tuple[int, int], kernel: int) -> None:
     items, latent, modulations = 2, 3, 5
-    latent_map = LatentMap(SiteGrid(shape), latent, modulations, kernel=kernel).double()
+    latent_map = LatentMap(SiteGrid(shape), latent, modulations, kernel=kernel, generator=torch.Generator()).double()
     latents = random(items, shape[0] * shape[1], latent)
     weight = latent_map.weight.reshape(modulations, kernel, kernel, latent).permute(0, 3, 1, 2)
     image = latents.reshape(items, *shape, latent).permute(0, 3, 1, 2)
@@ -142,7 +142,7 @@ def test_latent_map_is_a_convolution_with_zeros_beyond_the_border(shape: tuple[i
 @pytest.mark.parametrize("shape", [(1,), (6,), (3, 2), (2, 2, 3)])
 def test_pullback_of_the_latent_map_is_its_transpose(shape: tuple[int, ...], kernel: int) -> None:
     sites = SiteGrid(shape)
-    latent_map = LatentMap(sites, 3, 4, kernel=kernel).double()
+    latent_map = LatentMap(sites, 3, 4, kernel=kernel, generator=torch.Generator()).double()
     latents, cotangent = random(2, sites.count, 3), random(2, sites.count, 4, seed=1)
     torch.testing.assert_close(
         (latent_map(latents) * cotangent).sum(),
