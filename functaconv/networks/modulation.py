@@ -109,7 +109,7 @@ class ModulatedNetwork(nn.Module):
             rows = torch.einsum("cpk,icpfn->icpfkn", placement.blend, rows).flatten(-2)
         return features, rows
 
-    def _blended(self, seen: CellFeatures, placement: Placement) -> CellFeatures:
+    def _blended(self, seen: Float[Tensor, "item window point channel"], placement: Placement) -> CellFeatures:
         features = placement.blended(seen)
         return features if self.network.common is None else features + self.network.common(placement.coords)
 
