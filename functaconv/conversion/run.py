@@ -35,7 +35,7 @@ from functaconv.functaset.schema import PARTS
 from functaconv.functaset.unfinished import Found, Parts, create, look, recover
 from functaconv.functaset.writer import sweep
 from functaconv.interruption import AskedToStop, Stop, stopping
-from functaconv.signals.device import matmul_precision
+from functaconv.signals.device import matmul_precision, said_of_precision
 from functaconv.sources.naming import is_local
 from functaconv.sources.webdataset import fingerprint, index_shard, is_seekable
 
@@ -102,10 +102,10 @@ def encode(
     """
     options = replace(options or EncodeOptions(), **keywords)
     watcher = watcher or (Bar() if progress else Watcher())
-    run = Run(
-        Work.of(base, shards, options, stdin), Path(os.path.realpath(output)), ranks or ranks_of_environment(), watcher
-    )
-    return run.encode()
+    work = Work.of(base, shards, options, stdin)
+    if said := said_of_precision(options.precision, work.precision):
+        watcher.announce(said)
+    return Run(work, Path(os.path.realpath(output)), ranks or ranks_of_environment(), watcher).encode()
 
 
 def dry_run(

@@ -17,7 +17,7 @@ from functaconv.fitting import SOLVERS
 from functaconv.functaset.quantise import Quantiser
 from functaconv.functaset.schema import Bits, Budgets, Layout
 from functaconv.functaset.unfinished import Plan
-from functaconv.signals.device import device_of, precision_of, sweep_dtype_of
+from functaconv.signals.device import HALF, device_of, sweep_dtype_of, usable_precision
 from functaconv.signals.grid import AXES
 from functaconv.signals.reading import Reading, check_possible
 from functaconv.sources.images import Size
@@ -73,7 +73,7 @@ class Work:
             names=tuple(expand_shards([shards] if isinstance(shards, str) else shards, allow_pipe=options.allow_pipe)),
             options=options,
             steps=options.steps or stored.base.solver.steps,
-            precision=precision_of(options.precision, torch.device(kind)),
+            precision=_precision(options.precision, stored, torch.device(kind)),
             keep=keep,
             batch_size=options.batch_size or usual,
             # of the usual batch: how an item is summed up does not depend on how many are fitted with it
@@ -207,6 +207,14 @@ def _check(options: EncodeOptions, stored: StoredBase) -> None:
             hint="leave --channels out, or learn a base with it",
         )
     check_possible(axes, options.transform, options.tile)
+
+
+def _precision(name: str, stored: StoredBase, device: torch.device) -> str:
+    """`auto` is what the base was learned with. On a processor without units for it, float32 is used."""
+    learned = stored.description.training.get("precision")
+    if name == "auto" and learned in HALF and device.type == "cpu":
+        name = str(learned)
+    return usable_precision(name, device)
 
 
 def _usual_batch(stored: StoredBase, kind: str) -> int:

@@ -548,6 +548,7 @@ class Run:
             "skipped": self.learner.skipped if learned is not None else 0,
             "shapes": [list(shape) for shape in sorted(self._shapes)[:64]],
             "device": self.request.device.type,
+            "precision": self.request.precision,
         }
         if (run := trainers().run) is not None:
             facts["run"] = run

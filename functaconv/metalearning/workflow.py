@@ -36,7 +36,14 @@ from functaconv.presets import SIZED, Situation
 from functaconv.presets import preset as preset_of
 from functaconv.recipe import DataRecipe, Recipe, from_toml, merged, validated
 from functaconv.signals.batch import Axes, Signal
-from functaconv.signals.device import device_of, matmul_precision, precision_of
+from functaconv.signals.device import (
+    device_of,
+    half_is_fast,
+    matmul_precision,
+    precision_of,
+    said_of_precision,
+    usable_precision,
+)
 from functaconv.signals.reading import check_possible, count_ignored
 from functaconv.signals.tiles import Tile, tiles_of
 from functaconv.sources.decoders import USABLE_HINT, decode, usable_field
@@ -45,6 +52,8 @@ from functaconv.sources.items import Item
 from functaconv.sources.noise import reading
 from functaconv.sources.webdataset import expand_shards, fingerprint, read_records, shown
 
+LEAST_WIDTH = 64
+"""of a network whose Jacobians are computed sooner in half precision"""
 FIRST_ITEMS, LEAST_OF_EACH, MOST_LOOKED_AT = 64, 4, 256
 """items looked at before any work: so many in all, but so many of every shard, up to a limit"""
 
@@ -86,7 +95,11 @@ def fit_base(
             )
         chosen, axes, tiles = _recipe(names, placed, preset, recipe, settings or {}, watcher)
         validation_names = expand_shards(_listed(validation)) if validation else []
-        precision = precision_of(precision, placed)
+        asked = precision_of(precision, placed) if precision != "auto" else precision
+        used = _precision(precision, placed, chosen)
+        if said := said_of_precision(precision, used):
+            watcher.announce(said)
+        precision = used
         is_free = not _network_asked_for(preset, recipe, settings or {})
         if not learnable(chosen) and not is_free and chosen.network.kind != "fourier":
             raise UsageError(
@@ -95,7 +108,7 @@ def fit_base(
             )
         identity = {
             "recipe": chosen.settings(),
-            "precision": precision,
+            "precision": asked,
             "data": [fingerprint(name) for name in names],
             "validation": [fingerprint(name) for name in validation_names],
             "may_keep_closed_form": is_free,
@@ -119,6 +132,16 @@ def fit_base(
                 precision, None if log is None else Path(log),
             )  # fmt: skip
             return Run(request, watcher, stop, together).train()
+
+
+def _precision(name: str, device: torch.device, recipe: Recipe) -> str:
+    """What is learned with; `auto`: Jacobians in bfloat16 where the processor has units for it and the network is large
+    enough to gain, else float32. The base keeps it, and encodes with it where it can.
+    """
+    if name != "auto":
+        return usable_precision(name, device)
+    gains = recipe.solver.kind == "gauss-newton" and recipe.network.width >= LEAST_WIDTH and learnable(recipe)
+    return "bfloat16" if gains and device.type == "cpu" and half_is_fast("bfloat16") else "float32"
 
 
 def _network_asked_for(preset: str | None, recipe: Path | str | None, settings: Mapping[str, Any]) -> bool:

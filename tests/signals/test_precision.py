@@ -1,0 +1,64 @@
+"""In which type Jacobians are computed."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from functaconv.checkpoint import read_base
+from functaconv.conversion import encode
+from functaconv.functaset.reader import open_functaset
+from functaconv.metalearning import Watcher, fit_base
+from functaconv.metalearning import workflow as learning
+from functaconv.signals import device as devices
+
+CPU = torch.device("cpu")
+
+
+class Heard(Watcher):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def announce(self, message: str) -> None:
+        self.lines.append(message)
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor without units for half precision."""
+    for module in (devices, learning):
+        monkeypatch.setattr(module, "half_is_fast", lambda _: False)
+
+
+@pytest.mark.usefixtures("slow")
+def test_without_units_half_precision_is_refused_in_words(
+    images: Path, tmp_path: Path, tiny: dict[str, dict[str, object]]
+) -> None:
+    heard = Heard()
+    path = fit_base(
+        str(images), tmp_path / "base", settings=tiny, device="cpu", precision="bfloat16", watcher=heard
+    ).path
+    assert any("no units for bfloat16" in line for line in heard.lines)
+    assert read_base(path).description.training["precision"] == "float32"
+    encode(path, str(images), tmp_path / "store", device="cpu", precision="bfloat16")
+    assert open_functaset(tmp_path / "store").attributes.settings["precision"] == "float32"
+
+
+def test_the_base_says_what_its_items_are_encoded_with(
+    images: Path, tmp_path: Path, tiny: dict[str, dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (devices, learning):
+        monkeypatch.setattr(module, "half_is_fast", lambda _: True)
+    wide = {**tiny, "network": {**tiny["network"], "width": 64}, "training": {"steps": 3, "batch_size": 4}}
+    path = fit_base(str(images), tmp_path / "base", settings=wide, device="cpu").path
+    assert read_base(path).description.training["precision"] == "bfloat16"
+    encode(path, str(images), tmp_path / "store", device="cpu")
+    assert open_functaset(tmp_path / "store").attributes.settings["precision"] == "bfloat16"
+    monkeypatch.setattr(devices, "half_is_fast", lambda _: False)
+    encode(path, str(images), tmp_path / "slow", device="cpu")
+    assert open_functaset(tmp_path / "slow").attributes.settings["precision"] == "float32"
+
+
+def test_the_measurement_is_made_once() -> None:
+    assert devices.half_is_fast("bfloat16") is devices.half_is_fast("bfloat16")
+    assert devices.usable_precision("float32", CPU) == devices.usable_precision("auto", CPU) == "float32"
