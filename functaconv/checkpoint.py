@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
@@ -292,8 +292,8 @@ def _outline(head: bytes, name: str) -> _Outline:
         raise InputError(f"{name} has a damaged description: {error.errors()[0]['msg']}", hint=_DAMAGED) from None
     try:
         recipe = validated(description.recipe)
-        # a setting that there is not is a TypeError, a value of another type the validator's
-        Axes(**description.axes)
+        if unknown := description.axes.keys() - {known.name for known in fields(Axes)}:
+            raise TypeError(f"axes: no setting {min(unknown)!r:.80}")
         axes = TypeAdapter(Axes).validate_json(json.dumps(description.axes), strict=True)
         outline = _Outline(description, recipe, axes, _geometry(description, axes, name), _data_bytes(entries, name))
         _check_description(outline, name)
