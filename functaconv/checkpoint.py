@@ -292,8 +292,8 @@ def _outline(head: bytes, name: str) -> _Outline:
         raise InputError(f"{name} has a damaged description: {error.errors()[0]['msg']}", hint=_DAMAGED) from None
     try:
         recipe = validated(description.recipe)
-        if unknown := description.axes.keys() - {known.name for known in fields(Axes)}:
-            raise TypeError(f"axes: no setting {min(unknown)!r:.80}")
+        if strange := description.axes.keys() - {known.name for known in fields(Axes)}:
+            raise TypeError(f"axes: no setting {min(strange)!r:.80}")
         axes = TypeAdapter(Axes).validate_json(json.dumps(description.axes), strict=True)
         outline = _Outline(description, recipe, axes, _geometry(description, axes, name), _data_bytes(entries, name))
         _check_description(outline, name)
