@@ -6,7 +6,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from functaconv.fitting import (
+from functaconv.networks import ModulatedNetwork, Placement
+from functaconv.shapes import CellFeatures, Coords, Features, Latents, PerItem
+from functaconv.signals.batch import Axes, Batch
+from functaconv.signals.geometry import Flat, Geometry, Points
+from functaconv.signals.grid import AnyGrid, GlobeGrid, area_weights
+from functaconv.signals.normalizer import Normalizer
+from functaconv.solvers import (
     AnySolver,
     Fit,
     GaussNewton,
@@ -17,12 +23,6 @@ from functaconv.fitting import (
     fit,
     reconstruction,
 )
-from functaconv.networks import ModulatedNetwork, Placement
-from functaconv.shapes import CellFeatures, Coords, Features, Latents, PerItem
-from functaconv.signals.batch import Axes, Batch
-from functaconv.signals.geometry import Flat, Geometry, Points
-from functaconv.signals.grid import AnyGrid, GlobeGrid, area_weights
-from functaconv.signals.normalizer import Normalizer
 
 MOST_GRIDS, MOST_KEPT_POINTS = 64, 1 << 22
 """grids whose placement is kept: one for each shape of a dataset of mixed sizes, within reason; and their points"""

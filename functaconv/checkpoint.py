@@ -20,13 +20,13 @@ from functaconv.base import Base
 from functaconv.documents import parse_json
 from functaconv.errors import InputError, UsageError
 from functaconv.files import replace_bytes
-from functaconv.fitting import GaussNewton
 from functaconv.functaset.reader import Functaset
 from functaconv.functaset.schema import BASE, check_keep
 from functaconv.recipe import Recipe, build, merged, validated
 from functaconv.signals.batch import LONGEST_NAME, Axes
 from functaconv.signals.geometry import Flat, Geometry, Globe
 from functaconv.signals.normalizer import MOST_LEVELS, MOST_VALUE, Normalizer, are_possible
+from functaconv.solvers import GaussNewton
 
 FORMAT = "functaconv-base"
 VERSION = 1

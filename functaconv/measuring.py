@@ -5,11 +5,11 @@ import torch
 from torch import Tensor
 
 from functaconv.base import Base
-from functaconv.fitting import Fit
 from functaconv.functaset.schema import MEASURES
 from functaconv.shapes import Features, Latents
 from functaconv.signals.batch import Batch
 from functaconv.signals.grid import GlobeGrid, area_weights
+from functaconv.solvers import Fit
 
 OCCUPIED = 0.5
 Measures = dict[str, np.ndarray]

@@ -14,7 +14,6 @@ from pydantic.dataclasses import dataclass
 
 from functaconv.base import LEAST_POINTS, TAPE_PER_LAYER, Base
 from functaconv.errors import InputError, UsageError, lookup
-from functaconv.fitting import SOLVERS
 from functaconv.functaset.schema import MOST_NUMBERS
 from functaconv.networks import Fourier, LatentMap, ModulatedNetwork, Network, Siren, SiteGrid
 from functaconv.networks.latents import Frame
@@ -23,6 +22,7 @@ from functaconv.signals.geometry import Flat, Geometry
 from functaconv.signals.normalizer import Levels, Normalizer
 from functaconv.signals.reading import Reading
 from functaconv.signals.tiles import LEAST_TILE
+from functaconv.solvers import SOLVERS
 from functaconv.sources.images import ImageTransform
 
 MOST_PARAMETERS = 1 << 30

@@ -16,7 +16,6 @@ from functaconv.conversion import EncodeOptions, encode
 from functaconv.conversion.work import Work
 from functaconv.errors import UsageError
 from functaconv.files import replace_bytes
-from functaconv.fitting import fit
 from functaconv.functaset.reader import open_functaset
 from functaconv.metalearning import canonical, fit_base
 from functaconv.metalearning.canonical import Basis, make_canonical
@@ -27,6 +26,7 @@ from functaconv.signals.batch import Axes, Batch, Signal, batched
 from functaconv.signals.grid import Grid
 from functaconv.signals.normalizer import Normalizer
 from functaconv.signals.reading import Reading
+from functaconv.solvers import fit
 from functaconv.sources.webdataset import expand_shards, read_records
 
 from .conftest import TINY, smooth

@@ -13,13 +13,13 @@ import torch
 from functaconv.checkpoint import StoredBase, base_from_bytes, read_base
 from functaconv.conversion.options import BITS, EncodeOptions
 from functaconv.errors import UsageError, lookup
-from functaconv.fitting import SOLVERS
 from functaconv.functaset.quantise import Quantiser
 from functaconv.functaset.schema import Bits, Budgets, Layout
 from functaconv.functaset.unfinished import Plan
 from functaconv.signals.device import HALF, device_of, sweep_dtype_of, usable_precision
 from functaconv.signals.grid import AXES
 from functaconv.signals.reading import Reading, check_possible
+from functaconv.solvers import SOLVERS
 from functaconv.sources.images import Size
 from functaconv.sources.naming import short_name
 from functaconv.sources.webdataset import expand_shards, is_read_once, shown

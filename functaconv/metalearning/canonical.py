@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from functaconv.base import Base
-from functaconv.fitting import GaussNewton
 from functaconv.shapes import Latents
 from functaconv.signals.batch import Batch
+from functaconv.solvers import GaussNewton
 
 JITTER = 1e-4
 """of the mean curvature, added to it, so that also a number that changes nothing has a length; float32 rounds by some

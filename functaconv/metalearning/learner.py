@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from functaconv.base import MOST_GRIDS, Base
 from functaconv.errors import FunctaconvError
-from functaconv.fitting import GaussNewton
 from functaconv.networks import Placement
 from functaconv.parallel import Ensemble
 from functaconv.recipe import TrainingRecipe
@@ -24,6 +23,7 @@ from functaconv.signals.batch import Batch
 from functaconv.signals.device import free_memory
 from functaconv.signals.grid import AnyGrid
 from functaconv.signals.mixing import mixed
+from functaconv.solvers import GaussNewton
 
 MOST_SKIPS = 5
 """updates in a row without a finite gradient before the run goes back to its last good state"""

@@ -27,7 +27,6 @@ from functaconv.documents import differences
 from functaconv.engines.ranks import trainers
 from functaconv.errors import InputError, ItemError, OtherVariablesError, OutputExistsError
 from functaconv.files import locked, replace_bytes
-from functaconv.fitting import GaussNewton
 from functaconv.functaset.schema import canonical
 from functaconv.interruption import Stop
 from functaconv.metalearning.canonical import make_canonical
@@ -46,6 +45,7 @@ from functaconv.signals.geometry import Flat, Geometry, Globe
 from functaconv.signals.grid import GlobeGrid
 from functaconv.signals.loader import Collection, Position, Sampler, prefetched
 from functaconv.signals.normalizer import Normalizer, levels_of
+from functaconv.solvers import GaussNewton
 from functaconv.sources.items import Record
 
 STATE, CLOSED_FORM = "state.safetensors", "closed-form.safetensors"

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 
 from functaconv.base import Base
-from functaconv.fitting import SOLVERS
 from functaconv.presets import Situation, preset
 from functaconv.recipe import LatentRecipe, build
 from functaconv.signals.batch import Axes, Batch, Signal
 from functaconv.signals.geometry import Globe
 from functaconv.signals.grid import AnyGrid, GlobeGrid, Grid
 from functaconv.signals.normalizer import Normalizer
+from functaconv.solvers import SOLVERS
 from tests.benchmarks import encode_speed, image_quality
 from tests.benchmarks.image_quality import provenance
 

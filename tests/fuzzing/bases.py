@@ -6,10 +6,10 @@ from typing import Any
 import torch
 
 from functaconv.checkpoint import base_to_bytes
-from functaconv.fitting import GaussNewton
 from functaconv.recipe import Recipe, build
 from functaconv.signals.batch import Axes
 from functaconv.signals.normalizer import Normalizer
+from functaconv.solvers import GaussNewton
 
 
 def undigested(content: bytes) -> bytes:

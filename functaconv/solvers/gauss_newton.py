@@ -10,9 +10,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from functaconv.fitting.curvature import Metric
-from functaconv.fitting.reconstruction import NormalEquations, Reconstruction, Slope
 from functaconv.shapes import Latents, PerItem
+from functaconv.solvers.normal_matrix import Metric
+from functaconv.solvers.problem import NormalEquations, Reconstruction, Slope
 
 LEAST_DAMPING, MOST_DAMPING = 1e-9, 1e6
 

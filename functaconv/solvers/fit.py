@@ -7,8 +7,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from functaconv.fitting.reconstruction import Reconstruction, Slope
 from functaconv.shapes import Latents, PerItem
+from functaconv.solvers.problem import Reconstruction, Slope
 
 MORE_TRUST, LESS_TRUST = 3.0, 0.1
 """what an accepted and a rejected step make of the trust in an item's next one"""

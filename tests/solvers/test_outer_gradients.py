@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 
-from functaconv.fitting import GaussNewton, Reconstruction, fit
 from functaconv.networks import ModulatedNetwork
+from functaconv.solvers import GaussNewton, Reconstruction, fit
 
 from .test_contract import COORDS, LATENT, LAYOUTS, field_of, problem_of, solver_of, targets
 

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from functaconv.fitting.curvature import Curvature, Factor, Metric
 from functaconv.networks import Placement
 from functaconv.shapes import (
     CellFeatures,
@@ -24,6 +23,7 @@ from functaconv.shapes import (
     StartFeatures,
     Validity,
 )
+from functaconv.solvers.normal_matrix import Curvature, Factor, Metric
 
 CANCELLED = 1e-3
 """share of the error at the start below which float32 has lost too much of an error that is a difference"""

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from functaconv.fitting import SOLVERS, GaussNewton, GradientDescent, Reconstruction, best_fit, fit, reconstruction
-from functaconv.fitting.gauss_newton import LEAST_DAMPING, MOST_DAMPING
 from functaconv.networks import LatentMap, ModulatedNetwork, Siren, SiteGrid
+from functaconv.solvers import SOLVERS, GaussNewton, GradientDescent, Reconstruction, best_fit, fit, reconstruction
+from functaconv.solvers.gauss_newton import LEAST_DAMPING, MOST_DAMPING
 from tests.conftest import in_grid_order
 
 LATENT, CHANNELS = 4, 2

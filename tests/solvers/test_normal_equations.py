@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.autograd.functional import jacobian
 
-from functaconv.fitting import SOLVERS, Reconstruction, best_fit, fit, reconstruction
-from functaconv.fitting.curvature import ConjugateGradients, Curvature, Metric
-from functaconv.fitting.reconstruction import NormalEquations
 from functaconv.networks import ModulatedNetwork, SiteGrid
+from functaconv.solvers import SOLVERS, Reconstruction, best_fit, fit, reconstruction
+from functaconv.solvers.normal_matrix import ConjugateGradients, Curvature, Metric
+from functaconv.solvers.problem import NormalEquations
 from tests.conftest import in_grid_order
 
 from . import test_contract
@@ -158,8 +158,8 @@ def case(request: pytest.FixtureRequest, name: str, film: bool, masks: int, chun
 @pytest.fixture
 def conjugate(monkeypatch: pytest.MonkeyPatch) -> None:
     """No coupled matrix is small enough to be assembled."""
-    monkeypatch.setattr("functaconv.fitting.curvature.MOST_ASSEMBLED", 0)
-    monkeypatch.setattr("functaconv.fitting.curvature.MOST_ASSEMBLED_EACH", 0)
+    monkeypatch.setattr("functaconv.solvers.normal_matrix.MOST_ASSEMBLED", 0)
+    monkeypatch.setattr("functaconv.solvers.normal_matrix.MOST_ASSEMBLED_EACH", 0)
 
 
 def test_slope_and_error_are_those_of_autograds_jacobian(case: Case) -> None:
@@ -256,7 +256,7 @@ def test_an_item_is_solved_alike_alone_and_among_others(name: str) -> None:
 def test_an_item_too_large_to_assemble_is_solved_alike_alone_and_among_others(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr("functaconv.fitting.curvature.MOST_ASSEMBLED_EACH", 0)
+    monkeypatch.setattr("functaconv.solvers.normal_matrix.MOST_ASSEMBLED_EACH", 0)
     assert_solved_alike_alone(name, 1e-4)
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from functaconv.fitting import Fit, Reconstruction, best_fit, fit
-from functaconv.fitting.fit import LESS_TRUST, MORE_TRUST
-from functaconv.fitting.reconstruction import Slope
 from functaconv.networks import ModulatedNetwork
+from functaconv.solvers import Fit, Reconstruction, best_fit, fit
+from functaconv.solvers.fit import LESS_TRUST, MORE_TRUST
+from functaconv.solvers.problem import Slope
 
 from .test_contract import CHANNELS, COORDS, LATENT, LAYOUTS, field_of, problem_of, solver_of, start, targets
 

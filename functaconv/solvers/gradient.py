@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from functaconv.fitting.reconstruction import Reconstruction, Slope
 from functaconv.networks.initial import uniform
 from functaconv.shapes import Latents, PerItem
+from functaconv.solvers.problem import Reconstruction, Slope
 
 
 class GradientDescent(nn.Module):
