@@ -13,15 +13,14 @@ from functaconv.signals.geometry import Flat, Geometry, Points
 from functaconv.signals.grid import AnyGrid, GlobeGrid, area_weights
 from functaconv.signals.normalizer import Normalizer
 from functaconv.solvers import (
-    AnySolver,
     Fit,
-    GaussNewton,
-    Reconstruction,
-    Tangent,
+    Linearization,
+    Problem,
+    Solver,
     along,
     best_fit,
     fit,
-    reconstruction,
+    fitting_problem,
 )
 
 MOST_GRIDS, MOST_KEPT_POINTS = 64, 1 << 22
@@ -37,11 +36,11 @@ LINEAR_CACHE = 64 << 20
 LEAST_POINTS = 256
 DECODED_TOGETHER = 1 << 20
 """points sorted into cells at a time"""
-MOST_TANGENT, MOST_TANGENTS = 1 << 28, 3 << 27
+MOST_LINEARIZATION, MOST_LINEARIZATIONS = 1 << 28, 3 << 27
 """bytes of a Jacobian that is kept for all batches, and of all that are kept"""
 SLIGHT_DAMPING = 1e-3
 """when only the size of a step matters"""
-SWEEPS = 2
+PULLBACKS_PER_CHANNEL = 2
 """items per channel from which one Jacobian for all is less work than a pullback for each"""
 TAPE_PER_LAYER = 4
 """tensors of activation size alive per layer while one gradient is computed (sine, cosine, angle, cotangent)"""
@@ -61,7 +60,7 @@ class Base(nn.Module):
     def __init__(
         self,
         field: ModulatedNetwork,
-        solver: AnySolver,
+        solver: Solver,
         normalizer: Normalizer,
         axes: Axes,
         *,
@@ -89,8 +88,8 @@ class Base(nn.Module):
         self.register_buffer("latent_mean", torch.zeros(latent))
         self.register_buffer("latent_std", torch.ones(latent))
         self._grids: dict[tuple[object, ...], tuple[Points, Placement]] = {}
-        self._tangents: dict[tuple[object, ...], Tangent] = {}
-        self._tangents_of: tuple[object, ...] = ()
+        self._linearizations: dict[tuple[object, ...], Linearization] = {}
+        self._linearized_state: tuple[object, ...] = ()
 
     @torch.no_grad()
     def describe_latents(self, latents: Latents) -> None:
@@ -112,7 +111,7 @@ class Base(nn.Module):
     @property
     def is_canonical(self) -> bool:
         """Latents are uncorrelated, the most important number first, in units of the output's error."""
-        return isinstance(self.solver, GaussNewton) and self.solver.metric is not None
+        return self.solver.is_canonical
 
     @property
     def is_coupled(self) -> bool:
@@ -124,7 +123,7 @@ class Base(nn.Module):
         """How many numbers an item becomes."""
         return self.field.sites.count * self.latent
 
-    def problem(self, batch: Batch, *, chunk: int | None = None, points: Tensor | None = None) -> Reconstruction:
+    def problem(self, batch: Batch, *, chunk: int | None = None, points: Tensor | None = None) -> Problem:
         """The batch as a fitting problem on the base's device, `chunk` points of each item at a time.
 
         With `points` (indices into the batch's grid, on the CPU) only those; whole cells of them where the latents
@@ -144,7 +143,7 @@ class Base(nn.Module):
         if weights is not None:
             known = features.new_ones(1, 1, features.shape[-1]) if valid is None else valid
             valid = weights[None, :, None] * known
-        problem = reconstruction(self.field, placement, features, valid, chunk=chunk)
+        problem = fitting_problem(self.field, placement, features, valid, chunk=chunk)
         if self.is_coupled:
             return replace(problem, sites=self.field.sites.count)
         # a start that is learned may differ from site to site
@@ -153,7 +152,7 @@ class Base(nn.Module):
 
     def fit(
         self,
-        problem: Reconstruction,
+        problem: Problem,
         *,
         steps: int | None = None,
         second_order: bool = True,
@@ -165,7 +164,7 @@ class Base(nn.Module):
         """
         if not second_order:
             problem = problem.as_numbers()
-        if problem.tangent is None and self._is_linearised(problem):
+        if problem.linearization is None and self._is_linearized(problem):
             problem = problem.at(self.start)
         # one start for all items: the first step's forward is computed once, not once per item
         if careful:
@@ -173,13 +172,13 @@ class Base(nn.Module):
         return fit(problem, self.start, self.solver, steps=steps, second_order=second_order, recompute=recompute)
 
     @torch.no_grad()
-    def decrement(self, problem: Reconstruction, slope: Latents) -> PerItem:
+    def decrement(self, problem: Problem, jt_residual: Latents) -> PerItem:
         """By how much one more Gauss-Newton step would lower each item's error, to first order (Newton's decrement),
-        where the error falls by twice `slope` per unit of latent. Measured with the curvature at the start.
+        from `jt_residual` at the fitted latents. Measured with the normal matrix at the start.
         """
-        curvature = problem.normal_equations(self.start).curvature
-        step = curvature.damped(SLIGHT_DAMPING).solve(slope)
-        return (slope * step).sum((1, 2))
+        normal_matrix = problem.normal_equations(self.start).normal_matrix
+        step = normal_matrix.damped(SLIGHT_DAMPING).solve(jt_residual)
+        return (jt_residual * step).sum((1, 2))
 
     @torch.no_grad()
     def encode(
@@ -223,7 +222,7 @@ class Base(nn.Module):
         Other chunks are other sums: what memory is free at the moment must not count.
         """
         network = self.field.network
-        rows = self.axes.channels * self.read_numbers if isinstance(self.solver, GaussNewton) else 0
+        rows = self.axes.channels * self.read_numbers if self.solver.needs_jacobian else 0
         is_on_cpu = (kind or self.device.type) == "cpu"
         if self.field.is_linear:
             # nothing is kept per item and point but its values
@@ -237,41 +236,41 @@ class Base(nn.Module):
         return int(max(LEAST_POINTS, room))
 
     @torch.no_grad()
-    def prepared(self, batch: Batch, *, chunk: int) -> Reconstruction:
+    def prepared(self, batch: Batch, *, chunk: int) -> Problem:
         """The batch as a fitting problem whose first step is ready: computed once for all batches of these points
         with this mask, and kept.
         """
         problem = self.problem(batch, chunk=chunk)
-        if not self._is_linearised(problem):
+        if not self._is_linearized(problem):
             return problem
         if batch.valid is not None and batch.mask_key is None:
             return problem.at(self.start)
         # a base that learns on, or moves to another device, is another base
         state = tuple((tensor.data_ptr(), tensor._version) for tensor in self.state_dict(keep_vars=True).values())
-        if state != self._tangents_of:
-            self._tangents.clear()
-            self._tangents_of = state
+        if state != self._linearized_state:
+            self._linearizations.clear()
+            self._linearized_state = state
         pieces = tuple(piece.targets.shape[1:3] for piece in problem.pieces)
         key = (batch.grid, batch.mask_key, pieces, self.field.network.sweep_dtype)
-        if key not in self._tangents:
-            known = sum(tangent.bytes for tangent in self._tangents.values())
-            if known + self._tangent_bytes(problem) > MOST_TANGENTS:
-                self._tangents.clear()
+        if key not in self._linearizations:
+            known = sum(linearization.bytes for linearization in self._linearizations.values())
+            if known + self._linearization_bytes(problem) > MOST_LINEARIZATIONS:
+                self._linearizations.clear()
             prepared = problem.at(self.start)
-            assert prepared.tangent is not None
-            self._tangents[key] = prepared.tangent
-        return replace(problem, tangent=self._tangents[key])
+            assert prepared.linearization is not None
+            self._linearizations[key] = prepared.linearization
+        return replace(problem, linearization=self._linearizations[key])
 
-    def _is_linearised(self, problem: Reconstruction) -> bool:
+    def _is_linearized(self, problem: Problem) -> bool:
         """The first step is computed for all items at once, and its Jacobian may be kept."""
-        if not isinstance(self.solver, GaussNewton) and (
-            not problem.is_shared or problem.items <= SWEEPS * self.axes.channels
+        if not self.solver.needs_jacobian and (
+            not problem.is_shared or problem.items <= PULLBACKS_PER_CHANNEL * self.axes.channels
         ):
             # so few pullbacks cost less than a Jacobian
             return False
-        return self._tangent_bytes(problem) <= MOST_TANGENT
+        return self._linearization_bytes(problem) <= MOST_LINEARIZATION
 
-    def _tangent_bytes(self, problem: Reconstruction) -> int:
+    def _linearization_bytes(self, problem: Problem) -> int:
         return 4 * problem.values * self.read_numbers
 
     @property

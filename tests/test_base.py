@@ -18,7 +18,7 @@ def test_what_is_kept_of_grids_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     )
     base = build(recipe, Axes("image", 2, 1), Normalizer((0.0,), (1.0,)))
     monkeypatch.setattr(base_module, "MOST_KEPT_POINTS", 500)
-    monkeypatch.setattr(base_module, "MOST_TANGENTS", 4 * 4 * 500)
+    monkeypatch.setattr(base_module, "MOST_LINEARIZATIONS", 4 * 4 * 500)
     for size in range(8, 20):
         base.placement(Grid((size, size)))
         assert sum(len(points) for points, _ in base._grids.values()) <= 500
@@ -26,4 +26,4 @@ def test_what_is_kept_of_grids_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
         signal = Signal("a", smooth(0, (size, size), 1).astype("float32"), 1.0)
         with torch.no_grad():
             base.encode(Batch.of([signal], [0]), steps=1)
-        assert 0 < sum(tangent.bytes for tangent in base._tangents.values()) <= 4 * 4 * 510
+        assert 0 < sum(linearization.bytes for linearization in base._linearizations.values()) <= 4 * 4 * 510

@@ -118,7 +118,7 @@ def test_the_decrement_foretells_what_another_step_takes_away(batch: Batch) -> N
     latents = (best.latents + 1e-3 * torch.randn(best.latents.shape, dtype=torch.float64)).requires_grad_()
     error = problem.error(latents)
     (gradient,) = torch.autograd.grad(error.sum(), latents)
-    curvature = problem.normal_equations(latents.detach()).curvature
+    curvature = problem.normal_equations(latents.detach()).normal_matrix
     exact = (gradient / 2 * curvature.damped(1e-9).solve(gradient / 2)).sum((1, 2))
     torch.testing.assert_close(exact, (error - best.error).detach(), rtol=0.2, atol=1e-9)
     found = base.decrement(problem, gradient / 2)

@@ -16,7 +16,6 @@ from torch import Tensor
 from functaconv.base import Base
 from functaconv.shapes import Latents
 from functaconv.signals.batch import Batch
-from functaconv.solvers import GaussNewton
 
 JITTER = 1e-4
 """of the mean curvature, added to it, so that also a number that changes nothing has a length; float32 rounds by some
@@ -65,8 +64,6 @@ def make_canonical(base: Base, batches: Iterable[Batch]) -> Basis | None:
     What their mean is becomes part of the network's biases where that is exact; elsewhere latents are not centred. The
     damping goes along: fits go the same way as before.
     """
-    solver = base.solver
-    assert isinstance(solver, GaussNewton)
     found = [(_curvature(base, batch), base.encode(batch).latents.double().cpu()) for batch in batches]
     found = [(matrix, latents[latents.isfinite().all(-1).all(-1)]) for matrix, latents in found]
     count = sum(len(latents) for _, latents in found)
@@ -77,9 +74,7 @@ def make_canonical(base: Base, batches: Iterable[Batch]) -> Basis | None:
     basis = Basis.of(curvature, latents, is_centred=base.field.absorbs_constants)
     base.field.substitute(basis.matrix.to(base.device), basis.constant.to(base.device))
     base.start.copy_(basis.canonical(base.start.double().cpu()))
-    metric = torch.eye(base.latent).double() if solver.metric is None else solver.metric.double().cpu()
-    metric = basis.matrix.mT @ metric @ basis.matrix
-    solver.metric = ((metric + metric.mT) / 2).to(base.start)
+    base.solver.change_basis(basis.matrix)
     base.describe_latents(basis.canonical(latents))
     return basis
 
@@ -87,5 +82,5 @@ def make_canonical(base: Base, batches: Iterable[Batch]) -> Basis | None:
 def _curvature(base: Base, batch: Batch) -> Matrix:
     """J'WJ of a site at the start, averaged over the batch's items, in units of the error over a site's own points."""
     problem = base.problem(batch, chunk=base.chunk(len(batch)))
-    blocks = problem.normal_equations(base.start).curvature.blocks
+    blocks = problem.normal_equations(base.start).normal_matrix.blocks
     return blocks.double().mean(0).sum(0).cpu()

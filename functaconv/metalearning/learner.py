@@ -23,7 +23,6 @@ from functaconv.signals.batch import Batch
 from functaconv.signals.device import free_memory
 from functaconv.signals.grid import AnyGrid
 from functaconv.signals.mixing import mixed
-from functaconv.solvers import GaussNewton
 
 MOST_SKIPS = 5
 """updates in a row without a finite gradient before the run goes back to its last good state"""
@@ -245,7 +244,7 @@ class Learner:
         layer = 4 * network.width * network.layers
         seen = count if inner is None else len(inner)
         step = TENSORS_PER_LAYER * layer * seen
-        if isinstance(self.base.solver, GaussNewton) and steps > 1:
+        if self.base.solver.needs_jacobian and steps > 1:
             # every step after the shared first one leaves a Jacobian, and its sweeps
             rows = 4 * self.base.read_numbers * self.base.axes.channels
             step += (TENSORS_PER_LAYER * self.base.axes.channels * layer + 2 * rows) * seen

@@ -45,7 +45,6 @@ from functaconv.signals.geometry import Flat, Geometry, Globe
 from functaconv.signals.grid import GlobeGrid
 from functaconv.signals.loader import Collection, Position, Sampler, prefetched
 from functaconv.signals.normalizer import Normalizer, levels_of
-from functaconv.solvers import GaussNewton
 from functaconv.sources.items import Record
 
 STATE, CLOSED_FORM = "state.safetensors", "closed-form.safetensors"
@@ -502,7 +501,7 @@ class Run:
             )
             facts = self._facts(floor.psnr, self.learner.updates, learned=quality)
             return self._write(floor.with_facts(facts), floor.recipe, floor.psnr, learned=quality)
-        if isinstance(average.solver, GaussNewton):
+        if average.solver.exports_canonical:
             make_canonical(average, self._sample())
         elif latents := [average.encode(batch).latents.cpu() for batch in self._sample()]:
             average.describe_latents(torch.cat(latents))

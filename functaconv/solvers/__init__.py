@@ -1,11 +1,12 @@
-"""The inner loop on plain tensors: what a batch asks of a latent, and the solvers that answer."""
+"""The inner loop on plain tensors: the problem that a batch poses, and the solvers that fit latents to it."""
 
-from functaconv.solvers.fit import Fit, Solver, best_fit, fit
+from functaconv.solvers.fit import Fit, best_fit, fit
 from functaconv.solvers.gauss_newton import GaussNewton
 from functaconv.solvers.gradient import GradientDescent
-from functaconv.solvers.problem import Reconstruction, Tangent, along, reconstruction
+from functaconv.solvers.linearization import Linearization, along
+from functaconv.solvers.problem import Problem, fitting_problem
+from functaconv.solvers.solver import Solver
 
-AnySolver = GradientDescent | GaussNewton
 SOLVERS: dict[str, type[GradientDescent] | type[GaussNewton]] = {
     "gradient": GradientDescent,
     "gauss-newton": GaussNewton,
@@ -13,15 +14,14 @@ SOLVERS: dict[str, type[GradientDescent] | type[GaussNewton]] = {
 
 __all__ = [
     "SOLVERS",
-    "AnySolver",
     "Fit",
     "GaussNewton",
     "GradientDescent",
-    "Reconstruction",
+    "Linearization",
+    "Problem",
     "Solver",
-    "Tangent",
     "along",
     "best_fit",
     "fit",
-    "reconstruction",
+    "fitting_problem",
 ]

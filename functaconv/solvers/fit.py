@@ -2,37 +2,26 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
 from functaconv.shapes import Latents, PerItem
-from functaconv.solvers.problem import Reconstruction, Slope
+from functaconv.solvers.linearization import Gradient
+from functaconv.solvers.problem import Problem
+from functaconv.solvers.solver import Solver
 
-MORE_TRUST, LESS_TRUST = 3.0, 0.1
-"""what an accepted and a rejected step make of the trust in an item's next one"""
-
-
-@runtime_checkable
-class Solver(Protocol):
-    """How latents are fitted. A solver is an `nn.Module`: what it has learned belongs to the base."""
-
-    steps: int
-
-    @property
-    def is_adaptive(self) -> bool: ...
-    def prepare(self, problem: Reconstruction) -> None: ...
-    def look(self, problem: Reconstruction, latents: Latents) -> Slope: ...
-    def move(self, problem: Reconstruction, view: Slope, number: int, trust: PerItem | None = None) -> Latents: ...
-    def project(self) -> None: ...
+# by what the damping of an item's next step is multiplied after a step that helped, and after one that did not
+DAMP_LESS, DAMP_MORE = 1 / 3, 10.0
+# an item whose steps were taken back so many times in a row is done
+MOST_RETRIES = 7
 
 
 @dataclass(frozen=True)
 class Fit:
     """Latents fitted to a batch."""
 
-    problem: Reconstruction
+    problem: Problem
     latents: Latents
 
     @cached_property
@@ -42,7 +31,7 @@ class Fit:
 
 
 def fit(
-    problem: Reconstruction,
+    problem: Problem,
     start: Latents,
     solver: Solver,
     *,
@@ -57,11 +46,11 @@ def fit(
     """
     latents = start
     inner = problem if second_order else problem.as_numbers()
-    # what all steps share is computed outside of them: a step that is recomputed must find what it found before
+    # what all steps share is computed outside of them, so that a step that is recomputed meets the same values
     solver.prepare(inner)
 
     def step(latents: Latents, number: int) -> Latents:
-        return latents + solver.move(inner, solver.look(inner, latents), number)
+        return latents + solver.step(inner, solver.linearize(inner, latents), number)
 
     for number in range(solver.steps if steps is None else steps):
         if recompute and torch.is_grad_enabled():
@@ -72,25 +61,23 @@ def fit(
 
 
 @torch.no_grad()
-def best_fit(
-    problem: Reconstruction, start: Latents, solver: Solver, *, steps: int, min_gain: float | None = None
-) -> Fit:
+def best_fit(problem: Problem, start: Latents, solver: Solver, *, steps: int, min_gain: float | None = None) -> Fit:
     """Fit latents by up to `steps` steps, of which each item keeps its best: more steps never make it worse.
 
     An adaptive solver goes back after a step that made an item worse and takes a smaller one, as Levenberg and
-    Marquardt did. With `min_gain` (dB) an item is done when a step has brought it less than that; here, and only
-    here, every step waits for the device.
+    Marquardt did. With `min_gain` (dB) an item is done when a step has brought it less than that; only then every step
+    waits for the device.
     """
-    latents, view = start.expand(problem.items, -1, -1), solver.look(problem, start)
-    error, trust = view.error, torch.ones_like(view.error)
+    latents, view = start.expand(problem.items, -1, -1), solver.linearize(problem, start)
+    error, damping_scale = view.error, torch.ones_like(view.error)
     whole = problem
     best, best_error = latents.clone(), error
-    # the items still on their way, by their place in the batch
+    # the items that still take steps, by their index in the batch
     active = torch.arange(problem.items, device=latents.device)
     for number in range(steps):
-        ahead = latents + solver.move(problem, view, number, trust if number else None)
+        ahead = latents + solver.step(problem, view, number, damping_scale if number else None)
         last = number == steps - 1
-        there = Slope(ahead, problem.error(ahead)) if last else solver.look(problem, ahead)
+        there = Gradient(ahead, problem.error(ahead)) if last else solver.linearize(problem, ahead)
         better = there.error < best_error[active]
         best = best.index_copy(0, active, torch.where(better[:, None, None], ahead, best[active]))
         gain = 10 * torch.log10(best_error[active] / there.error)
@@ -100,16 +87,16 @@ def best_fit(
         if solver.is_adaptive:
             latents = torch.where(better[:, None, None], ahead, latents)
             view = there.where(better, view)
-            trust = torch.where(better, MORE_TRUST * trust, LESS_TRUST * trust)
+            damping_scale = torch.where(better, DAMP_LESS * damping_scale, DAMP_MORE * damping_scale)
         else:
             latents, view = ahead, there
         if min_gain is not None:
-            # a step taken back says nothing about the next, smaller one, unless it was tiny already
-            going = torch.where(better, gain >= min_gain, trust > LESS_TRUST**7)
-            if not bool(going.all()):
-                chosen = going.nonzero()[:, 0]
+            # a step that was taken back says nothing about the next, smaller one, unless it was tiny already
+            goes_on = torch.where(better, gain >= min_gain, damping_scale < DAMP_MORE**MOST_RETRIES)
+            if not bool(goes_on.all()):
+                chosen = goes_on.nonzero()[:, 0]
                 if not len(chosen):
                     break
-                active, latents, trust = active[chosen], latents[chosen], trust[chosen]
+                active, latents, damping_scale = active[chosen], latents[chosen], damping_scale[chosen]
                 view, problem = view.select(chosen), problem.select(chosen)
     return Fit(whole, best)

@@ -8,23 +8,30 @@ gradient steps would need hundreds.
 import math
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from functaconv.shapes import Latents, PerItem
+from functaconv.solvers.linearization import Gradient, NormalEquations
 from functaconv.solvers.normal_matrix import Metric
-from functaconv.solvers.problem import NormalEquations, Reconstruction, Slope
+from functaconv.solvers.problem import Problem
+from functaconv.solvers.solver import Solver
 
 LEAST_DAMPING, MOST_DAMPING = 1e-9, 1e6
 
 
-class GaussNewton(nn.Module):
-    """`latents + (J'WJ + damping * level * D)^-1 J'W(y - f)`; level is the mean of the diagonal of J'WJ.
+class GaussNewton(Solver):
+    """`latents + (J'WJ + damping * mean_diagonal * D)^-1 J'W(y - f)`, with the mean of the diagonal of J'WJ.
 
-    D is the identity, or `metric` once the latents have been brought to a canonical basis. With `learned_damping` it
-    is a parameter of the base. As a `chord` the curvature is that of the start throughout, wherever all items
+    D is the identity, or `metric` once the latents have been brought to a canonical basis. With `learned_damping` the
+    damping is a parameter of the base. As a `chord` every step uses the normal matrix of the start, wherever all items
     share it: a step then costs no more than a gradient step.
     """
 
+    needs_jacobian = True
+    is_adaptive = True
+    solves_linear = True
+    exports_canonical = True
     settings = ("damping", "learned_damping", "chord")
     """what a recipe may say of it"""
     metric: Tensor | None
@@ -39,56 +46,64 @@ class GaussNewton(nn.Module):
         chord: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__()
-        self.steps, self.chord = steps, chord
+        super().__init__(steps)
+        self.chord = chord
         logarithm = torch.tensor(math.log(damping))
         if learned_damping:
             self.log_damping = nn.Parameter(logarithm)
         else:
             self.register_buffer("log_damping", logarithm)
         self.register_buffer("metric", None)
-        self._known: tuple[object, Metric | None] = (None, None)
+        self._known_metric: tuple[object, Metric | None] = (None, None)
 
-    @property
-    def is_adaptive(self) -> bool:
-        """A step that makes an item worse is taken back and tried again with more damping."""
-        return True
+    def prepare(self, problem: Problem) -> None:
+        """Factor the normal matrix at the start, where all items share it."""
+        if problem.linearization is not None:
+            problem.linearization.factor(self.log_damping.exp(), self._metric)
 
-    def prepare(self, problem: Reconstruction) -> None:
-        """Factor the curvature at the start, where all items share it."""
-        if problem.tangent is not None:
-            problem.tangent.factor(self.log_damping.exp(), self._measure)
-
-    def look(self, problem: Reconstruction, latents: Latents) -> NormalEquations:
-        """What the next step needs to know at these latents."""
-        tangent = problem.tangent
-        if self.chord and tangent is not None:
-            here = problem.slope(latents)
-            return NormalEquations(here.slope, here.error, tangent.curvature)
+    def linearize(self, problem: Problem, latents: Latents) -> NormalEquations:
+        """The normal equations at these latents; as a chord, with the normal matrix of the start."""
+        start = problem.linearization
+        if self.chord and start is not None:
+            here = problem.gradient(latents)
+            return NormalEquations(here.jt_residual, here.error, start.normal_matrix)
         return problem.normal_equations(latents)
 
-    def move(self, problem: Reconstruction, view: Slope, number: int, trust: PerItem | None = None) -> Latents:
-        """The step; `trust` below 1 damps an item's more."""
+    def step(self, problem: Problem, view: Gradient, number: int, damping_scale: PerItem | None = None) -> Latents:
+        """Solve the damped normal equations."""
         assert isinstance(view, NormalEquations)
-        tangent, damping = problem.tangent, self.log_damping.exp()
-        if tangent is None or view.curvature.matrix is not tangent.curvature.matrix:
-            if trust is not None:
-                damping = (damping / trust).clamp(LEAST_DAMPING, MOST_DAMPING)
-            return view.curvature.damped(damping, self._measure).solve(view.slope)
-        # one factor for all items: an item that is trusted less goes less far
-        step = tangent.factor(damping, self._measure).solve(view.slope)
-        return step if trust is None else step * trust.clamp(max=1)[:, None, None]
+        start, damping = problem.linearization, self.log_damping.exp()
+        if start is None or view.normal_matrix.matrix is not start.normal_matrix.matrix:
+            if damping_scale is not None:
+                damping = (damping * damping_scale).clamp(LEAST_DAMPING, MOST_DAMPING)
+            return view.normal_matrix.damped(damping, self._metric).solve(view.jt_residual)
+        # one factor serves all items: an item that needs more damping gets a shorter step
+        step = start.factor(damping, self._metric).solve(view.jt_residual)
+        return step if damping_scale is None else step / damping_scale.clamp(min=1)[:, None, None]
 
     @property
-    def _measure(self) -> Metric | None:
-        if self.metric is None:
-            return None
-        version = (self.metric.data_ptr(), self.metric._version)
-        if self._known[0] != version:
-            self._known = version, Metric.of(self.metric)
-        return self._known[1]
+    def is_canonical(self) -> bool:
+        """The latents have been brought to their canonical basis: the damping has a metric."""
+        return self.metric is not None
+
+    def change_basis(self, matrix: Float[Tensor, "latent latent"]) -> None:
+        """Damp the new latents as the old ones were."""
+        like = self.log_damping
+        metric = torch.eye(len(matrix)).double() if self.metric is None else self.metric.double().cpu()
+        metric = matrix.mT @ metric @ matrix
+        self.metric = ((metric + metric.mT) / 2).to(like)
 
     @torch.no_grad()
     def project(self) -> None:
         """Keep a learned damping within reason, after an outer update."""
         self.log_damping.clamp_(math.log(LEAST_DAMPING), math.log(MOST_DAMPING))
+
+    @property
+    def _metric(self) -> Metric | None:
+        """The metric with its inverse, computed anew only when the metric has changed."""
+        if self.metric is None:
+            return None
+        version = (self.metric.data_ptr(), self.metric._version)
+        if self._known_metric[0] != version:
+            self._known_metric = version, Metric.of(self.metric)
+        return self._known_metric[1]

@@ -6,14 +6,17 @@ from torch import Tensor, nn
 
 from functaconv.networks.initial import uniform
 from functaconv.shapes import Latents, PerItem
-from functaconv.solvers.problem import Reconstruction, Slope
+from functaconv.solvers.linearization import Gradient
+from functaconv.solvers.problem import Problem
+from functaconv.solvers.solver import Solver
 
 
-class GradientDescent(nn.Module):
+class GradientDescent(Solver):
     """`latents - rate * gradient`, one rate per latent dimension and, when `per_step`, per step.
 
     Rates start uniformly in `initial`, are learned in the outer loop by an optimiser group of their own, and are
-    kept within `limits`. Steps beyond those trained use the last step's rates.
+    kept within `limits`. Steps beyond those trained use the last step's rates. Learned steps are taken as they were
+    learned, also one that makes an item worse for a moment: the solver is not adaptive.
     """
 
     settings = ("per_step", "initial", "limits")
@@ -29,27 +32,15 @@ class GradientDescent(nn.Module):
         limits: tuple[float, float] = (0.0, 1.0),
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__()
-        self.steps, self.limits = steps, limits
+        super().__init__(steps)
+        self.limits = limits
         low, high = initial
         rates = uniform(steps if per_step else 1, latent, low=low, high=high, generator=generator)
         self.rates = nn.Parameter(rates)
 
-    @property
-    def is_adaptive(self) -> bool:
-        """Learned steps are taken as they were learned, even one that leads uphill for a moment."""
-        return False
-
-    def prepare(self, problem: Reconstruction) -> None:
-        """Nothing is shared by the steps."""
-
-    def look(self, problem: Reconstruction, latents: Latents) -> Slope:
-        """What the next step needs to know at these latents."""
-        return problem.slope(latents)
-
-    def move(self, problem: Reconstruction, view: Slope, number: int, trust: PerItem | None = None) -> Latents:
-        """The step; `number` counts from 0."""
-        return self._rate(number) * problem.downhill(view)
+    def step(self, problem: Problem, view: Gradient, number: int, damping_scale: PerItem | None = None) -> Latents:
+        """A step against the gradient."""
+        return self._rate(number) * problem.steepest_descent(view)
 
     @torch.no_grad()
     def project(self) -> None:

@@ -1,4 +1,4 @@
-"""The curvature of a least-squares fit, J'WJ, cell by cell, and the ways to solve with it.
+"""The normal matrix of a least-squares fit, J'WJ, cell by cell, and the ways to solve with it.
 
 A cell contributes one small matrix over the latents it reads, as an element contributes to a stiffness matrix. Where
 every cell reads a site of its own the whole is block diagonal; where cells overlap (linear interpolation, 3x3 latent
@@ -39,13 +39,13 @@ class Metric:
 
 @runtime_checkable
 class Factor(Protocol):
-    """Something that solves `(J'WJ + damping) x = slope`."""
+    """Something that solves `(J'WJ + damping) x = J'W(y - f)`."""
 
-    def solve(self, slope: Latents) -> Latents: ...
+    def solve(self, jt_residual: Latents) -> Latents: ...
 
 
 @dataclass(frozen=True)
-class Curvature:
+class NormalMatrix:
     """J'WJ of every item, or one for all items."""
 
     matrix: CellMatrices
@@ -106,7 +106,7 @@ class Curvature:
         summed = latents.new_zeros(items, self.sites + 1, size)
         return summed.index_add(1, self.reads.flatten(), product)[:, : self.sites]
 
-    def level(self, metric: Metric | None = None) -> PerItem:
+    def mean_diagonal(self, metric: Metric | None = None) -> PerItem:
         """The mean of the diagonal, in the coordinates in which the damping `metric` is the identity."""
         diagonal = self.blocks.mean(1)
         if metric is not None:
@@ -114,11 +114,13 @@ class Curvature:
         return diagonal.diagonal(dim1=-2, dim2=-1).mean(-1)
 
     def damped(self, damping: Tensor | float, metric: Metric | None = None) -> Factor:
-        """Add `damping * level * metric` to every site's block and factor; `damping` is one number, or one per item.
+        """Add `damping * mean_diagonal * metric` to every site's block and factor.
 
-        Never not finite: where a matrix cannot be factored, its diagonal stands for it.
+        `damping` is one number, or one per item. Always finite: a matrix that cannot be factored is replaced by its
+        diagonal.
         """
-        amount = torch.as_tensor(damping, device=self.matrix.device, dtype=self.matrix.dtype) * self.level(metric)
+        damping = torch.as_tensor(damping, device=self.matrix.device, dtype=self.matrix.dtype)
+        amount = damping * self.mean_diagonal(metric)
         eye = torch.eye(self.latent, device=self.matrix.device, dtype=self.matrix.dtype)
         eye = eye if metric is None else metric.matrix
         added = amount[:, None, None, None] * eye
@@ -131,15 +133,34 @@ class Curvature:
             return _Whole(_Blocks.of(whole[:, None]))
         return ConjugateGradients(self, added, _Blocks.of(self.blocks + added))
 
-    def select(self, chosen: Tensor) -> "Curvature":
+    def select(self, chosen: Tensor) -> "NormalMatrix":
         """The matrices of some of the items."""
-        return self if self.items == 1 else Curvature(self.matrix[chosen], self.reads, self.sites)
+        return self if self.items == 1 else NormalMatrix(self.matrix[chosen], self.reads, self.sites)
 
-    def where(self, mask: ItemMask, other: "Curvature") -> "Curvature":
+    def where(self, mask: ItemMask, other: "NormalMatrix") -> "NormalMatrix":
         """The matrices of this where `mask` holds, those of `other` elsewhere."""
         if other is self:
             return self
-        return Curvature(torch.where(mask[:, None, None, None], self.matrix, other.matrix), self.reads, self.sites)
+        return NormalMatrix(torch.where(mask[:, None, None, None], self.matrix, other.matrix), self.reads, self.sites)
+
+
+class CellMatrixSum:
+    """Cell matrices of the pieces of a problem: those of one cell are added up, different cells stand side by side."""
+
+    def __init__(self) -> None:
+        self._cells: dict[int, tuple[CellMatrices, Int[Tensor, "cell read"] | None]] = {}
+
+    def add(self, first: int, reads: Int[Tensor, "cell read"] | None, matrix: CellMatrices) -> None:
+        """Add the matrices of the cells from number `first` on."""
+        before = self._cells.get(first)
+        self._cells[first] = (matrix if before is None else before[0] + matrix, reads)
+
+    def total(self, sites: int, *, is_common: bool = False) -> NormalMatrix:
+        matrices, reads = zip(*self._cells.values(), strict=True)
+        whole = matrices[0] if len(matrices) == 1 else torch.cat(matrices, 1)
+        if any(part is None for part in reads):
+            return NormalMatrix(whole, None, sites, is_common)
+        return NormalMatrix(whole, torch.cat(reads), sites, is_common)
 
 
 @dataclass(frozen=True)
@@ -163,11 +184,11 @@ class _Blocks:
             lower, _ = torch.linalg.cholesky_ex(torch.where(usable[..., None, None], matrix, eye))
         return cls(torch.where(usable[..., None, None], lower, spare))
 
-    def solve(self, slope: Latents) -> Latents:
-        if len(self.lower) == 1 and len(slope) > 1:
-            columns = torch.cholesky_solve(slope.permute(1, 2, 0), self.lower[0])
+    def solve(self, jt_residual: Latents) -> Latents:
+        if len(self.lower) == 1 and len(jt_residual) > 1:
+            columns = torch.cholesky_solve(jt_residual.permute(1, 2, 0), self.lower[0])
             return columns.permute(2, 0, 1)
-        return torch.cholesky_solve(slope[..., None], self.lower)[..., 0]
+        return torch.cholesky_solve(jt_residual[..., None], self.lower)[..., 0]
 
 
 @dataclass(frozen=True)
@@ -176,8 +197,8 @@ class _Whole:
 
     blocks: _Blocks
 
-    def solve(self, slope: Latents) -> Latents:
-        return self.blocks.solve(slope.flatten(1)[:, None])[:, 0].reshape(slope.shape)
+    def solve(self, jt_residual: Latents) -> Latents:
+        return self.blocks.solve(jt_residual.flatten(1)[:, None])[:, 0].reshape(jt_residual.shape)
 
 
 @dataclass(frozen=True)
@@ -186,30 +207,30 @@ class ConjugateGradients:
     for the device.
     """
 
-    curvature: Curvature
+    normal_matrix: NormalMatrix
     added: Float[Tensor, "item 1 latent latent"]
     preconditioner: Factor
     steps: int = CONJUGATE_STEPS
 
-    def solve(self, slope: Latents) -> Latents:
-        size = slope.detach().abs().amax((1, 2), keepdim=True).clamp(min=TINY)
-        slope = slope / size
-        found = torch.zeros_like(slope)
-        residual = slope
-        along = turned = self.preconditioner.solve(residual)
-        energy = _dot(residual, turned)
+    def solve(self, jt_residual: Latents) -> Latents:
+        size = jt_residual.detach().abs().amax((1, 2), keepdim=True).clamp(min=TINY)
+        jt_residual = jt_residual / size
+        solution = torch.zeros_like(jt_residual)
+        residual = jt_residual
+        direction = preconditioned = self.preconditioner.solve(residual)
+        energy = _dot(residual, preconditioned)
         for _ in range(self.steps):
-            image = self.curvature.times(along) + _times(self.added, along)
-            curved = _dot(along, image)
+            image = self.normal_matrix.times(direction) + _times(self.added, direction)
+            curved = _dot(direction, image)
             # what has converged stays where it is: 0 / 0 is no step
             length = torch.where(curved > TINY, energy / curved.clamp(min=TINY), 0.0)[:, None, None]
-            found = found + length * along
+            solution = solution + length * direction
             residual = residual - length * image
-            turned = self.preconditioner.solve(residual)
-            before, energy = energy, _dot(residual, turned)
+            preconditioned = self.preconditioner.solve(residual)
+            before, energy = energy, _dot(residual, preconditioned)
             ratio = torch.where(before > TINY, energy / before.clamp(min=TINY), 0.0)[:, None, None]
-            along = turned + ratio * along
-        return size * found
+            direction = preconditioned + ratio * direction
+        return size * solution
 
 
 def _times(matrix: Tensor, values: Latents) -> Latents:

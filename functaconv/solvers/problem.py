@@ -1,7 +1,7 @@
-"""A batch to be explained: the solvers' only door to the network."""
+"""A batch of items to fit latents to: all that a solver sees of the data and the network."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from operator import add
 from typing import Protocol, runtime_checkable
@@ -14,16 +14,15 @@ from functaconv.networks import Placement
 from functaconv.shapes import (
     CellFeatures,
     CellJacobian,
-    CellMatrices,
     CellWeights,
     Features,
-    ItemMask,
     Latents,
     PerItem,
     StartFeatures,
     Validity,
 )
-from functaconv.solvers.normal_matrix import Curvature, Factor, Metric
+from functaconv.solvers.linearization import Gradient, Linearization, NormalEquations, along, onto_sites
+from functaconv.solvers.normal_matrix import CellMatrixSum
 
 CANCELLED = 1e-3
 """share of the error at the start below which float32 has lost too much of an error that is a difference"""
@@ -66,79 +65,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Slope:
-    """How an item's error changes with its latent."""
-
-    slope: Latents
-    """J'W(y - f), J the derivative of the features and W the weights: downhill, half as steep as the error"""
-    error: PerItem
-    """weighted mean of the squared residuals"""
-
-    def select(self, chosen: Tensor) -> "Slope":
-        """Those of some of the items."""
-        return Slope(self.slope[chosen], self.error[chosen])
-
-    def where(self, mask: ItemMask, other: "Slope") -> "Slope":
-        """These where `mask` holds, those of `other` elsewhere."""
-        return Slope(
-            torch.where(mask[:, None, None], self.slope, other.slope), torch.where(mask, self.error, other.error)
-        )
-
-
-@dataclass(frozen=True)
-class NormalEquations(Slope):
-    """A least-squares fit linearised at some latents: `(J'WJ) step = J'W(y - f)`."""
-
-    curvature: Curvature
-
-    def select(self, chosen: Tensor) -> "NormalEquations":
-        return NormalEquations(self.slope[chosen], self.error[chosen], self.curvature.select(chosen))
-
-    def where(self, mask: ItemMask, other: Slope) -> "NormalEquations":
-        assert isinstance(other, NormalEquations)
-        both = super().where(mask, other)
-        return NormalEquations(both.slope, both.error, self.curvature.where(mask, other.curvature))
-
-
-@dataclass(frozen=True)
-class Tangent:
-    """The network linearised at a latent that all items share: computed once, it serves every item with the same
-    points, and its curvature every item with the same weights.
-    """
-
-    latents: Latents
-    features: Sequence[Tensor]
-    """`StartFeatures` per piece, of as many points as it has"""
-    rows: Sequence[Tensor]
-    """derivatives per piece: weighted, as `Rows`, where all items share the weights; else, and of a linear network, as
-    they are"""
-    curvature: Curvature
-    _factors: list[Factor] = field(default_factory=list, repr=False)
-
-    @cached_property
-    def precise(self) -> Curvature:
-        """The curvature in float64."""
-        return replace(self.curvature, matrix=self.curvature.matrix.double())
-
-    @property
-    def bytes(self) -> int:
-        """What it takes to keep it."""
-        return sum(rows.nbytes for rows in self.rows) + self.curvature.matrix.nbytes
-
-    def detached(self) -> "Tangent":
-        """Derivatives as constants; the latents remain those that the fit begins with."""
-        curvature = replace(self.curvature, matrix=self.curvature.matrix.detach())
-        return Tangent(self.latents, [f.detach() for f in self.features], [r.detach() for r in self.rows], curvature)
-
-    def factor(self, damping: Tensor, metric: Metric | None) -> Factor:
-        """The damped curvature, factored once: a solver does not change its damping within a tangent's life."""
-        if not self._factors:
-            self._factors.append(self.curvature.damped(damping, metric))
-        return self._factors[0]
-
-
-@dataclass(frozen=True)
-class Reconstruction:
+class Problem:
     """The error of latents, its gradient and its normal equations, for a batch of items on a common grid.
 
     Pieces are chunks of points: they bound the memory and do not change the result.
@@ -150,8 +77,8 @@ class Reconstruction:
     """how many sites the pieces cover: the gradient is that of the mean over a site's own points"""
     differentiable: bool = True
     """False: the gradient is a number, not a function, to an outer derivative (first-order MAML)"""
-    tangent: Tangent | None = None
-    """the network linearised at the latent where all items begin"""
+    linearization: Linearization | None = None
+    """the network linearized at the latent where all items begin"""
     cells_alike: bool = False
     """at that latent all cells are the same: same coordinates, same weights, same latents"""
 
@@ -169,12 +96,12 @@ class Reconstruction:
         """All items have the same points with the same weights: what depends on them alone is computed once."""
         return len(self.pieces[0].weights) == 1
 
-    def as_numbers(self) -> "Reconstruction":
+    def as_numbers(self) -> "Problem":
         """The same problem, constant to an outer derivative."""
-        tangent = None if self.tangent is None else self.tangent.detached()
-        return replace(self, differentiable=False, tangent=tangent)
+        linearization = None if self.linearization is None else self.linearization.detached()
+        return replace(self, differentiable=False, linearization=linearization)
 
-    def select(self, chosen: Tensor) -> "Reconstruction":
+    def select(self, chosen: Tensor) -> "Problem":
         """Some of the items."""
         pieces = [
             replace(
@@ -184,176 +111,157 @@ class Reconstruction:
             )
             for piece in self.pieces
         ]
-        tangent = self.tangent
-        if tangent is not None and not self.is_shared:
-            tangent = replace(tangent, curvature=tangent.curvature.select(chosen), _factors=[])
-        return replace(self, pieces=tuple(pieces), tangent=tangent)
+        linearization = self.linearization
+        if linearization is not None and not self.is_shared:
+            own = linearization.normal_matrix.select(chosen)
+            linearization = replace(linearization, normal_matrix=own, _factors=[])
+        return replace(self, pieces=tuple(pieces), linearization=linearization)
 
     def error(self, latents: Latents) -> PerItem:
         """Mean squared error of each item over its valid points and channels."""
-        if self.field.is_linear and self.tangent is not None and not torch.is_grad_enabled():
-            return self._quadratic_error(latents, self.tangent)
+        if self.field.is_linear and self.linearization is not None and not torch.is_grad_enabled():
+            return self._quadratic_error(latents, self.linearization)
         return self._decoded_error(latents)
 
-    def _quadratic_error(self, latents: Latents, tangent: Tangent) -> PerItem:
-        """The same without decoding, for a linear network: `e - 2 s'd + d'(J'WJ)d`, e and s the error and the slope
-        where `d` is zero; in float64, since the terms nearly cancel. What is left of items that fit so well that
-        float32 in e and s shows is decoded.
+    def _quadratic_error(self, latents: Latents, linearization: Linearization) -> PerItem:
+        """The error without decoding, for a linear network: `e - 2 s'd + d'(J'WJ)d` with the error e and s = J'W(y - f)
+        where d is zero.
+
+        Computed in float64, since the terms nearly cancel. Items that fit so well that the rounding of e and s to
+        float32 shows are decoded.
         """
-        begun, change = self._start, (latents - tangent.latents).double()
-        curved = tangent.precise.times(change)
-        error = begun.error.double() + ((curved - 2 * begun.slope.double()) * change).sum((1, 2))
-        close = error < CANCELLED * begun.error
+        start, change = self._start, (latents - linearization.latents).double()
+        curved = linearization.precise.times(change)
+        error = start.error.double() + ((curved - 2 * start.jt_residual.double()) * change).sum((1, 2))
+        close = error < CANCELLED * start.error
         if bool(close.any()):
             chosen = close.nonzero()[:, 0]
-            error[chosen] = self.select(chosen)._error_along(change[chosen].float(), tangent).double()
-        return error.to(begun.error.dtype)
+            error[chosen] = self.select(chosen)._error_along(change[chosen].float(), linearization).double()
+        return error.to(start.error.dtype)
 
-    def _error_along(self, change: Latents, tangent: Tangent) -> PerItem:
-        """The error of a linear network's latents that differ from the tangent's by `change`."""
+    def _error_along(self, change: Latents, linearization: Linearization) -> PerItem:
+        """The error of a linear network's latents that differ from the linearization's by `change`."""
         return _total(
             piece.error(features + along(rows, change, self.field.reads(piece.placement)) - piece.targets)
-            for piece, features, rows in zip(self.pieces, tangent.features, tangent.rows, strict=True)
+            for piece, features, rows in zip(self.pieces, linearization.features, linearization.rows, strict=True)
         )
 
     @cached_property
-    def _start(self) -> Slope:
-        """Error and slope at the tangent's latents."""
-        assert self.tangent is not None
-        return self._slope_along(self.tangent)
+    def _start(self) -> Gradient:
+        """Gradient at the linearization's latents."""
+        assert self.linearization is not None
+        return self._gradient_along(self.linearization)
 
     def _decoded_error(self, latents: Latents) -> PerItem:
         return _total(piece.error(self.field(latents, piece.placement) - piece.targets) for piece in self.pieces)
 
-    def gradient(self, latents: Latents) -> Latents:
-        """Derivative of `sites * error`, summed over items: every item's gradient is its own."""
-        return -self.downhill(self.slope(latents))
-
-    def downhill(self, view: Slope) -> Latents:
+    def steepest_descent(self, view: Gradient) -> Latents:
         """Minus the derivative of `sites * error`: of the mean over a site's own points."""
-        return 2 * self.sites * view.slope
+        return 2 * self.sites * view.jt_residual
 
-    def slope(self, latents: Latents) -> Slope:
+    def gradient(self, latents: Latents) -> Gradient:
         """J'W(y - f) and the error.
 
         Differentiable in its turn: the outer loop of meta-learning goes through it.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.differentiable):
-            tangent = self._tangent_at(latents)
-            if tangent is not None:
-                return self._slope_along(tangent)
-            return Slope(*_summed(self._pulled_back(piece, latents) for piece in self.pieces))
+            linearization = self._linearization_at(latents)
+            if linearization is not None:
+                return self._gradient_along(linearization)
+            return Gradient(*_summed(self._pulled_back(piece, latents) for piece in self.pieces))
 
     def normal_equations(self, latents: Latents) -> NormalEquations:
-        """The fit linearised at `latents`: C reverse sweeps through the network, accumulated piece by piece.
+        """The fit linearized at `latents`: C reverse sweeps through the network, accumulated piece by piece.
 
-        With one latent for all items, and weights they share, there is one curvature for all. Differentiable.
+        With one latent for all items, and weights they share, there is one normal matrix for all. Differentiable.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.differentiable):
-            tangent = self._tangent_at(latents)
-            if tangent is not None:
-                begun = self._slope_along(tangent) if torch.is_grad_enabled() else self._start
-                return NormalEquations(begun.slope, begun.error, tangent.curvature)
-            matrices = _Matrices()
-            slope, error = _summed(self._linearised(piece, latents, matrices) for piece in self.pieces)
-            return NormalEquations(slope, error, matrices.curvature(self._count))
+            linearization = self._linearization_at(latents)
+            if linearization is not None:
+                start = self._gradient_along(linearization) if torch.is_grad_enabled() else self._start
+                return NormalEquations(start.jt_residual, start.error, linearization.normal_matrix)
+            matrices = CellMatrixSum()
+            jt_residual, error = _summed(self._linearized(piece, latents, matrices) for piece in self.pieces)
+            return NormalEquations(jt_residual, error, matrices.total(self._count))
 
-    def at(self, latents: Latents) -> "Reconstruction":
-        """The same problem with the network linearised at one latent for all items (`[1, site, latent]`).
+    def at(self, latents: Latents) -> "Problem":
+        """The same problem with the network linearized at one latent for all items (`[1, site, latent]`).
 
-        Where the items share their weights too, there is one curvature for all.
+        Where the items share their weights too, there is one normal matrix for all.
         """
         features: list[StartFeatures] = []
         rows: list[Tensor] = []
-        matrices = _Matrices()
+        matrices = CellMatrixSum()
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.differentiable):
             for piece in self.pieces:
-                seen, where = (piece.first_cell(), latents[:, :1]) if self.cells_alike else (piece, latents)
-                found, jacobian = self.field.jacobian(where, seen.placement)
-                weighted = seen.rows(jacobian)
+                one, at = (piece.first_cell(), latents[:, :1]) if self.cells_alike else (piece, latents)
+                start, jacobian = self.field.jacobian(at, one.placement)
+                weighted = one.rows(jacobian)
                 matrix = weighted.mT @ jacobian.flatten(2, 3)
                 cells = len(piece.placement.index)
-                matrices.add(piece.placement, self.field.reads(piece.placement), matrix.expand(-1, cells, -1, -1))
-                features.append(found)
+                matrices.add(piece.placement.first, self.field.reads(piece.placement), matrix.expand(-1, cells, -1, -1))
+                features.append(start)
                 rows.append(weighted if self.is_shared and not self.field.is_linear else jacobian)
-            curvature = matrices.curvature(self._count, is_common=self.is_shared)
-        return replace(self, tangent=Tangent(latents, features, rows, curvature))
+            normal_matrix = matrices.total(self._count, is_common=self.is_shared)
+        return replace(self, linearization=Linearization(latents, features, rows, normal_matrix))
 
     @property
     def _count(self) -> int:
         return self.pieces[0].placement.sites
 
-    def _tangent_at(self, latents: Latents) -> Tangent | None:
-        """The tangent, when these are the latents it was made at."""
-        return self.tangent if self.tangent is not None and latents is self.tangent.latents else None
+    def _linearization_at(self, latents: Latents) -> Linearization | None:
+        """The linearization, when these are the latents it was made at."""
+        return self.linearization if self.linearization is not None and latents is self.linearization.latents else None
 
-    def _slope_along(self, tangent: Tangent) -> Slope:
+    def _gradient_along(self, linearization: Linearization) -> Gradient:
         """One product with the residuals per piece: features and derivatives are known."""
-        found = (
-            self._slope_of(piece, features, rows, self.field.reads(piece.placement))
-            for piece, features, rows in zip(self.pieces, tangent.features, tangent.rows, strict=True)
+        parts = (
+            self._jt_residual_of(piece, features, rows, self.field.reads(piece.placement))
+            for piece, features, rows in zip(self.pieces, linearization.features, linearization.rows, strict=True)
         )
-        return Slope(*_summed(found))
+        return Gradient(*_summed(parts))
 
     def _pulled_back(self, piece: Piece, latents: Latents) -> tuple[Latents, PerItem]:
-        """A piece's slope and error by one reverse sweep."""
+        """J'W(y - f) and error of a piece, by one reverse sweep."""
         features, pullback = self.field.vjp(latents, piece.placement)
         residual = piece.targets - features
         return pullback(piece.weights * residual), piece.error(residual)
 
-    def _linearised(self, piece: Piece, latents: Latents, matrices: "_Matrices") -> tuple[Latents, PerItem]:
-        """A piece's slope and error; its matrices are added to the others'."""
+    def _linearized(self, piece: Piece, latents: Latents, matrices: CellMatrixSum) -> tuple[Latents, PerItem]:
+        """J'W(y - f) and error of a piece; its normal matrices are added to `matrices`."""
         features, jacobian = self.field.jacobian(latents, piece.placement)
         reads = self.field.reads(piece.placement)
         weighted = piece.rows(jacobian)
-        matrices.add(piece.placement, reads, weighted.mT @ jacobian.flatten(2, 3))
-        return self._slope_of(piece, features, weighted if self.is_shared else jacobian, reads)
+        matrices.add(piece.placement.first, reads, weighted.mT @ jacobian.flatten(2, 3))
+        return self._jt_residual_of(piece, features, weighted if self.is_shared else jacobian, reads)
 
-    def _slope_of(
+    def _jt_residual_of(
         self, piece: Piece, features: StartFeatures, rows: Tensor, reads: Int[Tensor, "cell read"] | None
     ) -> tuple[Latents, PerItem]:
-        """The slope from derivatives, weighted already where all items share them, and the error."""
+        """J'W(y - f) from derivatives, weighted already where all items share them, and the error."""
         residual = piece.targets - features
         if rows.dim() == 5:
             values, rows = (residual * piece.weights).flatten(2), rows.flatten(2, 3)
         else:
             values = residual.flatten(2)
         if len(rows) == 1 and rows.shape[1] == 1:
-            slope = values @ rows[0, 0]
+            jt_residual = values @ rows[0, 0]
         elif len(rows) == 1:
             # [cell, number, value] @ [cell, value, item]
-            slope = (rows[0].mT @ values.permute(1, 2, 0)).permute(2, 0, 1)
+            jt_residual = (rows[0].mT @ values.permute(1, 2, 0)).permute(2, 0, 1)
         else:
-            slope = (values[:, :, None] @ rows)[:, :, 0]
-        return _onto_sites(slope, reads, self._count), piece.error(residual)
+            jt_residual = (values[:, :, None] @ rows)[:, :, 0]
+        return onto_sites(jt_residual, reads, self._count), piece.error(residual)
 
 
-class _Matrices:
-    """Cell matrices as they come, piece by piece: points of one cell are added up, cells stand side by side."""
-
-    def __init__(self) -> None:
-        self._cells: dict[int, tuple[CellMatrices, Int[Tensor, "cell read"] | None]] = {}
-
-    def add(self, placement: Placement, reads: Int[Tensor, "cell read"] | None, matrix: CellMatrices) -> None:
-        known = self._cells.get(placement.first)
-        self._cells[placement.first] = (matrix if known is None else known[0] + matrix, reads)
-
-    def curvature(self, sites: int, *, is_common: bool = False) -> Curvature:
-        matrices, reads = zip(*self._cells.values(), strict=True)
-        whole = matrices[0] if len(matrices) == 1 else torch.cat(matrices, 1)
-        if any(part is None for part in reads):
-            return Curvature(whole, None, sites, is_common)
-        return Curvature(whole, torch.cat(reads), sites, is_common)
-
-
-def reconstruction(
+def fitting_problem(
     field: Field,
     placement: Placement,
     features: Features,
     valid: Validity | None = None,
     *,
     chunk: int | None = None,
-) -> Reconstruction:
+) -> Problem:
     """Set a batch up for fitting, about `chunk` points at a time.
 
     `valid` is 1 where a value was measured and 0 where not, `[item or 1, point, channel]`; what `features` holds
@@ -370,35 +278,13 @@ def reconstruction(
         if part.valid is not None:
             weights = weights * part.valid
         pieces.append(Piece(part, features[:, part.index], weights))
-    return Reconstruction(field, tuple(pieces), placement.covered)
-
-
-def along(rows: CellJacobian, change: Latents, reads: Int[Tensor, "cell read"] | None) -> CellFeatures:
-    """How the features of every point change with the latents, to first order."""
-    if reads is not None:
-        padded = torch.cat([change, torch.zeros_like(change[:, :1])], 1)
-        change = padded[:, reads].flatten(2)
-    points, channels = rows.shape[2:4]
-    # [cell, value, number] @ [cell, number, item]
-    found: Tensor = rows[0].flatten(1, 2) @ change.permute(1, 2, 0)
-    return found.permute(2, 0, 1).reshape(len(change), -1, points, channels)
-
-
-def _onto_sites(
-    values: Float[Tensor, "item cell number"], reads: Int[Tensor, "cell read"] | None, sites: int
-) -> Latents:
-    """Sums over the cells that read a site."""
-    if reads is None:
-        return values
-    parts = values.reshape(len(values), reads.numel(), -1)
-    summed = values.new_zeros(len(values), sites + 1, parts.shape[-1])
-    return summed.index_add(1, reads.flatten(), parts)[:, :sites]
+    return Problem(field, tuple(pieces), placement.covered)
 
 
 def _total(parts: Iterable[Tensor]) -> Tensor:
     return reduce(add, parts)
 
 
-def _summed(found: Iterable[tuple[Latents, PerItem]]) -> tuple[Latents, PerItem]:
-    """Slopes and errors of pieces added up as they come: small things kept of each would keep large ones' memory."""
-    return reduce(lambda total, part: (total[0] + part[0], total[1] + part[1]), found)
+def _summed(parts: Iterable[tuple[Latents, PerItem]]) -> tuple[Latents, PerItem]:
+    """Sums over the pieces, added up at once: a result that is kept would keep the memory of its piece."""
+    return reduce(lambda total, part: (total[0] + part[0], total[1] + part[1]), parts)

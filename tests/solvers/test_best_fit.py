@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from functaconv.networks import ModulatedNetwork
-from functaconv.solvers import Fit, Reconstruction, best_fit, fit
-from functaconv.solvers.fit import LESS_TRUST, MORE_TRUST
-from functaconv.solvers.problem import Slope
+from functaconv.solvers import Fit, Problem, Solver, best_fit, fit
+from functaconv.solvers.fit import DAMP_LESS, DAMP_MORE
+from functaconv.solvers.problem import Gradient
 
 from .test_contract import CHANNELS, COORDS, LATENT, LAYOUTS, field_of, problem_of, solver_of, start, targets
 
@@ -33,7 +33,7 @@ def solver(request: pytest.FixtureRequest) -> nn.Module:
 
 
 def mild(name: str) -> nn.Module:
-    """The solver with rates that lead downhill, if it has any."""
+    """The solver with rates that lead steepest_descent, if it has any."""
     kind, options = SOLVERS[name]
     return solver_of(kind, **{key: value for key, value in options.items() if key != "initial"})
 
@@ -43,32 +43,29 @@ def noise(items: int, size: float = 10.0) -> Tensor:
     return size * torch.randn(items, len(COORDS), CHANNELS, dtype=torch.float64, generator=generator)
 
 
-def prepared(field: ModulatedNetwork, features: Tensor, valid: Tensor | None = None) -> Reconstruction:
+def prepared(field: ModulatedNetwork, features: Tensor, valid: Tensor | None = None) -> Problem:
     """With a shared start, where the items allow it."""
     return problem_of(field, features, COORDS, valid).at(start(field, 1))
 
 
-class Watched:
-    """A solver that notes how many items took each step, and with how much trust."""
+class Watched(Solver):
+    """A solver that notes how many items took each step, and with which damping."""
 
-    def __init__(self, solver: nn.Module) -> None:
-        self.solver, self.steps, self.is_adaptive = solver, solver.steps, solver.is_adaptive
+    is_adaptive = True
+
+    def __init__(self, solver: Solver) -> None:
+        super().__init__(solver.steps)
+        self.solver = solver
         self.items: list[int] = []
-        self.trust: list[list[float] | None] = []
+        self.damping_scale: list[list[float] | None] = []
 
-    def prepare(self, problem: Reconstruction) -> None:
-        self.solver.prepare(problem)
+    def linearize(self, problem: Problem, latents: Tensor) -> Gradient:
+        return self.solver.linearize(problem, latents)
 
-    def project(self) -> None:
-        self.solver.project()
-
-    def look(self, problem: Reconstruction, latents: Tensor) -> Slope:
-        return self.solver.look(problem, latents)
-
-    def move(self, problem: Reconstruction, view: Slope, number: int, trust: Tensor | None = None) -> Tensor:
+    def step(self, problem: Problem, view: Gradient, number: int, damping_scale: Tensor | None = None) -> Tensor:
         self.items.append(problem.items)
-        self.trust.append(None if trust is None else trust.tolist())
-        return self.solver.move(problem, view, number, trust)
+        self.damping_scale.append(None if damping_scale is None else damping_scale.tolist())
+        return self.solver.step(problem, view, number, damping_scale)
 
 
 def errors_by_steps(run: Callable[[int], Fit], most: int) -> Tensor:
@@ -118,10 +115,10 @@ def test_a_step_uphill_is_tried_again_from_where_it_began_but_smaller(field: Mod
     problem, begin = prepared(field, noise(16, 2.0)), start(field, 1)
     with torch.no_grad():
         view, damping = problem.normal_equations(begin), solver.log_damping.exp()
-        first = view.curvature.damped(damping).solve(view.slope)
+        first = view.normal_matrix.damped(damping).solve(view.jt_residual)
         uphill = problem.error(begin + first) > view.error
         # a chord has one factor for all items and steps
-        again = LESS_TRUST * first if chord else view.curvature.damped(damping / LESS_TRUST).solve(view.slope)
+        again = first / DAMP_MORE if chord else view.normal_matrix.damped(damping * DAMP_MORE).solve(view.jt_residual)
         accepted = problem.error(begin + again) < view.error
         assert (uphill & accepted).any(), "the test is too hard"
         expected = torch.where(accepted[:, None, None], begin + again, begin)
@@ -129,17 +126,17 @@ def test_a_step_uphill_is_tried_again_from_where_it_began_but_smaller(field: Mod
     torch.testing.assert_close(found[uphill], expected[uphill], rtol=1e-9, atol=1e-11)
 
 
-def test_trust_grows_with_success_and_falls_with_failure_item_by_item(field: ModulatedNetwork) -> None:
+def test_damping_falls_with_success_and_grows_with_failure_item_by_item(field: ModulatedNetwork) -> None:
     problem, begin = prepared(field, noise(8)), start(field, 1)
     solver = Watched(solver_of("gauss-newton"))
     best_fit(problem, begin, solver, steps=6)
     errors = errors_by_steps(lambda n: best_fit(problem, begin, solver.solver, steps=n), 5)
     better = errors.diff(dim=0) < 0
-    factors = torch.where(better, MORE_TRUST, LESS_TRUST).cumprod(0)
+    factors = torch.where(better, DAMP_LESS, DAMP_MORE).cumprod(0)
     assert better.any(dim=0).any()
     assert (~better).any()
-    assert solver.trust[0] is None
-    torch.testing.assert_close(torch.tensor(solver.trust[1:6]), factors.float(), rtol=1e-5, atol=0)
+    assert solver.damping_scale[0] is None
+    torch.testing.assert_close(torch.tensor(solver.damping_scale[1:6]), factors.float(), rtol=1e-5, atol=0)
 
 
 def test_an_item_does_not_depend_on_its_batch(field: ModulatedNetwork, solver: nn.Module) -> None:

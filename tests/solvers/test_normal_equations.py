@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.autograd.functional import jacobian
 
 from functaconv.networks import ModulatedNetwork, SiteGrid
-from functaconv.solvers import SOLVERS, Reconstruction, best_fit, fit, reconstruction
-from functaconv.solvers.normal_matrix import ConjugateGradients, Curvature, Metric
+from functaconv.solvers import SOLVERS, Problem, best_fit, fit, fitting_problem
+from functaconv.solvers.normal_matrix import ConjugateGradients, Metric, NormalMatrix
 from functaconv.solvers.problem import NormalEquations
 from tests.conftest import in_grid_order
 
@@ -66,11 +66,11 @@ def derivatives(name: str, film: bool, shared: bool) -> tuple[Tensor, Tensor]:
 class Case:
     """A problem, latents, the normal equations there, and the same from a dense Jacobian."""
 
-    problem: Reconstruction
+    problem: Problem
     latents: Tensor
     found: NormalEquations
     matrix: Tensor
-    slope: Tensor
+    jt_residual: Tensor
     error: Tensor
 
     def each(self, values: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ def case_of(name: str, film: bool, masks: int, chunk: int | None, shared: bool) 
         latents,
         found,
         matrix=rows.mT @ (weights[..., None] * rows),
-        slope=(rows.mT @ (weights * residual)[..., None]).reshape(ITEMS, -1, LATENT),
+        jt_residual=(rows.mT @ (weights * residual)[..., None]).reshape(ITEMS, -1, LATENT),
         error=(weights * residual.square()).sum(1),
     )
 
@@ -163,43 +163,43 @@ def conjugate(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_slope_and_error_are_those_of_autograds_jacobian(case: Case) -> None:
-    assert_near(case.found.slope, case.slope)
+    assert_near(case.found.jt_residual, case.jt_residual)
     assert_near(case.found.error, case.error)
-    alone = case.problem.slope(case.latents)
-    assert_near(alone.slope, case.slope)
+    alone = case.problem.gradient(case.latents)
+    assert_near(alone.jt_residual, case.jt_residual)
     assert_near(alone.error, case.error)
 
 
 def test_curvature_is_that_of_autograds_jacobian(case: Case) -> None:
-    curvature, sites = case.found.curvature, case.slope.shape[1]
-    whole = case.each(curvature.assembled())
+    normal_matrix, sites = case.found.normal_matrix, case.jt_residual.shape[1]
+    whole = case.each(normal_matrix.assembled())
     assert_near(whole, case.matrix)
     torch.testing.assert_close(whole, whole.mT, rtol=1e-12, atol=1e-14)
     cut = case.matrix.unflatten(1, (sites, LATENT)).unflatten(3, (sites, LATENT))
-    assert_near(case.each(curvature.blocks), cut[:, range(sites), :, range(sites)].movedim(0, 1))
+    assert_near(case.each(normal_matrix.blocks), cut[:, range(sites), :, range(sites)].movedim(0, 1))
     vectors = latents_of(field_of(*LAYOUTS["global"]), ITEMS * sites, seed=7).reshape(ITEMS, sites, LATENT)
-    assert_near(curvature.times(vectors), (case.matrix @ vectors.flatten(1)[..., None]).reshape(vectors.shape))
-    assert_near(case.each(curvature.level()), case.matrix.diagonal(dim1=-2, dim2=-1).mean(-1))
+    assert_near(normal_matrix.times(vectors), (case.matrix @ vectors.flatten(1)[..., None]).reshape(vectors.shape))
+    assert_near(case.each(normal_matrix.mean_diagonal()), case.matrix.diagonal(dim1=-2, dim2=-1).mean(-1))
 
 
 def test_damped_solve_is_that_of_the_dense_matrix(case: Case) -> None:
-    curvature = case.found.curvature
+    normal_matrix = case.found.normal_matrix
     metric = latents_of(field_of(*LAYOUTS["global"]), LATENT, seed=8, size=1.0)[:, 0]
     metric = metric @ metric.T + torch.eye(LATENT, dtype=torch.float64)
     each = torch.tensor([1e-3, 1e-2, 1.0], dtype=torch.float64)
     for damping in (1e-3, each):
         for measure in (None, metric):
             matrix = case.damped(torch.as_tensor(damping, dtype=torch.float64).expand(ITEMS), measure)
-            expected = torch.linalg.solve(matrix, case.slope.flatten(1)).reshape(case.slope.shape)
+            expected = torch.linalg.solve(matrix, case.jt_residual.flatten(1)).reshape(case.jt_residual.shape)
             # a condition of up to about 1000 * numbers
             given = None if measure is None else Metric.of(measure)
-            assert_near(curvature.damped(damping, given).solve(case.slope), expected, 1e-9)
+            assert_near(normal_matrix.damped(damping, given).solve(case.jt_residual), expected, 1e-9)
 
 
 @pytest.mark.parametrize("masks", MASKS.values(), ids=MASKS.keys())
 def test_one_latent_and_one_mask_make_one_curvature_for_all(name: str, masks: int) -> None:
-    assert case_of(name, False, masks, None, shared=True).found.curvature.items == (ITEMS if masks > 1 else 1)
-    assert case_of(name, False, masks, None, shared=False).found.curvature.items == ITEMS
+    assert case_of(name, False, masks, None, shared=True).found.normal_matrix.items == (ITEMS if masks > 1 else 1)
+    assert case_of(name, False, masks, None, shared=False).found.normal_matrix.items == ITEMS
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -211,39 +211,39 @@ def test_conjugate_gradients_converge_to_the_direct_solution(
     each = torch.tensor([1e-3, 1e-2, 1.0], dtype=torch.float64)
     for damping in (1e-3, each):
         matrix = case.damped(torch.as_tensor(damping, dtype=torch.float64).expand(ITEMS))
-        expected = torch.linalg.solve(matrix, case.slope.flatten(1)).reshape(case.slope.shape)
-        solver = case.found.curvature.damped(damping)
+        expected = torch.linalg.solve(matrix, case.jt_residual.flatten(1)).reshape(case.jt_residual.shape)
+        solver = case.found.normal_matrix.damped(damping)
         assert isinstance(solver, ConjugateGradients)
-        assert_near(replace(solver, steps=200).solve(case.slope), expected, 1e-8)
+        assert_near(replace(solver, steps=200).solve(case.jt_residual), expected, 1e-8)
 
         def energy(found: Tensor, matrix: Tensor = matrix, expected: Tensor = expected) -> Tensor:
             wrong = (found - expected).flatten(1)
             return (wrong[:, None] @ matrix @ wrong[..., None])[:, 0, 0]
 
-        energies = [energy(replace(solver, steps=n).solve(case.slope)) for n in (0, 1, 2, 4, 8)]
+        energies = [energy(replace(solver, steps=n).solve(case.jt_residual)) for n in (0, 1, 2, 4, 8)]
         assert (torch.stack(energies).diff(dim=0) < 0).all()
-        assert (energy(solver.solve(case.slope)) < energies[-1]).all()
-        assert (energy(solver.solve(case.slope)) < 0.05 * energies[0]).all()
+        assert (energy(solver.solve(case.jt_residual)) < energies[-1]).all()
+        assert (energy(solver.solve(case.jt_residual)) < 0.05 * energies[0]).all()
 
 
 @pytest.mark.parametrize("name", COUPLED)
 def test_conjugate_gradients_leave_alone_what_has_converged(conjugate: None, name: str) -> None:
     case = case_of(name, False, 0, None, shared=False)
-    solver = case.found.curvature.damped(10.0)
-    slope = case.slope.clone()
-    slope[1] = 0
-    many = replace(solver, steps=200).solve(slope)
+    solver = case.found.normal_matrix.damped(10.0)
+    jt_residual = case.jt_residual.clone()
+    jt_residual[1] = 0
+    many = replace(solver, steps=200).solve(jt_residual)
     assert not many[1].any()
     assert torch.isfinite(many).all()
-    assert_near(many[::2], replace(solver, steps=50).solve(slope)[::2], 1e-9)
+    assert_near(many[::2], replace(solver, steps=50).solve(jt_residual)[::2], 1e-9)
 
 
 def assert_solved_alike_alone(name: str, tolerance: float) -> None:
     case = case_of(name, False, ITEMS, None, shared=False)
-    together = case.found.curvature.damped(1e-3).solve(case.slope)
+    together = case.found.normal_matrix.damped(1e-3).solve(case.jt_residual)
     for item in range(ITEMS):
         chosen = torch.tensor([item])
-        alone = case.found.curvature.select(chosen).damped(1e-3).solve(case.slope[chosen])
+        alone = case.found.normal_matrix.select(chosen).damped(1e-3).solve(case.jt_residual[chosen])
         assert_near(alone, together[chosen], tolerance)
 
 
@@ -285,10 +285,10 @@ def test_a_gauss_newton_step_is_the_damped_solve(name: str, metric: Tensor | Non
     solver.metric = metric
     measure = None if metric is None else Metric.of(metric)
     view, damping = problem.normal_equations(latents), solver.log_damping.exp()
-    assert_near(solver.move(problem, view, 0), view.curvature.damped(damping, measure).solve(view.slope))
-    trust = torch.tensor([1.0, 0.1, 3.0], dtype=torch.float64)
-    less = view.curvature.damped(damping / trust, measure).solve(view.slope)
-    assert_near(solver.move(problem, view, 1, trust), less)
+    assert_near(solver.step(problem, view, 0), view.normal_matrix.damped(damping, measure).solve(view.jt_residual))
+    damping_scale = torch.tensor([1.0, 0.1, 3.0], dtype=torch.float64)
+    less = view.normal_matrix.damped(damping / damping_scale, measure).solve(view.jt_residual)
+    assert_near(solver.step(problem, view, 1, damping_scale), less)
 
 
 @pytest.mark.parametrize("chunk", [None, 9])
@@ -300,19 +300,19 @@ def test_a_shared_start_changes_nothing(name: str, film: bool, masks: int, chunk
     with torch.no_grad():
         prepared = problem.at(begin)
         each = begin.expand(ITEMS, -1, -1).clone()
-        for slope, equations in (
-            (prepared.slope(begin), prepared.normal_equations(begin)),
-            (problem.slope(begin), problem.normal_equations(begin)),
+        for jt_residual, equations in (
+            (prepared.gradient(begin), prepared.normal_equations(begin)),
+            (problem.gradient(begin), problem.normal_equations(begin)),
         ):
-            assert_near(slope.slope, problem.slope(each).slope)
-            assert_near(slope.error, problem.slope(each).error)
+            assert_near(jt_residual.jt_residual, problem.gradient(each).jt_residual)
+            assert_near(jt_residual.error, problem.gradient(each).error)
             expected = problem.normal_equations(each)
-            assert_near(equations.slope, expected.slope)
+            assert_near(equations.jt_residual, expected.jt_residual)
             assert_near(equations.error, expected.error)
-            whole = equations.curvature.assembled()
-            assert_near(whole.expand(ITEMS, -1, -1), expected.curvature.assembled())
+            whole = equations.normal_matrix.assembled()
+            assert_near(whole.expand(ITEMS, -1, -1), expected.normal_matrix.assembled())
         # away from the start it is the same problem
-        assert_near(prepared.slope(each + 0.1).slope, problem.slope(each + 0.1).slope)
+        assert_near(prepared.gradient(each + 0.1).jt_residual, problem.gradient(each + 0.1).jt_residual)
         for solver in map(solver_of, SOLVERS):
             expected = fit(problem, each, solver, steps=1).latents
             for given, where in ((prepared, begin), (prepared, each), (problem, begin)):
@@ -326,14 +326,14 @@ def test_a_shared_start_changes_no_more_than_rounding_in_float32(name: str, solv
     begin, solver = latents_of(field, 1).float(), solver_of(solver_name).float()
     with torch.no_grad():
         prepared, each = problem.at(begin), begin.expand(ITEMS, -1, -1).clone()
-        assert_near(prepared.slope(begin).slope, problem.slope(each).slope, 1e-5)
+        assert_near(prepared.gradient(begin).jt_residual, problem.gradient(each).jt_residual, 1e-5)
         expected = fit(problem, each, solver, steps=1).latents - each
         assert_near(fit(prepared, begin, solver, steps=1).latents - each, expected, 1e-3)
 
 
-def test_a_shared_start_is_linearised_once_for_all_items_and_steps(name: str) -> None:
+def test_a_shared_start_is_linearized_once_for_all_items_and_steps(name: str) -> None:
     field = Counting(field_of(*LAYOUTS[name]))
-    problem = reconstruction(field, field.sites.place(COORDS), targets(ITEMS, COORDS))
+    problem = fitting_problem(field, field.sites.place(COORDS), targets(ITEMS, COORDS))
     begin = latents_of(field, 1)
     prepared = problem.at(begin)
     assert field.jacobians == [1], "one item's worth"
@@ -341,8 +341,8 @@ def test_a_shared_start_is_linearised_once_for_all_items_and_steps(name: str) ->
     assert field.jacobians == [1]
     fit(prepared, begin, solver_of("gauss-newton"), steps=3)
     assert field.jacobians == [1, ITEMS, ITEMS]
-    assert prepared.tangent is not None
-    assert prepared.tangent.bytes > 0
+    assert prepared.linearization is not None
+    assert prepared.linearization.bytes > 0
 
 
 @pytest.mark.parametrize("film", [False, True])
@@ -354,9 +354,9 @@ def test_where_all_cells_are_alike_one_stands_for_all(most: int | None, film: bo
     with torch.no_grad():
         each, alike = problem.at(begin), replace(problem, cells_alike=True).at(begin)
         found, expected = alike.normal_equations(begin), each.normal_equations(begin)
-        assert_near(found.slope, expected.slope)
+        assert_near(found.jt_residual, expected.jt_residual)
         assert_near(found.error, expected.error)
-        assert_near(found.curvature.assembled(), expected.curvature.assembled())
+        assert_near(found.normal_matrix.assembled(), expected.normal_matrix.assembled())
         for solver in map(solver_of, SOLVERS):
             assert_near(fit(alike, begin, solver).latents, fit(each, begin, solver).latents, 1e-9)
     for solver in map(solver_of, SOLVERS):
@@ -373,8 +373,8 @@ def test_some_of_the_items_keep_the_shared_start(name: str) -> None:
     problem, begin = problem_of(field, targets(ITEMS, COORDS), COORDS), latents_of(field, 1)
     prepared = problem.at(begin)
     some = prepared.select(chosen)
-    assert some.tangent is prepared.tangent
-    assert_near(some.slope(begin).slope, problem.slope(begin).slope[chosen])
+    assert some.linearization is prepared.linearization
+    assert_near(some.gradient(begin).jt_residual, problem.gradient(begin).jt_residual[chosen])
     assert_near(some.error(begin), problem.error(begin)[chosen])
 
 
@@ -390,9 +390,9 @@ def test_a_selection_is_the_problem_of_the_selected_items(name: str, masks: int,
         problem.select(chosen).normal_equations(latents[chosen]),
         problem.normal_equations(latents).select(chosen),
     ):
-        assert_near(found.slope, expected.slope)
+        assert_near(found.jt_residual, expected.jt_residual)
         assert_near(found.error, expected.error)
-        assert_near(found.curvature.assembled(), expected.curvature.assembled())
+        assert_near(found.normal_matrix.assembled(), expected.normal_matrix.assembled())
 
 
 def test_with_a_mask_per_item_the_derivatives_are_shared_and_the_curvature_is_not(name: str) -> None:
@@ -401,12 +401,12 @@ def test_with_a_mask_per_item_the_derivatives_are_shared_and_the_curvature_is_no
         problem = problem_of(field, features, COORDS, mask_of(items, features))
         prepared, plain = problem.at(begin), problem.normal_equations(begin)
         found = prepared.normal_equations(begin)
-        assert prepared.tangent is not None
-        assert found.curvature.items == items
-        assert found.curvature.is_common == (items == 1)
-        assert_near(found.slope, plain.slope, 1e-12)
+        assert prepared.linearization is not None
+        assert found.normal_matrix.items == items
+        assert found.normal_matrix.is_common == (items == 1)
+        assert_near(found.jt_residual, plain.jt_residual, 1e-12)
         assert_near(found.error, plain.error, 1e-12)
-        assert_near(found.curvature.assembled(), plain.curvature.assembled(), 1e-12)
+        assert_near(found.normal_matrix.assembled(), plain.normal_matrix.assembled(), 1e-12)
 
 
 @pytest.mark.parametrize("chord", [False, True])
@@ -425,21 +425,21 @@ def test_a_masked_latent_does_not_depend_on_the_batch(name: str, chord: bool) ->
 
 def test_a_chord_keeps_the_curvature_of_the_start(name: str) -> None:
     field = Counting(field_of(*LAYOUTS[name]))
-    problem = reconstruction(field, field.sites.place(COORDS), targets(ITEMS, COORDS))
+    problem = fitting_problem(field, field.sites.place(COORDS), targets(ITEMS, COORDS))
     begin, solver = start(field, 1), solver_of("gauss-newton", steps=4, chord=True, damping=1.0)
     with torch.no_grad():
-        factor = problem.normal_equations(begin).curvature.damped(solver.log_damping.exp())
+        factor = problem.normal_equations(begin).normal_matrix.damped(solver.log_damping.exp())
         expected = begin.expand(ITEMS, -1, -1)
         for _ in range(4):
-            expected = expected + factor.solve(problem.slope(expected).slope)
+            expected = expected + factor.solve(problem.gradient(expected).jt_residual)
         field.jacobians.clear()
         assert_near(fit(problem.at(begin), begin, solver).latents, expected, 1e-9)
     assert field.jacobians == [1], "no step costs a further Jacobian"
 
 
-def step_of(matrix: Tensor, slope: Tensor, damping: float = 1e-3) -> Tensor:
+def step_of(matrix: Tensor, jt_residual: Tensor, damping: float = 1e-3) -> Tensor:
     """One site of one item."""
-    return Curvature(matrix[None, None], None, 1).damped(damping).solve(slope[None, None])[0, 0]
+    return NormalMatrix(matrix[None, None], None, 1).damped(damping).solve(jt_residual[None, None])[0, 0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -461,8 +461,8 @@ def step_of(matrix: Tensor, slope: Tensor, damping: float = 1e-3) -> Tensor:
 def test_a_matrix_that_cannot_be_factored_still_gives_a_step_downhill(
     matrix: list[list[float]], dtype: torch.dtype
 ) -> None:
-    for slope in ([1.0, -2.0], [0.0, 0.0], [-1e-3, 5.0]):
-        given = torch.tensor(slope, dtype=dtype)
+    for jt_residual in ([1.0, -2.0], [0.0, 0.0], [-1e-3, 5.0]):
+        given = torch.tensor(jt_residual, dtype=dtype)
         step = step_of(torch.tensor(matrix, dtype=dtype), given)
         assert torch.isfinite(step).all()
         assert (step * given).sum() >= 0
@@ -471,12 +471,12 @@ def test_a_matrix_that_cannot_be_factored_still_gives_a_step_downhill(
 
 def test_a_matrix_that_cannot_be_factored_spoils_no_other() -> None:
     good, bad = torch.eye(2, dtype=torch.float64), torch.tensor([[1.0, 2.0], [2.0, 1.0]], dtype=torch.float64)
-    slope = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    jt_residual = torch.tensor([1.0, -2.0], dtype=torch.float64)
     # sites of two items, one of them bad
     matrices = torch.stack([torch.stack([good, bad]), torch.stack([good, good])])
-    steps = Curvature(matrices, None, 2).damped(1e-3).solve(slope.expand(2, 2, 2))
+    steps = NormalMatrix(matrices, None, 2).damped(1e-3).solve(jt_residual.expand(2, 2, 2))
     for item, site in ((0, 0), (1, 0), (1, 1)):
-        assert_near(steps[item, site], slope / 1.001)
+        assert_near(steps[item, site], jt_residual / 1.001)
 
 
 @pytest.mark.parametrize("damping", [1e-9, 1e-3])
@@ -546,8 +546,11 @@ def test_sweeps_in_half_precision_round_the_step_and_not_the_residual(name: str,
         exact, full = problem.normal_equations(begin), fit(problem, begin, solver, steps=1)
         field.network.sweep_dtype = torch.bfloat16
         rounded, half = problem.normal_equations(begin), fit(problem, begin, solver, steps=1)
-    assert rounded.slope.dtype == rounded.curvature.matrix.dtype == torch.float32
+    assert rounded.jt_residual.dtype == rounded.normal_matrix.matrix.dtype == torch.float32
     assert torch.equal(rounded.error, exact.error), "residuals are not rounded"
-    for found, wanted in ((rounded.slope, exact.slope), (rounded.curvature.matrix, exact.curvature.matrix)):
+    for found, wanted in (
+        (rounded.jt_residual, exact.jt_residual),
+        (rounded.normal_matrix.matrix, exact.normal_matrix.matrix),
+    ):
         assert 1e-5 < (found - wanted).norm() / wanted.norm() < 0.02
     assert ((half.error - full.error).abs() < 0.02 * exact.error).all()

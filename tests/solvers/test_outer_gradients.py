@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 
 from functaconv.networks import ModulatedNetwork
-from functaconv.solvers import GaussNewton, Reconstruction, fit
+from functaconv.solvers import GaussNewton, Problem, fit
 
 from .test_contract import COORDS, LATENT, LAYOUTS, field_of, problem_of, solver_of, targets
 
@@ -50,7 +50,7 @@ def begin_of(field: ModulatedNetwork) -> Tensor:
     return start.requires_grad_()
 
 
-def naive_latents(field: ModulatedNetwork, problem: Reconstruction, begin: Tensor, rates: Tensor, items: int) -> Tensor:
+def naive_latents(field: ModulatedNetwork, problem: Problem, begin: Tensor, rates: Tensor, items: int) -> Tensor:
     """The gradient steps again, the slow way: autograd's gradient of the plain error, with a graph."""
     latents = begin.expand(items, -1, -1)
     for rate in rates:
@@ -60,7 +60,7 @@ def naive_latents(field: ModulatedNetwork, problem: Reconstruction, begin: Tenso
     return latents
 
 
-def naive_gauss_newton(field: ModulatedNetwork, problem: Reconstruction, begin: Tensor, solver: GaussNewton) -> Tensor:
+def naive_gauss_newton(field: ModulatedNetwork, problem: Problem, begin: Tensor, solver: GaussNewton) -> Tensor:
     """The Gauss-Newton steps again, the slow way: autograd's Jacobian of every item and a dense solve."""
     (piece,) = problem.pieces
     weights = piece.weights.expand_as(piece.targets[:1]).flatten()
@@ -74,11 +74,13 @@ def naive_gauss_newton(field: ModulatedNetwork, problem: Reconstruction, begin: 
         numbers = begin.flatten()
         for number in range(solver.steps):
             here = jacobian(values, numbers, create_graph=True) if number else first
-            slope = here.T @ (weights * (target.flatten() - values(numbers)))
+            jt_residual = here.T @ (weights * (target.flatten() - values(numbers)))
             bent = first if solver.chord else here
             matrix = bent.T @ (weights[:, None] * bent)
             damping = solver.log_damping.exp() * matrix.diagonal().mean()
-            numbers = numbers + torch.linalg.solve(matrix + damping * torch.eye(len(matrix), dtype=matrix.dtype), slope)
+            numbers = numbers + torch.linalg.solve(
+                matrix + damping * torch.eye(len(matrix), dtype=matrix.dtype), jt_residual
+            )
         fitted.append(numbers.reshape(begin.shape[1:]))
     return torch.stack(fitted)
 
@@ -140,7 +142,7 @@ def test_second_order_agrees_with_finite_differences(field: ModulatedNetwork, so
 
     generator = torch.Generator().manual_seed(11)
     directions = [torch.randn(w.shape, dtype=w.dtype, generator=generator) for w in wanted]
-    slope = sum((g * d).sum() for g, d in zip(gradients(loss(), wanted), directions, strict=True))
+    jt_residual = sum((g * d).sum() for g, d in zip(gradients(loss(), wanted), directions, strict=True))
     step, values = 1e-6, []
     with torch.no_grad():
         for sign in (1, -2):
@@ -148,7 +150,7 @@ def test_second_order_agrees_with_finite_differences(field: ModulatedNetwork, so
                 tensor += sign * step * direction
             values.append(loss())
     # central differences: an error of order step squared
-    torch.testing.assert_close((values[0] - values[1]) / (2 * step), slope, rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close((values[0] - values[1]) / (2 * step), jt_residual, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("prepared", [False, True])

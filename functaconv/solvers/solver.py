@@ -1,0 +1,61 @@
+"""What a solver is: a way to fit latents, one step after another.
+
+A solver sees the data and the network through a `Problem` only. It is an `nn.Module`: what it has learned is
+part of the base.
+"""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from functaconv.shapes import Latents, PerItem
+from functaconv.solvers.linearization import Gradient
+from functaconv.solvers.problem import Problem
+
+
+class Solver(nn.Module, ABC):
+    """How latents are fitted; a subclass has to define `step`."""
+
+    needs_jacobian: ClassVar[bool] = False
+    """its steps use the normal equations, not only the gradient"""
+    is_adaptive: ClassVar[bool] = False
+    """a step that makes an item worse is taken back and tried again with more damping"""
+    solves_linear: ClassVar[bool] = False
+    """one step ends at the optimum where the network is linear in its latent: further ones are not worth learning
+    through"""
+    exports_canonical: ClassVar[bool] = False
+    """`change_basis` can follow a change of basis of the latents, so the base may be exported with canonical ones"""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+
+    @property
+    def is_canonical(self) -> bool:
+        """The latents have been brought to their canonical basis."""
+        return False
+
+    def prepare(self, problem: Problem) -> None:
+        """Compute what all steps share; called once, before the first one."""
+
+    def linearize(self, problem: Problem, latents: Latents) -> Gradient:
+        """What the next step needs to know at these latents."""
+        return problem.normal_equations(latents) if self.needs_jacobian else problem.gradient(latents)
+
+    @abstractmethod
+    def step(self, problem: Problem, view: Gradient, number: int, damping_scale: PerItem | None = None) -> Latents:
+        """What to add to the latents at which `view` was taken.
+
+        `number` counts steps from 0. Above 1 `damping_scale` asks for a smaller step of an item, below for a larger.
+        """
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Bring what is learned back within its limits, after an outer update."""
+
+    def change_basis(self, matrix: Float[Tensor, "latent latent"]) -> None:
+        """Fit as before where latents are `matrix @ other` of the others that are fitted from now on."""
+        raise NotImplementedError
