@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from functaconv.errors import FunctaconvError as FunctaconvError
     from functaconv.functaset.reader import Functaset as Functaset
     from functaconv.functaset.reader import open_functaset as open_functaset
-    from functaconv.metalearning import fit_base as fit_base
     from functaconv.packing import pack as pack
     from functaconv.recipe import Recipe as Recipe
     from functaconv.rendering import render as render
     from functaconv.reporting import report as report
+    from functaconv.training import fit_base as fit_base
     from functaconv.verification import inspect as inspect
 
 # loaded on first use: `--help` must not wait for torch
@@ -24,7 +24,7 @@ _HOMES = {
     "Functaset": "functaset.reader",
     "Recipe": "recipe",
     "encode": "conversion",
-    "fit_base": "metalearning",
+    "fit_base": "training",
     "inspect": "verification",
     "open_functaset": "functaset.reader",
     "pack": "packing",

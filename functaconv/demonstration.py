@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from functaconv import conversion, metalearning
+from functaconv import conversion, training
 from functaconv.errors import MissingExtraError, OutputExistsError
 from functaconv.files import replace_bytes
 from functaconv.functaset.reader import Functaset, open_functaset
@@ -64,7 +64,7 @@ def demonstrate(
     *,
     minutes: float = 0.0,
     device: str = "auto",
-    training_watcher: metalearning.Watcher | None = None,
+    training_watcher: training.Watcher | None = None,
     encoding_watcher: conversion.Watcher | None = None,
     announce: Callable[[str], None] = lambda _: None,
 ) -> Demonstration:
@@ -80,7 +80,7 @@ def demonstrate(
     base, store = directory / "base.safetensors", directory / "test.zarr"
     announce(f"2/5 fit-base: {minutes:g} minutes")
     settings = {"latent": LATENT, "training": {"minutes": minutes}, "network": {"w0_first": W0_FIRST}}
-    metalearning.fit_base(
+    training.fit_base(
         str(directory / "train"), base, settings=settings, validation=str(directory / "validation"),
         device=device, watcher=training_watcher,
     )  # fmt: skip

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from functaconv.metalearning import fit_base
 from functaconv.networks import Placement
 from functaconv.packing import pack
+from functaconv.training import fit_base
 
 Shape = tuple[int, ...]
 

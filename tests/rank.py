@@ -11,9 +11,9 @@ from unittest import mock
 import torch
 
 from functaconv.errors import InputError
-from functaconv.metalearning import fit_base, learner
-from functaconv.metalearning import run as running
 from functaconv.signals.normalizer import Normalizer
+from functaconv.training import fit_base, learner
+from functaconv.training import run as running
 
 
 def change(patches: ExitStack, plan: dict[str, Any]) -> None:

@@ -17,8 +17,6 @@ from functaconv.conversion.work import Work
 from functaconv.errors import UsageError
 from functaconv.files import replace_bytes
 from functaconv.functaset.reader import open_functaset
-from functaconv.metalearning import canonical, fit_base
-from functaconv.metalearning.canonical import Basis, make_canonical
 from functaconv.metrics import psnr
 from functaconv.recipe import Recipe, build
 from functaconv.rendering import View, arrays
@@ -28,6 +26,8 @@ from functaconv.signals.normalizer import Normalizer
 from functaconv.signals.reading import Reading
 from functaconv.solvers import fit
 from functaconv.sources.webdataset import expand_shards, read_records
+from functaconv.training import canonical, fit_base
+from functaconv.training.canonical import Basis, make_canonical
 
 from .conftest import TINY, smooth
 
@@ -211,7 +211,7 @@ def test_an_exported_base_is_canonical_and_as_good_as_it_was(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     after = trained(images, tmp_path / "after", LATENTS[kind]).base
-    monkeypatch.setattr("functaconv.metalearning.run.make_canonical", lambda *_: None)
+    monkeypatch.setattr("functaconv.training.run.make_canonical", lambda *_: None)
     before = trained(images, tmp_path / "before", LATENTS[kind]).base
     assert (before.is_canonical, after.is_canonical) == (False, True)
     for steps in (1, 2, 3):
@@ -249,8 +249,8 @@ def test_a_run_that_breaks_at_its_end_ends_as_one_that_does_not(
             raise RuntimeError("power cut")
         replace_bytes(path, content)
 
-    monkeypatch.setattr("functaconv.metalearning.run.SAVE_EVERY", 0.0)
-    monkeypatch.setattr("functaconv.metalearning.run.replace_bytes", broken)
+    monkeypatch.setattr("functaconv.training.run.SAVE_EVERY", 0.0)
+    monkeypatch.setattr("functaconv.training.run.replace_bytes", broken)
     with pytest.raises(RuntimeError, match="power cut"):
         trained(images, tmp_path / "broken", LATENTS["global"])
     found = trained(images, tmp_path / "broken", LATENTS["global"]).base

@@ -8,14 +8,14 @@ import torch
 
 from functaconv.checkpoint import read_base
 from functaconv.errors import UsageError
-from functaconv.metalearning import fit_base
-from functaconv.metalearning.closed_form import Situation, fit_closed_form
 from functaconv.pca import analysis
 from functaconv.recipe import latent_of, validated
 from functaconv.signals.batch import Axes, Batch
 from functaconv.signals.geometry import Flat
 from functaconv.signals.grid import Grid
 from functaconv.signals.normalizer import Normalizer
+from functaconv.training import fit_base
+from functaconv.training.closed_form import Situation, fit_closed_form
 
 CPU = torch.device("cpu")
 

@@ -36,7 +36,6 @@ from functaconv.functaset.blocks import Block
 from functaconv.functaset.checks import verify
 from functaconv.functaset.reader import Functaset, open_functaset
 from functaconv.functaset.unfinished import Parts
-from functaconv.metalearning import fit_base
 from functaconv.metrics import mse_of, psnr
 from functaconv.packing import pack
 from functaconv.recipe import merged
@@ -47,6 +46,7 @@ from functaconv.sources.images import ImageTransform
 from functaconv.sources.limits import MOST_AHEAD, room_for
 from functaconv.sources.webdataset import expand_shards, read_records
 from functaconv.summary import Items
+from functaconv.training import fit_base
 
 from . import hostile
 from .conftest import TINY, npy, png

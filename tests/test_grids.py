@@ -13,12 +13,12 @@ from functaconv.conversion import encode
 from functaconv.errors import InputError, OutputExistsError, UsageError
 from functaconv.functaset import open_functaset, verify
 from functaconv.functaset.schema import NO_TIME
-from functaconv.metalearning import fit_base
 from functaconv.recipe import merged
 from functaconv.rendering import View, arrays, render
 from functaconv.reporting import report
 from functaconv.signals.geometry import Globe
 from functaconv.signals.grid import GlobeGrid
+from functaconv.training import fit_base
 from tests.conftest import TINY, npy, tar
 
 LATITUDE = np.arange(80.0, -81, -16)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from functaconv.metalearning import fit_base
-from functaconv.metalearning.held_out import LEAST_RUN, MOST_RUNS, held_out
+from functaconv.training import fit_base
+from functaconv.training.held_out import LEAST_RUN, MOST_RUNS, held_out
 
 from .conftest import png, tar
 

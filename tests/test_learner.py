@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from functaconv.base import Base
-from functaconv.metalearning.learner import RECHECK_AFTER, Learner
 from functaconv.recipe import Recipe, build, merged, validated
 from functaconv.signals.batch import Axes, Batch, Signal
 from functaconv.signals.normalizer import Normalizer
+from functaconv.training.learner import RECHECK_AFTER, Learner
 
 AXES = Axes("image", 2, 3)
 

@@ -11,9 +11,9 @@ from PIL import Image
 from functaconv.checkpoint import read_base
 from functaconv.conversion import encode
 from functaconv.functaset import open_functaset
-from functaconv.metalearning import fit_base
 from functaconv.packing import pack
 from functaconv.rendering import render
+from functaconv.training import fit_base
 
 pytestmark = pytest.mark.realdata
 

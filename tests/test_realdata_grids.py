@@ -10,11 +10,11 @@ import pytest
 from functaconv.conversion import encode
 from functaconv.errors import InputError
 from functaconv.functaset import open_functaset, verify
-from functaconv.metalearning import fit_base
 from functaconv.packing import pack
 from functaconv.rendering import arrays, render
 from functaconv.reporting import report
 from functaconv.sources.grids import FieldChoice
+from functaconv.training import fit_base
 
 pytestmark = pytest.mark.realdata
 QUICK = {"training": {"steps": 30}, "latent": {"numbers": 16}, "network": {"width": 32}}

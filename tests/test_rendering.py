@@ -12,7 +12,6 @@ from PIL import Image
 from functaconv.conversion import encode
 from functaconv.errors import InputError, OutputExistsError, UsageError
 from functaconv.functaset.reader import Functaset, open_functaset
-from functaconv.metalearning import fit_base
 from functaconv.rendering import (
     FORMATS,
     Picture,
@@ -25,6 +24,7 @@ from functaconv.rendering import (
     size_of,
 )
 from functaconv.signals.grid import Grid
+from functaconv.training import fit_base
 from tests.conftest import TINY, png, tar
 
 SIDE = 12

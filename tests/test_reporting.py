@@ -20,7 +20,6 @@ from functaconv.cli.console import by_numbers_lines, summary_lines
 from functaconv.conversion import encode
 from functaconv.errors import InputError, MissingExtraError, UsageError, VerificationError
 from functaconv.functaset.reader import open_functaset
-from functaconv.metalearning import fit_base
 from functaconv.metrics import mse_of, psnr
 from functaconv.reporting import Report, report, to_csv, to_html
 from functaconv.reporting.comparison import lengths
@@ -28,6 +27,7 @@ from functaconv.reporting.thumbnails import Thumbnails
 from functaconv.signals.grid import Grid
 from functaconv.sources.decoders import decode
 from functaconv.sources.webdataset import read_records
+from functaconv.training import fit_base
 
 from .conftest import npy, png, tar
 

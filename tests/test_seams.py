@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from functaconv.conversion import encode
-from functaconv.metalearning import fit_base
 from functaconv.metrics import seam_ratio, seams
 from functaconv.pca import analysis
 from functaconv.reporting import report
+from functaconv.training import fit_base
 from tests.conftest import npy, tar
 
 SCALE, SIDE = 4, 32

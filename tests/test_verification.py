@@ -13,12 +13,12 @@ import pytest
 import torch
 import zarr
 
-import functaconv.metalearning as metalearning
 from functaconv.checkpoint import TrainingState, base_to_bytes, read_base, read_state, write_state
 from functaconv.conversion import encode
 from functaconv.conversion import run as running
 from functaconv.errors import FunctaconvError, InputError, UsageError, VerificationError
 from functaconv.sources.ignored import LABELS
+from functaconv.training import Progress, Watcher, fit_base
 from functaconv.verification import Inspection, inspect
 
 from .conftest import npy, png, tar
@@ -106,13 +106,13 @@ def training(images: Path, tmp_path_factory: pytest.TempPathFactory, tiny: dict[
     path = tmp_path_factory.mktemp("begun") / "base.safetensors"
     settings = {**tiny, "training": {**tiny["training"], "steps": 20}}
 
-    class Impatient(metalearning.Watcher):
-        def report(self, progress: metalearning.Progress) -> None:
+    class Impatient(Watcher):
+        def report(self, progress: Progress) -> None:
             if progress.validation_psnr is not None:
                 signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(FunctaconvError, match="saved"):
-        metalearning.fit_base(str(images), path, settings=settings, device="cpu", watcher=Impatient())
+        fit_base(str(images), path, settings=settings, device="cpu", watcher=Impatient())
     return path
 
 

@@ -61,9 +61,9 @@ def command(
     """Meta-learn the shared base network. Stopped and started again, it goes on."""
     from functaconv.cli.progress import Meter, TrainingMeter
     from functaconv.engines.ranks import trainers
-    from functaconv.metalearning import fit_base
     from functaconv.recipe import assignment, latent_of, merged
     from functaconv.sources.images import parse_size
+    from functaconv.training import fit_base
 
     settings: dict[str, Any] = {}
     for text in set or ():

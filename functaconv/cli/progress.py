@@ -9,7 +9,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from functaconv import conversion, metalearning
+from functaconv import conversion, training
 from functaconv.cli.console import say
 
 EVERY = 30.0
@@ -59,14 +59,14 @@ class Meter:
             say(message)
 
 
-class TrainingMeter(metalearning.Watcher):
+class TrainingMeter(training.Watcher):
     def __init__(self, meter: Meter) -> None:
         self._meter, self._validation = meter, ""
 
     def announce(self, message: str) -> None:
         self._meter.line(message)
 
-    def report(self, progress: metalearning.Progress) -> None:
+    def report(self, progress: training.Progress) -> None:
         if progress.validation_psnr is not None and math.isfinite(progress.validation_psnr):
             self._validation = f", validation {progress.validation_psnr:.2f} dB"
         total = round(progress.update / progress.fraction) if progress.fraction > 0.01 else None

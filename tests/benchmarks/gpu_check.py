@@ -141,8 +141,8 @@ def learned_alike() -> dict[str, float]:
     from PIL import Image
 
     from functaconv.checkpoint import read_base
-    from functaconv.metalearning import fit_base
     from functaconv.packing import pack
+    from functaconv.training import fit_base
 
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "images"

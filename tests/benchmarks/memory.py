@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from functaconv.metalearning import fit_base
+from functaconv.training import fit_base
 from tests.benchmarks.image_quality import provenance
 
 SIDE, PER_SHARD, DIFFERENT = 8, 20_000, 256

@@ -15,7 +15,7 @@ from tests.cli.conftest import SMALL, Invoke, World, assert_same_base, assert_sa
 SLOWLY = ("--batch-size", "1", "--steps", "60")
 """so that encoding the five shards takes a second or two"""
 MANY = ("--steps", "150", "--batch-size", "4", "--seed", "3", *SMALL)
-OFTEN = "from functaconv.metalearning import run; run.SAVE_EVERY = 0.0; from functaconv.cli import main; main()"
+OFTEN = "from functaconv.training import run; run.SAVE_EVERY = 0.0; from functaconv.cli import main; main()"
 """runs the command with a training state after each update"""
 SIGNALS = [
     pytest.param(signal.SIGTERM, 75, id="SIGTERM"),

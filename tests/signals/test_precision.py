@@ -8,9 +8,9 @@ import torch
 from functaconv.checkpoint import read_base
 from functaconv.conversion import encode
 from functaconv.functaset.reader import open_functaset
-from functaconv.metalearning import Watcher, fit_base
-from functaconv.metalearning import workflow as learning
 from functaconv.signals import device as devices
+from functaconv.training import Watcher, fit_base
+from functaconv.training import workflow as learning
 
 CPU = torch.device("cpu")
 

@@ -11,10 +11,10 @@ import numpy as np
 from functaconv.checkpoint import base_from_bytes, base_to_bytes, read_base
 from functaconv.documents import differences
 from functaconv.errors import InputError
-from functaconv.metalearning.closed_form import ClosedForm
 from functaconv.recipe import Recipe
 from functaconv.signals.batch import Batch, Signal, batched
 from functaconv.signals.geometry import Geometry, Globe
+from functaconv.training.closed_form import ClosedForm
 
 MOST_VALUES = 1 << 25
 """of the items that a closed form is fitted to"""

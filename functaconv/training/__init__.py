@@ -4,7 +4,7 @@
 the recipe and looks at what is there already.
 """
 
-from functaconv.metalearning.run import Progress, Trained, Watcher
-from functaconv.metalearning.workflow import fit_base
+from functaconv.training.run import Progress, Trained, Watcher
+from functaconv.training.workflow import fit_base
 
 __all__ = ["Progress", "Trained", "Watcher", "fit_base"]

@@ -10,13 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from functaconv.base import Base
-from functaconv.metalearning.closed_form.domain import Mean
-from functaconv.metalearning.closed_form.layout import MOST_AXES, Finer
-from functaconv.metalearning.closed_form.sample import Sample
-from functaconv.metalearning.closed_form.windows import WindowedFit
-from functaconv.metalearning.validation import validation_psnr
 from functaconv.signals.batch import Batch
 from functaconv.solvers import GaussNewton
+from functaconv.training.closed_form.domain import Mean
+from functaconv.training.closed_form.layout import MOST_AXES, Finer
+from functaconv.training.closed_form.sample import Sample
+from functaconv.training.closed_form.windows import WindowedFit
+from functaconv.training.validation import validation_psnr
 
 DAMPINGS = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
 """strong damping keeps the functions smooth between the pixels; less is taken as long as they stay so"""

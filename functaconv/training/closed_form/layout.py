@@ -9,11 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from functaconv.base import Base
-from functaconv.metalearning.closed_form.sample import Group
 from functaconv.networks import Fourier, Placement
 from functaconv.shapes import Latents
 from functaconv.signals.geometry import Geometry
 from functaconv.signals.grid import AnyGrid, GlobeGrid, Grid
+from functaconv.training.closed_form.sample import Group
 
 ALIKE = 1e-4
 """of a cell's side, or of the largest weight: less is rounding"""

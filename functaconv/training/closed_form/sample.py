@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from functaconv.metalearning.closed_form.domain import Average, Mean, Transform
 from functaconv.signals.batch import Batch
 from functaconv.signals.geometry import Geometry
 from functaconv.signals.grid import AnyGrid, GlobeGrid, area_weights
 from functaconv.signals.normalizer import Normalizer
+from functaconv.training.closed_form.domain import Average, Mean, Transform
 
 
 @dataclass(frozen=True)

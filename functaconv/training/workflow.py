@@ -17,20 +17,6 @@ from functaconv.engines.ranks import trainers
 from functaconv.errors import InputError, ItemError, OutputExistsError, UsageError
 from functaconv.functaset.schema import canonical
 from functaconv.interruption import stopping
-from functaconv.metalearning.closed_form import learnable
-from functaconv.metalearning.run import (
-    Progress,
-    Request,
-    Run,
-    Trained,
-    Watcher,
-    claimed,
-    clear,
-    is_begun,
-    is_of_this_run,
-    shared,
-    training_folder,
-)
 from functaconv.parallel import Ensemble, ensemble
 from functaconv.presets import SIZED, Situation
 from functaconv.presets import preset as preset_of
@@ -51,6 +37,20 @@ from functaconv.sources.ignored import most_ignored
 from functaconv.sources.items import Item
 from functaconv.sources.noise import reading
 from functaconv.sources.webdataset import expand_shards, fingerprint, read_records, shown
+from functaconv.training.closed_form import learnable
+from functaconv.training.run import (
+    Progress,
+    Request,
+    Run,
+    Trained,
+    Watcher,
+    claimed,
+    clear,
+    is_begun,
+    is_of_this_run,
+    shared,
+    training_folder,
+)
 
 LEAST_WIDTH = 64
 """of a network whose Jacobians are computed sooner in half precision"""

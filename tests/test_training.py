@@ -17,10 +17,10 @@ from safetensors.torch import load
 from functaconv.checkpoint import read_base
 from functaconv.conversion import encode
 from functaconv.errors import FunctaconvError, InputError, OutputExistsError, StoppedError, UsageError
-from functaconv.metalearning import Progress, Trained, Watcher, fit_base, learner
-from functaconv.metalearning import run as running
-from functaconv.metalearning.pace import Pace
 from functaconv.recipe import TrainingRecipe, merged
+from functaconv.training import Progress, Trained, Watcher, fit_base, learner
+from functaconv.training import run as running
+from functaconv.training.pace import Pace
 
 from .conftest import npy, png, tar
 

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from functaconv.metalearning.closed_form.domain import Mean, Transform, counts_of, fit_mean, numbered
-from functaconv.metalearning.closed_form.sample import Sample
 from functaconv.pca import leading
+from functaconv.training.closed_form.domain import Mean, Transform, counts_of, fit_mean, numbered
+from functaconv.training.closed_form.sample import Sample
 
 MOST_FEATURES = 4096
 MOST_PRODUCTS = 1 << 38

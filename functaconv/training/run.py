@@ -29,13 +29,6 @@ from functaconv.errors import InputError, ItemError, OtherVariablesError, Output
 from functaconv.files import locked, replace_bytes
 from functaconv.functaset.schema import canonical
 from functaconv.interruption import Stop
-from functaconv.metalearning.canonical import make_canonical
-from functaconv.metalearning.closed_form import Situation, fit_closed_form, learnable
-from functaconv.metalearning.floor import Floor, planar, sampled
-from functaconv.metalearning.held_out import held_out
-from functaconv.metalearning.learner import Learner
-from functaconv.metalearning.pace import Pace
-from functaconv.metalearning.validation import validation_psnr
 from functaconv.metrics import psnr
 from functaconv.parallel import Ensemble, LostRankError
 from functaconv.recipe import Recipe, build, validated
@@ -46,6 +39,13 @@ from functaconv.signals.grid import GlobeGrid
 from functaconv.signals.loader import Collection, Position, Sampler, prefetched
 from functaconv.signals.normalizer import Normalizer, levels_of
 from functaconv.sources.items import Record
+from functaconv.training.canonical import make_canonical
+from functaconv.training.closed_form import Situation, fit_closed_form, learnable
+from functaconv.training.floor import Floor, planar, sampled
+from functaconv.training.held_out import held_out
+from functaconv.training.learner import Learner
+from functaconv.training.pace import Pace
+from functaconv.training.validation import validation_psnr
 
 STATE, CLOSED_FORM = "state.safetensors", "closed-form.safetensors"
 HELD_OUT = 0.02

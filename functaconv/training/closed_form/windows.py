@@ -13,10 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from functaconv.base import Base
-from functaconv.metalearning.closed_form.domain import Mean
-from functaconv.metalearning.closed_form.layout import Between, Layout
-from functaconv.metalearning.closed_form.sample import Sample
 from functaconv.networks import Fourier
+from functaconv.training.closed_form.domain import Mean
+from functaconv.training.closed_form.layout import Between, Layout
+from functaconv.training.closed_form.sample import Sample
 
 MOST_FACTORED = 4608
 """unknowns of A per channel up to which their matrix is factored"""

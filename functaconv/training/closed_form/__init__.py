@@ -14,18 +14,18 @@ from dataclasses import dataclass
 import torch
 
 from functaconv.base import Base
-from functaconv.metalearning.closed_form.domain import counts_of, fit_mean, numbered
-from functaconv.metalearning.closed_form.layout import MOST_PRODUCTS
-from functaconv.metalearning.closed_form.rounds import Plan, improve
-from functaconv.metalearning.closed_form.sample import Sample
-from functaconv.metalearning.closed_form.whole import fit_whole
-from functaconv.metalearning.closed_form.windows import MOST_FACTORED
-from functaconv.metalearning.validation import validation_psnr
 from functaconv.networks import Fourier
 from functaconv.recipe import Recipe, build
 from functaconv.signals.batch import Axes, Batch
 from functaconv.signals.geometry import Geometry
 from functaconv.signals.normalizer import Normalizer
+from functaconv.training.closed_form.domain import counts_of, fit_mean, numbered
+from functaconv.training.closed_form.layout import MOST_PRODUCTS
+from functaconv.training.closed_form.rounds import Plan, improve
+from functaconv.training.closed_form.sample import Sample
+from functaconv.training.closed_form.whole import fit_whole
+from functaconv.training.closed_form.windows import MOST_FACTORED
+from functaconv.training.validation import validation_psnr
 
 LEAST_WINDOW_FEATURES, MOST_WINDOW_FEATURES = 128, 256
 """as many as can be fitted by one factorisation, within these limits"""
