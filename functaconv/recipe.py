@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_vali
 from pydantic.dataclasses import dataclass
 
 from functaconv.base import LEAST_POINTS, TAPE_PER_LAYER, Base
+from functaconv.data.decoders.images import ImageTransform
 from functaconv.errors import InputError, UsageError, lookup
 from functaconv.functaset.schema import MOST_NUMBERS
 from functaconv.networks import Fourier, LatentMap, ModulatedNetwork, Network, Siren, SiteGrid
@@ -23,7 +24,6 @@ from functaconv.signals.normalizer import Levels, Normalizer
 from functaconv.signals.reading import Reading
 from functaconv.signals.tiles import LEAST_TILE
 from functaconv.solvers import SOLVERS
-from functaconv.sources.images import ImageTransform
 
 MOST_PARAMETERS = 1 << 30
 """of a matrix, or all matrices of a network"""

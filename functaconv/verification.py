@@ -14,22 +14,12 @@ import numpy as np
 
 from functaconv.base import Base
 from functaconv.checkpoint import StoredBase, base_from_bytes, read_base, read_state
-from functaconv.documents import parse_json
-from functaconv.errors import FunctaconvError, InputError, ItemError, UsageError, VerificationError
-from functaconv.functaset import schema
-from functaconv.functaset.checks import Problem, changed, joined, problems_of, runs
-from functaconv.functaset.reader import Functaset, read_attributes
-from functaconv.functaset.schema import BASE, PARTS
-from functaconv.functaset.unfinished import Parts, is_unfinished, read_begun
-from functaconv.metrics import psnr
-from functaconv.signals.loader import map_ahead
-from functaconv.signals.reading import count_ignored
-from functaconv.sources.decoders import decode, parse_field, usable_field
-from functaconv.sources.ignored import MOST_KINDS, OTHERS, ignore
-from functaconv.sources.items import Item, Record
-from functaconv.sources.naming import hinted, is_local, shown
-from functaconv.sources.noise import reading
-from functaconv.sources.webdataset import (
+from functaconv.data.decoders import decode, parse_field, usable_field
+from functaconv.data.ignored import MOST_KINDS, OTHERS, ignore
+from functaconv.data.items import Item, Record
+from functaconv.data.naming import hinted, is_local, shown
+from functaconv.data.noise import reading
+from functaconv.data.shards import (
     MOST_COMPARED,
     Tally,
     count_named,
@@ -40,6 +30,16 @@ from functaconv.sources.webdataset import (
     is_seekable,
     read_records,
 )
+from functaconv.documents import parse_json
+from functaconv.errors import FunctaconvError, InputError, ItemError, UsageError, VerificationError
+from functaconv.functaset import schema
+from functaconv.functaset.checks import Problem, changed, joined, problems_of, runs
+from functaconv.functaset.reader import Functaset, read_attributes
+from functaconv.functaset.schema import BASE, PARTS
+from functaconv.functaset.unfinished import Parts, is_unfinished, read_begun
+from functaconv.metrics import psnr
+from functaconv.signals.loader import map_ahead
+from functaconv.signals.reading import count_ignored
 from functaconv.summary import Items, Size, of_measures, summarise
 
 FIRST_RECORDS = 64

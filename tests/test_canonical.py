@@ -14,6 +14,7 @@ from functaconv.base import Base
 from functaconv.checkpoint import StoredBase, base_of, base_to_bytes, read_base
 from functaconv.conversion import EncodeOptions, encode
 from functaconv.conversion.work import Work
+from functaconv.data.shards import expand_shards, read_records
 from functaconv.errors import UsageError
 from functaconv.files import replace_bytes
 from functaconv.functaset.reader import open_functaset
@@ -25,7 +26,6 @@ from functaconv.signals.grid import Grid
 from functaconv.signals.normalizer import Normalizer
 from functaconv.signals.reading import Reading
 from functaconv.solvers import fit
-from functaconv.sources.webdataset import expand_shards, read_records
 from functaconv.training import canonical, fit_base
 from functaconv.training.canonical import Basis, make_canonical
 

@@ -23,6 +23,9 @@ from PIL import Image
 from functaconv.checkpoint import base_from_bytes, read_base
 from functaconv.conversion import Encoded, Watcher, block, dry_run, encode, work
 from functaconv.conversion.reading import Portion
+from functaconv.data.decoders.images import ImageTransform
+from functaconv.data.limits import MOST_AHEAD, room_for
+from functaconv.data.shards import expand_shards, read_records
 from functaconv.errors import (
     ChangedInputError,
     InputError,
@@ -42,9 +45,6 @@ from functaconv.recipe import merged
 from functaconv.rendering import arrays
 from functaconv.signals.grid import Grid
 from functaconv.signals.reading import Reading
-from functaconv.sources.images import ImageTransform
-from functaconv.sources.limits import MOST_AHEAD, room_for
-from functaconv.sources.webdataset import expand_shards, read_records
 from functaconv.summary import Items
 from functaconv.training import fit_base
 

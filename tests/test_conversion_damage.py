@@ -7,10 +7,10 @@ import pytest
 
 from functaconv.checkpoint import base_to_bytes, read_base
 from functaconv.conversion import Encoded
+from functaconv.data.ignored import LABELS
+from functaconv.data.shards import read_records
 from functaconv.errors import InputError, StoppedError
 from functaconv.functaset.reader import open_functaset
-from functaconv.sources.ignored import LABELS
-from functaconv.sources.webdataset import read_records
 
 from .conftest import npy, png, tar
 from .test_conversion import FEW, Killer, noise, run, shards, small_blocks

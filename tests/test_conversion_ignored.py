@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from functaconv.conversion import work
+from functaconv.data.ignored import APPLE_DOUBLE, CUT_JSON, FRAMES, HIDDEN, LABELS, LINKS, NO_LABELS, NO_SUFFIX
 from functaconv.errors import InputError, StoppedError
 from functaconv.functaset.reader import open_functaset
-from functaconv.sources.ignored import APPLE_DOUBLE, CUT_JSON, FRAMES, HIDDEN, LABELS, LINKS, NO_LABELS, NO_SUFFIX
 from functaconv.verification import inspect
 
 from .conftest import npy, png, tar

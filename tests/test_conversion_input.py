@@ -21,7 +21,7 @@ from functaconv.functaset.unfinished import look
 from functaconv.signals.batch import Signal
 
 from .conftest import png, tar
-from .sources.servers import Answer, Script, serving
+from .data.servers import Answer, Script, serving
 from .test_conversion import Killer, run, shards, small_blocks, stored_tree
 from .test_many_processes import Listening, rank
 

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 import functaconv.packing as packing
+from functaconv.data.decoders import ImageTransform, decode
+from functaconv.data.items import Record
+from functaconv.data.shards import expand_shards, read_records
 from functaconv.errors import FunctaconvError, InputError, OutputExistsError, UsageError
 from functaconv.packing import pack
-from functaconv.sources.decoders import ImageTransform, decode
-from functaconv.sources.items import Record
-from functaconv.sources.webdataset import expand_shards, read_records
 
 
 def image(seed: int, shape: tuple[int, ...] = (8, 6, 3)) -> Image.Image:

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from functaconv.data.decoders import ImageTransform
+from functaconv.data.decoders.binvox import read_binvox
+from functaconv.data.grids import FieldChoice
 from functaconv.errors import InputError, UsageError
 from functaconv.packing import pack, plan
-from functaconv.sources.binvox import read_binvox
-from functaconv.sources.decoders import ImageTransform
-from functaconv.sources.grids import FieldChoice
 
 xarray = pytest.importorskip("xarray")
 pytest.importorskip("netCDF4")

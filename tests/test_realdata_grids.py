@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from functaconv.conversion import encode
+from functaconv.data.grids import FieldChoice
 from functaconv.errors import InputError
 from functaconv.functaset import open_functaset, verify
 from functaconv.packing import pack
 from functaconv.rendering import arrays, render
 from functaconv.reporting import report
-from functaconv.sources.grids import FieldChoice
 from functaconv.training import fit_base
 
 pytestmark = pytest.mark.realdata

@@ -18,6 +18,8 @@ from PIL import Image
 from functaconv.checkpoint import base_of
 from functaconv.cli.console import by_numbers_lines, summary_lines
 from functaconv.conversion import encode
+from functaconv.data.decoders import decode
+from functaconv.data.shards import read_records
 from functaconv.errors import InputError, MissingExtraError, UsageError, VerificationError
 from functaconv.functaset.reader import open_functaset
 from functaconv.metrics import mse_of, psnr
@@ -25,8 +27,6 @@ from functaconv.reporting import Report, report, to_csv, to_html
 from functaconv.reporting.comparison import lengths
 from functaconv.reporting.thumbnails import Thumbnails
 from functaconv.signals.grid import Grid
-from functaconv.sources.decoders import decode
-from functaconv.sources.webdataset import read_records
 from functaconv.training import fit_base
 
 from .conftest import npy, png, tar

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from functaconv.data.decoders import decode
+from functaconv.data.items import Record
 from functaconv.errors import ItemError
 from functaconv.functaset.reader import open_functaset
 from functaconv.rendering import render
-from functaconv.sources.decoders import decode
-from functaconv.sources.items import Record
 
 from . import hostile
 from .conftest import npy, png

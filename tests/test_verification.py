@@ -16,8 +16,8 @@ import zarr
 from functaconv.checkpoint import TrainingState, base_to_bytes, read_base, read_state, write_state
 from functaconv.conversion import encode
 from functaconv.conversion import run as running
+from functaconv.data.ignored import LABELS
 from functaconv.errors import FunctaconvError, InputError, UsageError, VerificationError
-from functaconv.sources.ignored import LABELS
 from functaconv.training import Progress, Watcher, fit_base
 from functaconv.verification import Inspection, inspect
 

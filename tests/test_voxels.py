@@ -12,12 +12,12 @@ from PIL import Image
 
 from functaconv.checkpoint import read_base
 from functaconv.conversion import encode
+from functaconv.data.decoders.binvox import read_binvox, write_binvox
 from functaconv.errors import InputError, UsageError
 from functaconv.functaset import open_functaset, verify
 from functaconv.recipe import merged
 from functaconv.rendering import View, arrays, render
 from functaconv.reporting import report, to_csv
-from functaconv.sources.binvox import read_binvox, write_binvox
 from functaconv.training import fit_base
 from tests.conftest import TINY, npy, png, tar
 

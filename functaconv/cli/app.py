@@ -14,8 +14,8 @@ from typer.core import TyperCommand, TyperGroup
 from functaconv import __version__
 from functaconv.cli import demo, encode, fit_base, inspect, pack, render, report
 from functaconv.cli.console import say
+from functaconv.data.noise import Noise, heard
 from functaconv.errors import FunctaconvError, OutputExistsError
-from functaconv.sources.noise import Noise, heard
 
 _CANNOT_WRITE = "give an output in a directory that may be written to, on a disk that has room"
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from functaconv.sources.ignored import ignored_lines
+from functaconv.data.ignored import ignored_lines
 
 
 def say(message: str) -> None:

@@ -60,9 +60,9 @@ def command(
 ) -> None:
     """Meta-learn the shared base network. Stopped and started again, it goes on."""
     from functaconv.cli.progress import Meter, TrainingMeter
+    from functaconv.data.decoders.images import parse_size
     from functaconv.engines.ranks import trainers
     from functaconv.recipe import assignment, latent_of, merged
-    from functaconv.sources.images import parse_size
     from functaconv.training import fit_base
 
     settings: dict[str, Any] = {}

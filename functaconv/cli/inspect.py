@@ -7,7 +7,7 @@ import typer
 
 from functaconv.cli import options
 from functaconv.cli.console import table, write_json, write_lines
-from functaconv.sources.ignored import ignored_lines
+from functaconv.data.ignored import ignored_lines
 
 
 def command(

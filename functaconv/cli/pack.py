@@ -71,10 +71,10 @@ def command(
     verbose: options.Verbose = False,
 ) -> None:
     """Turn a folder of files into webdataset shards."""
+    from functaconv.data.decoders.images import ImageTransform, parse_size
+    from functaconv.data.grids import FieldChoice
+    from functaconv.data.ignored import ignored_lines
     from functaconv.packing import pack, plan
-    from functaconv.sources.grids import FieldChoice
-    from functaconv.sources.ignored import ignored_lines
-    from functaconv.sources.images import ImageTransform, parse_size
 
     choice = FieldChoice(tuple(variable or ()), start, stop, stride, tuple(level or ()), group)
     if dry_run:

@@ -10,6 +10,7 @@ import torch
 
 from functaconv.conversion.reading import Portion
 from functaconv.conversion.work import Work
+from functaconv.data.shards import shown
 from functaconv.functaset.blocks import DAMAGED, Block, Failure, Grids
 from functaconv.functaset.grids import GridTable
 from functaconv.functaset.schema import MEASURES, NO_TIME, columns
@@ -18,7 +19,6 @@ from functaconv.metrics import psnr
 from functaconv.signals.batch import Batch, Signal
 from functaconv.signals.grid import seconds_of
 from functaconv.signals.loader import prefetched
-from functaconv.sources.webdataset import shown
 
 MOST_TOGETHER = {"cpu": 16 << 20, "cuda": 1 << 30}
 """bytes of the values of a batch: fitting takes up to a hundred for each of a byte"""

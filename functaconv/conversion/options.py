@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass
 
+from functaconv.data.decoders.images import ImageTransform, Size
 from functaconv.errors import UsageError, lookup
 from functaconv.functaset.schema import Bits
-from functaconv.sources.images import ImageTransform, Size
 
 BITS: dict[str, Bits] = {"float16": "float16", "float32": "float32", "8": "8"}
 

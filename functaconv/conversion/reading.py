@@ -10,19 +10,19 @@ from typing import Any
 
 from functaconv.conversion.tasks import Task, check_same, is_full
 from functaconv.conversion.work import Work
+from functaconv.data.decoders import USABLE_HINT, decode, usable_field
+from functaconv.data.ignored import ignore, most_ignored
+from functaconv.data.items import Record
+from functaconv.data.naming import is_local
+from functaconv.data.noise import reading
+from functaconv.data.shards import fingerprint, read_records, shown
+from functaconv.data.storage import opened
 from functaconv.errors import ChangedInputError, InputError, ItemError
 from functaconv.signals.batch import Signal
 from functaconv.signals.grid import seconds_of
 from functaconv.signals.loader import Ahead, begun_ahead
 from functaconv.signals.reading import count_ignored, stored_length
 from functaconv.signals.tiles import Tile
-from functaconv.sources.decoders import USABLE_HINT, decode, usable_field
-from functaconv.sources.ignored import ignore, most_ignored
-from functaconv.sources.items import Record
-from functaconv.sources.naming import is_local
-from functaconv.sources.noise import reading
-from functaconv.sources.openers import opened
-from functaconv.sources.webdataset import fingerprint, read_records, shown
 
 FIRST_ITEMS = 16
 PORTION_BYTES = 64 << 20

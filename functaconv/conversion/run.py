@@ -16,6 +16,8 @@ from functaconv.conversion.reading import Portion, check_first_items, read
 from functaconv.conversion.seal import NothingUsableError, complaint_of, forget_failed, reopen, seal
 from functaconv.conversion.tasks import Task, expected_records, is_done, tasks
 from functaconv.conversion.work import Work
+from functaconv.data.naming import is_local
+from functaconv.data.shards import fingerprint, index_shard, is_seekable
 from functaconv.engines import ENGINES
 from functaconv.engines.ranks import Ranks, in_turn
 from functaconv.engines.ranks import ranks as ranks_of_environment
@@ -36,8 +38,6 @@ from functaconv.functaset.unfinished import Found, Parts, create, look, recover
 from functaconv.functaset.writer import sweep
 from functaconv.interruption import AskedToStop, Stop, stopping
 from functaconv.signals.device import matmul_precision, said_of_precision
-from functaconv.sources.naming import is_local
-from functaconv.sources.webdataset import fingerprint, index_shard, is_seekable
 
 PIPED = "what came through a pipe cannot be resumed: --overwrite begins anew"
 PATIENCE = 60.0

@@ -11,6 +11,10 @@ import numpy as np
 import functaconv
 from functaconv.conversion.reading import nothing_usable
 from functaconv.conversion.work import Work
+from functaconv.data.decoders import USABLE_HINT
+from functaconv.data.ignored import ignore
+from functaconv.data.naming import short_name
+from functaconv.data.shards import shown
 from functaconv.errors import (
     ChangedInputError,
     FunctaconvError,
@@ -28,10 +32,6 @@ from functaconv.functaset.schema import MEASURES, PARTS, Attributes, Quantisatio
 from functaconv.functaset.unfinished import Listed, Parts, create
 from functaconv.functaset.writer import Arrays, assembled, clear
 from functaconv.functaset.writer import seal as seal_store
-from functaconv.sources.decoders import USABLE_HINT
-from functaconv.sources.ignored import ignore
-from functaconv.sources.naming import short_name
-from functaconv.sources.webdataset import shown
 from functaconv.summary import Items, Size, of_measures, raw_bytes, summarise
 
 CONVENTION = "cell centres of the unit interval, square or cube; first axis first"

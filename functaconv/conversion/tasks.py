@@ -7,11 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from functaconv.conversion.work import Work
-from functaconv.documents import differences
-from functaconv.errors import ChangedInputError, InputError, UsageError
-from functaconv.functaset.unfinished import Listed, Parts
-from functaconv.sources.naming import is_local
-from functaconv.sources.webdataset import (
+from functaconv.data.naming import is_local
+from functaconv.data.shards import (
     RecordLocation,
     digest_of_names,
     fingerprint,
@@ -20,6 +17,9 @@ from functaconv.sources.webdataset import (
     is_seekable,
     shown,
 )
+from functaconv.documents import differences
+from functaconv.errors import ChangedInputError, InputError, UsageError
+from functaconv.functaset.unfinished import Listed, Parts
 
 BLOCK_BYTES = 16 << 20
 """of a shard's records, with which a block ends: they may be much larger than those of the training"""

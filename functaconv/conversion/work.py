@@ -12,6 +12,9 @@ import torch
 
 from functaconv.checkpoint import StoredBase, base_from_bytes, read_base
 from functaconv.conversion.options import BITS, EncodeOptions
+from functaconv.data.decoders.images import Size
+from functaconv.data.naming import short_name
+from functaconv.data.shards import expand_shards, is_read_once, shown
 from functaconv.errors import UsageError, lookup
 from functaconv.functaset.quantise import Quantiser
 from functaconv.functaset.schema import Bits, Budgets, Layout
@@ -20,9 +23,6 @@ from functaconv.signals.device import HALF, device_of, sweep_dtype_of, usable_pr
 from functaconv.signals.grid import AXES
 from functaconv.signals.reading import Reading, check_possible
 from functaconv.solvers import SOLVERS
-from functaconv.sources.images import Size
-from functaconv.sources.naming import short_name
-from functaconv.sources.webdataset import expand_shards, is_read_once, shown
 
 CODE_SIGMAS = 4.5
 """8-bit codes span this many standard deviations of the training latents to either side"""

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from functaconv.data.grids import FieldChoice, Fields, open_fields
+from functaconv.data.grids.choice import NoVariableError, alternatives
+from functaconv.data.ignored import OTHER_VARIABLES, ignore
+from functaconv.data.noise import now_reading
 from functaconv.errors import InputError
 from functaconv.packing.selection import File
-from functaconv.sources.grids import FieldChoice, Fields, open_fields
-from functaconv.sources.grids.choice import NoVariableError, alternatives
-from functaconv.sources.ignored import OTHER_VARIABLES, ignore
-from functaconv.sources.noise import now_reading
 
 _MOST_TOLD = 8
 GridItem = tuple[str, np.ndarray, dict[str, Any]]

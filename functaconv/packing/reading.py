@@ -11,13 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from functaconv.errors import InputError, ItemError
-from functaconv.packing.grids import Grids
-from functaconv.packing.selection import ARRAY, File
-from functaconv.packing.stacks import Stack
-from functaconv.sources.binvox import write_binvox
-from functaconv.sources.contents import format_of
-from functaconv.sources.decoders import (
+from functaconv.data.contents import format_of
+from functaconv.data.decoders import (
     ARRAY_SUFFIXES,
     DEFAULT_LIMITS,
     OTHER_IMAGES,
@@ -26,11 +21,16 @@ from functaconv.sources.decoders import (
     decode,
     transform_image,
 )
-from functaconv.sources.folder import opened
-from functaconv.sources.items import Item, Record
-from functaconv.sources.limits import room_for
-from functaconv.sources.meshes import MESH_SUFFIXES, voxelise
-from functaconv.sources.noise import now_reading
+from functaconv.data.decoders.binvox import write_binvox
+from functaconv.data.folder import opened
+from functaconv.data.items import Item, Record
+from functaconv.data.limits import room_for
+from functaconv.data.meshes import MESH_SUFFIXES, voxelise
+from functaconv.data.noise import now_reading
+from functaconv.errors import InputError, ItemError
+from functaconv.packing.grids import Grids
+from functaconv.packing.selection import ARRAY, File
+from functaconv.packing.stacks import Stack
 
 NO_RESOLUTION = "a mesh becomes voxels: say how many per side with --resolution"
 _OF_NPZ = "--field npz:NAME chooses an array; --split-axis 0 cuts one that holds many items"

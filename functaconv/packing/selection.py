@@ -7,17 +7,17 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from functaconv.data.contents import FIELDS, HEAD, format_of
+from functaconv.data.decoders import ARRAY_SUFFIXES, OTHER_IMAGES
+from functaconv.data.decoders.images import IMAGE_SUFFIXES
+from functaconv.data.folder import Candidate, opened, relative_name, walk
+from functaconv.data.grids import FIELD_SUFFIXES, is_fields
+from functaconv.data.grids.origin import Origin
+from functaconv.data.ignored import CAPTIONS, beside, ignore, most_ignored
+from functaconv.data.meshes import MESH_SUFFIXES
+from functaconv.data.naming import scheme_of, shown
+from functaconv.data.unzipping import member_names, unzipped
 from functaconv.errors import InputError, UsageError
-from functaconv.sources.contents import FIELDS, HEAD, format_of
-from functaconv.sources.decoders import ARRAY_SUFFIXES, OTHER_IMAGES
-from functaconv.sources.folder import Candidate, opened, relative_name, walk
-from functaconv.sources.grids import FIELD_SUFFIXES, is_fields
-from functaconv.sources.grids.origin import Origin
-from functaconv.sources.ignored import CAPTIONS, beside, ignore, most_ignored
-from functaconv.sources.images import IMAGE_SUFFIXES
-from functaconv.sources.meshes import MESH_SUFFIXES
-from functaconv.sources.naming import scheme_of, shown
-from functaconv.sources.unzipping import member_names, unzipped
 
 PACKED_SUFFIXES = (*ARRAY_SUFFIXES, *MESH_SUFFIXES, *FIELD_SUFFIXES)
 ZARR, ZIP = "zarr", "zip"

@@ -12,11 +12,11 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
+from functaconv.data.decoders import DEFAULT_LIMITS, npy_header
+from functaconv.data.folder import opened
+from functaconv.data.ignored import ARRAYS, ignore, number_for_each
 from functaconv.errors import InputError, ItemError, UsageError
 from functaconv.packing.selection import ARRAY, File
-from functaconv.sources.decoders import DEFAULT_LIMITS, npy_header
-from functaconv.sources.folder import opened
-from functaconv.sources.ignored import ARRAYS, ignore, number_for_each
 
 _OF_NPZ = "npz:"
 _ERRORS = (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error)

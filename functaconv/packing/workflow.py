@@ -13,6 +13,12 @@ from typing import BinaryIO
 
 import numpy as np
 
+from functaconv.data.decoders import ImageTransform
+from functaconv.data.grids import EVERYTHING, FieldChoice
+from functaconv.data.grids.origin import Origin
+from functaconv.data.ignored import most_ignored
+from functaconv.data.meshes import MESH_SUFFIXES, MOST_RESOLUTION
+from functaconv.data.noise import heard
 from functaconv.errors import FunctaconvError, InputError, TooManyFailuresError, UsageError
 from functaconv.files import replace_bytes
 from functaconv.packing.grids import Grids, joined_grids, opened
@@ -20,12 +26,6 @@ from functaconv.packing.reading import NO_RESOLUTION, Failure, Packed, Reading, 
 from functaconv.packing.selection import GRID, File, Selection, parse_packed_field, selected
 from functaconv.packing.stacks import Split, Stack, looks_like_a_stack, stacks
 from functaconv.packing.writing import check_target, write_shards, write_stream
-from functaconv.sources.decoders import ImageTransform
-from functaconv.sources.grids import EVERYTHING, FieldChoice
-from functaconv.sources.grids.origin import Origin
-from functaconv.sources.ignored import most_ignored
-from functaconv.sources.meshes import MESH_SUFFIXES, MOST_RESOLUTION
-from functaconv.sources.noise import heard
 
 # at a few kilobytes an image some tens of megabytes: big enough to read at speed, small enough to share out
 ITEMS_PER_SHARD = 10_000

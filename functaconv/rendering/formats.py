@@ -6,14 +6,14 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+from functaconv.data.decoders.binvox import write_binvox
+from functaconv.data.meshes import surface
 from functaconv.errors import UsageError
 from functaconv.functaset.reader import Functaset
 from functaconv.measuring import OCCUPIED
 from functaconv.previews import voxel_preview
 from functaconv.rendering.decoding import Picture
 from functaconv.rendering.netcdf import to_netcdf
-from functaconv.sources.binvox import write_binvox
-from functaconv.sources.meshes import surface
 
 ToBytes = Callable[[Picture, Functaset], bytes]
 

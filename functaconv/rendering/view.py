@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from functaconv.data.grids import axes_of
 from functaconv.errors import InputError, UsageError
 from functaconv.signals.grid import GlobeGrid, Grid, Region
-from functaconv.sources.grids import axes_of
 
 MOST_VALUES = 1 << 27
 """of one rendered item, all channels: half a GiB of float32, of which a file format makes a copy or two"""

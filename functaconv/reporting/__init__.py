@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from functaconv.checkpoint import base_of
+from functaconv.data.shards import expand_shards
 from functaconv.errors import FunctaconvError, UsageError, VerificationError
 from functaconv.functaset.reader import Functaset, open_functaset
 from functaconv.metrics import psnr
@@ -20,7 +21,6 @@ from functaconv.reporting.result import ItemQuality, Report, Table
 from functaconv.reporting.seams import measured_seams
 from functaconv.reporting.thumbnails import Thumbnails, can_show
 from functaconv.signals.device import device_of, matmul_precision
-from functaconv.sources.webdataset import expand_shards
 from functaconv.summary import of_measures
 
 __all__ = ["ItemQuality", "Report", "Table", "report", "to_csv", "to_html"]

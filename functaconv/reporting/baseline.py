@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from functaconv.base import Base
+from functaconv.data.shards import index_shard, is_seekable
 from functaconv.errors import InputError
 from functaconv.functaset.reader import Functaset
 from functaconv.measuring import OCCUPIED
@@ -21,7 +22,6 @@ from functaconv.signals.grid import AnyGrid
 from functaconv.signals.loader import prefetched
 from functaconv.signals.normalizer import Normalizer
 from functaconv.signals.reading import Reading
-from functaconv.sources.webdataset import index_shard, is_seekable
 
 BATCH = 256
 

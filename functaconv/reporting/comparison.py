@@ -13,6 +13,9 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from functaconv.base import Base
+from functaconv.data.decoders.images import ImageTransform, Size
+from functaconv.data.items import Record
+from functaconv.data.shards import read_records, shown
 from functaconv.errors import InputError, ItemError
 from functaconv.functaset.reader import Functaset
 from functaconv.functaset.schema import MEASURES
@@ -26,9 +29,6 @@ from functaconv.signals.loader import map_ahead, prefetched
 from functaconv.signals.native import native_grid
 from functaconv.signals.reading import Reading
 from functaconv.signals.tiles import Tile
-from functaconv.sources.images import ImageTransform, Size
-from functaconv.sources.items import Record
-from functaconv.sources.webdataset import read_records, shown
 
 TOLERANCE_DB = 0.01
 NOISE = 1e-6

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from functaconv.data.items import OF_GRIDS, Item
 from functaconv.errors import InputError, ItemError, OtherVariablesError, UsageError
 from functaconv.signals.grid import AnyGrid, GlobeGrid, Grid
-from functaconv.sources.items import OF_GRIDS, Item
 
 ChannelAxis = Literal["auto", "last", "first", "none"]
 Modality = Literal["image", "array", "voxels", "grid"]

@@ -12,12 +12,12 @@ from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 
+from functaconv.data.copies import LocalCopies
+from functaconv.data.items import Record
+from functaconv.data.limits import Place, Room, room_for
+from functaconv.data.shards import RecordLocation, index_shard, read_at
 from functaconv.errors import InputError
 from functaconv.signals.batch import Batch, Signal
-from functaconv.sources.copies import LocalCopies
-from functaconv.sources.items import Record
-from functaconv.sources.limits import Place, Room, room_for
-from functaconv.sources.webdataset import RecordLocation, index_shard, read_at
 
 MOST_FETCHED = 64 << 20
 """bytes of what waits to be decoded, from which on no more is fetched"""

@@ -5,14 +5,14 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
+from functaconv.data.decoders import check_attributes, decode, usable_field
+from functaconv.data.decoders.images import ImageTransform
+from functaconv.data.ignored import LABELS, RECORDS, ignore
+from functaconv.data.items import Record
+from functaconv.data.noise import reading
 from functaconv.errors import ItemError, UsageError
 from functaconv.signals.batch import Axes, Signal
 from functaconv.signals.tiles import LEAST_TILE, Tile, tiles_of
-from functaconv.sources.decoders import check_attributes, decode, usable_field
-from functaconv.sources.ignored import LABELS, RECORDS, ignore
-from functaconv.sources.images import ImageTransform
-from functaconv.sources.items import Record
-from functaconv.sources.noise import reading
 
 MOST_POINTS, MOST_VALUES = 1 << 24, 1 << 26
 """of a signal: a volume of 256 x 256 x 256, a photograph of 16 million pixels. Fitting a value takes some 40 bytes"""

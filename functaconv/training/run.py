@@ -23,6 +23,7 @@ from functaconv.checkpoint import (
     read_state,
     write_state,
 )
+from functaconv.data.items import Record
 from functaconv.documents import differences
 from functaconv.engines.ranks import trainers
 from functaconv.errors import InputError, ItemError, OtherVariablesError, OutputExistsError
@@ -38,7 +39,6 @@ from functaconv.signals.geometry import Flat, Geometry, Globe
 from functaconv.signals.grid import GlobeGrid
 from functaconv.signals.loader import Collection, Position, Sampler, prefetched
 from functaconv.signals.normalizer import Normalizer, levels_of
-from functaconv.sources.items import Record
 from functaconv.training.canonical import make_canonical
 from functaconv.training.closed_form import Situation, fit_closed_form, learnable
 from functaconv.training.floor import Floor, planar, sampled

@@ -12,6 +12,11 @@ import torch
 from tqdm.auto import tqdm
 
 from functaconv.checkpoint import is_base, read_base
+from functaconv.data.decoders import USABLE_HINT, decode, usable_field
+from functaconv.data.ignored import most_ignored
+from functaconv.data.items import Item
+from functaconv.data.noise import reading
+from functaconv.data.shards import expand_shards, fingerprint, read_records, shown
 from functaconv.documents import differences
 from functaconv.engines.ranks import trainers
 from functaconv.errors import InputError, ItemError, OutputExistsError, UsageError
@@ -32,11 +37,6 @@ from functaconv.signals.device import (
 )
 from functaconv.signals.reading import check_possible, count_ignored
 from functaconv.signals.tiles import Tile, tiles_of
-from functaconv.sources.decoders import USABLE_HINT, decode, usable_field
-from functaconv.sources.ignored import most_ignored
-from functaconv.sources.items import Item
-from functaconv.sources.noise import reading
-from functaconv.sources.webdataset import expand_shards, fingerprint, read_records, shown
 from functaconv.training.closed_form import learnable
 from functaconv.training.run import (
     Progress,

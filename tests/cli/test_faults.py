@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from functaconv.data import patience
 from functaconv.functaset.reader import open_functaset
-from functaconv.sources import patience
 from tests.cli.conftest import SMALL, Invoke, Ran, World, assert_same_functaset, wait_until
 from tests.conftest import png, tar
-from tests.sources.servers import Answer, Script, serving
+from tests.data.servers import Answer, Script, serving
 
 Encode = Callable[..., Ran]
 COUNT = 8

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tests.cli.conftest import Invoke
 from tests.conftest import tar
-from tests.sources.test_noise import damaged_tiff
+from tests.data.test_noise import damaged_tiff
 
 
 def test_the_command_line_tells_warnings_at_the_end(tmp_path: Path, invoke: Invoke) -> None:

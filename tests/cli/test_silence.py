@@ -11,7 +11,7 @@ import pytest
 
 from functaconv.conversion import Watcher, encode
 from tests.cli.conftest import World, wait_until
-from tests.sources.servers import Answer, Script, serving
+from tests.data.servers import Answer, Script, serving
 
 PATIENCE = 20.0
 """seconds: far more than an end takes, on a busy machine too"""

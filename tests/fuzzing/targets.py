@@ -19,12 +19,12 @@ import numpy as np
 import torch
 
 from functaconv.checkpoint import base_from_bytes
+from functaconv.data.decoders import Limits, decode
+from functaconv.data.decoders.binvox import write_binvox
+from functaconv.data.items import Record
+from functaconv.data.shards import read_records
 from functaconv.signals.batch import Axes
 from functaconv.signals.grid import Grid
-from functaconv.sources.binvox import write_binvox
-from functaconv.sources.decoders import Limits, decode
-from functaconv.sources.items import Record
-from functaconv.sources.webdataset import read_records
 
 from .bases import small_base, undigested
 from .mutation import NUMBERS, mutated, mutated_json

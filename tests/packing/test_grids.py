@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from functaconv.data.grids import FieldChoice
 from functaconv.errors import InputError
 from functaconv.packing import pack, plan
-from functaconv.sources.grids import FieldChoice
 
 xarray = pytest.importorskip("xarray")
 pytest.importorskip("netCDF4")
@@ -249,7 +249,7 @@ def test_names_in_an_archive_lead_nowhere_else(tmp_path: Path, temporary: Path) 
 def test_archives_of_absurd_size_are_refused_before_they_are_unpacked(
     tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from functaconv.sources import unzipping
+    from functaconv.data import unzipping
 
     bomb = tmp_path / "bomb.zip"
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -106,8 +106,8 @@ def test_the_only_array_of_several_axes_needs_no_name(tmp_path: Path) -> None:
 def test_an_array_larger_than_one_item_may_be_is_read_part_by_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from functaconv.data.limits import Limits
     from functaconv.packing import stacks
-    from functaconv.sources.limits import Limits
 
     monkeypatch.setattr(stacks, "DEFAULT_LIMITS", Limits(expanded=IMAGES[0].nbytes, member=10))
     np.save(tmp_path / "X.npy", IMAGES)

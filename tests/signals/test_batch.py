@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from functaconv.data.items import Item, Record
 from functaconv.errors import ItemError, UsageError
 from functaconv.signals.batch import Axes, Batch, Signal, batched
 from functaconv.signals.reading import Reading
-from functaconv.sources.items import Item, Record
 
 from ..conftest import npy, png
 

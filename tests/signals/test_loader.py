@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from functaconv.data.items import Record
+from functaconv.data.limits import MOST_AHEAD, room_for
 from functaconv.errors import InputError
 from functaconv.signals.batch import Axes, Signal
 from functaconv.signals.loader import (
@@ -22,8 +24,6 @@ from functaconv.signals.loader import (
     prefetched,
 )
 from functaconv.signals.reading import Reading
-from functaconv.sources.items import Record
-from functaconv.sources.limits import MOST_AHEAD, room_for
 
 
 def loader_threads() -> list[str]:

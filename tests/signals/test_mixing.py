@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from functaconv.data.items import Item
 from functaconv.signals.batch import Axes, Batch, Signal
 from functaconv.signals.mixing import mixed
 from functaconv.signals.normalizer import Normalizer
-from functaconv.sources.items import Item
 
 COUNT, SIDE = 12, 5
 

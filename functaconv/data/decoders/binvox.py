@@ -1,0 +1,148 @@
+"""Occupancy as voxel files have it: binvox runs and packed bits, to 0 and 1 in uint8, and back.
+
+binvox (https://www.patrickmin.com/binvox/binvox.html) stores y fastest, then z, then x. Its line `dim` gives the
+lengths in that order, slowest first: `dim X Z Y`, as the reference reader takes them. Most files are cubes, where
+this does not show. Arrays here are `[x, y, z]`.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from functaconv.data.limits import room_for
+from functaconv.errors import ItemError
+
+__all__ = ["read_binvox", "unpack_bits", "write_binvox"]
+
+_MAGIC = b"#binvox"
+_VERSION = b"1"
+_MOST_HEADER = 4096
+"""bytes: the header as binvox writes it takes about 100"""
+_LONGEST_RUN = 255
+_TOGETHER = 1 << 20
+"""runs that are expanded together"""
+
+
+def read_binvox(content: bytes, *, most_values: int) -> np.ndarray:
+    """Occupancy `[x, y, z]`, uint8 0 or 1, of at most `most_values` voxels; ItemError says why there is none.
+
+    `translate` and `scale` place the voxels in the world; they are not needed here, and may be absent.
+    """
+    (x, z, y), start = _header(content)
+    voxels = x * y * z
+    if voxels > most_values:
+        raise ItemError(f"dim {x} {z} {y}: {voxels} voxels, expected at most {most_values}")
+    if (len(content) - start) % 2:
+        raise ItemError(f"{len(content) - start} bytes of data, expected pairs of a value and a count")
+    values, counts = np.frombuffer(content, np.uint8, offset=start).reshape(-1, 2).T
+    if values.size and values.max() > 1:
+        raise ItemError(f"value {values.max()} in run {int(np.argmax(values > 1))}, expected 0 (empty) or 1 (occupied)")
+    if not counts.all():
+        raise ItemError(f"run {int(np.argmin(counts))} has no voxels, expected 1 to {_LONGEST_RUN}")
+    found = int(counts.sum(dtype=np.int64))
+    if found != voxels:
+        raise ItemError(f"dim {x} {z} {y} needs {voxels} voxels, found {found} in {counts.size} runs")
+    with room_for(2 * voxels):
+        flat, place = np.empty(voxels, np.uint8), 0
+        for start in range(0, counts.size, _TOGETHER):
+            # numpy makes eight bytes of each count
+            piece = np.repeat(values[start : start + _TOGETHER], counts[start : start + _TOGETHER])
+            flat[place : place + piece.size] = piece
+            place += piece.size
+        return np.ascontiguousarray(flat.reshape(x, z, y).transpose(0, 2, 1))
+
+
+def write_binvox(occupancy: np.ndarray) -> bytes:
+    """The file that `read_binvox` reads: `occupancy` is `[x, y, z]`, boolean or 0 and 1."""
+    if occupancy.ndim != 3 or not occupancy.size:
+        raise ItemError(f"shape {occupancy.shape}, expected x, y and z, each of length one or more")
+    if not ((occupancy == 0) | (occupancy == 1)).all():
+        raise ItemError("values other than 0 and 1; choose a threshold first")
+    x, y, z = occupancy.shape
+    voxels = occupancy.astype(np.uint8).transpose(0, 2, 1).ravel()
+    starts = np.flatnonzero(np.diff(voxels, prepend=1 - voxels[:1]))
+    lengths = np.diff(starts, append=voxels.size)
+    # a long run is as many full ones as needed, and a rest of 1 to 255
+    pieces = (lengths - 1) // _LONGEST_RUN + 1
+    runs = np.full((int(pieces.sum()), 2), _LONGEST_RUN, np.uint8)
+    runs[:, 0] = np.repeat(voxels[starts], pieces)
+    runs[np.cumsum(pieces) - 1, 1] = lengths - (pieces - 1) * _LONGEST_RUN
+    return b"%b %b\ndim %d %d %d\ntranslate 0 0 0\nscale 1\ndata\n" % (_MAGIC, _VERSION, x, z, y) + runs.tobytes()
+
+
+def unpack_bits(packed: np.ndarray, shape: Sequence[int], *, little: bool = False) -> np.ndarray:
+    """Occupancy of `shape`, uint8 0 or 1, out of the bytes that `np.packbits` made of it.
+
+    They are one row for all, or rows along the last axis (`packbits(..., axis=-1)`), each filled up to a whole
+    byte. `little`: the first voxel is the lowest bit of its byte.
+    """
+    lengths = tuple(int(length) for length in shape)
+    if not lengths or any(length < 1 for length in lengths):
+        raise ItemError(f"shape {list(lengths)}, expected one axis or more, each of length one or more")
+    if packed.dtype != np.uint8:
+        raise ItemError(f"packed bits of type {packed.dtype}, expected uint8")
+    voxels = math.prod(lengths)
+    flat, rows = (_bytes(voxels),), (*lengths[:-1], _bytes(lengths[-1]))
+    # the shapes agree with bytes that are there, so no more memory is taken than eight times these
+    if packed.shape == rows:
+        return np.unpackbits(packed, axis=-1, count=lengths[-1], bitorder="little" if little else "big")
+    if packed.shape == flat:
+        return np.unpackbits(packed, count=voxels, bitorder="little" if little else "big").reshape(lengths)
+    raise ItemError(
+        f"packed bits of shape {list(packed.shape)}, expected {list(flat)} or {list(rows)} for voxels {list(lengths)}"
+    )
+
+
+def _bytes(bits: int) -> int:
+    return -(-bits // 8)
+
+
+def _header(content: bytes) -> tuple[tuple[int, int, int], int]:
+    """The lengths of x, z and y, and where the data begin."""
+    dims: tuple[int, int, int] | None = None
+    for number, (line, end) in enumerate(_lines(content)):
+        words = line.split()
+        if number == 0:
+            _check_magic(words, line)
+        elif words == [b"data"]:
+            if dims is None:
+                raise ItemError("a header without the line `dim X Z Y`")
+            return dims, end
+        elif words[:1] == [b"dim"]:
+            if dims is not None:
+                raise ItemError("a header with two lines `dim`")
+            dims = _dims(words[1:], line)
+        # the reference reader, too, passes over what it does not know
+    raise ItemError(f"no line `data` in the first {min(len(content), _MOST_HEADER)} bytes: not a binvox header")
+
+
+def _check_magic(words: list[bytes], line: bytes) -> None:
+    if words[:1] != [_MAGIC]:
+        raise ItemError(f"expected a binvox file, which starts with #binvox; found {_shown(line)}")
+    # version 2 holds labels, not occupancy
+    if words[1:] != [_VERSION]:
+        raise ItemError(f"expected binvox version 1, found {_shown(line)}")
+
+
+def _dims(words: list[bytes], line: bytes) -> tuple[int, int, int]:
+    # nine digits: beyond any grid, and short enough that reading the number costs nothing
+    if len(words) != 3 or not all(re.fullmatch(rb"[0-9]{1,9}", word) and int(word) for word in words):
+        raise ItemError(f"expected `dim` and three lengths of one or more, found {_shown(line)}")
+    x, z, y = map(int, words)
+    return x, z, y
+
+
+def _lines(content: bytes) -> Iterator[tuple[bytes, int]]:
+    """The lines of the header with where each ends; what is beyond the cap is not read."""
+    start = 0
+    while (end := content.find(b"\n", start, _MOST_HEADER)) >= 0:
+        yield content[start:end], end + 1
+        start = end + 1
+    if start == 0:
+        yield content[:_MOST_HEADER], len(content)
+
+
+def _shown(line: bytes) -> str:
+    return repr(line[:40].decode("ascii", "replace"))

@@ -1,0 +1,175 @@
+"""NetCDF files and zarr stores, opened with xarray."""
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from functaconv.data.grids.choice import FieldChoice
+from functaconv.data.grids.fields import Fields
+from functaconv.data.grids.groups import Groups, group_fields
+from functaconv.data.grids.origin import Origin, imported
+from functaconv.data.naming import scheme_of
+from functaconv.data.patience import source_timeout
+from functaconv.errors import InputError, MissingExtraError
+
+if TYPE_CHECKING:
+    import netCDF4
+    import xarray as xr
+    import zarr
+
+_S3_ATTEMPTS = 5
+"""of s3fs, for every request"""
+
+
+@contextmanager
+def open_netcdf(path: Path, origin: Origin, choice: FieldChoice, readers: int) -> Iterator[Fields]:
+    with netcdf_groups(path, origin) as groups:
+        yield group_fields(groups, choice, origin, readers)
+
+
+@contextmanager
+def netcdf_groups(path: Path, origin: Origin) -> "Iterator[Groups]":
+    """The groups of a file, with nothing decoded but packed values; the file itself is the group ""."""
+    for module in ("xarray", "netCDF4"):
+        imported(module, "era5", "NetCDF")
+    import netCDF4
+
+    with ExitStack() as stack:
+
+        def opened(group: str) -> "xr.Dataset":
+            with origin.trouble("cannot read"):
+                return stack.enter_context(_opened(path.resolve(), engine="netcdf4", group=group or None))
+
+        with origin.trouble("cannot read"), netCDF4.Dataset(path) as file:
+            paths = tuple(group.path.strip("/") for group in _below(file))
+        yield Groups(paths, cache(opened))
+
+
+def _below(group: "netCDF4.Dataset") -> "Iterator[netCDF4.Group]":
+    for inner in group.groups.values():
+        yield inner
+        yield from _below(inner)
+
+
+@contextmanager
+def open_zarr(
+    location: str | Path, origin: Origin, choice: FieldChoice, readers: int, options: Mapping[str, Any] | None
+) -> Iterator[Fields]:
+    imported("xarray", "era5", "a zarr store")
+    import zarr
+
+    if isinstance(location, Path):
+        _check_contained(location, origin)
+    hint = "expected a zarr group of arrays with named axes"
+    if origin.is_url:
+        hint += "; a public bucket may need storage options (FSSPEC_GS_TOKEN=anon, FSSPEC_S3_ANON=true)"
+    with ExitStack() as stack:
+        with origin.trouble("cannot open the zarr store", hint):
+            try:
+                group = zarr.open_group(location, mode="r", storage_options=_patient(location, options or {}))
+            except ImportError as error:
+                # fsspec says what it needs a package for, and keeps what could not be imported as the cause
+                package = getattr(error.__cause__, "name", None) or "fsspec"
+                raise MissingExtraError(f"{origin.shown}: {error}", hint=f"pip install {package}") from None
+            stack.callback(group.store.close)
+            is_consolidated = group.metadata.consolidated_metadata is not None
+            # what is not listed in one place costs a server a request each
+            is_listed = is_consolidated or not origin.is_url
+            members = group.members(max_depth=None) if is_listed else ()
+            groups = {"": group} | {path: member for path, member in members if isinstance(member, zarr.Group)}
+
+        def opened(path: str) -> "xr.Dataset":
+            with origin.trouble("cannot open the zarr store", hint):
+                found = groups[path]
+                arrays = dict(found.arrays())
+                _refuse_pickles(arrays, origin)
+                dataset = _opened(
+                    group.store,
+                    engine="zarr",
+                    group=found.path or None,
+                    # xarray would warn where metadata is not consolidated
+                    consolidated=is_consolidated,
+                    mask_and_scale={name: False for name, array in arrays.items() if _has_default_fill(array)},
+                )
+                stack.enter_context(dataset)
+            # without consolidated metadata the order of variables, and so of channels, would be that of answers to
+            # requests
+            return dataset[sorted(dataset.data_vars, key=str)]
+
+        yield group_fields(Groups(tuple(groups)[1:], cache(opened)), choice, origin, readers)
+
+
+def _patient(location: str | Path, options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Options for fsspec with which a server may be silent for as long as FUNCTACONV_SOURCE_TIMEOUT says."""
+    from fsspec.config import conf
+
+    scheme, timeout = scheme_of(str(location)), source_timeout()
+    schemes = [scheme]
+    if scheme in ("http", "https"):
+        aiohttp = imported("aiohttp", "http", f"reading from {scheme}")
+        name, schemes = "client_kwargs", ["http", "https"]
+        waits: dict[str, Any] = {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=timeout, sock_read=timeout)}
+    elif scheme == "s3":
+        name = "config_kwargs"
+        waits = dict.fromkeys(("connect_timeout", "read_timeout"), timeout / _S3_ATTEMPTS)
+        waits["retries"] = {"total_max_attempts": 1}
+    else:
+        return {**options} or None
+    configured = {key: value for each in schemes for key, value in conf.get(each, {}).get(name, {}).items()}
+    return {**options, name: {**configured, **waits, **options.get(name, {})}}
+
+
+def _check_contained(folder: Path, origin: Origin) -> None:
+    """InputError for a store in which anything is neither a file, nor a folder, nor a link to one of its own."""
+    top, folders = folder.resolve(), [folder]
+    while folders:
+        with origin.trouble("cannot read", hint=None), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                path = Path(entry.path)
+                shown = f"{origin.shown}: {path.relative_to(folder)}"
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(path)
+                elif entry.is_symlink() and not path.resolve().is_relative_to(top):
+                    raise InputError(f"{shown} is a link that leads out of the store", hint="copy what it leads to")
+                elif not (entry.is_file() or entry.is_dir()):
+                    raise InputError(f"{shown} is neither a file nor a folder")
+
+
+def _refuse_pickles(arrays: Mapping[str, "zarr.Array[Any]"], origin: Origin) -> None:
+    """Zarr lets a pickle pass beside another codec of objects, and older versions of numcodecs unpickle it."""
+    import numcodecs
+
+    for name, array in arrays.items():
+        codecs = (*array.filters, *array.compressors)
+        if any(isinstance(codec, numcodecs.Pickle) for codec in codecs):
+            raise InputError(f"{origin.shown}: {name} holds pickled objects, which are not read")
+
+
+def _has_default_fill(array: "zarr.Array[Any]") -> bool:
+    """Whether 0 is only what zarr fills with when nobody said otherwise: xarray would take every 0 for missing."""
+    packing = {"_FillValue", "missing_value", "scale_factor", "add_offset"}
+    return array.metadata.zarr_format == 2 and array.metadata.fill_value == 0 and not packing & set(array.attrs)
+
+
+def _opened(location: Any, **options: Any) -> "xr.Dataset":
+    import xarray
+
+    with warnings.catch_warnings():
+        # a fill value that the stored type cannot take is none; of several, each means missing
+        warnings.simplefilter("ignore", xarray.SerializationWarning)
+        # times are decoded one by one, later: one with odd units would cost the whole file, and a field in hours is no
+        # time
+        return xarray.open_dataset(
+            location,
+            chunks=None,
+            cache=False,
+            decode_times=False,
+            decode_timedelta=False,
+            # an index reads its axis before its length is known
+            create_default_indexes=False,
+            **options,
+        )

@@ -1,0 +1,87 @@
+"""Where fields come from, and whatever goes wrong there, in words."""
+
+import importlib
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any
+
+from functaconv.data.folder import clean_key
+from functaconv.data.naming import scheme_of, shown
+from functaconv.data.patience import SILENCE_HINT, source_timeout
+from functaconv.data.remote import RefusedError
+from functaconv.errors import FunctaconvError, InputError, MissingExtraError, ServiceError
+
+DAMAGED = "the file may be damaged or incomplete: get it again"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A file, a directory or a URL."""
+
+    shown: str
+    """in errors: without user and query, which may be credentials"""
+    place: PurePath
+    key: str
+    """where keys begin"""
+    is_url: bool
+
+    @classmethod
+    def of(cls, source: str | Path, name: str | None = None, said: str | None = None) -> "Origin":
+        """Keys begin with `name`, by default the file's name without its suffix; errors speak of `said`."""
+        is_url = scheme_of(str(source)) is not None
+        said = said or (shown(str(source)) if is_url else str(source))
+        place = PurePosixPath(said.partition("://")[2]) if is_url else Path(source).absolute()
+        return cls(said, place, clean_key(place.stem if name is None else name), is_url)
+
+    @property
+    def suffix(self) -> str:
+        return self.place.suffix.lower().removeprefix(".")
+
+    @contextmanager
+    def trouble(self, what: str, hint: str | None = DAMAGED) -> Iterator[None]:
+        """Whatever a library raises in here is an InputError: formats, codecs and networks share no error.
+
+        A server that is silent is a ServiceError. Of a URL, libraries' words are not repeated, nor shown with `-v`:
+        they hold it as it is, or another one that a server leads to.
+        """
+        try:
+            with warnings.catch_warnings():
+                if self.is_url:
+                    warnings.simplefilter("ignore")
+                yield
+        except (FunctaconvError, MemoryError):
+            raise
+        except Exception as error:
+            if not self.is_url:
+                text = str(getattr(error, "strerror", None) or error).strip()
+                reason = text.partition("\n")[0] or type(error).__name__
+                raise InputError(f"{self.shown}: {what}: {reason[:300]}", hint=hint) from error
+            raise self._judged(error, what, hint) from None
+
+    def _judged(self, error: Exception, what: str, hint: str | None) -> FunctaconvError:
+        names = [kind.__name__ for kind in type(error).__mro__]
+        if any(name.endswith("TimeoutError") for name in names):
+            return ServiceError(f"{self.shown} has sent nothing for {source_timeout():g} s", hint=SILENCE_HINT)
+        status, number = getattr(error, "status", None), getattr(error, "errno", None)
+        if isinstance(status, int):
+            reason = f"the server answers {RefusedError(status)}"
+        elif isinstance(number, int) and number > 0:
+            reason = os.strerror(number).lower()
+        else:
+            reason = "there is none" if "FileNotFoundError" in names else f"not as expected ({names[0]})"
+        return InputError(f"{self.shown}: {what}: {reason}", hint=hint)
+
+
+def imported(module: str, extra: str, what: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except (ImportError, RuntimeError) as error:
+        # ecCodes raises RuntimeError where its library is not found
+        package = getattr(error, "name", None) or module
+        raise MissingExtraError(
+            f"{what} needs the package {package} ({error})", hint=f"pip install 'functaconv[{extra}]'"
+        ) from None

@@ -1,0 +1,247 @@
+"""Which members of a tar are one record, and which are none: as webdataset groups them."""
+
+import re
+import tarfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from functaconv.data.archive import Member, Tape, members
+from functaconv.data.compression import plain
+from functaconv.data.decoders import SUFFIXES, Limits
+from functaconv.data.ignored import APPLE_DOUBLE, HIDDEN, LINKS, META, NO_SUFFIX, SPECIAL, ignore
+from functaconv.data.items import DamageError, Record
+from functaconv.data.naming import shown
+from functaconv.errors import InputError
+
+# both from webdataset: its names -> (key, suffix), and the names it keeps for itself
+_NAME = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
+_META = re.compile(r"__[^/]*__($|/)")
+# some 64 MiB of hashes: of a shard with more records the later ones are not compared
+MOST_COMPARED = 1 << 20
+_MOST_NAMED = 1000
+_LONGEST_SUFFIX = 40
+_OTHERS = "(others)"
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a reader passed over or wondered at, counted while it reads. Counts add up over shards."""
+
+    ignored: Counter[str] = field(default_factory=Counter)
+    """kind -> members that are no field of a record"""
+    duplicates: Counter[str] = field(default_factory=Counter)
+    """key -> records that have it although an earlier one of the same shard has; they are records all the same. The
+    first thousand keys by name, the rest as "(others)"."""
+
+
+def count_named(counter: Counter[str], name: str) -> None:
+    """One more of a name, or of the others where there are very many names."""
+    counter[name if name in counter or len(counter) < _MOST_NAMED else _OTHERS] += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """A member of a record that lies in another place of its shard."""
+
+    suffix: str
+    offset: int
+    """of its body"""
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordLocation:
+    """Where in its shard a record lies: all its headers and bodies, in one stretch of bytes, but for some."""
+
+    record: int
+    offset: int
+    length: int
+    elsewhere: tuple[Elsewhere, ...] = ()
+    is_joined: bool = False
+    """an earlier record has its members"""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A shard that is open, all of it or the place of one record."""
+
+    shard: str
+    stream: BinaryIO
+    location: RecordLocation | None = None
+    is_plain: bool = False
+    """offsets are to be those of the stream"""
+    begin: tuple[int, int] | None = None
+    """number and offset of the record with which to begin, instead of the first"""
+
+    @property
+    def first(self) -> int:
+        """The number of the first record that is read."""
+        return self.location.record if self.location is not None else (self.begin or (0, 0))[0]
+
+    @property
+    def tape(self) -> Tape:
+        if self.location is None and self.begin is not None:
+            self.stream.seek(self.begin[1])
+            return Tape(self.stream, self.begin[1])
+        if self.location is None:
+            return Tape(self.stream if self.is_plain else plain(self.stream))
+        self.stream.seek(self.location.offset)
+        return Tape(self.stream, self.location.offset, self.location.length)
+
+
+@dataclass(slots=True)
+class Group:
+    """A record while it is read."""
+
+    key: str
+    number: int
+    offset: int
+    end: int
+    size: int = 0
+    fields: dict[str, bytes] = field(default_factory=dict)
+    problem: str | None = None
+    places: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """suffix -> offset and size of the body"""
+    links: dict[str, str] = field(default_factory=dict)
+    """suffix of a hard link -> name of the member that has the bytes"""
+    ignored: Counter[str] = field(default_factory=Counter)
+    is_joined: bool = False
+
+    def record(self, shard: int) -> Record:
+        fields = {} if self.problem else self.fields
+        if self.links:
+            ignore(self.ignored, LINKS, len(self.links))
+        length = self.end - self.offset
+        return Record(shard, self.number, self.key, fields, self.problem, self.ignored, self.is_joined, length)
+
+    def fail(self, problem: str) -> None:
+        """The first problem is the reason; the members read so far are of no use any more."""
+        self.problem = self.problem or problem
+        self.fields.clear()
+
+
+class _Keys:
+    """The keys of a shard as far as they have come, 64 bits of each."""
+
+    def __init__(self, tally: Tally | None) -> None:
+        self._duplicates = None if tally is None else tally.duplicates
+        self._seen = set[int]()
+
+    def note(self, key: str) -> None:
+        if self._duplicates is None:
+            return
+        number = hash(key)
+        if number in self._seen:
+            count_named(self._duplicates, key)
+        elif len(self._seen) < MOST_COMPARED:
+            self._seen.add(number)
+
+
+def groups(
+    source: Source,
+    start: int,
+    limits: Limits,
+    tally: Tally | None = None,
+    locations: Mapping[int, RecordLocation] | None = None,
+    unplaced: Counter[str] | None = None,
+) -> Iterator[Group]:
+    """The records in order; before number `start` without bodies. Without a location to an end marker."""
+    locations = locations or {}
+    total = Counter[str]() if tally is None else tally.ignored
+    keys = _Keys(tally)
+    group: Group | None = None
+    waiting = Counter[str]()
+    number = source.first
+    tape: Tape | None = None
+
+    def pass_over(kind: str) -> None:
+        ignore(waiting if group is None else group.ignored, kind)
+        ignore(total, kind)
+
+    try:
+        tape = source.tape
+        for member in members(tape, whole=source.location is None):
+            if member is None:
+                if group is not None:
+                    yield group
+                group = None
+                continue
+            is_long = len(member.name) > limits.name
+            match = _NAME.match(member.name[: limits.name])
+            if (kind := _passed_over(member, is_named=match is not None or is_long)) is not None:
+                if kind:
+                    pass_over(kind)
+                continue
+            key, suffix = (member.name[: limits.name], "") if match is None else (match[1], match[2].lower())
+            if group is None or group.key != key:
+                if group is not None:
+                    yield group
+                group, waiting = Group(key, number, member.offset, member.end, ignored=waiting), Counter()
+                number += 1
+                if group.number not in locations or not locations[group.number].is_joined:
+                    keys.note(key)
+            group.end = member.end
+            if is_long:
+                group.fail(f"a name of {len(member.name)} characters, expected at most {limits.name}")
+                continue
+            last = suffix.rpartition(".")[2]
+            if last not in SUFFIXES:
+                pass_over(f".{last[:_LONGEST_SUFFIX]}")
+            elif member.kind == "sparse":
+                group.fail(f"{member.name} is a sparse member; make the archive again without --sparse")
+            elif member.kind == "hard link":
+                group.links[suffix] = member.target
+                if not any(one.suffix == suffix for one in _elsewhere(locations, group)):
+                    ignore(total, LINKS)
+            else:
+                group.places[suffix] = (member.start, member.size)
+                if group.number >= start:
+                    add(group, suffix, member.name, member.size, tape, limits)
+        if group is not None:
+            yield group
+        elif unplaced is not None:
+            unplaced.update(waiting)
+    except (DamageError, tarfile.TarError, OSError) as error:
+        place = f"record {number if group is None else group.number}, byte {0 if tape is None else tape.position}"
+        hint = error.hint if isinstance(error, DamageError) else None
+        raise InputError(f"{shown(source.shard)}: {error} ({place})", hint=hint) from error
+
+
+def _elsewhere(locations: Mapping[int, RecordLocation], group: Group) -> Sequence[Elsewhere]:
+    return locations[group.number].elsewhere if group.number in locations else ()
+
+
+def _passed_over(member: Member, *, is_named: bool) -> str | None:
+    """The kind of a member that belongs to no record, empty for what holds nothing; None for one that does."""
+    base = member.name.rpartition("/")[2]
+    if member.kind == "directory":
+        return ""
+    if member.kind in ("link", "special"):
+        return LINKS if member.kind == "link" else SPECIAL
+    if base.startswith("."):
+        return APPLE_DOUBLE if base.startswith("._") else HIDDEN
+    if not is_named:
+        return NO_SUFFIX
+    return META if _META.match(member.name) else None
+
+
+def add(group: Group, suffix: str, name: str, size: int, tape: Tape, limits: Limits) -> None:
+    """Read a member of `size` bytes, unless it is too much."""
+    group.size += size
+    if group.problem is not None:
+        return
+    if suffix in group.fields:
+        group.fail(f"two members named {group.key}.{suffix} follow each other, expected one")
+    elif len(group.fields) == limits.members:
+        group.fail(f"more than {limits.members} members {group.key}.*: names are one record up to their first dot")
+    elif size > limits.member:
+        group.fail(f"{name} has {size} bytes, expected at most {limits.member}")
+    elif group.size > limits.record:
+        group.fail(
+            f"the members {group.key}.* have {group.size} bytes together, expected at most {limits.record}: "
+            "names are one record up to their first dot"
+        )
+    else:
+        group.fields[suffix] = tape.take(size)

@@ -1,0 +1,210 @@
+"""Tar shards as records: forward only, one record in memory, and no end that goes unnoticed.
+
+A key ends at the first dot of the base name, its folder kept; members with the same key that follow each
+other are one record, as webdataset's `group_by_keys` has it. Unlike webdataset's readers this one reads
+concatenated archives to the end, limits what it takes into memory, and raises where an archive stops before its
+end marker: after the good records, never with a record of which a part may be missing.
+
+In a plain local tar, where it is possible to go back, a hard link is its target, and members of one key that lie apart
+are one record: the first one has them all, and those after it are empty.
+"""
+
+import hashlib
+import sys
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from functaconv.data.archive import Tape, members
+from functaconv.data.decoders import DEFAULT_LIMITS, Limits
+from functaconv.data.expansion import expand_shards
+from functaconv.data.grouping import (
+    MOST_COMPARED,
+    Elsewhere,
+    Group,
+    RecordLocation,
+    Source,
+    Tally,
+    add,
+    count_named,
+    groups,
+)
+from functaconv.data.items import Record
+from functaconv.data.storage import fingerprint, is_read_once, is_seekable, opened, shown
+from functaconv.errors import InputError
+
+__all__ = [
+    "MOST_COMPARED",
+    "RecordLocation",
+    "Tally",
+    "count_named",
+    "digest_of_names",
+    "expand_shards",
+    "fingerprint",
+    "index_shard",
+    "is_read_once",
+    "is_seekable",
+    "read_at",
+    "read_records",
+    "shown",
+]
+
+
+def read_records(
+    shard: str,
+    index: int = 0,
+    *,
+    start: int = 0,
+    begin: tuple[int, int] | None = None,
+    stream: BinaryIO | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    tally: Tally | None = None,
+    unplaced: Counter[str] | None = None,
+    known: Mapping[str, Any] | None = None,
+    joined: bool = True,
+) -> Iterator[Record]:
+    """The records of one tar from number `start` on, decompressed if need be; of `stream`, if there is one.
+
+    InputError, naming shard and record, when the archive is damaged or stops before its end marker: after
+    all records that are known to be complete. ServiceError when a server or command fails: the shard may be sound.
+    `known` is the `fingerprint` of a URL when the work began: another object is a ChangedInputError. `begin` is a
+    record's number and offset, as `index_shard` tells them: what is before it is not read. `unplaced` counts what is
+    passed over where there is no record that could say so. Not `joined`, members that lie apart are records of their
+    own, and the headers of the whole shard are not read before the first one is given.
+    """
+    locations = _joins(shard) if joined and stream is None else {}
+    with ExitStack() as stack:
+        source = stack.enter_context(opened(shard, stream, known=known))
+        again = stack.enter_context(opened(shard)) if locations else source
+        for group in groups(Source(shard, source, begin=begin), start, limits, tally, locations, unplaced):
+            if group.number >= start:
+                yield _completed(group, locations.get(group.number), again, limits).record(index)
+
+
+def index_shard(shard: str, *, stream: BinaryIO | None = None, tally: Tally | None = None) -> list[RecordLocation]:
+    """Where each record of a local shard lies, from its headers alone; of `stream`, a plain tar, if there is one.
+
+    InputError for a shard that is not `is_seekable`: there is nothing in it that could be returned to.
+    """
+    if stream is None and not is_seekable(shard):
+        raise InputError(
+            f"{shown(shard)}: a plain local tar was expected, this one is compressed or lies elsewhere",
+            hint="fetch and decompress it first",
+        )
+    locations = (_known_scan(shard) if stream is None else _scan(shard, stream)).locations
+    if tally is not None:
+        with opened(shard, stream) as source:
+            joins = {location.record: location for location in locations if location.is_joined or location.elsewhere}
+            deque(groups(Source(shard, source, is_plain=True), sys.maxsize, DEFAULT_LIMITS, tally, joins), maxlen=0)
+    return list(locations)
+
+
+def digest_of_names(shard: str) -> str:
+    """A digest of keys and places of all records of a plain local tar: it tells what changed in the middle of it."""
+    return _known_scan(shard).digest
+
+
+def read_at(
+    shard: str,
+    location: RecordLocation,
+    index: int = 0,
+    *,
+    stream: BinaryIO | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Record:
+    """The record that `index_shard` found at `location`; `stream` is the shard, if it is open already."""
+    with opened(shard, stream) as source:
+        found = list(groups(Source(shard, source, location), 0, limits))
+        if len(found) != 1:
+            raise InputError(
+                f"{shown(shard)}: no record at byte {location.offset}, where record {location.record} was",
+                hint="the shard was changed while in use; start again",
+            )
+        return _completed(found[0], location, source, limits).record(index)
+
+
+def _joins(shard: str) -> Mapping[int, RecordLocation]:
+    """The records of a plain local tar of which members lie apart, by number."""
+    if is_read_once(shard) or not is_seekable(shard):
+        return {}
+    try:
+        found = _known_scan(shard)
+    except InputError:
+        # told where the damage is come upon; without an index nothing is joined
+        return {}
+    return {one.record: one for one in found.locations if one.elsewhere or one.is_joined}
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """What the headers of a plain tar say."""
+
+    locations: tuple[RecordLocation, ...]
+    digest: str
+
+
+def _known_scan(shard: str) -> _Scan:
+    status = Path(shard).stat()
+    return _scan_file(shard, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _scan_file(shard: str, size: int, modified: int) -> _Scan:  # noqa: ARG001 - as keys
+    with opened(shard) as stream:
+        return _scan(shard, stream)
+
+
+def _scan(shard: str, stream: BinaryIO) -> _Scan:
+    """The records of a plain tar; those with one key are joined to the first of them where no suffix is there twice."""
+    locations: list[RecordLocation] = []
+    # 64 bits in place of a key: there may be millions
+    first_of: dict[int, int] = {}
+    suffixes: list[frozenset[str]] = []
+    same: dict[frozenset[str], frozenset[str]] = {}
+    links: list[tuple[int, str, str]] = []
+    digest = hashlib.sha256()
+    for group in groups(Source(shard, stream, is_plain=True), sys.maxsize, DEFAULT_LIMITS):
+        digest.update(f"{group.offset} {group.end} {group.key}\n".encode("utf-8", "surrogateescape"))
+        own = frozenset((*group.places, *group.links))
+        first = first_of.setdefault(hash(group.key), group.number)
+        is_joined = first != group.number and bool(own) and not own & suffixes[first]
+        home = first if is_joined else group.number
+        links += [(home, suffix, target) for suffix, target in group.links.items()]
+        locations.append(RecordLocation(group.number, group.offset, group.end - group.offset, (), is_joined))
+        suffixes.append(same.setdefault(own, own))
+        if is_joined:
+            found = tuple(Elsewhere(suffix, *place) for suffix, place in group.places.items())
+            locations[home] = replace(locations[home], elsewhere=locations[home].elsewhere + found)
+            suffixes[home] |= own
+    places = _places_of({target for _, _, target in links}, stream) if links else {}
+    for number, suffix, target in links:
+        if target in places:
+            found = (*locations[number].elsewhere, Elsewhere(suffix, *places[target]))
+            locations[number] = replace(locations[number], elsewhere=found)
+    return _Scan(tuple(locations), digest.hexdigest()[:32])
+
+
+def _places_of(names: set[str], stream: BinaryIO) -> dict[str, tuple[int, int]]:
+    """Where the bodies of the members with these names are, and their sizes."""
+    stream.seek(0)
+    found = (member for member in members(Tape(stream), whole=True) if member is not None)
+    return {one.name: (one.start, one.size) for one in found if one.kind == "file" and one.name in names}
+
+
+def _completed(group: Group, location: RecordLocation | None, stream: BinaryIO, limits: Limits) -> Group:
+    """The record with what lies elsewhere in the shard, or without what an earlier one has."""
+    if location is None:
+        return group
+    if location.is_joined:
+        group.is_joined = True
+        group.fields.clear()
+        group.links.clear()
+    for one in location.elsewhere:
+        group.links.pop(one.suffix, None)
+        stream.seek(one.offset)
+        add(group, one.suffix, f"{group.key}.{one.suffix}", one.size, Tape(stream, one.offset, one.size), limits)
+    return group

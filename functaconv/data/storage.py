@@ -1,0 +1,101 @@
+"""Shards as streams of bytes, wherever they lie; what they can do, and by what they are known again."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from functaconv.data.compression import LONGEST_START, compression_of
+from functaconv.data.naming import STDIN, is_local, is_pipe, scheme_of, short_name, shown
+from functaconv.data.patience import Patience
+from functaconv.data.pipes import pipe_stream, stdin_stream
+from functaconv.data.remote import Announcement, RemoteStream
+from functaconv.errors import InputError
+
+__all__ = ["fingerprint", "is_read_once", "is_seekable", "opened", "short_name", "shown"]
+
+_END = 1 << 16
+
+
+def opened(
+    shard: str, stream: BinaryIO | None = None, *, known: Mapping[str, Any] | None = None
+) -> AbstractContextManager[BinaryIO]:
+    """The bytes of a shard as they are stored; `stream`, which is not closed, if there is one.
+
+    `known` is the shard's fingerprint: a URL that has become another object is a ChangedInputError. A shard that
+    cannot be read is an InputError, a server or command that does not answer a ServiceError.
+    """
+    if stream is not None:
+        return nullcontext(stream)
+    if shard == STDIN:
+        return nullcontext(stdin_stream())
+    if scheme_of(shard) is not None:
+        return cast(BinaryIO, _remote(shard, known))
+    try:
+        return pipe_stream(shard) if is_pipe(shard) else Path(shard).open("rb")
+    # a name may hold what no name may: a zero byte
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot read the shard {shown(shard)}: {reason}") from error
+
+
+def is_read_once(shard: str) -> bool:
+    """Whether what was read is gone: stdin, a command, a named pipe."""
+    if shard == STDIN or is_pipe(shard):
+        return True
+    if not is_local(shard):
+        return False
+    mode = _mode(shard)
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
+
+
+def is_seekable(shard: str) -> bool:
+    """Whether records can be found at offsets: in a plain local tar, not in what is compressed or comes from afar."""
+    if not is_local(shard) or not stat.S_ISREG(_mode(shard)):
+        return False
+    with opened(shard) as stream:
+        return compression_of(stream.read(LONGEST_START)) is None
+
+
+def fingerprint(shard: str, stream: BinaryIO | None = None) -> dict[str, str | int]:
+    """What tells a shard from another, or from what it was: never a name with credentials. `stream` is the shard, if it
+    is open already, and stands at its beginning.
+
+    Files have name, size and `sha256`, over the first and the last 64 KiB (a smaller file: over all of it). URLs
+    have the last part of their name, and what the server says: size, etag, and without one the date `modified`; what
+    it does not say is left out. What can be read only once has a name.
+    """
+    name: dict[str, str | int] = {"name": short_name(shard)}
+    if is_read_once(shard):
+        return name
+    if not is_local(shard):
+        with _remote(shard, None) if stream is None else nullcontext(stream) as remote:
+            assert isinstance(remote, RemoteStream)
+            found = remote.announcement()
+        said = {"size": found.size, "etag": found.etag, "modified": None if found.etag else found.modified}
+        return name | {key: value for key, value in said.items() if value is not None}
+    with opened(shard, stream) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        digest = hashlib.sha256(file.read(_END))
+        file.seek(max(file.tell(), size - _END))
+        digest.update(file.read(_END))
+        file.seek(0)
+    return {**name, "size": size, "sha256": digest.hexdigest()}
+
+
+def _remote(url: str, known: Mapping[str, Any] | None) -> RemoteStream:
+    from functaconv.data.servers import remote_of
+
+    return RemoteStream(remote_of(url), shown(url), Patience.usual(), None if known is None else Announcement.of(known))
+
+
+def _mode(path: str) -> int:
+    try:
+        return Path(path).stat().st_mode
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot read the shard {path}: {reason}") from error

@@ -1,0 +1,197 @@
+"""Occupancy as voxel files have it: what is read, what is written, and the reasons given when a file is not one."""
+
+import math
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from functaconv.data.decoders.binvox import read_binvox, unpack_bits, write_binvox
+from functaconv.errors import ItemError
+
+HEADER = b"#binvox 1\ndim 2 3 4\ntranslate -1.5 0 2e-3\nscale 22.1528\ndata\n"
+MOST = 1 << 20
+
+occupancies = arrays(np.uint8, array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=9), elements=st.integers(0, 1))
+
+
+def test_y_is_stored_fastest_then_z_then_x() -> None:
+    # dim: 2 along x, 3 along z, 4 along y; the reference reader's index is x * 3 * 4 + z * 4 + y
+    x, y, z = 1, 3, 2
+    before = x * 12 + z * 4 + y
+    occupancy = read_binvox(HEADER + bytes([0, before, 1, 1]), most_values=MOST)
+    assert occupancy.shape == (2, 4, 3)
+    assert occupancy.dtype == np.uint8
+    assert occupancy.flags.c_contiguous
+    assert np.argwhere(occupancy).tolist() == [[x, y, z]]
+
+
+@given(occupancies)
+def test_what_is_written_is_read(occupancy: np.ndarray) -> None:
+    np.testing.assert_array_equal(read_binvox(write_binvox(occupancy), most_values=occupancy.size), occupancy)
+    assert write_binvox(occupancy.astype(bool)) == write_binvox(occupancy) == write_binvox(occupancy.astype(float))
+
+
+@pytest.mark.parametrize("voxels", [1, 254, 255, 256, 510, 511, 1000])
+def test_long_runs_are_cut_at_255(voxels: int) -> None:
+    content = write_binvox(np.ones((voxels, 1, 1), np.uint8))
+    counts = np.frombuffer(content.partition(b"data\n")[2], np.uint8)[1::2]
+    assert counts.size == math.ceil(voxels / 255)
+    assert counts.sum() == voxels
+    assert read_binvox(content, most_values=voxels).all()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"#binvox 1\ndim 2 3 4\ndata\n",
+        b"#binvox 1\r\ndim 2 3 4\r\nscale 1\r\ndata\r\n",
+        b"#binvox 1\nscale 1\ntranslate 0 0 0\n  dim  2\t3 4 \ndata\n",
+        b"#binvox 1\n# a remark\nauthor unknown\n\ndim 2 3 4\ndata\n",
+    ],
+    ids=["bare", "windows", "another-order", "unknown-lines"],
+)
+def test_headers_as_other_writers_make_them_are_read(header: bytes) -> None:
+    assert read_binvox(header + bytes([1, 24]), most_values=24).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "starts with #binvox"),
+        (b"OFF\n1 2 3\n", "starts with #binvox; found 'OFF'"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "starts with #binvox"),
+        (b"#binvoxel 1\ndim 1 1 1\ndata\n\1\1", "starts with #binvox"),
+        (b"#binvox 2\ndim 1 1 1\ndata\n\1\1", "version 1, found '#binvox 2'"),
+        (b"#binvox 1", "no line `data`"),
+        (b"#binvox 1\ndim 1 1 1\n\1\1", "no line `data` in the first 22 bytes"),
+        (b"#binvox 1\n" + b"author x\n" * 1000 + b"dim 1 1 1\ndata\n\1\1", "no line `data` in the first 4096 bytes"),
+        (b"#binvox 1\ndata\n\1\1", "without the line `dim"),
+        (b"#binvox 1\ndim 1 1 1\ndim 1 1 1\ndata\n\1\1", "two lines `dim`"),
+        (b"#binvox 1\ndim 1 1\ndata\n\1\1", "found 'dim 1 1'"),
+        (b"#binvox 1\ndim 1 1 1 1\ndata\n\1\1", "three lengths"),
+        (b"#binvox 1\ndim 0 1 1\ndata\n", "three lengths of one or more, found 'dim 0 1 1'"),
+        (b"#binvox 1\ndim -1 -1 1\ndata\n\1\1", "three lengths"),
+        (b"#binvox 1\ndim 1.0 1 1\ndata\n\1\1", "three lengths"),
+        (b"#binvox 1\ndim 1 1 many\ndata\n\1\1", "three lengths"),
+        (b"#binvox 1\ndim 1_0 1 1\ndata\n\1\1", "three lengths"),
+        (b"#binvox 1\ndim 1 1 " + b"9" * 4000 + b"\ndata\n\1\1", "three lengths"),
+        (HEADER + bytes([0, 23, 1]), "3 bytes of data, expected pairs"),
+        (HEADER + bytes([0, 20, 7, 4]), "value 7 in run 1"),
+        (HEADER + bytes([0, 20, 1, 0, 1, 4]), "run 1 has no voxels"),
+        (HEADER, "needs 24 voxels, found 0"),
+        (HEADER + bytes([0, 23]), "needs 24 voxels, found 23"),
+        (HEADER + bytes([0, 255]), "needs 24 voxels, found 255 in 1 runs"),
+        (HEADER + bytes([0, 24, 0, 10]), "found 34 in 2 runs"),
+    ],
+)
+def test_files_that_are_not_binvox_are_refused_with_the_reason(content: bytes, reason: str) -> None:
+    with pytest.raises(ItemError, match=reason):
+        read_binvox(content, most_values=MOST)
+
+
+def test_dimensions_are_refused_before_memory_is_taken() -> None:
+    huge = b"#binvox 1\ndim 999999999 999999999 999999999\ndata\n\1\1"
+    with pytest.raises(ItemError, match=r"999999997\d* voxels, expected at most 24"):
+        read_binvox(huge, most_values=24)
+    with pytest.raises(ItemError, match="24 voxels, expected at most 23"):
+        read_binvox(HEADER + bytes([1, 24]), most_values=23)
+    # believed, but not there
+    with pytest.raises(ItemError, match=r"needs 999999997\d* voxels, found 1"):
+        read_binvox(huge, most_values=1 << 100)
+
+
+@given(occupancies, st.data())
+def test_mutated_bytes_are_an_item_error_or_occupancy(occupancy: np.ndarray, data: st.DataObject) -> None:
+    content = bytearray(write_binvox(occupancy))
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(content) - 1))
+        content[place] = data.draw(st.integers(0, 255))
+    content = content[: data.draw(st.integers(0, len(content)))]
+    try:
+        found = read_binvox(bytes(content), most_values=MOST)
+    except ItemError:
+        return
+    assert found.size
+    assert found.max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("occupancy", "reason"),
+    [
+        (np.zeros((2, 2)), r"shape \(2, 2\)"),
+        (np.zeros((2, 0, 2)), r"shape \(2, 0, 2\)"),
+        (np.full((1, 1, 1), 2), "other than 0 and 1"),
+        (np.full((1, 1, 1), -1), "other than 0 and 1"),
+        (np.full((1, 1, 1), 256), "other than 0 and 1"),
+        (np.full((1, 1, 1), 0.5), "other than 0 and 1"),
+        (np.full((1, 1, 1), np.nan), "other than 0 and 1"),
+    ],
+)
+def test_only_occupancy_is_written(occupancy: np.ndarray, reason: str) -> None:
+    with pytest.raises(ItemError, match=reason):
+        write_binvox(occupancy)
+
+
+@given(
+    arrays(np.uint8, array_shapes(min_dims=1, max_dims=4, max_side=11), elements=st.integers(0, 1)),
+    st.booleans(),
+    st.booleans(),
+)
+def test_packed_bits_are_unpacked(occupancy: np.ndarray, little: bool, rows: bool) -> None:
+    packed = np.packbits(occupancy, axis=-1 if rows else None, bitorder="little" if little else "big")
+    found = unpack_bits(packed, occupancy.shape, little=little)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, occupancy)
+
+
+@pytest.mark.parametrize(
+    ("packed", "shape", "reason"),
+    [
+        (np.zeros(3, np.uint8), (3, 3, 3), r"shape \[3\], expected \[4\] or \[3, 3, 1\] for voxels \[3, 3, 3\]"),
+        (np.zeros(5, np.uint8), (3, 3, 3), r"shape \[5\]"),
+        (np.zeros((3, 3, 2), np.uint8), (3, 3, 3), r"shape \[3, 3, 2\]"),
+        (np.zeros((2, 2), np.uint8), (3, 3, 3), r"shape \[2, 2\]"),
+        (np.zeros(0, np.uint8), (3, 0, 3), r"shape \[3, 0, 3\], expected one axis or more"),
+        (np.zeros(1, np.uint8), (-1, -1, 1), "each of length one or more"),
+        (np.zeros(1, np.uint8), (), "one axis or more"),
+        (np.zeros(4, np.uint8), (1 << 60, 1 << 60), r"shape \[4\]"),
+        (np.zeros(4, np.int8), (3, 3, 3), "type int8, expected uint8"),
+        (np.zeros(4, bool), (3, 3, 3), "type bool"),
+    ],
+)
+def test_packed_bits_that_do_not_fit_are_refused(packed: np.ndarray, shape: tuple[int, ...], reason: str) -> None:
+    with pytest.raises(ItemError, match=reason):
+        unpack_bits(packed, shape)
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(
+    ("name", "side", "share"),
+    [("bunny", 32, 0.1127), ("toilet_obj_30", 30, 0.1937), ("toilet_off_256", 256, 0.1490)],
+)
+def test_real_files_are_read_and_written_byte_for_byte(test_data: Path, name: str, side: int, share: float) -> None:
+    content = (test_data / "raw" / "voxels" / f"{name}.binvox").read_bytes()
+    occupancy = read_binvox(content, most_values=side**3)
+    assert occupancy.shape == (side, side, side)
+    assert occupancy.mean() == pytest.approx(share, abs=1e-4)
+    assert write_binvox(occupancy).partition(b"\ndata\n")[2] == content.partition(b"\ndata\n")[2]
+
+
+@pytest.mark.realdata
+def test_real_shards_hold_beds_that_are_lower_than_long(test_data: Path) -> None:
+    beds = []
+    with tarfile.open(test_data / "modelnet10_bed_vox64" / "test-000000.tar") as archive:
+        for member in archive:
+            if member.name.endswith(".binvox"):
+                content = archive.extractfile(member).read()  # type: ignore[union-attr]
+                beds.append(read_binvox(content, most_values=64**3))
+    assert len(beds) == 60
+    extents = np.array([np.ptp(np.argwhere(bed), axis=0) for bed in beds])
+    # z is up: what would be no bed with the axes in another order
+    assert (extents[:, 2] <= extents[:, :2].max(axis=1)).all()
+    assert np.median(extents.max(axis=1)) == 63

@@ -1,0 +1,185 @@
+"""Shards from S3, as moto has it, and as a server that breaks off."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from functaconv.data import patience, servers
+from functaconv.data.shards import expand_shards, fingerprint, read_records
+from functaconv.errors import ChangedInputError, FunctaconvError, InputError, ServiceError, UsageError
+from tests.data.servers import Answer, Script
+from tests.data.test_shards import MEMBERS, as_pairs, read, tar
+
+pytest.importorskip("s3fs", reason="the extra s3 is not installed")
+CONTENT = tar([(f"{number:03d}.npy", bytes([number]) * 2500) for number in range(200)])
+RECORDS = as_pairs(read(CONTENT))
+
+
+OBJECTS = ("d/t-0.tar", "d/t-1.tar", "d/t-2.tar", "d/deep/t-3.tar")
+SOMEONE = {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "SECRET", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+@pytest.fixture(scope="module")
+def places() -> Iterator[list[str]]:
+    """Where S3 was. To begin there takes botocore a third of a second."""
+    yield []
+    servers._filesystem.cache_clear()
+
+
+@pytest.fixture
+def at(hasty: None, monkeypatch: pytest.MonkeyPatch, places: list[str]) -> Callable[[str], None]:
+    """Sets where S3 is."""
+    for name, value in SOMEONE.items():
+        monkeypatch.setenv(name, value)
+
+    def begin(url: str) -> None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        if [url] != places[-1:]:
+            servers._filesystem.cache_clear()
+        places.append(url)
+
+    return begin
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Any]:
+    """A bucket of boto3's, in moto."""
+    moto = pytest.importorskip("moto.server", reason="moto is not installed")
+    boto3 = pytest.importorskip("boto3", reason="boto3 is not installed")
+    running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    access = dict(zip(("aws_access_key_id", "aws_secret_access_key", "region_name"), SOMEONE.values(), strict=True))
+    s3 = boto3.resource("s3", endpoint_url=f"http://{host}:{port}", **access)
+    try:
+        yield s3.create_bucket(Bucket="bucket")
+    finally:
+        s3.meta.client.close()
+        running.stop()
+
+
+@pytest.fixture
+def bucket(service: Any, at: Callable[[str], None]) -> Any:
+    """With four tars and a note."""
+    at(service.meta.client.meta.endpoint_url)
+    for key in OBJECTS:
+        service.put_object(Key=key, Body=tar(MEMBERS))
+    service.put_object(Key="d/notes.txt", Body=b"")
+    return service
+
+
+@pytest.mark.parametrize(
+    ("spec", "keys"),
+    [
+        ("s3://bucket/d/t-1.tar", ["d/t-1.tar"]),
+        ("s3://bucket/d/t-{0..1}.tar", ["d/t-0.tar", "d/t-1.tar"]),
+        ("s3://bucket/d/t-{2,0}.tar,s3://bucket/d/t-1.tar", ["d/t-2.tar", "d/t-0.tar", "d/t-1.tar"]),
+        ("s3://bucket/d/t-[12].*", ["d/t-1.tar", "d/t-2.tar"]),
+        ("s3://bucket/d/", ["d/t-0.tar", "d/t-1.tar", "d/t-2.tar"]),
+        ("s3://bucket/*/*/t-?.tar", ["d/deep/t-3.tar"]),
+        ("s3://bucket/**/t-?.tar", ["d/deep/t-3.tar", "d/t-0.tar", "d/t-1.tar", "d/t-2.tar"]),
+    ],
+)
+def test_objects_are_named_as_files_are(bucket: Any, spec: str, keys: list[str]) -> None:
+    assert expand_shards([spec]) == [f"s3://bucket/{key}" for key in keys]
+
+
+def test_an_object_is_read_and_known_again(bucket: Any) -> None:
+    name = "s3://bucket/d/t-1.tar"
+    assert as_pairs(list(read_records(name))) == as_pairs(read(tar(MEMBERS)))
+    found = fingerprint(name)
+    assert found == {"name": "t-1.tar", "size": len(tar(MEMBERS)), "etag": bucket.Object("d/t-1.tar").e_tag}
+    bucket.put_object(Key="d/t-1.tar", Body=tar(MEMBERS[:2]))
+    with pytest.raises(ChangedInputError, match=r"s3://bucket/d/t-1\.tar is not what it was"):
+        list(read_records(name, known=found))
+
+
+def test_an_object_that_disappears_has_changed(bucket: Any) -> None:
+    found = fingerprint("s3://bucket/d/t-1.tar")
+    bucket.Object("d/t-1.tar").delete()
+    with pytest.raises(ChangedInputError, match=r"s3://bucket/d/t-1\.tar is gone"):
+        list(read_records("s3://bucket/d/t-1.tar", known=found))
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind", "reason"),
+    [
+        ("s3://bucket/none.tar", InputError, r"s3://bucket/none.tar: the server answers 404 Not Found \(NoSuchKey\)"),
+        ("s3://nowhere/a.tar", InputError, r"404 Not Found \(NoSuchBucket\)"),
+        ("s3://nowhere/", InputError, r"cannot list s3://nowhere/: .* 404 Not Found \(NoSuchBucket\)"),
+        ("s3://bucket/none-*.tar", InputError, "no object matches"),
+        ("s3://bucket/none/", InputError, "no object matches"),
+        ("s3://bucket", InputError, "no valid name of a bucket and an object"),
+        ("s3://KEY:SECRET@bucket/a.tar", UsageError, "credentials have no place"),
+    ],
+)
+def test_names_that_lead_nowhere(bucket: Any, spec: str, kind: type[FunctaconvError], reason: str) -> None:
+    with pytest.raises(kind, match=reason) as caught:
+        list(read_records(expand_shards([spec])[0]))
+    assert caught.value.hint
+    assert "SECRET" not in str(caught.value)
+
+
+def test_long_lists_come_in_pages(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "2")
+    assert len(bucket.meta.client.list_objects_v2(Bucket="bucket")["Contents"]) == 2
+    assert len(expand_shards(["s3://bucket/**"])) == 5
+
+
+def test_no_credentials_are_an_input_error(
+    at: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    at("http://127.0.0.1:2")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    with pytest.raises(InputError, match="no credentials found") as caught:
+        list(read_records("s3://bucket/a.tar"))
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("spec", ["s3://bucket/a.tar", "s3://bucket/a-*.tar"])
+def test_a_service_that_is_down_is_a_service_error(at: Callable[[str], None], spec: str) -> None:
+    at("http://127.0.0.1:1")
+    with pytest.raises(ServiceError, match=r"no connection to the server \(tried 5 times\)"):
+        list(read_records(expand_shards([spec])[0]))
+
+
+@pytest.mark.parametrize(
+    ("answers", "kind", "requests"),
+    [
+        ([Answer(stop=200_000), Answer()], None, 2),
+        ([Answer(503), Answer(500), Answer()], None, 3),
+        ([Answer(silent=True), Answer()], None, 2),
+        ([Answer(stop=200_000), Answer(etag='"b"')], ChangedInputError, 2),
+        ([Answer(stop=200_000), Answer(404)], ChangedInputError, 2),
+        ([Answer(stop=200_000), Answer(403)], ServiceError, 2),
+        ([Answer(503)], ServiceError, 5),
+        ([Answer(silent=True)], ServiceError, 2),
+        ([Answer(403)], InputError, 1),
+    ],
+)
+def test_a_service_with_troubles(
+    serve: Callable[..., Script],
+    at: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    answers: list[Answer],
+    kind: type | None,
+    requests: int,
+) -> None:
+    script = serve(CONTENT, *answers)
+    if any(answer.silent for answer in answers):
+        # botocore takes its time
+        monkeypatch.setenv(patience.TIMEOUT_VARIABLE, "1.4")
+    at(script.url)
+    if kind is None:
+        assert as_pairs(list(read_records("s3://bucket/a.tar"))) == RECORDS
+    else:
+        with pytest.raises(kind) as caught:
+            list(read_records("s3://bucket/a.tar"))
+        assert "s3://bucket/a.tar" in str(caught.value)
+        assert type(caught.value) is kind
+    assert len(script.asked) == requests

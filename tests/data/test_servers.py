@@ -1,0 +1,254 @@
+"""Shards from web servers: every byte or an error, and an error that says whether it is worth trying again."""
+
+import gzip
+import json
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from functaconv.data import patience
+from functaconv.data.items import Record
+from functaconv.data.patience import LostError, Patience, Retries
+from functaconv.data.shards import expand_shards, fingerprint, index_shard, is_seekable, read_records
+from functaconv.errors import (
+    ChangedInputError,
+    FunctaconvError,
+    InputError,
+    MissingExtraError,
+    ServiceError,
+    UsageError,
+)
+from tests.data.servers import Answer, Script
+from tests.data.test_shards import as_pairs, read, tar
+
+Serve = Callable[..., Script]
+CONTENT = tar([(f"{number:03d}.npy", bytes([number]) * 2500) for number in range(200)])
+RECORDS = as_pairs(read(CONTENT))
+
+
+def url_of(script: Script, name: str = "train.tar") -> str:
+    """With a user, a password and a signature."""
+    return script.url.replace("//", "//user:SECRET1@") + f"/data/{name}?X-Signature=SECRET2#SECRET3"
+
+
+def read_until_error(shard: str, **options: object) -> tuple[list[Record], FunctaconvError | None]:
+    records: list[Record] = []
+    failure = None
+    try:
+        for record in read_records(shard, **options):  # type: ignore[arg-type]
+            records.append(record)  # noqa: PERF402 - those before the error are wanted
+    except FunctaconvError as error:
+        failure = error
+    if failure is not None:
+        told = "".join(traceback.format_exception(failure)) + str(failure.hint)
+        assert "SECRET" not in told, told
+        assert "127.0.0.1" in str(failure)
+    return records, failure
+
+
+@pytest.mark.parametrize(
+    ("answers", "requests"),
+    [
+        ([Answer()], 1),
+        ([Answer(chunked=True)], 1),
+        ([Answer(etag=None)], 1),
+        ([Answer(503), Answer(500), Answer(429), Answer(408), Answer()], 5),
+        ([Answer(stop=200_000), Answer()], 2),
+        ([Answer(stop=200_000), Answer(ranges=False)], 2),
+        ([Answer(stop=200_000), Answer(503), Answer(stop=150_000), Answer()], 4),
+        ([Answer(stop=200_000), Answer(most=300_000), Answer(most=300_000)], 3),
+        ([Answer(stop=0), Answer()], 2),
+        ([Answer(chunked=True, stop=200_000), Answer(chunked=True)], 2),
+        ([Answer(silent=True), Answer()], 2),
+        ([Answer(silent=True, stop=200_000), Answer()], 2),
+    ],
+)
+def test_a_server_with_troubles_gives_every_record_once(serve: Serve, answers: list[Answer], requests: int) -> None:
+    script = serve(CONTENT, *answers)
+    records, error = read_until_error(url_of(script))
+    assert error is None
+    assert as_pairs(records) == RECORDS
+    assert len(script.asked) == requests
+
+
+def test_a_body_that_breaks_off_is_gone_on_with_where_it_did(serve: Serve) -> None:
+    script = serve(CONTENT, Answer(stop=200_000), Answer(stop=100_000), Answer())
+    assert read_until_error(url_of(script))[1] is None
+    assert script.ranges == [None, "bytes=200000-", "bytes=300000-"]
+    # a length of what is sent is a length of what is read
+    assert {headers["Accept-Encoding"] for headers in script.asked} == {"identity"}
+
+
+@pytest.mark.parametrize(
+    ("answers", "kind", "reason", "requests"),
+    [
+        ([Answer(404)], InputError, "404 Not Found", 1),
+        ([Answer(403)], InputError, "403 Forbidden", 1),
+        ([Answer(204)], InputError, "204 No Content", 1),
+        ([Answer(503)], ServiceError, r"503 Service Unavailable \(tried 5 times\)", 5),
+        ([Answer(stop=200_000, ranges=False)], ServiceError, "tried 5 times", 5),
+        ([Answer(stop=0)], ServiceError, "tried 5 times", 5),
+        ([Answer(silent=True)], ServiceError, "has sent nothing for 0.6 s", 2),
+        ([Answer(stop=200_000), Answer(silent=True)], ServiceError, "has sent nothing for 0.6 s", 3),
+        ([Answer(stop=200_000), Answer(etag='"b"')], ChangedInputError, "is not what it was", 2),
+        ([Answer(stop=200_000), Answer(etag='"b"', ranges=False)], ChangedInputError, "is not what it was", 2),
+        ([Answer(stop=200_000), Answer(404)], ChangedInputError, "gone", 2),
+        ([Answer(stop=200_000), Answer(416)], ChangedInputError, "shorter than it was", 2),
+        ([Answer(stop=200_000), Answer(403)], ServiceError, "403 Forbidden, which gave it before", 2),
+    ],
+)
+def test_a_server_that_fails_is_an_error_of_its_kind(
+    serve: Serve, answers: list[Answer], kind: type[FunctaconvError], reason: str, requests: int
+) -> None:
+    script = serve(CONTENT, *answers)
+    records, error = read_until_error(url_of(script))
+    assert as_pairs(records) == RECORDS[: len(records)]
+    assert len(records) < len(RECORDS)
+    assert type(error) is kind
+    assert re.search(reason, str(error))
+    assert error.hint
+    assert len(script.asked) == requests
+
+
+def test_a_server_that_fails_is_no_damaged_shard() -> None:
+    """Damage ends a part for good; with this exit code the same command goes on."""
+    assert not issubclass(ServiceError, InputError)
+    assert ServiceError.exit_code == MissingExtraError.exit_code == 69
+
+
+def test_a_tar_that_was_cut_before_it_was_served_is_damaged(serve: Serve) -> None:
+    records, error = read_until_error(url_of(serve(CONTENT[:300_000])))
+    assert as_pairs(records) == RECORDS[: len(records)]
+    assert records
+    assert type(error) is InputError
+    assert "cut short" in str(error)
+
+
+def test_a_server_nobody_finds_is_a_service_error(hasty: None) -> None:
+    _, error = read_until_error("http://127.0.0.1:1/a.tar?SECRET")
+    assert type(error) is ServiceError
+    assert "http://127.0.0.1:1/a.tar: connection refused" in str(error)
+
+
+def test_an_encoding_is_read_as_compression(serve: Serve) -> None:
+    """What a server calls an encoding of a tar is a .tar.gz: its length is that of the compressed bytes."""
+    script = serve(gzip.compress(CONTENT), Answer(stop=1000, headers={"Content-Encoding": "gzip"}), Answer())
+    records, error = read_until_error(url_of(script))
+    assert error is None
+    assert as_pairs(records) == RECORDS
+
+
+def test_a_url_is_known_again_by_what_the_server_says(serve: Serve) -> None:
+    script = serve(CONTENT, Answer(headers={"Last-Modified": "yesterday"}))
+    found = fingerprint(url_of(script))
+    assert found == {"name": "train.tar", "size": len(CONTENT), "etag": '"a"'}
+    assert read_until_error(url_of(script), known=found)[1] is None
+    script.answers = [Answer(etag='"b"')]
+    assert type(read_until_error(url_of(script), known=found)[1]) is ChangedInputError
+    script.answers = [Answer(404)]
+    assert type(read_until_error(url_of(script), known=found)[1]) is ChangedInputError
+    script.answers = [Answer(403)]
+    assert type(read_until_error(url_of(script), known=found)[1]) is ServiceError
+    script.answers = [Answer(etag=None, headers={"Last-Modified": "today"}, chunked=True)]
+    assert fingerprint(url_of(script)) == {"name": "train.tar", "modified": "today"}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"ETag": '"\xff"'}, {"Last-Modified": "\xff"}, {"Content-Range": f"bytes 0-1/{'9' * 5000}"}],
+    ids=["etag", "date", "range"],
+)
+def test_headers_that_make_no_sense_are_no_numbers_and_still_json(serve: Serve, headers: dict[str, str]) -> None:
+    script = serve(CONTENT, Answer(etag=None, headers=headers))
+    found = fingerprint(url_of(script))
+    json.dumps(found, ensure_ascii=False).encode()
+    assert found.get("size", 0) in (0, len(CONTENT))
+    assert as_pairs(list(read_records(url_of(script), known=found))) == RECORDS
+
+
+def test_who_stops_reading_hangs_up(serve: Serve) -> None:
+    script = serve(CONTENT, Answer(silent=True, stop=100_000))
+    records = read_records(url_of(script))
+    assert next(records).key == "000"
+    records.close()
+    assert not is_seekable(url_of(script))
+    with pytest.raises(InputError, match="plain local tar was expected"):
+        index_shard(url_of(script))
+    assert len(script.asked) == 1
+
+
+def test_urls_stand_beside_other_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("aiohttp")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.tar").write_bytes(CONTENT)
+    specs = ["a.tar,https://x/t-{00..02}.tar?s={x}", "HTTP://u:p@y:80/b.tar"]
+    urls = [f"https://x/t-0{number}.tar?s={{x}}" for number in range(3)]
+    assert expand_shards(specs) == ["a.tar", *urls, "HTTP://u:p@y:80/b.tar"]
+    whole = ["https://u:p,w@x/a.tar?ids=1,,2&X-Amz-Signature=S", "https://x/b,c.tar"]
+    assert expand_shards([f" a.tar, {whole[0]}, {whole[1]},"]) == ["a.tar", *whole]
+    with pytest.raises(UsageError, match=r"given more than once: https://x/a\.tar$"):
+        expand_shards(["https://x/a.tar?SECRET", "https://x/a.tar?SECRET"])
+    for bad in ("https://x/SECRET1.tar?{SECRET", "https://", "http://:80/?SECRET", "https://[::1/x?SECRET"):
+        with pytest.raises(UsageError) as caught:
+            list(read_records(expand_shards([bad])[0]))
+        assert "SECRET" not in str(caught.value).replace("SECRET1", "")
+
+
+@pytest.mark.parametrize(
+    ("module", "shard", "extra"), [("aiohttp", "https://x/a.tar", "http"), ("s3fs", "s3://b/a.tar", "s3")]
+)
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, module: str, shard: str, extra: str) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtraError, match=module) as caught:
+        expand_shards([shard])
+    assert caught.value.hint == f"pip install 'functaconv[{extra}]'"
+
+
+def test_pauses_grow_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    retries = Retries("x", Patience(5, 0.5, 60.0, pauses.append))
+    errors = iter([LostError("a"), LostError("b"), LostError("c", pause=7), LostError("d", pause=1e6)])
+
+    def fail() -> None:
+        raise next(errors, LostError("e"))
+
+    with pytest.raises(ServiceError, match=r"x: e \(tried 5 times\)"):
+        retries.run(fail)
+    assert len(pauses) == 4
+    assert 0.25 <= pauses[0] <= 0.5 <= pauses[1] <= 1
+    assert pauses[2:] == [7, patience.MOST_PAUSE]
+
+
+def test_a_long_transfer_may_break_off_often() -> None:
+    retries = Retries("x", Patience(3, 0.0, 60.0))
+    breaks = 0
+
+    def step() -> None:
+        nonlocal breaks
+        breaks += 1
+        retries.received(patience.PROGRESS // 2)
+        if breaks < 50:
+            raise LostError("again")
+
+    retries.run(step)
+    assert breaks == 50
+
+
+@pytest.mark.parametrize(("rate", "is_enough"), [(1, False), (900, False), (1100, True)])
+def test_a_server_that_drips_is_a_service_error(rate: int, is_enough: bool) -> None:
+    retries = Retries("x", Patience(3, 0.0, 60.0))
+    with nullcontext() if is_enough else pytest.raises(ServiceError, match=r"no more than [0-9]+ bytes in 3"):
+        for _ in range(100):
+            retries.received(29 * rate, waited=29.0)
+
+
+@pytest.mark.parametrize("value", ["soon", "0", "-1", "nan", "inf", ""])
+def test_a_timeout_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv(patience.TIMEOUT_VARIABLE, value)
+    with pytest.raises(UsageError, match=patience.TIMEOUT_VARIABLE):
+        Patience.usual()
