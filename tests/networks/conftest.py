@@ -48,17 +48,34 @@ LAYOUTS = {
 }
 
 
-@pytest.fixture(params=LAYOUTS.values(), ids=LAYOUTS.keys())
-def layout(request: pytest.FixtureRequest) -> Layout:
-    found: Layout = request.param
+# every interpolation, frame, kernel and number of axes with shifts only and with scales
+WITH_SCALES = {
+    "global-2d",
+    "nearest-1d",
+    "nearest-3d",
+    "sites-without-points",
+    "linear-2d",
+    "linear-2d-local-frame",
+    "kernel3-1d",
+    "linear-kernel3-2d",
+}
+
+
+@pytest.fixture(params=LAYOUTS)
+def layout_name(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
     return found
 
 
-@pytest.fixture(params=[("siren", film) for film in (False, True)], ids=lambda p: f"{p[0]}-{p[1]}")
-def field(request: pytest.FixtureRequest, layout: Layout) -> ModulatedNetwork:
-    """A network of each kind, with shifts only and with scales."""
-    kind, film = request.param
-    return field_of(layout, kind, film)
+@pytest.fixture
+def layout(layout_name: str) -> Layout:
+    return LAYOUTS[layout_name]
+
+
+@pytest.fixture(params=["siren"])
+def field(request: pytest.FixtureRequest, layout_name: str) -> ModulatedNetwork:
+    """A network of each kind on each layout, half of them with scales."""
+    return field_of(LAYOUTS[layout_name], request.param, layout_name in WITH_SCALES)
 
 
 def field_of(

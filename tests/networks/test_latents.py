@@ -10,7 +10,7 @@ from functaconv.networks import LatentMap, SiteGrid
 from functaconv.networks.latents import neighbours
 from tests.conftest import in_grid_order
 
-from .conftest import LAYOUTS, Layout
+from .conftest import Layout
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -44,25 +44,22 @@ def test_every_point_has_one_slot_and_the_rest_is_padding(layout: Layout) -> Non
     assert torch.equal(slots.sort().values, torch.arange(len(coords)))
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
-@pytest.mark.parametrize("most", [1, 3, 8, 10**6])
-def test_the_pieces_of_a_split_are_the_whole(name: str, most: int) -> None:
-    layout = LAYOUTS[name]
+def test_the_pieces_of_a_split_are_the_whole(layout: Layout) -> None:
     placement = layout.sites.place(layout.coords())
-    pieces = placement.split(most)
-    assert all(piece.index.numel() <= most for piece in pieces)
     at_sites, values = random(2, layout.sites.count, 3), random(2, len(layout.coords()), 3, seed=1)
-    read = values.new_full(values.shape, torch.nan)
-    gathered = torch.zeros_like(at_sites)
-    for piece in pieces:
-        shape = (2, *piece.index.shape, 3)
-        piece.scatter(piece.spread(at_sites).expand(shape), read)
-        valid = 1 if piece.valid is None else piece.valid
-        gathered += piece.gather(values[:, piece.index] * valid)
-    whole = placement.spread(at_sites).expand(2, *placement.index.shape, 3)
-    assert torch.equal(read, in_grid_order(placement, whole, len(layout.coords())))
+    spread = placement.spread(at_sites).expand(2, *placement.index.shape, 3)
     valid = 1 if placement.valid is None else placement.valid
-    torch.testing.assert_close(gathered, placement.gather(values[:, placement.index] * valid), rtol=1e-12, atol=1e-12)
+    expected = placement.gather(values[:, placement.index] * valid)
+    for most in (1, 3, 8, 10**6):
+        pieces = placement.split(most)
+        assert all(piece.index.numel() <= most for piece in pieces)
+        read, gathered = values.new_full(values.shape, torch.nan), torch.zeros_like(at_sites)
+        for piece in pieces:
+            piece.scatter(piece.spread(at_sites).expand(2, *piece.index.shape, 3), read)
+            valid = 1 if piece.valid is None else piece.valid
+            gathered += piece.gather(values[:, piece.index] * valid)
+        assert torch.equal(read, in_grid_order(placement, spread, len(layout.coords())))
+        torch.testing.assert_close(gathered, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "linear"])

@@ -21,15 +21,27 @@ SOLVERS = {
 }
 
 
+# each layout, and each solver twice
+PAIRS = [
+    ("global", "gradient"),
+    ("global", "chord"),
+    ("nearest", "gauss-newton"),
+    ("linear", "chord"),
+    ("kernel3", "gradient"),
+    ("kernel3", "gauss-newton"),
+]
+
+
+@pytest.fixture(params=PAIRS, ids="-".join)
+def pair(request: pytest.FixtureRequest) -> tuple[ModulatedNetwork, nn.Module]:
+    layout, name = request.param
+    kind, options = SOLVERS[name]
+    return field_of(*LAYOUTS[layout]), solver_of(kind, **options)
+
+
 @pytest.fixture(params=LAYOUTS.values(), ids=LAYOUTS.keys())
 def field(request: pytest.FixtureRequest) -> ModulatedNetwork:
     return field_of(*request.param)
-
-
-@pytest.fixture(params=SOLVERS.values(), ids=SOLVERS.keys())
-def solver(request: pytest.FixtureRequest) -> nn.Module:
-    name, options = request.param
-    return solver_of(name, **options)
 
 
 def mild(name: str) -> nn.Module:
@@ -72,9 +84,9 @@ def errors_by_steps(run: Callable[[int], Fit], most: int) -> Tensor:
     return torch.stack([run(steps).error.detach() for steps in range(most + 1)])
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_more_steps_never_make_an_item_worse(field: ModulatedNetwork, solver: nn.Module, masked: bool) -> None:
-    features = noise(4)
+def test_more_steps_never_make_an_item_worse(pair: tuple[ModulatedNetwork, nn.Module]) -> None:
+    field, solver = pair
+    features, masked = noise(4), field.sites.count > 1
     valid = (torch.rand(features.shape, generator=torch.Generator().manual_seed(1)) > 0.3).double() if masked else None
     problem, begin = prepared(field, features, valid), start(field, 1)
     plain = errors_by_steps(lambda n: fit(problem, begin, solver, steps=n), 12)
@@ -96,12 +108,14 @@ def test_an_item_keeps_the_best_of_learned_steps(field: ModulatedNetwork) -> Non
         torch.testing.assert_close(best.latents[item], expected, rtol=1e-10, atol=1e-12)
 
 
-def test_no_step_is_the_start(field: ModulatedNetwork, solver: nn.Module) -> None:
+def test_no_step_is_the_start(pair: tuple[ModulatedNetwork, nn.Module]) -> None:
+    field, solver = pair
     problem, begin = prepared(field, targets(3, COORDS)), start(field, 1) + 0.1
     assert torch.equal(best_fit(problem, begin, solver, steps=0).latents, begin.expand(3, -1, -1))
 
 
-def test_one_step_is_that_of_a_plain_fit_or_none(field: ModulatedNetwork, solver: nn.Module) -> None:
+def test_one_step_is_that_of_a_plain_fit_or_none(pair: tuple[ModulatedNetwork, nn.Module]) -> None:
+    field, solver = pair
     problem, begin = prepared(field, noise(6)), start(field, 1)
     plain, best = fit(problem, begin, solver, steps=1), best_fit(problem, begin, solver, steps=1)
     better = plain.error < problem.error(begin)
@@ -139,7 +153,8 @@ def test_damping_falls_with_success_and_grows_with_failure_item_by_item(field: M
     torch.testing.assert_close(torch.tensor(solver.damping_scale[1:6]), factors.float(), rtol=1e-5, atol=0)
 
 
-def test_an_item_does_not_depend_on_its_batch(field: ModulatedNetwork, solver: nn.Module) -> None:
+def test_an_item_does_not_depend_on_its_batch(pair: tuple[ModulatedNetwork, nn.Module]) -> None:
+    field, solver = pair
     features, begin = noise(6), start(field, 1)
     for min_gain in (None, 0.5):
 
@@ -164,8 +179,9 @@ def easy_and_hard(field: ModulatedNetwork) -> Tensor:
     return torch.cat([easy[:1], noise(2, 1.0), easy[1:]])
 
 
-@pytest.mark.parametrize("name", SOLVERS)
-def test_items_are_done_when_a_step_brings_too_little(field: ModulatedNetwork, name: str) -> None:
+@pytest.mark.parametrize(("layout", "name"), PAIRS)
+def test_items_are_done_when_a_step_brings_too_little(layout: str, name: str) -> None:
+    field = field_of(*LAYOUTS[layout])
     features, begin = targets(4, COORDS), start(field, 1)
     solver = Watched(mild(name))
     found = best_fit(prepared(field, features), begin, solver, steps=60, min_gain=0.05)
@@ -206,21 +222,24 @@ def test_easy_items_leave_the_hard_ones_alone(field: ModulatedNetwork) -> None:
     assert (errors[::3] < 1e-6 * errors[1:3].min()).all()
 
 
-def test_without_a_least_gain_every_item_takes_every_step(field: ModulatedNetwork, solver: nn.Module) -> None:
+def test_without_a_least_gain_every_item_takes_every_step(pair: tuple[ModulatedNetwork, nn.Module]) -> None:
+    field, solver = pair
     watched = Watched(solver)
     best_fit(prepared(field, easy_and_hard(field)), start(field, 1), watched, steps=7)
     assert watched.items == [4] * 7
 
 
-def test_a_least_gain_of_nothing_costs_nothing(field: ModulatedNetwork, solver: nn.Module) -> None:
+def test_a_least_gain_of_nothing_costs_nothing(pair: tuple[ModulatedNetwork, nn.Module]) -> None:
+    field, solver = pair
     problem = prepared(field, torch.cat([targets(4, COORDS), noise(4, 1.0)]))
     plain = best_fit(problem, start(field, 1), solver, steps=10).latents
     found = best_fit(problem, start(field, 1), solver, steps=10, min_gain=0.0).latents
     assert (problem.error(found) <= problem.error(plain) * (1 + 1e-3)).all()
 
 
-@pytest.mark.parametrize("name", SOLVERS)
-def test_the_error_is_that_of_all_items(field: ModulatedNetwork, name: str) -> None:
+@pytest.mark.parametrize(("layout", "name"), PAIRS)
+def test_the_error_is_that_of_all_items(layout: str, name: str) -> None:
+    field = field_of(*LAYOUTS[layout])
     problem, solver = prepared(field, targets(4, COORDS)), Watched(mild(name))
     found = best_fit(problem, start(field, 1), solver, steps=60, min_gain=0.05)
     assert solver.items[-1] < 4, "the test is too easy"
@@ -228,7 +247,8 @@ def test_the_error_is_that_of_all_items(field: ModulatedNetwork, name: str) -> N
     torch.testing.assert_close(found.error, problem.error(found.latents))
 
 
-def test_a_perfect_start_stays(field: ModulatedNetwork, solver: nn.Module) -> None:
+def test_a_perfect_start_stays(pair: tuple[ModulatedNetwork, nn.Module]) -> None:
+    field, solver = pair
     placement, begin = field.sites.place(COORDS), start(field, 1) + 0.1
     shown = placement.scatter(field(begin, placement), torch.zeros(1, len(COORDS), CHANNELS, dtype=torch.float64))
     features = torch.cat([shown.detach(), targets(1, COORDS)])
@@ -239,11 +259,11 @@ def test_a_perfect_start_stays(field: ModulatedNetwork, solver: nn.Module) -> No
         assert found.error[1] < problem.error(begin)[1]
 
 
-@pytest.mark.parametrize("spoilt", [torch.nan, torch.inf, 1e300])
-@pytest.mark.parametrize("min_gain", [None, 0.1])
+@pytest.mark.parametrize(("spoilt", "min_gain"), [(torch.nan, None), (torch.inf, 0.1), (1e300, 0.1)])
 def test_an_item_that_is_not_finite_stays_at_the_start(
-    field: ModulatedNetwork, solver: nn.Module, spoilt: float, min_gain: float | None
+    pair: tuple[ModulatedNetwork, nn.Module], spoilt: float, min_gain: float | None
 ) -> None:
+    field, solver = pair
     features, begin = targets(3, COORDS), start(field, 1) + 0.1
     features[1, 3] = spoilt
     found = best_fit(problem_of(field, features, COORDS).at(begin), begin, solver, steps=4, min_gain=min_gain)
@@ -252,7 +272,8 @@ def test_an_item_that_is_not_finite_stays_at_the_start(
     torch.testing.assert_close(found.latents[::2], others.latents, rtol=1e-7, atol=1e-9)
 
 
-def test_nothing_is_kept_for_a_derivative(field: ModulatedNetwork, solver: nn.Module) -> None:
+def test_nothing_is_kept_for_a_derivative(pair: tuple[ModulatedNetwork, nn.Module]) -> None:
+    field, solver = pair
     begin = start(field, 1).clone().requires_grad_()
     assert not best_fit(prepared(field, targets(2, COORDS)), begin, solver, steps=3).latents.requires_grad
 
