@@ -9,13 +9,15 @@ per grid, turns every layout into dense `[item, cell, point, channel]` arithmeti
 
 import itertools
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from functaconv.networks.reads import Reads
 from functaconv.shapes import CellCoords, CellFeatures, Coords, Places
 
 ALIKE = 1e-4
@@ -47,17 +49,38 @@ class Placement:
     """windows: coordinates as the network sees them from each corner's site"""
     is_window: bool = False
     """each cell is there once for each of the sites that see it: `blended` adds them up"""
+    _pieces: dict[int, list["Placement"]] = field(default_factory=dict, repr=False, compare=False)
+    _around: list[Reads] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def covered(self) -> int:
         """How many sites have points of their own: all, unless cells of the nearest site are left out or empty."""
         return self.sites if self.blend is not None else len(self.index)
 
+    @cached_property
+    def reads(self) -> Reads | None:
+        """The corners as what cells read; None when cell i reads site i only, for all sites."""
+        if self.corners is None:
+            return None
+        return Reads(self.corners, self.sites, is_distinct=self.blend is None and not self.is_window)
+
+    def reads_around(self, neighbourhood: Int[Tensor, "site neighbour"]) -> Reads:
+        """What cells read where each site's modulation depends on its neighbours too: always those of one base."""
+        if not self._around:
+            index = neighbourhood if self.corners is None else neighbourhood[self.corners].flatten(1)
+            self._around.append(Reads(index, self.sites))
+        return self._around[0]
+
     def split(self, most: int) -> list["Placement"]:
         """The same points in pieces of at most `most` slots: whole cells where they are smaller than that."""
-        cells, slots = self.index.shape
-        if cells * slots <= most:
+        if self.index.numel() <= most:
             return [self]
+        if most not in self._pieces:
+            self._pieces[most] = self._split(most)
+        return self._pieces[most]
+
+    def _split(self, most: int) -> list["Placement"]:
+        cells, slots = self.index.shape
         height, width = max(1, most // slots), min(slots, most)
         corners = self.corners
         if corners is None and cells > 1:
@@ -83,6 +106,7 @@ class Placement:
         """One cell by itself, with a site of its own."""
         return Placement(self.coords[:1], self.index[:1], None, None, None, 1)
 
+    @cached_property
     def windows(self) -> "Placement":
         """Each cell once for each of its corners, as if it read that site alone: `[cell * corner, point]`."""
         assert self.by_corner is not None
@@ -121,14 +145,23 @@ class Placement:
 
     def gather(self, values: Float[Tensor, "item cell point channel"]) -> Float[Tensor, "item site channel"]:
         """The adjoint of `spread`: what the points of all cells say about each site, summed."""
-        if self.corners is None:
+        if self.reads is None:
             return values.sum(2)
         if self.blend is None:
-            summed = values.sum(2)
-        else:
-            summed = torch.einsum("cpk,icpw->ickw", self.blend, values).flatten(1, 2)
-        sites = values.new_zeros(values.shape[0], self.sites, values.shape[-1])
-        return sites.index_add(1, self.corners.flatten(), summed)
+            return self.reads.onto_sites(values.sum(2))
+        return self.reads.onto_sites(torch.einsum("cpk,icpw->ickw", self.blend, values).flatten(1, 2))
+
+    def to(self, device: torch.device) -> "Placement":
+        """The same on a device; the copies are not waited for where they are of pinned memory."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            tensor = tensor.pin_memory() if device.type == "cuda" else tensor
+            return tensor.to(device, non_blocking=True)
+
+        tensors: dict[str, Any] = {
+            name: moved(value) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **tensors, _pieces={}, _around=[])
 
     def scatter(
         self, values: CellFeatures, out: Float[Tensor, "item any channel"]

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from functaconv.networks.fourier import Fourier
 from functaconv.networks.initial import uniform
 from functaconv.networks.latents import Placement, SiteGrid, neighbours
+from functaconv.networks.reads import Reads
 from functaconv.networks.siren import Siren
 from functaconv.shapes import CellFeatures, CellJacobian, Latents, Modulations
 
@@ -82,7 +83,7 @@ class ModulatedNetwork(nn.Module):
         if placement.by_corner is None:
             features: Tensor = self.network(modulation, placement)
             return features
-        return self._blended(self.network(modulation, placement.windows()), placement)
+        return self._blended(self.network(modulation, placement.windows), placement)
 
     def vjp(self, latents: Latents, placement: Placement) -> tuple[CellFeatures, Callable[[CellFeatures], Latents]]:
         """Features, and the function that pulls a cotangent of them back onto the latents."""
@@ -90,7 +91,7 @@ class ModulatedNetwork(nn.Module):
         if placement.by_corner is None:
             features, onto_modulations = self.network.vjp(modulation, placement)
             return features, lambda cotangent: self.latent_map.pullback(onto_modulations(cotangent))
-        seen, onto_windows = self.network.vjp(modulation, placement.windows())
+        seen, onto_windows = self.network.vjp(modulation, placement.windows)
         return self._blended(seen, placement), lambda cotangent: self.latent_map.pullback(
             onto_windows(placement.parted(cotangent))
         )
@@ -100,7 +101,7 @@ class ModulatedNetwork(nn.Module):
         onto, modulation = self.latent_map.weight, self.latent_map(latents)
         if placement.by_corner is not None:
             assert placement.blend is not None
-            seen, rows = self.network.jacobian(modulation, placement.windows(), onto)
+            seen, rows = self.network.jacobian(modulation, placement.windows, onto)
             rows = rows.reshape(len(rows), len(placement.index), -1, *rows.shape[2:])
             rows = torch.einsum("cpk,ickpfn->icpfkn", placement.blend, rows).flatten(-2)
             return self._blended(seen, placement), rows
@@ -133,12 +134,10 @@ class ModulatedNetwork(nn.Module):
             self.network.absorb(self.latent_map.weight.to(constant.dtype) @ constant)
         self.latent_map.substitute(matrix)
 
-    def reads(self, placement: Placement) -> Int[Tensor, "cell read"] | None:
+    def reads(self, placement: Placement) -> Reads | None:
         """Whose latents a cell's points depend on, in the order of the Jacobian's columns; None when cell i reads
-        site i only. The number of sites stands for "none": a place beyond the border.
+        site i only.
         """
-        corners = placement.corners
         if self.latent_map.kernel == 1:
-            return corners
-        around = self.latent_map.neighbourhood
-        return around if corners is None else around[corners].flatten(1)
+            return placement.reads
+        return placement.reads_around(self.latent_map.neighbourhood)

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from functaconv.networks.reads import Reads
 from functaconv.shapes import CellFeatures, CellJacobian, ItemMask, Latents, PerItem
 from functaconv.solvers.normal_matrix import Factor, Metric, NormalMatrix
 
@@ -89,23 +90,16 @@ class Linearization:
         return self._factors[0]
 
 
-def along(rows: CellJacobian, change: Latents, reads: Int[Tensor, "cell read"] | None) -> CellFeatures:
+def along(rows: CellJacobian, change: Latents, reads: Reads | None) -> CellFeatures:
     """How the features of every point change with the latents, to first order."""
     if reads is not None:
-        padded = torch.cat([change, torch.zeros_like(change[:, :1])], 1)
-        change = padded[:, reads].flatten(2)
+        change = reads.of(change)
     points, channels = rows.shape[2:4]
     # [cell, value, number] @ [cell, number, item]
     changes: Tensor = rows[0].flatten(1, 2) @ change.permute(1, 2, 0)
     return changes.permute(2, 0, 1).reshape(len(change), -1, points, channels)
 
 
-def onto_sites(
-    values: Float[Tensor, "item cell number"], reads: Int[Tensor, "cell read"] | None, sites: int
-) -> Latents:
+def onto_sites(values: Float[Tensor, "item cell number"], reads: Reads | None) -> Latents:
     """Sums over the cells that read a site."""
-    if reads is None:
-        return values
-    parts = values.reshape(len(values), reads.numel(), -1)
-    summed = values.new_zeros(len(values), sites + 1, parts.shape[-1])
-    return summed.index_add(1, reads.flatten(), parts)[:, :sites]
+    return values if reads is None else reads.onto_sites(values.reshape(len(values), reads.index.numel(), -1))

@@ -11,9 +11,10 @@ from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from functaconv.networks.reads import Reads
 from functaconv.shapes import CellMatrices, ItemMask, Latents, PerItem
 
 MOST_ASSEMBLED = 4096
@@ -49,9 +50,8 @@ class NormalMatrix:
     """J'WJ of every item, or one for all items."""
 
     matrix: CellMatrices
-    reads: Int[Tensor, "cell read"] | None
-    """whose latents a cell's rows and columns stand for; None when cell i reads site i only. The number of sites
-    stands for "none"."""
+    reads: Reads | None
+    """whose latents a cell's rows and columns stand for; None when cell i reads site i only"""
     sites: int
     is_common: bool = False
     """one matrix for all items of all batches, not only for the items at hand"""
@@ -64,47 +64,40 @@ class NormalMatrix:
     @property
     def is_coupled(self) -> bool:
         """Latents of different sites depend on each other."""
-        return self.reads is not None and self.reads.shape[1] > 1
+        return self.reads is not None and self.reads.each > 1
 
     @property
     def latent(self) -> int:
-        return self.matrix.shape[-1] // (1 if self.reads is None else self.reads.shape[1])
+        return self.matrix.shape[-1] // (1 if self.reads is None else self.reads.each)
 
     @cached_property
     def blocks(self) -> Float[Tensor, "item site latent latent"]:
         """Each site's own block of the whole matrix."""
         if self.reads is None:
             return self.matrix
-        count, size = self.reads.shape[1], self.latent
+        count, size, index = self.reads.each, self.latent, self.reads.index
         # a cell at the border may read a site twice: both places count, and so do the terms between them
-        same = (self.reads[:, :, None] == self.reads[:, None, :]).to(self.matrix.dtype)
+        same = (index[:, :, None] == index[:, None, :]).to(self.matrix.dtype)
         elements = self.matrix.reshape(*self.matrix.shape[:2], count, size, count, size)
         own = torch.einsum("cab,icaxby->icaxy", same, elements).flatten(1, 2)
-        summed = self.matrix.new_zeros(self.items, self.sites + 1, size, size)
-        return summed.index_add(1, self.reads.flatten(), own)[:, : self.sites]
+        return self.reads.onto_sites(own)
 
     def assembled(self) -> Float[Tensor, "item number number"]:
         """The whole matrix, sites one after the other."""
-        reads = (
-            torch.arange(len(self.matrix[0]), device=self.matrix.device)[:, None] if self.reads is None else self.reads
-        )
-        size = self.latent
-        index = (reads[:, :, None] * size + torch.arange(size, device=reads.device)).flatten(1)
-        side = (self.sites + 1) * size
-        flat = (index[:, :, None] * side + index[:, None, :]).flatten()
-        whole = self.matrix.new_zeros(self.items, side * side).index_add(1, flat, self.matrix.flatten(1))
-        used = self.sites * size
-        return whole.reshape(-1, side, side)[:, :used, :used]
+        device, sites, size = self.matrix.device, self.sites, self.latent
+        reads = Reads(torch.arange(sites, device=device)[:, None], sites) if self.reads is None else self.reads
+        count = reads.each
+        elements = self.matrix.reshape(*self.matrix.shape[:2], count, size, count, size)
+        pairs = reads.onto_pairs(elements.transpose(3, 4).flatten(1, 3))
+        whole = pairs.reshape(-1, sites, sites, size, size).transpose(2, 3)
+        return whole.reshape(-1, sites * size, sites * size)
 
     def times(self, latents: Latents) -> Latents:
         """The product with one latent per item."""
         if self.reads is None:
             return _times(self.matrix, latents)
-        items, size = len(latents), self.latent
-        padded = torch.cat([latents, torch.zeros_like(latents[:, :1])], 1)
-        product = _times(self.matrix, padded[:, self.reads].flatten(2)).reshape(items, -1, size)
-        summed = latents.new_zeros(items, self.sites + 1, size)
-        return summed.index_add(1, self.reads.flatten(), product)[:, : self.sites]
+        product = _times(self.matrix, self.reads.of(latents))
+        return self.reads.onto_sites(product.reshape(len(latents), -1, self.latent))
 
     def mean_diagonal(self, metric: Metric | None = None) -> PerItem:
         """The mean of the diagonal, in the coordinates in which the damping `metric` is the identity."""
@@ -119,7 +112,8 @@ class NormalMatrix:
         `damping` is one number, or one per item. Always finite: a matrix that cannot be factored is replaced by its
         diagonal.
         """
-        damping = torch.as_tensor(damping, device=self.matrix.device, dtype=self.matrix.dtype)
+        # a Python number stays one: as a tensor on a GPU it would be copied there at every step
+        damping = damping.to(self.matrix) if isinstance(damping, Tensor) else damping
         amount = damping * self.mean_diagonal(metric)
         eye = torch.eye(self.latent, device=self.matrix.device, dtype=self.matrix.dtype)
         eye = eye if metric is None else metric.matrix
@@ -148,19 +142,17 @@ class CellMatrixSum:
     """Cell matrices of the pieces of a problem: those of one cell are added up, different cells stand side by side."""
 
     def __init__(self) -> None:
-        self._cells: dict[int, tuple[CellMatrices, Int[Tensor, "cell read"] | None]] = {}
+        self._cells: dict[int, CellMatrices] = {}
 
-    def add(self, first: int, reads: Int[Tensor, "cell read"] | None, matrix: CellMatrices) -> None:
+    def add(self, first: int, matrix: CellMatrices) -> None:
         """Add the matrices of the cells from number `first` on."""
         before = self._cells.get(first)
-        self._cells[first] = (matrix if before is None else before[0] + matrix, reads)
+        self._cells[first] = matrix if before is None else before + matrix
 
-    def total(self, sites: int, *, is_common: bool = False) -> NormalMatrix:
-        matrices, reads = zip(*self._cells.values(), strict=True)
-        whole = matrices[0] if len(matrices) == 1 else torch.cat(matrices, 1)
-        if any(part is None for part in reads):
-            return NormalMatrix(whole, None, sites, is_common)
-        return NormalMatrix(whole, torch.cat(reads), sites, is_common)
+    def total(self, reads: Reads | None, sites: int, *, is_common: bool = False) -> NormalMatrix:
+        """The normal matrix of all cells, which read `reads`."""
+        matrices = list(self._cells.values())
+        return NormalMatrix(matrices[0] if len(matrices) == 1 else torch.cat(matrices, 1), reads, sites, is_common)
 
 
 @dataclass(frozen=True)

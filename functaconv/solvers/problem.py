@@ -7,10 +7,11 @@ from operator import add
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from functaconv.networks import Placement
+from functaconv.networks.reads import Reads
 from functaconv.shapes import (
     CellFeatures,
     CellJacobian,
@@ -40,7 +41,7 @@ class Field(Protocol):
     def __call__(self, latents: Latents, placement: Placement) -> CellFeatures: ...
     def vjp(self, latents: Latents, placement: Placement) -> tuple[CellFeatures, Callable[[CellFeatures], Latents]]: ...
     def jacobian(self, latents: Latents, placement: Placement) -> tuple[CellFeatures, CellJacobian]: ...
-    def reads(self, placement: Placement) -> Int[Tensor, "cell read"] | None: ...
+    def reads(self, placement: Placement) -> Reads | None: ...
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class Problem:
 
     field: Field
     pieces: tuple[Piece, ...]
+    reads: Reads | None
+    """whose latents the cells of all pieces read; None when cell i reads site i only"""
     sites: int
     """how many sites the pieces cover: the gradient is that of the mean over a site's own points"""
     differentiable: bool = True
@@ -182,7 +185,7 @@ class Problem:
                 return NormalEquations(start.jt_residual, start.error, linearization.normal_matrix)
             matrices = CellMatrixSum()
             jt_residual, error = _summed(self._linearized(piece, latents, matrices) for piece in self.pieces)
-            return NormalEquations(jt_residual, error, matrices.total(self._count))
+            return NormalEquations(jt_residual, error, matrices.total(self.reads, self._count))
 
     def at(self, latents: Latents) -> "Problem":
         """The same problem with the network linearized at one latent for all items (`[1, site, latent]`).
@@ -199,10 +202,10 @@ class Problem:
                 weighted = one.rows(jacobian)
                 matrix = weighted.mT @ jacobian.flatten(2, 3)
                 cells = len(piece.placement.index)
-                matrices.add(piece.placement.first, self.field.reads(piece.placement), matrix.expand(-1, cells, -1, -1))
+                matrices.add(piece.placement.first, matrix.expand(-1, cells, -1, -1))
                 features.append(start)
                 rows.append(weighted if self.is_shared and not self.field.is_linear else jacobian)
-            normal_matrix = matrices.total(self._count, is_common=self.is_shared)
+            normal_matrix = matrices.total(self.reads, self._count, is_common=self.is_shared)
         return replace(self, linearization=Linearization(latents, features, rows, normal_matrix))
 
     @property
@@ -232,11 +235,11 @@ class Problem:
         features, jacobian = self.field.jacobian(latents, piece.placement)
         reads = self.field.reads(piece.placement)
         weighted = piece.rows(jacobian)
-        matrices.add(piece.placement.first, reads, weighted.mT @ jacobian.flatten(2, 3))
+        matrices.add(piece.placement.first, weighted.mT @ jacobian.flatten(2, 3))
         return self._jt_residual_of(piece, features, weighted if self.is_shared else jacobian, reads)
 
     def _jt_residual_of(
-        self, piece: Piece, features: StartFeatures, rows: Tensor, reads: Int[Tensor, "cell read"] | None
+        self, piece: Piece, features: StartFeatures, rows: Tensor, reads: Reads | None
     ) -> tuple[Latents, PerItem]:
         """J'W(y - f) from derivatives, weighted already where all items share them, and the error."""
         residual = piece.targets - features
@@ -251,7 +254,7 @@ class Problem:
             jt_residual = (rows[0].mT @ values.permute(1, 2, 0)).permute(2, 0, 1)
         else:
             jt_residual = (values[:, :, None] @ rows)[:, :, 0]
-        return onto_sites(jt_residual, reads, self._count), piece.error(residual)
+        return onto_sites(jt_residual, reads), piece.error(residual)
 
 
 def fitting_problem(
@@ -278,7 +281,7 @@ def fitting_problem(
         if part.valid is not None:
             weights = weights * part.valid
         pieces.append(Piece(part, features[:, part.index], weights))
-    return Problem(field, tuple(pieces), placement.covered)
+    return Problem(field, tuple(pieces), field.reads(placement), placement.covered)
 
 
 def _total(parts: Iterable[Tensor]) -> Tensor:

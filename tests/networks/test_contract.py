@@ -110,9 +110,8 @@ def unit_cotangents(features: Tensor) -> Tensor:
 
 def of_all_latents(field: ModulatedNetwork, placement: Placement, rows: Tensor) -> Tensor:
     """A Jacobian by the latents its cells read, as one by all of them: `[item, cell, point, channel, site, latent]`."""
-    reads, sites = field.reads(placement), placement.sites
-    if reads is None:
-        reads = torch.arange(sites)[:, None]
+    of_field, sites = field.reads(placement), placement.sites
+    reads = torch.arange(sites)[:, None] if of_field is None else of_field.index
     assert rows.shape[-1] == reads.shape[1] * LATENT
     whole = rows.new_zeros(*rows.shape[:4], sites + 1, LATENT)
     for cell, read in enumerate(reads):

@@ -52,7 +52,7 @@ def test_derivatives_are_autograds(sites: SiteGrid, shape: tuple[int, ...]) -> N
     # linear: the derivatives are the differences
     change = torch.randn(1, sites.count, NUMBERS, dtype=torch.float64)
     reads = field.reads(placement)
-    read = change if reads is None else change[:, reads].flatten(2)
+    read = change if reads is None else reads.of(change)
     moved = torch.einsum("cphn,cn->cph", rows[0], read[0])
     torch.testing.assert_close(field(latents + change, placement), features + moved)
 
