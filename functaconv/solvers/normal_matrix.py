@@ -181,7 +181,8 @@ class _Blocks:
             # cholesky_solve copies the factor in every call: five times the time at 4096 numbers and four items
             lower = self.lower[0]
             half = torch.linalg.solve_triangular(lower, jt_residual.permute(1, 2, 0), upper=False)
-            return torch.linalg.solve_triangular(lower.mT, half, upper=True).permute(2, 0, 1)
+            steps: Tensor = torch.linalg.solve_triangular(lower.mT, half, upper=True)
+            return steps.permute(2, 0, 1)
         return torch.cholesky_solve(jt_residual[..., None], self.lower)[..., 0]
 
 
