@@ -68,7 +68,7 @@ def test_a_sound_functaset_verifies(sealed: Path) -> None:
 def test_one_flipped_bit_anywhere_is_found_with_the_items_it_spoils(store: Path, name: str) -> None:
     array = open_functaset(store).stored(name)
     assert array is not None
-    each = array.rows * array.chunks
+    each = array.rows_per_file
     for number, file in enumerate(files_of(store, name)):
         sound = file.read_bytes()
         for place in range(0, len(sound), max(1, len(sound) // 9)):
@@ -92,7 +92,7 @@ def test_one_flipped_bit_anywhere_is_found_with_the_items_it_spoils(store: Path,
 def test_a_lost_file_is_found_with_the_items_in_it(store: Path, name: str, how: str) -> None:
     array = open_functaset(store).stored(name)
     assert array is not None
-    each, file = array.rows * array.chunks, files_of(store, name)[1 if name == "latent" else 0]
+    each, file = array.rows_per_file, files_of(store, name)[1 if name == "latent" else 0]
     content = file.read_bytes()
     file.unlink()
     if how == "folder":

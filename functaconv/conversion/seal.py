@@ -261,11 +261,10 @@ def _block(
     """Rows of a functaset as the block that they came from."""
 
     def column(name: str) -> np.ndarray:
-        array = functaset.array(name)
+        array = functaset.stored(name)
         assert array is not None
         # rows of a block lie together
-        found: np.ndarray = np.asarray(array[int(rows[0]) : int(rows[-1]) + 1] if len(rows) else array[:0])
-        return found
+        return array.read(slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 0))
 
     layout = functaset.attributes.layout
     return Block(
@@ -283,7 +282,7 @@ def _block(
         mse=column("mse"),
         psnr=column("psnr"),
         record=column("record"),
-        meta=None if functaset.array("meta") is None else [str(text) for text in column("meta")],
+        meta=None if functaset.stored("meta") is None else [str(text) for text in column("meta")],
         tile=column("tile") if layout.tiled else None,
         measures={name: column(name) for name in MEASURES.get(layout.modality, ())},
         grids=_grids(functaset, rows, column("time")) if layout.modality == "grid" else None,

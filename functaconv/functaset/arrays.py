@@ -1,4 +1,4 @@
-"""The arrays of a store: how they are cut into chunks, and written whole shards at a time. `stored` reads them."""
+"""The arrays of a store: how they are cut into chunks, and written whole shards at a time."""
 
 import math
 from typing import Any
@@ -9,7 +9,6 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 
 from functaconv.errors import InputError
 from functaconv.functaset.schema import Column
-from functaconv.functaset.stored import MOST_TEXT, rows_in_words
 
 # measured: smaller chunks do not make reading one row faster, and shuffle pays from 256 KiB on
 _CHUNK_BYTES = 512 * 1024
@@ -17,6 +16,8 @@ _CHUNKS_PER_SHARD = 16
 # of text, whose length is not known beforehand: short enough that rows as long as an item's attributes may be (64 KiB)
 # are no more than a reader takes, and that a file of them fits into memory
 _TEXTS_PER_CHUNK, _CHUNKS_OF_TEXT = 1024, 2
+# bytes of text in a chunk: blosc takes 2 GiB
+MOST_TEXT = 1 << 30
 
 
 def create_column(group: zarr.Group, column: Column, count: int) -> zarr.Array[Any]:
@@ -108,23 +109,3 @@ class RowWriter:
                     f"{self._array.path}: more than {MOST_TEXT >> 21} MiB of text for {len(texts)} items",
                     hint="leave the json or txt members out of the shards",
                 )
-
-
-def read(array: zarr.Array[Any], rows: slice | np.ndarray) -> np.ndarray:
-    """The rows, with an InputError where the stored bytes are damaged."""
-    try:
-        found = array[rows] if isinstance(rows, slice) else array.oindex[rows]
-    # codecs raise whatever they like on damaged bytes
-    except Exception as error:
-        raise InputError(
-            f"{array.name.strip('/')}: {_where(rows)} cannot be read: {error}",
-            hint="`functaconv inspect --verify` lists all damage; restore it from a copy or encode again",
-        ) from error
-    return np.asarray(found)
-
-
-def _where(rows: slice | np.ndarray) -> str:
-    if isinstance(rows, slice):
-        whole = rows.start is None or rows.stop is None
-        return "the array" if whole else rows_in_words(rows.start, rows.stop)
-    return f"one of rows {rows[:8].tolist()}"

@@ -12,9 +12,9 @@ from functaconv.documents import parse_json
 from functaconv.errors import FunctaconvError
 from functaconv.functaset.files import MOST_VALUES, digest_of, read_json
 from functaconv.functaset.grids import StoredGrid
-from functaconv.functaset.reader import MOST_FAILURES, Functaset, implausible, read_attributes
+from functaconv.functaset.reader import MOST_FAILURES, Functaset, read_attributes
 from functaconv.functaset.schema import FAILED, MEASURES, REPORT, VECTORS, attributes_digest, shown
-from functaconv.functaset.stored import StoredArray, difference, rows_in_words
+from functaconv.functaset.stored_array import StoredArray, difference, rows_in_words
 
 Run = tuple[int, int]
 """rows that follow each other: the first, and the one after the last"""
@@ -64,8 +64,6 @@ def problems_of(functaset: Functaset) -> list[Problem]:
             found += [Problem(one.text, whole) for one in _values(array)]
         else:
             found += _values(array)
-    if thin := implausible(functaset):
-        found.append(Problem(thin))
     return [*found, *_grids(functaset), *_companions(functaset)]
 
 
@@ -136,7 +134,10 @@ def _values(array: StoredArray) -> Iterator[Problem]:
     for start, stop, problem in lost:
         yield Problem(f"{name}: {rows_in_words(start, stop)} lost: {problem}", ((start, stop),))
     bad: list[Run] = []
-    for start, stop in array.spans(lost):
+    if not lost and (thin := array.implausible()):
+        yield Problem(thin)
+        return
+    for start, stop in _chunks(array, lost):
         try:
             rows = array.read(slice(start, stop))
         except FunctaconvError as error:
@@ -146,6 +147,16 @@ def _values(array: StoredArray) -> Iterator[Problem]:
         bad = [*bad[: MOST_LISTED - 1], *_whole(bad[MOST_LISTED - 1 :])]
     for first, end in bad:
         yield Problem(f"{name}: {_WRONG.get(name, 'NaN or infinite')} in {rows_in_words(first, end)}", ((first, end),))
+
+
+def _chunks(array: StoredArray, lost: Sequence[tuple[int, int, str]]) -> Iterator[Run]:
+    """First row and end row of every chunk, but for those of the files that are `lost`."""
+    start = 0
+    for first, end, _ in [*lost, (len(array), len(array), "")]:
+        # of a length that is made up nearly all is lost
+        for row in range(start, first, array.rows_per_chunk):
+            yield row, min(row + array.rows_per_chunk, len(array))
+        start = end
 
 
 _WRONG = {"shape": "sides of no points", "meta": "something else than JSON", "latent_scale": "a step of nothing"}

@@ -12,7 +12,7 @@ import zarr
 
 from functaconv.errors import InputError
 from functaconv.functaset import arrays
-from functaconv.functaset.stored import MOST_IN_CHUNK, StoredArray
+from functaconv.functaset.stored_array import StoredArray
 
 GROUP = "grids"
 MOST_GRIDS = 1 << 14
@@ -178,8 +178,7 @@ class StoredGrid:
             if array.dtype != "float64" or array.shape != (len(array),) or not 1 <= len(array) <= MOST_IN_AXIS:
                 raise InputError(f"{array.name}: found {array.dtype} {array.shape}, expected degrees", hint=_RESTORE)
         if mask is not None and not (
-            mask.dtype == "bool" and mask.shape[1:3] == self.shape and len(mask.shape) == 4 and mask.rows == 1
-            and mask.row_bytes <= MOST_IN_CHUNK
+            mask.dtype == "bool" and mask.shape[1:3] == self.shape and len(mask.shape) == 4 and mask.rows_per_chunk == 1
         ):  # fmt: skip
             raise InputError(f"{mask.name}: found {mask.shape}, expected masks of {self.shape}", hint=_RESTORE)
 
@@ -194,9 +193,14 @@ class StoredGrid:
         return None if self._mask is None else self._mask.shape[3]
 
     def lost(self) -> list[str]:
-        """What files of the axes and masks are missing or empty."""
-        found = (array for array in (self._latitude, self._longitude, self._mask) if array is not None)
-        return [f"{array.name}: {problem}" for array in found for _, _, problem in array.lost()]
+        """What files of the axes and masks are missing or empty, or claim more than they can hold."""
+        problems: list[str] = []
+        for array in (self._latitude, self._longitude, self._mask):
+            if array is not None:
+                lost = [f"{array.name}: {problem}" for _, _, problem in array.lost()]
+                thin = None if lost else array.implausible()
+                problems += lost if thin is None else [thin]
+        return problems
 
     @cached_property
     def latitude(self) -> np.ndarray:

@@ -32,7 +32,7 @@ from functaconv.functaset.schema import (
     shown,
     vectors,
 )
-from functaconv.functaset.stored import StoredArray, difference, rows_in_words
+from functaconv.functaset.stored_array import HINT, StoredArray, difference, open_array, rows_in_words
 from functaconv.functaset.unfinished import is_unfinished
 
 if TYPE_CHECKING:
@@ -44,11 +44,6 @@ MOST_BASE = 9 << 30
 MOST_FAILURES = 1 << 30
 """bytes of `failed.jsonl`: millions of lines"""
 MOST_LINE, MOST_IN_LINE = 1 << 24, 1 << 20
-MOST_UNQUESTIONED, MOST_EXPANSION = 1 << 30, 1000
-"""bytes of latents that are believed whatever the size of their files, and how many of them a byte may stand for"""
-MANY_ROWS, ROWS_PER_BYTE = 10_000_000, 8
-"""the same for rows"""
-_RESTORE = "`functaconv inspect --verify` lists all damage; restore it from a copy or encode again"
 _Failure = TypeAdapter(Failure)
 
 
@@ -157,7 +152,7 @@ class Functaset:
         found = self._column("shape")
         if (found < 1).any():
             row = int(np.argmax((found < 1).any(axis=1)))
-            raise InputError(f"{self.path}: shape: row {row} has {tuple(found[row].tolist())} points", hint=_RESTORE)
+            raise InputError(f"{self.path}: shape: row {row} has {tuple(found[row].tolist())} points", hint=HINT)
         return found
 
     @cached_property
@@ -207,7 +202,7 @@ class Functaset:
         try:
             return parse_json(text.encode(), most_values=MOST_VALUES)
         except ValueError as error:
-            raise InputError(f"{self.path}: meta: row {row}: {error}", hint=_RESTORE) from error
+            raise InputError(f"{self.path}: meta: row {row}: {error}", hint=HINT) from error
 
     @cached_property
     def quantiser(self) -> Quantiser:
@@ -319,7 +314,7 @@ class Functaset:
         try:
             return Size(store=array_bytes(self.path), base=(self.path / BASE).stat().st_size)
         except OSError as error:
-            raise InputError(f"{error.filename}: cannot be read: {error.strerror}", hint=_RESTORE) from error
+            raise InputError(f"{error.filename}: cannot be read: {error.strerror}", hint=HINT) from error
 
     def expected(self) -> list[tuple[Column, int]]:
         """The arrays that the attributes promise, each with its length."""
@@ -333,14 +328,15 @@ class Functaset:
         """The array as zarr gives it, None if there is none of this name: for whom has more use for zarr than for
         being told of what is lost.
         """
-        return None if self.stored(name) is None else zarr.open_array(self.path, path=name, mode="r", zarr_format=3)
+        stored = self.stored(name)
+        return None if stored is None else stored.zarr
 
     def stored(self, name: str) -> StoredArray | None:
         """The array as it lies on disk, None if there is none of this name."""
         if name not in self._stored:
             if name not in self.descriptions:
                 return None
-            self._stored[name] = StoredArray.of(self.path, name, self.descriptions[name])
+            self._stored[name] = open_array(self.path, name, self.descriptions[name])
         return self._stored[name]
 
     @cached_property
@@ -357,10 +353,10 @@ class Functaset:
     def _vector(self, name: str) -> np.ndarray:
         column = Column(name, "float32")
         if problem := difference(self.stored(name), column, self.attributes.latent):
-            raise InputError(f"{self.path}: {problem}", hint=_RESTORE)
+            raise InputError(f"{self.path}: {problem}", hint=HINT)
         found = self._array_of(name).read()
         if not np.isfinite(found).all():
-            raise InputError(f"{self.path}: {name} holds values that are not finite", hint=_RESTORE)
+            raise InputError(f"{self.path}: {name} holds values that are not finite", hint=HINT)
         return found
 
     def _column(self, name: str) -> np.ndarray:
@@ -369,7 +365,7 @@ class Functaset:
     def _array_of(self, name: str) -> StoredArray:
         found = self.stored(name)
         if found is None:
-            raise InputError(f"{self.path}: {name}: the array is missing", hint=_RESTORE)
+            raise InputError(f"{self.path}: {name}: the array is missing", hint=HINT)
         return found
 
     def _row(self, item: int) -> int:
@@ -412,30 +408,15 @@ def open_functaset(path: str | os.PathLike[str]) -> Functaset:
             for start, stop, problem in array.lost()
         ]
         problems += [problem for grid in functaset.grids for problem in grid.lost()]
-    if not problems and (thin := implausible(functaset)):
-        problems.append(thin)
+    if not problems:
+        problems += [thin for array in found if (thin := array.implausible())]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise InputError(
             f"{functaset.path}: {problems[0]}{more}",
-            hint="`functaconv inspect --verify` lists all damage; restore it from a copy or encode again",
+            hint=HINT,
         )
     return functaset
-
-
-def implausible(functaset: Functaset) -> str | None:
-    """How much more the latents claim to be than can be in their files: a few bytes may stand for terabytes."""
-    array = functaset.stored("latent")
-    if array is None or (len(array) <= MANY_ROWS and len(array) * array.row_bytes <= MOST_UNQUESTIONED):
-        return None
-    if next(array.lost(), None) is not None:
-        # told elsewhere; and of a count that is made up there is no end of files to look for
-        return None
-    disk = array.bytes_on_disk()
-    most_rows, most_bytes = max(MANY_ROWS, ROWS_PER_BYTE * disk), max(MOST_UNQUESTIONED, MOST_EXPANSION * disk)
-    if len(array) <= most_rows and len(array) * array.row_bytes <= most_bytes:
-        return None
-    return f"latent: {len(array)} rows of {array.row_bytes} bytes cannot be in {disk} bytes"
 
 
 def _descriptions(root: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -443,7 +424,7 @@ def _descriptions(root: dict[str, Any], path: Path) -> dict[str, Any]:
     consolidated = root.get("consolidated_metadata")
     found = consolidated.get("metadata") if isinstance(consolidated, dict) else None
     if not isinstance(found, dict):
-        raise InputError(f"{path}: zarr.json does not describe the arrays", hint=_RESTORE)
+        raise InputError(f"{path}: zarr.json does not describe the arrays", hint=HINT)
     return found
 
 

@@ -36,6 +36,7 @@ from functaconv.functaset.schema import (
     canonical,
     columns,
 )
+from functaconv.functaset.stored_array import StoredArray
 
 DEQUANTISED_TOGETHER = 1 << 23
 """numbers of a block: float64 takes four times the room of float16, or more"""
@@ -55,7 +56,7 @@ class Arrays:
         array = zarr.open_group(self.root, mode="r", use_consolidated=False)[name]
         if not isinstance(array, zarr.Array):
             raise ValueError(f"{name} is not an array")
-        return arrays.read(array, slice(None))
+        return StoredArray(self.root, name, array).read()
 
     def nbytes(self) -> int:
         """Bytes on disk: what `Functaset.nbytes` gives once it is sealed."""

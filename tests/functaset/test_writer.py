@@ -11,8 +11,8 @@ from functaconv.conversion.seal import all_blocks
 from functaconv.data.limits import DEFAULT_LIMITS
 from functaconv.errors import ChangedInputError, InputError, OutputExistsError, StoppedError
 from functaconv.functaset import Layout, Plan, Quantiser, arrays, open_functaset, verify
+from functaconv.functaset.arrays import MOST_TEXT
 from functaconv.functaset.schema import PARTS, Column
-from functaconv.functaset.stored import MOST_TEXT
 from functaconv.functaset.unfinished import Parts, look
 from functaconv.functaset.writer import assembled, seal
 
