@@ -6,9 +6,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from functaconv.modalities import Axes
 from functaconv.networks import ModulatedNetwork, Placement
 from functaconv.shapes import CellFeatures, Coords, Features, Latents, PerItem
-from functaconv.signals.batch import Axes, Batch
+from functaconv.signals.batch import Batch
 from functaconv.signals.geometry import Flat, Geometry, Points
 from functaconv.signals.grid import AnyGrid, GlobeGrid, area_weights
 from functaconv.signals.normalizer import Normalizer

@@ -22,8 +22,9 @@ from functaconv.errors import InputError, UsageError
 from functaconv.files import replace_bytes
 from functaconv.functaset.reader import Functaset
 from functaconv.functaset.schema import BASE, check_keep
+from functaconv.modalities import MODALITIES, Axes
+from functaconv.modalities.latlon import LONGEST_NAME
 from functaconv.recipe import Recipe, build, merged, validated
-from functaconv.signals.batch import LONGEST_NAME, Axes
 from functaconv.signals.geometry import Flat, Geometry, Globe
 from functaconv.signals.normalizer import MOST_LEVELS, MOST_VALUE, Normalizer, are_possible
 from functaconv.solvers import GaussNewton
@@ -336,6 +337,8 @@ def _not_a_base(name: str) -> InputError:
 
 def _geometry(description: Description, axes: Axes, name: str) -> Geometry:
     """The geometry; one that does not fit the data is an `InputError`."""
+    if axes.kind not in MODALITIES:
+        raise InputError(f"{name} is for {axes.kind!r:.80}, which is no modality", hint=_DAMAGED)
     dims = {"image": (2,), "voxels": (3,), "grid": (2,)}.get(axes.kind, (1, 2, 3))
     if axes.dims not in dims or not 1 <= axes.channels <= 4096 or not 1 <= axes.itemsize <= 16:
         raise InputError(

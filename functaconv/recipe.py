@@ -16,12 +16,12 @@ from functaconv.base import LEAST_POINTS, TAPE_PER_LAYER, Base
 from functaconv.data.decoders.images import ImageTransform
 from functaconv.errors import InputError, UsageError, lookup
 from functaconv.functaset.schema import MOST_NUMBERS
+from functaconv.modalities import Axes, ChannelAxis
+from functaconv.modalities.reading import Reading
 from functaconv.networks import Fourier, LatentMap, ModulatedNetwork, Network, Siren, SiteGrid
 from functaconv.networks.latents import Frame
-from functaconv.signals.batch import Axes, ChannelAxis
 from functaconv.signals.geometry import Flat, Geometry
 from functaconv.signals.normalizer import Levels, Normalizer
-from functaconv.signals.reading import Reading
 from functaconv.signals.tiles import LEAST_TILE
 from functaconv.solvers import SOLVERS
 

@@ -38,8 +38,8 @@ from functaconv.functaset.reader import Functaset, read_attributes
 from functaconv.functaset.schema import BASE, PARTS
 from functaconv.functaset.unfinished import Parts, is_unfinished, read_begun
 from functaconv.metrics import psnr
+from functaconv.modalities.reading import count_ignored
 from functaconv.signals.loader import map_ahead
-from functaconv.signals.reading import count_ignored
 from functaconv.summary import Items, Size, of_measures, summarise
 
 FIRST_RECORDS = 64

@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from functaconv import base as base_module
+from functaconv.modalities import Axes
 from functaconv.recipe import build, validated
-from functaconv.signals.batch import Axes, Batch, Signal
+from functaconv.signals.batch import Batch
 from functaconv.signals.grid import Grid
 from functaconv.signals.normalizer import Normalizer
+from functaconv.signals.signal import Signal
 
 from .conftest import smooth
 

@@ -19,12 +19,14 @@ from functaconv.errors import UsageError
 from functaconv.files import replace_bytes
 from functaconv.functaset.reader import open_functaset
 from functaconv.metrics import psnr
+from functaconv.modalities import Axes
+from functaconv.modalities.reading import Reading
 from functaconv.recipe import Recipe, build
 from functaconv.rendering import View, arrays
-from functaconv.signals.batch import Axes, Batch, Signal, batched
+from functaconv.signals.batch import Batch, batched
 from functaconv.signals.grid import Grid
 from functaconv.signals.normalizer import Normalizer
-from functaconv.signals.reading import Reading
+from functaconv.signals.signal import Signal
 from functaconv.solvers import fit
 from functaconv.training import canonical, fit_base
 from functaconv.training.canonical import Basis, make_canonical

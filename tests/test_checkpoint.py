@@ -25,8 +25,8 @@ from functaconv.checkpoint import (
 )
 from functaconv.errors import InputError
 from functaconv.files import replace_bytes
+from functaconv.modalities import Axes
 from functaconv.recipe import Recipe, build, merged
-from functaconv.signals.batch import Axes
 from functaconv.signals.grid import Grid
 from functaconv.signals.normalizer import Normalizer
 

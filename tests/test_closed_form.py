@@ -8,9 +8,10 @@ import torch
 
 from functaconv.checkpoint import read_base
 from functaconv.errors import UsageError
+from functaconv.modalities import Axes
 from functaconv.pca import analysis
 from functaconv.recipe import latent_of, validated
-from functaconv.signals.batch import Axes, Batch
+from functaconv.signals.batch import Batch
 from functaconv.signals.geometry import Flat
 from functaconv.signals.grid import Grid
 from functaconv.signals.normalizer import Normalizer

@@ -40,11 +40,11 @@ from functaconv.functaset.checks import verify
 from functaconv.functaset.reader import Functaset, open_functaset
 from functaconv.functaset.unfinished import Parts
 from functaconv.metrics import mse_of, psnr
+from functaconv.modalities.reading import Reading
 from functaconv.packing import pack
 from functaconv.recipe import merged
 from functaconv.rendering import arrays
 from functaconv.signals.grid import Grid
-from functaconv.signals.reading import Reading
 from functaconv.summary import Items
 from functaconv.training import fit_base
 
@@ -359,8 +359,8 @@ def test_labels_and_attributes_travel_along(base_file: Path, tmp_path: Path) -> 
 def test_what_is_too_large_to_be_fitted_is_a_failed_item(
     base_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("functaconv.signals.reading.MOST_VALUES", 3 * 200)
-    monkeypatch.setattr("functaconv.signals.reading.MOST_TILES", 12)
+    monkeypatch.setattr("functaconv.modalities.reading.MOST_VALUES", 3 * 200)
+    monkeypatch.setattr("functaconv.modalities.reading.MOST_TILES", 12)
     shard = hostile.shard(tmp_path / "x.tar", {"small.png": png(0, (12, 12)), "large.png": png(1, (32, 32))})
     whole = run(base_file, shard, tmp_path / "whole", max_error_rate=1)
     cut = run(base_file, shard, tmp_path / "cut", tile=14)

@@ -18,7 +18,7 @@ from functaconv.functaset.blocks import Block
 from functaconv.functaset.reader import open_functaset
 from functaconv.functaset.schema import Budgets
 from functaconv.functaset.unfinished import look
-from functaconv.signals.batch import Signal
+from functaconv.signals.signal import Signal
 
 from .conftest import png, tar
 from .data.servers import Answer, Script, serving

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from functaconv.base import Base
+from functaconv.modalities import Axes
 from functaconv.recipe import Recipe, build, merged, validated
-from functaconv.signals.batch import Axes, Batch, Signal
+from functaconv.signals.batch import Batch
 from functaconv.signals.normalizer import Normalizer
+from functaconv.signals.signal import Signal
 from functaconv.training.learner import RECHECK_AFTER, Learner
 
 AXES = Axes("image", 2, 3)

@@ -10,6 +10,7 @@ import torch
 
 from functaconv.base import Base
 from functaconv.errors import InputError, UsageError
+from functaconv.modalities import Axes
 from functaconv.presets import PRESETS, Situation, preset
 from functaconv.recipe import (
     LatentRecipe,
@@ -20,7 +21,7 @@ from functaconv.recipe import (
     latent_of,
     validated,
 )
-from functaconv.signals.batch import Axes, Batch
+from functaconv.signals.batch import Batch
 from functaconv.signals.grid import Grid
 from functaconv.signals.normalizer import Normalizer
 

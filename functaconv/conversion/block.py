@@ -16,9 +16,10 @@ from functaconv.functaset.grids import GridTable
 from functaconv.functaset.schema import MEASURES, NO_TIME, columns
 from functaconv.measuring import measure
 from functaconv.metrics import psnr
-from functaconv.signals.batch import Batch, Signal
-from functaconv.signals.grid import seconds_of
+from functaconv.signals.batch import Batch
+from functaconv.signals.grid import GlobeGrid, seconds_of
 from functaconv.signals.loader import prefetched
+from functaconv.signals.signal import Signal
 
 MOST_TOGETHER = {"cpu": 16 << 20, "cuda": 1 << 30}
 """bytes of the values of a batch: fitting takes up to a hundred for each of a byte"""
@@ -113,8 +114,8 @@ def _grids(table: GridTable, signals: Sequence[Signal]) -> Grids:
     grid, mask = np.full((2, len(signals)), -1, np.int32)
     time = np.full(len(signals), NO_TIME, np.int64)
     for row, signal in enumerate(signals):
-        assert signal.globe is not None
-        grid[row] = table.number(np.array(signal.globe.latitude), np.array(signal.globe.longitude))
+        assert isinstance(signal.own_grid, GlobeGrid)
+        grid[row] = table.number(np.array(signal.own_grid.latitude), np.array(signal.own_grid.longitude))
         mask[row] = table.mask_number(int(grid[row]), None if signal.valid is None else ~signal.valid)
         seconds = seconds_of(signal.attributes or {})
         if seconds is not None:
@@ -125,7 +126,7 @@ def _grids(table: GridTable, signals: Sequence[Signal]) -> Grids:
 def _meta(signal: Signal) -> str:
     """What the input said of the item, as JSON; what has a column or a grid of its own is there."""
     said = signal.attributes or {}
-    if signal.globe is not None and seconds_of(said) is not None:
+    if signal.own_grid is not None and seconds_of(said) is not None:
         said = {name: value for name, value in said.items() if name != "time"}
     return json.dumps(said) if said else "null"
 

@@ -18,10 +18,9 @@ from functaconv.data.noise import reading
 from functaconv.data.shards import fingerprint, read_records, shown
 from functaconv.data.storage import opened
 from functaconv.errors import ChangedInputError, InputError, ItemError
-from functaconv.signals.batch import Signal
+from functaconv.modalities.reading import count_ignored, stored_length
 from functaconv.signals.grid import seconds_of
 from functaconv.signals.loader import Ahead, begun_ahead
-from functaconv.signals.reading import count_ignored, stored_length
 from functaconv.signals.tiles import Tile
 
 FIRST_ITEMS = 16
@@ -178,7 +177,7 @@ def _read(work: Work, record: Record) -> Read:
     ignored = Counter[str]()
     try:
         tiles = work.reading.tiles(record, ignored)
-        if tiles and tiles[0].signal.globe is not None:
+        if tiles and tiles[0].signal.own_grid is not None:
             seconds_of(tiles[0].signal.attributes or {})
         return Read(record.key, record.record, record.length, tiles, ignored=ignored)
     except ItemError as error:
@@ -248,7 +247,7 @@ def _look(work: Work, record: Record) -> _Look:
             return _Look(f"{item.key} is a colour image", loses_colour=True)
         return _Look()
     try:
-        Signal.of(item, axes)
+        axes.signal(item)
     except ItemError as error:
         return _Look(f"{item.key}: {error}")
     return _Look()

@@ -19,9 +19,9 @@ from functaconv.errors import UsageError, lookup
 from functaconv.functaset.quantise import Quantiser
 from functaconv.functaset.schema import Bits, Budgets, Layout
 from functaconv.functaset.unfinished import Plan
+from functaconv.modalities.reading import Reading, check_possible
 from functaconv.signals.device import HALF, device_of, sweep_dtype_of, usable_precision
 from functaconv.signals.grid import AXES
-from functaconv.signals.reading import Reading, check_possible
 from functaconv.solvers import SOLVERS
 
 CODE_SIGMAS = 4.5

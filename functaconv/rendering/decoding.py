@@ -13,13 +13,13 @@ from functaconv.base import DECODED_TOGETHER, Base
 from functaconv.checkpoint import base_of
 from functaconv.errors import UsageError
 from functaconv.functaset.grids import StoredGrid
+from functaconv.functaset.native import native_grid
 from functaconv.functaset.reader import Functaset
+from functaconv.modalities.latlon import level_of
 from functaconv.rendering.view import MOST_VALUES, SMALLER, View
-from functaconv.signals.batch import level_of
 from functaconv.signals.device import device_of
 from functaconv.signals.geometry import Points
 from functaconv.signals.grid import AnyGrid, GlobeGrid, Grid
-from functaconv.signals.native import native_grid
 from functaconv.summary import Items
 
 Places = TypeVar("Places", Grid, GlobeGrid)

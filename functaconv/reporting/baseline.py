@@ -14,14 +14,15 @@ from functaconv.errors import InputError
 from functaconv.functaset.reader import Functaset
 from functaconv.measuring import OCCUPIED
 from functaconv.metrics import psnr
+from functaconv.modalities.reading import Reading
 from functaconv.pca import MOST_BYTES, Analysis, Pca, analysis, cells_of
 from functaconv.reporting.comparison import read_items
 from functaconv.reporting.result import Table
-from functaconv.signals.batch import Batch, Signal, batched
+from functaconv.signals.batch import Batch, batched
 from functaconv.signals.grid import AnyGrid
 from functaconv.signals.loader import prefetched
 from functaconv.signals.normalizer import Normalizer
-from functaconv.signals.reading import Reading
+from functaconv.signals.signal import Signal
 
 BATCH = 256
 

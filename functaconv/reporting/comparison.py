@@ -17,17 +17,19 @@ from functaconv.data.decoders.images import ImageTransform, Size
 from functaconv.data.items import Record
 from functaconv.data.shards import read_records, shown
 from functaconv.errors import InputError, ItemError
+from functaconv.functaset.native import native_grid
 from functaconv.functaset.reader import Functaset
 from functaconv.functaset.schema import MEASURES
 from functaconv.measuring import Measures, compare
 from functaconv.metrics import psnr
+from functaconv.modalities import Axes
+from functaconv.modalities.reading import Reading
 from functaconv.reporting.result import Table
 from functaconv.reporting.thumbnails import Thumbnails
 from functaconv.shapes import Features
-from functaconv.signals.batch import Axes, Batch, Signal, batched
+from functaconv.signals.batch import Batch, batched
 from functaconv.signals.loader import map_ahead, prefetched
-from functaconv.signals.native import native_grid
-from functaconv.signals.reading import Reading
+from functaconv.signals.signal import Signal
 from functaconv.signals.tiles import Tile
 
 TOLERANCE_DB = 0.01
@@ -229,7 +231,7 @@ class Comparer:
         first, count = int(items.first[number]), int(items.rows[number])
         stored = self.functaset.shapes[first : first + count].tolist()
         if [list(tile.signal.shape) for tile in tiles] == stored:
-            if tiles[0].signal.globe in (None, native_grid(self.functaset, first)):
+            if tiles[0].signal.own_grid in (None, native_grid(self.functaset, first)):
                 return True
             self.result.different.append(f"{items.keys[number]} (lies on another grid than is stored)")
             return False

@@ -7,13 +7,15 @@ import numpy as np
 import torch
 
 from functaconv.base import Base
+from functaconv.functaset.native import native_grid
 from functaconv.functaset.reader import Functaset
+from functaconv.modalities import Axes
 from functaconv.reporting.result import Table
-from functaconv.signals.batch import Axes, Batch, Signal
+from functaconv.signals.batch import Batch
 from functaconv.signals.geometry import Points
 from functaconv.signals.grid import GlobeGrid, Grid
-from functaconv.signals.native import native_grid
 from functaconv.signals.normalizer import Normalizer
+from functaconv.signals.signal import Signal
 
 MOST_PIXELS = 192
 """along the longer side: of larger images every second, third, ... pixel is shown"""

@@ -17,7 +17,8 @@ from functaconv.data.items import Record
 from functaconv.data.limits import Place, Room, room_for
 from functaconv.data.shards import RecordLocation, index_shard, read_at
 from functaconv.errors import InputError
-from functaconv.signals.batch import Batch, Signal
+from functaconv.signals.batch import Batch
+from functaconv.signals.signal import Signal
 
 MOST_FETCHED = 64 << 20
 """bytes of what waits to be decoded, from which on no more is fetched"""

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from functaconv.errors import InputError
-from functaconv.signals.batch import Batch, Signal
+from functaconv.signals.batch import Batch
+from functaconv.signals.signal import Signal
 
 Levels = Literal["auto", "together", "apart"]
 MOST_LEVELS = 4096

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from functaconv.signals.batch import Signal
+from functaconv.signals.signal import Signal
 
 LEAST_TILE = 8
 """pixels along a side"""

@@ -31,14 +31,16 @@ from functaconv.files import locked, replace_bytes
 from functaconv.functaset.schema import canonical
 from functaconv.interruption import Stop
 from functaconv.metrics import psnr
+from functaconv.modalities import Axes
 from functaconv.parallel import Ensemble, LostRankError
 from functaconv.recipe import Recipe, build, validated
-from functaconv.signals.batch import Axes, Batch, Signal, batched
+from functaconv.signals.batch import Batch, batched
 from functaconv.signals.device import sweep_dtype_of
 from functaconv.signals.geometry import Flat, Geometry, Globe
 from functaconv.signals.grid import GlobeGrid
 from functaconv.signals.loader import Collection, Position, Sampler, prefetched
 from functaconv.signals.normalizer import Normalizer, levels_of
+from functaconv.signals.signal import Signal
 from functaconv.training.canonical import make_canonical
 from functaconv.training.closed_form import Situation, fit_closed_form, learnable
 from functaconv.training.floor import Floor, planar, sampled
@@ -339,8 +341,8 @@ class Run:
         def seen() -> Iterator[Signal]:
             for signal in self._items.all(workers=os.cpu_count() or 1):
                 self.ensemble.at("the range of the items")
-                if signal.globe is not None:
-                    grids[signal.globe] = None
+                if isinstance(signal.own_grid, GlobeGrid):
+                    grids[signal.own_grid] = None
                 yield signal
 
         normalizer = Normalizer.of_range(seen(), data.levels)

@@ -22,11 +22,12 @@ from functaconv.engines.ranks import trainers
 from functaconv.errors import InputError, ItemError, OutputExistsError, UsageError
 from functaconv.functaset.schema import canonical
 from functaconv.interruption import stopping
+from functaconv.modalities import Axes
+from functaconv.modalities.reading import check_possible, count_ignored
 from functaconv.parallel import Ensemble, ensemble
 from functaconv.presets import SIZED, Situation
 from functaconv.presets import preset as preset_of
 from functaconv.recipe import DataRecipe, Recipe, from_toml, merged, validated
-from functaconv.signals.batch import Axes, Signal
 from functaconv.signals.device import (
     device_of,
     half_is_fast,
@@ -35,7 +36,6 @@ from functaconv.signals.device import (
     said_of_precision,
     usable_precision,
 )
-from functaconv.signals.reading import check_possible, count_ignored
 from functaconv.signals.tiles import Tile, tiles_of
 from functaconv.training.closed_form import learnable
 from functaconv.training.run import (
@@ -269,7 +269,7 @@ def _first_tiles(items: Sequence[Item], axes: Axes, tile: int | None) -> list[li
     problem, found = "", list[list[Tile]]()
     for item in items:
         try:
-            found.append(list(tiles_of(Signal.of(item, axes), tile)))
+            found.append(list(tiles_of(axes.signal(item), tile)))
         except ItemError as error:
             problem = f"{item.key}: {error}"
     if found:

@@ -17,10 +17,12 @@ import numpy as np
 import torch
 
 from functaconv.base import Base
+from functaconv.modalities import Axes
 from functaconv.presets import Situation, preset
 from functaconv.recipe import build, latent_of, validated
-from functaconv.signals.batch import Axes, Batch, Signal
+from functaconv.signals.batch import Batch
 from functaconv.signals.normalizer import Normalizer
+from functaconv.signals.signal import Signal
 from tests.benchmarks.image_quality import provenance
 
 NETWORKS = (("64", 96), ("128", 128), ("256", 256), ("8x8x16", 192))

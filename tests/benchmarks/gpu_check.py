@@ -18,12 +18,14 @@ import numpy as np
 import torch
 
 from functaconv.base import Base
+from functaconv.modalities import Axes
 from functaconv.presets import Situation, preset
 from functaconv.recipe import LatentRecipe, build
-from functaconv.signals.batch import Axes, Batch, Signal
+from functaconv.signals.batch import Batch
 from functaconv.signals.geometry import Globe
 from functaconv.signals.grid import AnyGrid, GlobeGrid, Grid
 from functaconv.signals.normalizer import Normalizer
+from functaconv.signals.signal import Signal
 from functaconv.solvers import SOLVERS
 from tests.benchmarks import encode_speed, image_quality
 from tests.benchmarks.image_quality import provenance
@@ -76,7 +78,7 @@ def grids() -> tuple[Base, list[Signal], AnyGrid]:
     land[10:20, 30:50] = True
     down, along = np.meshgrid(np.radians(globe.latitude), np.radians(globe.longitude), indexing="ij")
     signals = [
-        Signal(str(number), np.float32(np.cos(down) * np.sin(along + number))[..., None], valid=~land, globe=globe)
+        Signal(str(number), np.float32(np.cos(down) * np.sin(along + number))[..., None], valid=~land, own_grid=globe)
         for number in range(16)
     ]
     axes = Axes("grid", 2, 1, "last", 4, ("t",), ("K",))

@@ -13,9 +13,9 @@ import pytest
 
 from functaconv.data.copies import SPARE
 from functaconv.errors import InputError
-from functaconv.signals.batch import Axes
+from functaconv.modalities import Axes
+from functaconv.modalities.reading import Reading
 from functaconv.signals.loader import Collection
-from functaconv.signals.reading import Reading
 from tests.data.servers import Script
 
 READING = Reading(Axes("image", 2, 3))

@@ -11,8 +11,8 @@ from PIL import Image
 
 from functaconv.data.items import Record
 from functaconv.data.noise import heard, now_reading
-from functaconv.signals.batch import Axes
-from functaconv.signals.reading import Reading
+from functaconv.modalities import Axes
+from functaconv.modalities.reading import Reading
 
 
 def damaged_tiff() -> bytes:

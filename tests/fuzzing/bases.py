@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from functaconv.checkpoint import base_to_bytes
+from functaconv.modalities import Axes
 from functaconv.recipe import Recipe, build
-from functaconv.signals.batch import Axes
 from functaconv.signals.normalizer import Normalizer
 from functaconv.solvers import GaussNewton
 

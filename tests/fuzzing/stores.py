@@ -27,7 +27,7 @@ from functaconv.functaset.reader import read_attributes
 from functaconv.functaset.schema import MEASURES, PARTS, Budgets, Layout, columns, vectors
 from functaconv.functaset.unfinished import create, look
 from functaconv.functaset.writer import assembled
-from functaconv.signals.batch import Axes
+from functaconv.modalities import Axes
 from functaconv.verification import inspect
 
 from .bases import small_base

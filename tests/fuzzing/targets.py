@@ -23,7 +23,7 @@ from functaconv.data.decoders import Limits, decode
 from functaconv.data.decoders.binvox import write_binvox
 from functaconv.data.items import Record
 from functaconv.data.shards import read_records
-from functaconv.signals.batch import Axes
+from functaconv.modalities import Axes
 from functaconv.signals.grid import Grid
 
 from .bases import small_base, undigested

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from functaconv.data.items import Item, Record
 from functaconv.errors import ItemError, UsageError
-from functaconv.signals.batch import Axes, Batch, Signal, batched
-from functaconv.signals.reading import Reading
+from functaconv.modalities import Axes
+from functaconv.modalities.reading import Reading
+from functaconv.signals.batch import Batch, batched
+from functaconv.signals.signal import Signal
 
 from ..conftest import npy, png
 
@@ -51,16 +53,16 @@ def test_axes_that_leave_no_grid_or_too_large_a_one_are_refused(item: Item, chan
 
 def test_a_signal_has_its_channels_last_and_keeps_what_travels_along() -> None:
     first = Item("key", np.arange(24.0).reshape(2, 3, 4), "array", label=5, attributes={"a": 1})
-    signal = Signal.of(first, Axes("array", 2, 2, "first"))
+    signal = Axes("array", 2, 2, "first").signal(first)
     assert signal.shape == (3, 4)
     assert np.array_equal(signal.values[..., 1], first.array[1])
     assert (signal.key, signal.label, signal.attributes, signal.valid) == ("key", 5, {"a": 1}, None)
-    assert Signal.of(array(6), Axes("array", 1, 1, "none")).values.shape == (6, 1)
+    assert Axes("array", 1, 1, "none").signal(array(6)).values.shape == (6, 1)
 
 
 def test_values_that_are_not_finite_are_missing() -> None:
     item = Item("key", np.array([1.0, np.nan, np.inf], np.float32), "array")
-    signal = Signal.of(item, Axes("array", 1, 1, "none"))
+    signal = Axes("array", 1, 1, "none").signal(item)
     assert signal.valid is not None
     assert signal.valid[:, 0].tolist() == [True, False, False]
     assert np.isfinite(signal.values).all()
@@ -78,7 +80,7 @@ def test_values_that_are_not_finite_are_missing() -> None:
 )
 def test_an_item_that_does_not_fit_says_why(item: Item, axes: Axes, reason: str) -> None:
     with pytest.raises(ItemError, match=reason):
-        Signal.of(item, axes)
+        axes.signal(item)
 
 
 def signals(shapes: list[int]) -> Iterator[tuple[int, Signal]]:

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from functaconv.errors import InputError, UsageError
-from functaconv.signals.batch import Batch, Signal
+from functaconv.signals.batch import Batch
 from functaconv.signals.grid import Grid
 from functaconv.signals.normalizer import Normalizer
+from functaconv.signals.signal import Signal
 from functaconv.signals.tiles import cuts, tiles_of
 
 

@@ -13,7 +13,8 @@ import pytest
 from functaconv.data.items import Record
 from functaconv.data.limits import MOST_AHEAD, room_for
 from functaconv.errors import InputError
-from functaconv.signals.batch import Axes, Signal
+from functaconv.modalities import Axes
+from functaconv.modalities.reading import Reading
 from functaconv.signals.loader import (
     MOST_FETCHED,
     Collection,
@@ -23,7 +24,7 @@ from functaconv.signals.loader import (
     map_ahead,
     prefetched,
 )
-from functaconv.signals.reading import Reading
+from functaconv.signals.signal import Signal
 
 
 def loader_threads() -> list[str]:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from functaconv.data.items import Item
-from functaconv.signals.batch import Axes, Batch, Signal
+from functaconv.modalities import Axes
+from functaconv.signals.batch import Batch
 from functaconv.signals.mixing import mixed
 from functaconv.signals.normalizer import Normalizer
 
@@ -18,7 +19,7 @@ def batch_of(values: np.ndarray, kind: Literal["image", "array"] = "array") -> t
     peak = 255.0 if kind == "image" else None
     items = [Item(str(number), value, kind, peak) for number, value in enumerate(values)]
     axes = Axes.of(items, "last")
-    signals = [Signal.of(item, axes) for item in items]
+    signals = [axes.signal(item) for item in items]
     normalizer = Normalizer.of_code_range(axes.channels) if axes.kind == "image" else Normalizer.of_range(iter(signals))
     return Batch.of(signals, range(len(signals))), normalizer
 

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import torch
 
 from functaconv.base import Base
+from functaconv.modalities import Axes
 from functaconv.networks import Fourier
 from functaconv.recipe import Recipe, build
-from functaconv.signals.batch import Axes, Batch
+from functaconv.signals.batch import Batch
 from functaconv.signals.geometry import Geometry
 from functaconv.signals.normalizer import Normalizer
 from functaconv.training.closed_form.domain import counts_of, fit_mean, numbered

@@ -16,7 +16,7 @@ from functaconv.data.decoders import ImageTransform, Limits, decode
 from functaconv.data.ignored import LOW_BITS, PAGES
 from functaconv.data.items import Item, Record
 from functaconv.errors import ItemError, MissingExtraError
-from functaconv.signals.batch import Axes, Signal
+from functaconv.modalities import Axes
 
 RNG = np.random.default_rng(0)
 
@@ -79,7 +79,7 @@ def test_bands_and_values_are_kept(name: str) -> None:
     np.testing.assert_array_equal(item.array, expected.astype(item.array.dtype))
     axes = Axes.of([item, item])
     assert (axes.kind, axes.dims, axes.channels, axes.channel_axis) == ("array", 2, expected.shape[-1], "last")
-    np.testing.assert_array_equal(Signal.of(item, axes).values, item.array)
+    np.testing.assert_array_equal(axes.signal(item).values, item.array)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -103,13 +103,13 @@ def test_images_of_floats_are_arrays_beside_others_that_hold_more() -> None:
         axes = Axes.of(items)
         assert (axes.kind, axes.channels) == ("array", 1)
         for item in items:
-            signal = Signal.of(item, axes)
+            signal = axes.signal(item)
             assert signal.peak is None
             np.testing.assert_array_equal(signal.values, item.array)
     assert Axes.of([flat]).kind == "image"
     assert Axes.of([flat], modality="array").kind == "array"
     with pytest.raises(ItemError, match=r"this is an array, the base was made for images"):
-        Signal.of(high, Axes.of([flat]))
+        Axes.of([flat]).signal(high)
 
 
 @pytest.mark.parametrize("dtype", ["int16", "float32", "uint8"])

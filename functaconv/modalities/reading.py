@@ -11,7 +11,8 @@ from functaconv.data.ignored import LABELS, RECORDS, ignore
 from functaconv.data.items import Record
 from functaconv.data.noise import reading
 from functaconv.errors import ItemError, UsageError
-from functaconv.signals.batch import Axes, Signal
+from functaconv.modalities import Axes
+from functaconv.signals.signal import Signal
 from functaconv.signals.tiles import LEAST_TILE, Tile, tiles_of
 
 MOST_POINTS, MOST_VALUES = 1 << 24, 1 << 26
@@ -45,7 +46,7 @@ class Reading:
         channels = self.axes.channels if self.axes.kind == "image" else None
         with reading(record.key):
             item = decode(record, field=self.field, channels=channels, transform=self.transform, ignored=ignored)
-        return Signal.of(item, self.axes)
+        return self.axes.signal(item)
 
     def tiles(self, record: Record, ignored: Counter[str] | None = None) -> tuple[Tile, ...]:
         """The record's signal, cut where it is larger than a tile; empty when it has no usable field."""

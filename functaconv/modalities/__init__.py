@@ -1,0 +1,12 @@
+"""What is particular to a kind of data, one file for each: images, voxels, latitude-longitude grids, other arrays."""
+
+from functaconv.modalities.array import Array
+from functaconv.modalities.image import Image
+from functaconv.modalities.latlon import LatLon
+from functaconv.modalities.modality import MODALITIES, Axes, ChannelAxis, Measure, Modality, modality_of
+from functaconv.modalities.voxels import Voxels
+
+__all__ = ["MODALITIES", "Axes", "ChannelAxis", "Measure", "Modality", "modality_of"]
+
+# a dataset is of the last one that takes its items: arrays are what all others are not
+MODALITIES |= {modality.name: modality for modality in (Array(), Voxels(), Image(), LatLon())}
