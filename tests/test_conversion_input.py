@@ -49,7 +49,6 @@ def images(path: Path, count: int, first: int = 0, bad: tuple[int, ...] = ()) ->
 
 def test_shards_afar_are_opened_when_their_turn_comes(base_file: Path, tmp_path: Path) -> None:
     """Two requests before the first item: one to see whether the base is for such items, one for the items."""
-    pytest.importorskip("aiohttp", reason="the extra http is not installed")
     content, asked = images(tmp_path / "a.tar", 3).read_bytes(), list[int]()
     with serving(Script(content)) as script:
 
@@ -71,7 +70,6 @@ def test_shards_afar_are_opened_when_their_turn_comes(base_file: Path, tmp_path:
 
 
 def test_a_shard_afar_that_became_another_is_not_gone_on_with(base_file: Path, tmp_path: Path) -> None:
-    pytest.importorskip("aiohttp", reason="the extra http is not installed")
     content = images(tmp_path / "a.tar", 25).read_bytes()
     with serving(Script(content)) as script:
         with pytest.raises(StoppedError):

@@ -15,7 +15,7 @@ from functaconv.data.naming import STDIN, hinted, is_local, is_pipe, is_url_like
 from functaconv.errors import InputError, UsageError
 
 _SUPPORTED = (
-    "supported are local tar files, globs, braces {000..003}, directories of .tar files, http(s) and s3 URLs, "
+    "supported are local tar files, globs, braces {000..003}, directories of .tar files, http(s), s3, gs and az URLs, "
     "- for stdin, and with --allow-pipe pipe:COMMAND"
 )
 _RANGE = re.compile(r"(\{\d+\.\.\d+(?:\.\.\d+)?\})")
@@ -104,11 +104,11 @@ def _pipes(spec: str, allow_pipe: bool) -> list[str]:
 
 
 def _urls(spec: str) -> list[str]:
-    from functaconv.data.servers import check_extra, list_objects
+    from functaconv.data.buckets import BUCKETS, check_extra, list_objects
 
     check_extra(spec)
     name = shown(spec)
-    if scheme_of(spec) != "s3":
+    if scheme_of(spec) not in BUCKETS:
         if name.endswith("/") or "*" in name:
             raise UsageError(
                 f"{name}: a web server does not list its files", hint="name them: train-{000000..000003}.tar"

@@ -5,50 +5,30 @@ import os
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 from functaconv.errors import ServiceError, UsageError
 
 Result = TypeVar("Result")
 
-ATTEMPTS = 5
-"""in a row without progress; with the pauses between them that is some ten seconds of a server's bad time"""
-FIRST_PAUSE, MOST_PAUSE = 0.5, 30.0
-"""seconds; a pause is twice the one before, and then up to half of it less, so that many readers do not come at once"""
-PROGRESS = 1 << 20
-"""bytes after which the attempts are counted anew: a long transfer may break off many times"""
 TIMEOUT = 60.0
 """seconds without a byte"""
-LEAST_RATE, PERIODS = 1 << 10, 5
-"""bytes per second, and for how many timeouts a source may give fewer: a byte now and then is no answer either"""
 TIMEOUT_VARIABLE = "FUNCTACONV_SOURCE_TIMEOUT"
 SILENCE_HINT = f"run the command again, or wait longer: {TIMEOUT_VARIABLE}=300 (seconds)"
+# failures in a row: with the pauses between them some ten seconds of a server's bad time
+_ATTEMPTS = 5
+# the first pause is this part of the timeout, half a second by default; each is twice the one before
+_FIRST_PAUSE, _MAX_PAUSE = 1 / 120, 30.0
+# bytes after which failures are counted anew: a long transfer may break off many times
+_PROGRESS = 1 << 20
 
 
 class LostError(Exception):
-    """A connection that broke off, or was refused for now: to be tried again."""
+    """A connection that broke off, or was refused for now: to be tried again. `silent`: seconds waited in vain."""
 
-    def __init__(self, reason: str, *, silent: float = 0.0, pause: float = 0.0) -> None:
+    def __init__(self, reason: str, *, silent: float = 0.0) -> None:
         super().__init__(reason)
         self.silent = silent
-        """seconds waited in vain, if that is what was wrong"""
-        self.pause = pause
-        """seconds that the server asks to be left alone"""
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """Seconds and counts, see the constants of this module."""
-
-    attempts: int
-    first_pause: float
-    timeout: float
-    sleep: Callable[[float], None] = time.sleep
-
-    @classmethod
-    def usual(cls) -> "Patience":
-        return cls(ATTEMPTS, FIRST_PAUSE, source_timeout())
 
 
 def source_timeout() -> float:
@@ -66,28 +46,21 @@ def source_timeout() -> float:
 
 
 class Retries:
-    """Counts what went wrong in a row, pauses after each time, and gives up when it was too often or too long."""
+    """Counts failures in a row, pauses after each, and gives up after too many, or after too long a silence."""
 
-    def __init__(self, name: str, patience: Patience) -> None:
-        self._name, self._patience = name, patience
-        self._lost, self._silent, self._received = 0, 0.0, 0
-        self._waited, self._given = 0.0, 0
+    def __init__(self, name: str, timeout: float) -> None:
+        self._name, self._timeout = name, timeout
+        self._failures, self._silent, self._received = 0, 0.0, 0
 
-    def received(self, count: int, waited: float = 0.0) -> None:
-        """`count` more bytes than ever before, after `waited` seconds; ServiceError where they drip."""
+    def received(self, count: int) -> None:
+        """`count` more bytes than ever before."""
         self._silent = 0.0
-        self._waited, self._given = self._waited + waited, self._given + count
-        if self._waited >= PERIODS * self._patience.timeout:
-            if self._given < LEAST_RATE * self._waited:
-                said = f"{self._name} has sent no more than {self._given} bytes in {self._waited:.0f} s"
-                raise ServiceError(said, hint=SILENCE_HINT)
-            self._waited, self._given = 0.0, 0
         self._received += count
-        if self._received >= PROGRESS:
-            self._lost = self._received = 0
+        if self._received >= _PROGRESS:
+            self._failures = self._received = 0
 
     def run(self, step: Callable[[], Result], clean: Callable[[], None] = lambda: None) -> Result:
-        """What `step` returns, tried again after every LostError and `clean`; ServiceError when enough is enough."""
+        """What `step` returns, tried again after every LostError and `clean`; ServiceError when it fails for good."""
         while True:
             try:
                 return step()
@@ -97,15 +70,15 @@ class Retries:
             self._pause(lost)
 
     def _pause(self, error: LostError) -> None:
-        self._lost += 1
+        self._failures += 1
         self._silent = self._silent + error.silent if error.silent else 0.0
-        if self._silent >= self._patience.timeout:
-            raise ServiceError(f"{self._name} has sent nothing for {self._patience.timeout:g} s", hint=SILENCE_HINT)
-        if self._lost >= self._patience.attempts:
+        if self._silent >= self._timeout:
+            raise ServiceError(f"{self._name} has sent nothing for {self._timeout:g} s", hint=SILENCE_HINT)
+        if self._failures >= _ATTEMPTS:
             raise ServiceError(
-                f"{self._name}: {error} (tried {self._lost} times)",
+                f"{self._name}: {error} (tried {self._failures} times)",
                 hint="run the command again when the server is well",
             )
-        pause = min(MOST_PAUSE, self._patience.first_pause * 2 ** (self._lost - 1))
-        # the jitter is no secret
-        self._patience.sleep(max(pause * random.uniform(0.5, 1.0), min(MOST_PAUSE, error.pause)))  # noqa: S311
+        pause = min(_MAX_PAUSE, _FIRST_PAUSE * self._timeout * 2 ** (self._failures - 1))
+        # many readers are not to come back at the same moment; that jitter is no secret
+        time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311

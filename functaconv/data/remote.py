@@ -1,13 +1,14 @@
 """An object on a server as one stream of bytes, however often the connection breaks."""
 
 import io
-import time
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any
 
-from functaconv.data.patience import LostError, Patience, Retries
+from functaconv.data.patience import LostError, Retries, source_timeout
 from functaconv.errors import ChangedInputError, InputError, ServiceError
 
 _CHUNK = 1 << 20
@@ -41,60 +42,53 @@ class Announcement:
 
     def completed(self, other: "Announcement") -> "Announcement":
         """With what only `other` says."""
-        return Announcement(
-            other.size if self.size is None else self.size,
-            self.etag or other.etag,
-            self.modified or other.modified,
-        )
+        size = other.size if self.size is None else self.size
+        return Announcement(size, self.etag or other.etag, self.modified or other.modified)
 
 
 class RefusedError(Exception):
-    """An answer other than the object."""
+    """An answer other than the object: its HTTP status, and a reason of our own."""
 
-    def __init__(self, status: int, code: str = "", *, pause: float = 0.0) -> None:
-        known = status in HTTPStatus._value2member_map_
-        phrase = f"{status} {HTTPStatus(status).phrase}" if known else str(status)
-        super().__init__(f"{phrase} ({code})" if code else phrase)
-        self.status, self.pause = status, pause
-
-    @property
-    def is_for_now(self) -> bool:
-        return self.status >= 500 or self.status in _FOR_NOW
+    def __init__(self, status: int, reason: str = "", hint: str | None = None) -> None:
+        text = str(status)
+        with suppress(ValueError):
+            text += f" {HTTPStatus(status).phrase}"
+        super().__init__(f"{text} ({reason})" if reason else text)
+        self.status = status
+        self.hint = hint or _HINTS.get(status, "check the URL")
 
 
-class Body(Protocol):
-    """An answer of which the bytes are still to come. All of it raises LostError when the connection does not hold."""
+@dataclass(frozen=True, slots=True)
+class Body:
+    """An answer of which the bytes are still to come."""
 
     announced: Announcement
     start: int
     """where in the object its first byte lies: 0 where the server knows no ranges"""
-
-    def read(self, count: int, timeout: float) -> bytes:
-        """At most `count` bytes, none at the end; LostError when none comes for `timeout` seconds."""
-
-    def close(self) -> None: ...
+    read: Callable[[int], bytes]
+    """at most so many bytes, at least one, none at the end; LostError where the connection does not hold"""
+    close: Callable[[], None] = lambda: None
 
 
-class Remote(Protocol):
-    """An object on a server."""
-
-    def open(self, position: int, timeout: float) -> Body:
-        """Ask for the bytes from `position` on; RefusedError for any other answer, LostError for none."""
+Remote = Callable[[int, float], Body]
+"""Asks for the bytes from a position on, with a timeout in seconds; RefusedError for any other answer, LostError for
+none."""
 
 
 class RemoteStream(io.RawIOBase):
-    """Reads an object to the end that was announced: what breaks off is gone on with, where it broke off.
+    """Reads an object to the end that was announced; what breaks off is continued where it broke off.
 
     `known` is what an earlier look found: a different object is a ChangedInputError, as is one that changes on the way.
-    A server that refuses what nobody had yet is an InputError; one that does not answer, or later refuses what it gave
+    A server that refuses what it never gave is an InputError; one that does not answer, or later refuses what it gave
     before, is a ServiceError: the object may be sound, and the work can be gone on with.
     """
 
-    def __init__(self, remote: Remote, name: str, patience: Patience, known: Announcement | None = None) -> None:
+    def __init__(self, remote: Remote, name: str, known: Announcement | None = None) -> None:
         self._remote, self._name, self._known = remote, name, known
-        # a connection that hangs may be a lost one: half of the patience is for another
-        self._wait = patience.timeout / 2
-        self._retries = Retries(name, patience)
+        timeout = source_timeout()
+        # a connection that hangs may be a lost one: half of the time is for another
+        self._wait = timeout / 2
+        self._retries = Retries(name, timeout)
         self._body: Body | None = None
         self._position = 0
         self._is_over = False
@@ -119,11 +113,9 @@ class RemoteStream(io.RawIOBase):
     def _piece(self, count: int) -> bytes:
         if not count or self._is_over:
             return b""
-        body = self._connected()
-        started = time.monotonic()
-        piece = body.read(min(count, _CHUNK), self._wait)
+        piece = self._connected().read(min(count, _CHUNK))
         self._position += len(piece)
-        self._retries.received(len(piece), time.monotonic() - started)
+        self._retries.received(len(piece))
         size = None if self._known is None else self._known.size
         if not piece and size is not None and self._position < size:
             raise LostError(f"the server stopped at byte {self._position} of {size}")
@@ -135,7 +127,7 @@ class RemoteStream(io.RawIOBase):
         if self._body is not None:
             return self._body
         try:
-            body = self._body = self._remote.open(self._position, self._wait)
+            body = self._body = self._remote(self._position, self._wait)
         except RefusedError as error:
             raise self._judged(error) from None
         if self._known is not None and self._known.contradicts(body.announced):
@@ -148,7 +140,7 @@ class RemoteStream(io.RawIOBase):
         if ahead < 0:
             raise LostError("the server answers with another range than was asked for")
         while ahead:
-            passed = body.read(min(ahead, _CHUNK), self._wait)
+            passed = body.read(min(ahead, _CHUNK))
             if not passed:
                 raise LostError(f"the server stopped before byte {self._position}, where it was before")
             ahead -= len(passed)
@@ -156,10 +148,10 @@ class RemoteStream(io.RawIOBase):
 
     def _judged(self, error: RefusedError) -> Exception:
         said = f"the server answers {error}"
-        if error.is_for_now:
-            return LostError(said, pause=error.pause)
+        if error.status >= 500 or error.status in _FOR_NOW:
+            return LostError(said)
         if self._known is None:
-            return InputError(f"{self._name}: {said}", hint=_HINTS.get(error.status, "check the URL"))
+            return InputError(f"{self._name}: {said}", hint=error.hint)
         if error.status in _GONE:
             return ChangedInputError(
                 f"changed input: {self._name} is gone, or shorter than it was: {said}",
@@ -174,3 +166,8 @@ class RemoteStream(io.RawIOBase):
         body, self._body = self._body, None
         if body is not None:
             body.close()
+
+
+def count_in(text: object) -> int | None:
+    """A number of bytes; None where that is none, or of more digits than any."""
+    return int(str(text)) if re.fullmatch("[0-9]{1,18}", str(text)) else None

@@ -10,10 +10,9 @@ from typing import Any, BinaryIO, cast
 
 from functaconv.data.compression import LONGEST_START, compression_of
 from functaconv.data.naming import STDIN, is_local, is_pipe, scheme_of, short_name, shown
-from functaconv.data.patience import Patience
 from functaconv.data.pipes import pipe_stream, stdin_stream
 from functaconv.data.remote import Announcement, RemoteStream
-from functaconv.errors import InputError
+from functaconv.errors import InputError, UsageError
 
 __all__ = ["fingerprint", "is_read_once", "is_seekable", "opened", "short_name", "shown"]
 
@@ -88,9 +87,15 @@ def fingerprint(shard: str, stream: BinaryIO | None = None) -> dict[str, str | i
 
 
 def _remote(url: str, known: Mapping[str, Any] | None) -> RemoteStream:
-    from functaconv.data.servers import remote_of
+    from functaconv.data.buckets import BUCKETS, bucket_object, check_extra
+    from functaconv.data.web import web_object
 
-    return RemoteStream(remote_of(url), shown(url), Patience.usual(), None if known is None else Announcement.of(known))
+    check_extra(url)
+    try:
+        remote = bucket_object(url) if scheme_of(url) in BUCKETS else web_object(url)
+    except ValueError:
+        raise UsageError(f"not a valid URL: {shown(url)}", hint="expected https://SERVER/PATH") from None
+    return RemoteStream(remote, shown(url), None if known is None else Announcement.of(known))
 
 
 def _mode(path: str) -> int:

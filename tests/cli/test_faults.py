@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from functaconv.data import patience
 from functaconv.functaset.reader import open_functaset
 from tests.cli.conftest import SMALL, Invoke, Ran, World, assert_same_functaset, wait_until
 from tests.conftest import png, tar
@@ -230,9 +229,7 @@ encode({str(world.base)!r}, {str(world.shards)!r}, {str(tmp_path / "out.zarr")!r
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Servers are waited for less long, and asked again at once."""
-    pytest.importorskip("aiohttp", reason="the extra http is not installed")
-    monkeypatch.setattr(patience, "FIRST_PAUSE", 0.001)
+    """Servers are waited for less long, and asked again sooner."""
     monkeypatch.setenv("FUNCTACONV_SOURCE_TIMEOUT", "0.6")
 
 

@@ -77,7 +77,6 @@ def test_a_command_that_is_silent_ends_too(world: World, tmp_path: Path, environ
 
 @pytest.mark.slow
 def test_a_server_that_is_silent(world: World, tmp_path: Path, environment: Mapping[str, str]) -> None:
-    pytest.importorskip("aiohttp", reason="the extra http is not installed")
     shard = sorted(world.shards.glob("*.tar"))[0].read_bytes()
     local = Path(tmp_path / "local.tar")
     local.write_bytes(shard)

@@ -14,9 +14,8 @@ SHORT = "0.6"
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses of milliseconds; but on a busy machine an answer may take a while."""
-    monkeypatch.setattr(patience, "FIRST_PAUSE", 0.001)
-    monkeypatch.setenv(patience.TIMEOUT_VARIABLE, "20")
+    """Short pauses; but on a busy machine an answer may take a while."""
+    monkeypatch.setenv(patience.TIMEOUT_VARIABLE, "6")
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, "127.0.0.1")
 
@@ -24,7 +23,6 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def serve(hasty: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Script]]:
     """Serves some content with the answers given, one for each request, the last one for all that follow."""
-    pytest.importorskip("aiohttp", reason="the extra http is not installed")
     with ExitStack() as stack:
 
         def begin(content: bytes, *answers: Answer) -> Script:

@@ -2,12 +2,14 @@
 
 import re
 import socket
+import socketserver
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 
@@ -92,18 +94,71 @@ def serving(script: Script) -> Iterator[Script]:
         def log_message(self, *_: Any) -> None:
             pass
 
+    with _running(Handler) as script.url:
+        try:
+            yield script
+        finally:
+            script.over.set()
+
+
+@contextmanager
+def serving_folder(folder: Path) -> Iterator[str]:
+    """The URL of a server of files, which lists none of them to programs."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(folder))
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with _running(Handler) as url:
+        yield url
+
+
+@contextmanager
+def _running(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
     class Server(ThreadingHTTPServer):
         def handle_error(self, *_: Any) -> None:
             # whoever asked has hung up
             pass
 
-    with Server(("127.0.0.1", 0), Handler) as server:
+    with Server(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        script.url = f"http://127.0.0.1:{server.server_port}"
         try:
-            yield script
+            yield f"http://127.0.0.1:{server.server_port}"
         finally:
-            script.over.set()
             server.shutdown()
+            thread.join()
+
+
+@contextmanager
+def breaking(port: int, after: int) -> Iterator[str]:
+    """The URL of a way to a server on this machine that breaks every answer off after so many bytes."""
+
+    class Way(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection(("127.0.0.1", port)) as server:
+                threading.Thread(target=self.ask, args=(server,), daemon=True).start()
+                left = after
+                while left and (piece := server.recv(min(left, 1 << 16))):
+                    self.request.sendall(piece)
+                    left -= len(piece)
+
+        def ask(self, server: socket.socket) -> None:
+            with suppress(OSError):
+                while piece := self.request.recv(1 << 16):
+                    server.sendall(piece)
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+
+    with Server(("127.0.0.1", 0), Way) as way:
+        thread = threading.Thread(target=way.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{way.server_address[1]}"
+        finally:
+            way.shutdown()
             thread.join()

@@ -8,21 +8,18 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from functaconv.data.buckets import zarr_store
 from functaconv.data.grids.choice import FieldChoice
 from functaconv.data.grids.fields import Fields
 from functaconv.data.grids.groups import Groups, group_fields
 from functaconv.data.grids.origin import Origin, imported
 from functaconv.data.naming import scheme_of
-from functaconv.data.patience import source_timeout
-from functaconv.errors import InputError, MissingExtraError
+from functaconv.errors import InputError
 
 if TYPE_CHECKING:
     import netCDF4
     import xarray as xr
     import zarr
-
-_S3_ATTEMPTS = 5
-"""of s3fs, for every request"""
 
 
 @contextmanager
@@ -56,27 +53,24 @@ def _below(group: "netCDF4.Dataset") -> "Iterator[netCDF4.Group]":
 
 
 @contextmanager
-def open_zarr(
-    location: str | Path, origin: Origin, choice: FieldChoice, readers: int, options: Mapping[str, Any] | None
-) -> Iterator[Fields]:
+def open_zarr(location: str | Path, origin: Origin, choice: FieldChoice, readers: int) -> Iterator[Fields]:
     imported("xarray", "era5", "a zarr store")
     import zarr
 
     if isinstance(location, Path):
         _check_contained(location, origin)
     hint = "expected a zarr group of arrays with named axes"
-    if origin.is_url:
-        hint += "; a public bucket may need storage options (FSSPEC_GS_TOKEN=anon, FSSPEC_S3_ANON=true)"
     with ExitStack() as stack:
         with origin.trouble("cannot open the zarr store", hint):
-            try:
-                group = zarr.open_group(location, mode="r", storage_options=_patient(location, options or {}))
-            except ImportError as error:
-                # fsspec says what it needs a package for, and keeps what could not be imported as the cause
-                package = getattr(error.__cause__, "name", None) or "fsspec"
-                raise MissingExtraError(f"{origin.shown}: {error}", hint=f"pip install {package}") from None
+            place = location if isinstance(location, Path) else zarr_store(location)
+            group = zarr.open_group(place, mode="r")
             stack.callback(group.store.close)
             is_consolidated = group.metadata.consolidated_metadata is not None
+            if not is_consolidated and scheme_of(str(location)) in ("http", "https"):
+                raise InputError(
+                    f"{origin.shown}: no consolidated metadata, and a web server does not list what a store holds",
+                    hint="write it with zarr.consolidate_metadata, or copy the store to a folder",
+                )
             # what is not listed in one place costs a server a request each
             is_listed = is_consolidated or not origin.is_url
             members = group.members(max_depth=None) if is_listed else ()
@@ -101,26 +95,6 @@ def open_zarr(
             return dataset[sorted(dataset.data_vars, key=str)]
 
         yield group_fields(Groups(tuple(groups)[1:], cache(opened)), choice, origin, readers)
-
-
-def _patient(location: str | Path, options: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Options for fsspec with which a server may be silent for as long as FUNCTACONV_SOURCE_TIMEOUT says."""
-    from fsspec.config import conf
-
-    scheme, timeout = scheme_of(str(location)), source_timeout()
-    schemes = [scheme]
-    if scheme in ("http", "https"):
-        aiohttp = imported("aiohttp", "http", f"reading from {scheme}")
-        name, schemes = "client_kwargs", ["http", "https"]
-        waits: dict[str, Any] = {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=timeout, sock_read=timeout)}
-    elif scheme == "s3":
-        name = "config_kwargs"
-        waits = dict.fromkeys(("connect_timeout", "read_timeout"), timeout / _S3_ATTEMPTS)
-        waits["retries"] = {"total_max_attempts": 1}
-    else:
-        return {**options} or None
-    configured = {key: value for each in schemes for key, value in conf.get(each, {}).get(name, {}).items()}
-    return {**options, name: {**configured, **waits, **options.get(name, {})}}
 
 
 def _check_contained(folder: Path, origin: Origin) -> None:

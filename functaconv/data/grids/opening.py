@@ -1,10 +1,9 @@
 """Which reader is for a source: by its name as a guess, by its first bytes when it is opened."""
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
+from functaconv.data.buckets import check_extra
 from functaconv.data.contents import format_in_words
 from functaconv.data.folder import opened
 from functaconv.data.grids.arrays import lone_axes
@@ -58,12 +57,11 @@ def open_fields(
     name: str | None = None,
     said: str | None = None,
     readers: int = 1,
-    storage_options: Mapping[str, Any] | None = None,
 ) -> AbstractContextManager[Fields]:
-    """The fields of a NetCDF or GRIB file, or of a zarr store (a directory, or a URL that fsspec knows).
+    """The fields of a NetCDF or GRIB file, or of a zarr store (a directory, or an http, https, s3, gs or az URL).
 
     Keys begin with `name`, by default the file's name without its suffix; errors speak of `said`, by default the
-    source. `readers` sources that are read at the same time share the memory. `storage_options` go to fsspec.
+    source. `readers` sources that are read at the same time share the memory.
     """
     origin = Origin.of(source, name, said)
     if origin.is_url:
@@ -73,10 +71,11 @@ def open_fields(
             )
         if origin.suffix in FIELD_SUFFIXES:
             raise InputError(f"{origin.shown}: only zarr stores are read from a URL", hint="download the file first")
-        return open_zarr(str(source), origin, choice, readers, storage_options)
+        check_extra(str(source))
+        return open_zarr(str(source), origin, choice, readers)
     path = Path(source)
     if path.is_dir():
-        return open_zarr(path, origin, choice, readers, None)
+        return open_zarr(path, origin, choice, readers)
     content = _start(path, origin)
     if content.startswith(_NETCDF):
         return open_netcdf(path, origin, choice, readers)

@@ -1,7 +1,6 @@
 """Where fields come from, and whatever goes wrong there, in words."""
 
 import importlib
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
+from functaconv.data.buckets import judge
 from functaconv.data.folder import clean_key
 from functaconv.data.naming import scheme_of, shown
-from functaconv.data.patience import SILENCE_HINT, source_timeout
+from functaconv.data.patience import SILENCE_HINT, LostError, source_timeout
 from functaconv.data.remote import RefusedError
 from functaconv.errors import FunctaconvError, InputError, MissingExtraError, ServiceError
 
@@ -63,16 +63,15 @@ class Origin:
             raise self._judged(error, what, hint) from None
 
     def _judged(self, error: Exception, what: str, hint: str | None) -> FunctaconvError:
-        names = [kind.__name__ for kind in type(error).__mro__]
-        if any(name.endswith("TimeoutError") for name in names):
+        found = judge(error, self.shown, source_timeout())
+        if isinstance(found, LostError) and found.silent:
             return ServiceError(f"{self.shown} has sent nothing for {source_timeout():g} s", hint=SILENCE_HINT)
-        status, number = getattr(error, "status", None), getattr(error, "errno", None)
-        if isinstance(status, int):
-            reason = f"the server answers {RefusedError(status)}"
-        elif isinstance(number, int) and number > 0:
-            reason = os.strerror(number).lower()
-        else:
-            reason = "there is none" if "FileNotFoundError" in names else f"not as expected ({names[0]})"
+        if isinstance(found, RefusedError):
+            return InputError(f"{self.shown}: {what}: the server answers {found}", hint=found.hint)
+        if isinstance(found, LostError):
+            return ServiceError(f"{self.shown}: {what}: {found}", hint="run the command again when the server is well")
+        names = [kind.__name__ for kind in type(error).__mro__]
+        reason = "there is none" if "FileNotFoundError" in names else f"not as expected ({names[0]})"
         return InputError(f"{self.shown}: {what}: {reason}", hint=hint)
 
 

@@ -1,0 +1,136 @@
+"""Objects on web servers, with the standard library's HTTP and its proxies (`https_proxy`, `no_proxy`).
+
+No message repeats an exception's words: they may hold the URL, which may be signed.
+"""
+
+import base64
+import os
+import re
+import socket
+import ssl
+import string
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.client import HTTPException, HTTPMessage, HTTPResponse, IncompleteRead, RemoteDisconnected
+from typing import IO, cast
+from urllib.parse import quote, unquote, urlsplit
+
+from functaconv.data.patience import LostError
+from functaconv.data.remote import Announcement, Body, RefusedError, count_in
+
+_REASONS: dict[type[BaseException], str] = {
+    RemoteDisconnected: "the server closed the connection",
+    IncompleteRead: "the connection broke off",
+    HTTPException: "the answer is no valid HTTP",
+    ssl.SSLCertVerificationError: "the server's certificate is not to be trusted",
+    ssl.SSLError: "no secure connection to the server",
+    socket.gaierror: "the server's name is not known",
+}
+
+
+def split_login(url: str) -> tuple[str, dict[str, str]]:
+    """The URL as it is asked for, without user, password and fragment, and the headers with the login.
+
+    ValueError for one that has no server.
+    """
+    parts = urlsplit(url)
+    if not parts.hostname or (parts.port or 1) < 1:
+        raise ValueError("no server")
+    plain = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
+    headers = {}
+    if parts.username is not None:
+        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
+    return quote(plain, safe=string.punctuation), headers
+
+
+def web_object(url: str) -> Callable[[int, float], Body]:
+    """What a GET answers."""
+    plain, login = split_login(url)
+    return partial(_open, plain, login)
+
+
+def _open(url: str, login: dict[str, str], position: int, timeout: float) -> Body:
+    # a length of what is sent is a length of what is read only without another encoding
+    request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})  # noqa: S310 - http(s), as checked
+    if position:
+        request.add_header("Range", f"bytes={position}-")
+    for name, value in login.items():
+        # not for the server that this one may lead to
+        request.add_unredirected_header(name, value)
+    with _lost():
+        response = cast(HTTPResponse, _opener().open(request, timeout=timeout))
+    if response.status not in (200, 206):
+        response.close()
+        raise RefusedError(response.status)
+    found = re.fullmatch(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]+|\*)", response.headers.get("Content-Range", ""))
+    is_part = response.status == 206 and found is not None
+    size = count_in(found[2] if is_part and found else response.headers.get("Content-Length"))
+    announced = Announcement(size, response.headers.get("ETag"), response.headers.get("Last-Modified"))
+
+    def read(count: int) -> bytes:
+        with _lost():
+            return response.read1(count)
+
+    return Body(announced, int(found[1]) if is_part and found else 0, read, response.close)
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """To servers only; the login goes along as long as it is the same one."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> urllib.request.Request | None:
+        if urlsplit(newurl).scheme not in ("http", "https"):
+            raise urllib.error.HTTPError(newurl, code, msg, headers, fp)
+        request = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if request is not None and (request.type, request.host) == (req.type, req.host):
+            request.unredirected_hdrs.update(req.unredirected_hdrs)
+        return request
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """Without the handlers of files and FTP, to which a server could lead."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.UnknownHandler(),
+        _Redirects(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+@contextmanager
+def _lost() -> Iterator[None]:
+    """LostError or RefusedError in place of what the library raises."""
+    started = time.monotonic()
+    try:
+        yield
+    except urllib.error.HTTPError as error:
+        error.close()
+        judged: Exception = RefusedError(error.code)
+    except (OSError, HTTPException) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        judged = _judged(reason, time.monotonic() - started)
+    else:
+        return
+    raise judged
+
+
+def _judged(error: object, seconds: float) -> LostError:
+    if isinstance(error, TimeoutError):
+        return LostError(f"no answer in {seconds:.0f} s", silent=seconds)
+    for kind, words in _REASONS.items():
+        if isinstance(error, kind):
+            return LostError(words)
+    number = getattr(error, "errno", None)
+    return LostError(os.strerror(number).lower() if isinstance(number, int) else "no connection to the server")
