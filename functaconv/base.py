@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from functaconv.memory import Footprint
 from functaconv.modalities import Axes
 from functaconv.networks import ModulatedNetwork, Placement
 from functaconv.shapes import CellFeatures, Coords, Features, Latents, PerItem
@@ -27,14 +28,6 @@ from functaconv.solvers import (
 MOST_GRIDS, MOST_KEPT_POINTS = 64, 1 << 22
 """grids whose placement is kept: one for each shape of a dataset of mixed sizes, within reason; and their points"""
 
-BYTES_PER_ACTIVATION = 4
-CPU_CACHE = 8 << 20
-"""bytes of one layer's activations"""
-GPU_ACTIVATIONS = 4 << 30
-"""bytes of all activations: half of a small GPU"""
-LINEAR_CACHE = 64 << 20
-"""bytes of the values and derivatives of a linear network"""
-LEAST_POINTS = 256
 DECODED_TOGETHER = 1 << 20
 """points sorted into cells at a time"""
 MOST_LINEARIZATION, MOST_LINEARIZATIONS = 1 << 28, 3 << 27
@@ -43,8 +36,6 @@ SLIGHT_DAMPING = 1e-3
 """when only the size of a step matters"""
 PULLBACKS_PER_CHANNEL = 2
 """items per channel from which one Jacobian for all is less work than a pullback for each"""
-TAPE_PER_LAYER = 4
-"""tensors of activation size alive per layer while one gradient is computed (sine, cosine, angle, cotangent)"""
 
 
 class Base(nn.Module):
@@ -218,23 +209,22 @@ class Base(nn.Module):
         return at_zero + along(rows, latents, self.field.reads(placement))
 
     def chunk(self, items: int, kind: str | None = None) -> int:
-        """How many points of each item to take at a time on a kind of device: this one's, or `cpu` or `cuda`.
+        """How many points of each item to take at a time on a kind of device: this one's, or `cpu` or `cuda`."""
+        return self.footprint.points(items, kind or self.device.type)
 
-        Other chunks are other sums: what memory is free at the moment must not count.
-        """
+    @property
+    def footprint(self) -> Footprint:
+        """What the memory of a fit depends on."""
         network = self.field.network
-        rows = self.axes.channels * self.read_numbers if self.solver.needs_jacobian else 0
-        is_on_cpu = (kind or self.device.type) == "cpu"
-        if self.field.is_linear:
-            # nothing is kept per item and point but its values
-            share = LINEAR_CACHE if is_on_cpu else GPU_ACTIVATIONS
-            room = share // (self.axes.channels * (items + self.read_numbers) * BYTES_PER_ACTIVATION)
-        elif is_on_cpu:
-            room = CPU_CACHE // (items * max(network.width, rows) * BYTES_PER_ACTIVATION)
-        else:
-            per_point = items * (network.width * network.layers * TAPE_PER_LAYER + 2 * rows) * BYTES_PER_ACTIVATION
-            room = GPU_ACTIVATIONS // per_point
-        return int(max(LEAST_POINTS, room))
+        return Footprint(
+            width=network.width,
+            layers=network.layers,
+            channels=self.axes.channels,
+            read=self.read_numbers,
+            matrix_entries=self.field.cells * self.read_numbers**2,
+            needs_jacobian=self.solver.needs_jacobian,
+            is_linear=self.field.is_linear,
+        )
 
     @torch.no_grad()
     def prepared(self, batch: Batch, *, chunk: int) -> Problem:

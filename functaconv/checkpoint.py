@@ -17,6 +17,7 @@ from torch import Tensor
 
 import functaconv
 from functaconv.base import Base
+from functaconv.construction import build
 from functaconv.documents import parse_json
 from functaconv.errors import InputError, UsageError
 from functaconv.files import replace_bytes
@@ -24,10 +25,11 @@ from functaconv.functaset.reader import Functaset
 from functaconv.functaset.schema import BASE, check_keep
 from functaconv.modalities import MODALITIES, Axes
 from functaconv.modalities.latlon import LONGEST_NAME
-from functaconv.recipe import Recipe, build, merged, validated
+from functaconv.recipe import Recipe, merged, validated
+from functaconv.settings import of_earlier
 from functaconv.signals.geometry import Flat, Geometry, Globe
 from functaconv.signals.normalizer import MOST_LEVELS, MOST_VALUE, Normalizer, are_possible
-from functaconv.solvers import GaussNewton
+from functaconv.solvers import SOLVERS
 
 FORMAT = "functaconv-base"
 VERSION = 1
@@ -198,9 +200,6 @@ def base_from_bytes(content: bytes, name: str, device: torch.device | str = "cpu
         raise InputError(f"{name} is not as it was written: its sha256 is another one", hint=_DAMAGED)
     try:
         base, tensors = outline.built(), load_bytes(content)
-        if METRIC in tensors and isinstance(base.solver, GaussNewton):
-            # only canonical bases have one: it waits for its values
-            base.solver.metric = torch.empty(base.latent, base.latent)
         base.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:
         raise InputError(f"{name} does not hold the base it describes: {error}", hint=_DAMAGED) from None
@@ -292,7 +291,7 @@ def _outline(head: bytes, name: str) -> _Outline:
     except ValidationError as error:
         raise InputError(f"{name} has a damaged description: {error.errors()[0]['msg']}", hint=_DAMAGED) from None
     try:
-        recipe = validated(description.recipe)
+        recipe = validated(of_earlier(description.recipe))
         if strange := description.axes.keys() - {known.name for known in fields(Axes)}:
             raise TypeError(f"axes: no setting {min(strange)!r:.80}")
         axes = TypeAdapter(Axes).validate_json(json.dumps(description.axes), strict=True)
@@ -303,7 +302,7 @@ def _outline(head: bytes, name: str) -> _Outline:
     except (TypeError, RuntimeError, UsageError, ValidationError) as error:
         raise InputError(f"{name} does not hold the base it describes: {error}", hint=_DAMAGED) from None
     if METRIC in entries:
-        if recipe.solver.kind != "gauss-newton":
+        if not SOLVERS[recipe.solver.kind].exports_canonical:
             raise InputError(f"{name} has a {METRIC}, which the solver {recipe.solver.kind!r} has not", hint=_DAMAGED)
         expected[METRIC] = torch.empty(recipe.latent.numbers, recipe.latent.numbers)
     if unknown := sorted(entries.keys() - expected.keys()):

@@ -8,7 +8,9 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 
 from functaconv.errors import lookup
-from functaconv.recipe import LatentRecipe, NetworkRecipe, Recipe, SolverRecipe, TrainingRecipe
+from functaconv.networks import NetworkOptions, SirenOptions
+from functaconv.recipe import LatentRecipe, Recipe, TrainingRecipe
+from functaconv.solvers import GaussNewtonOptions, GradientOptions, SolverOptions
 
 LEAST_POINTS = 256
 EQUATIONS = 6
@@ -38,26 +40,26 @@ def preset(name: str, situation: Situation) -> Recipe:
 
 def _functa(name: str, depth: int) -> Recipe:
     # Dupont et al. 2022, google-deepmind/functa: 5e5 updates of 16 items per device
-    network, latent = NetworkRecipe(width=512, depth=depth), LatentRecipe(numbers=256)
+    network, latent = SirenOptions(width=512, depth=depth), LatentRecipe(numbers=256)
     return _published(name, network, latent, steps=500_000, batch_size=16, rate=3e-6)
 
 
 def _spatial(name: str, depth: int, sites: tuple[int, int], numbers: int, kernel: Literal[1, 3]) -> Recipe:
     # Bauer et al. 2023: 2e5 updates of 128 items
-    network = NetworkRecipe(width=256, depth=depth, w0_first=10, w0_hidden=10)
+    network = SirenOptions(width=256, depth=depth, w0_first=10, w0_hidden=10)
     latent = LatentRecipe(numbers=numbers, sites=sites, kernel=kernel)
     return _published(name, network, latent, steps=200_000, batch_size=128, rate=3e-5)
 
 
 def _published(
-    name: str, network: NetworkRecipe, latent: LatentRecipe, *, steps: int, batch_size: int, rate: float
+    name: str, network: NetworkOptions, latent: LatentRecipe, *, steps: int, batch_size: int, rate: float
 ) -> Recipe:
     """Meta-SGD with one rate per dimension and plain Adam, the same rate for both: what these papers share."""
     return Recipe(
         name=name,
         network=network,
         latent=latent,
-        solver=SolverRecipe(per_step=False, initial=(0.005, 0.1), limits=(0.0, 1.0)),
+        solver=GradientOptions(per_step=False, initial=(0.005, 0.1), limits=(0.0, 1.0)),
         training=TrainingRecipe(
             steps=steps,
             batch_size=batch_size,
@@ -96,12 +98,12 @@ def _grids(situation: Situation) -> Recipe:
     Measured on 528 hours of a region with 16 numbers, on days that were not seen, after two minutes: 34.5 dB through
     one step, 35.5 dB through one step and with mixed items.
     """
-    return _sized("grids", situation).changed({"training": {"one_step": 1.0, "mixing": 0.5}})
+    return _sized("grids", situation).changed({"training": {"one_step": 1.0, "mixup": 0.5}})
 
 
 def _by_gauss_newton(
     points: int, channels: int, latent: LatentRecipe, gpu: bool
-) -> tuple[NetworkRecipe, SolverRecipe, TrainingRecipe]:
+) -> tuple[NetworkOptions, SolverOptions, TrainingRecipe]:
     """Many cheap updates: few items, and few points of each.
 
     The points an item is fitted on outnumber several times what is fitted. Muon learns in a third of Adam's updates.
@@ -122,8 +124,8 @@ def _by_gauss_newton(
         inner = min(points, max(LEAST_POINTS, EQUATIONS * latent.numbers // channels))
         outer = min(points, max(LEAST_POINTS, 3 * LEAST_POINTS // channels))
     return (
-        NetworkRecipe(width=width, depth=6 if gpu else 5, w0_first=10.0 if latent.sites else 20.0, w0_hidden=10.0),
-        SolverRecipe(kind="gauss-newton", steps=2 if latent.sites else 3),
+        SirenOptions(width=width, depth=6 if gpu else 5, w0_first=10.0 if latent.sites else 20.0, w0_hidden=10.0),
+        GaussNewtonOptions(steps=2 if latent.sites else 3),
         TrainingRecipe(
             minutes=10,
             batch_size=batch,
@@ -139,7 +141,7 @@ def _by_gauss_newton(
 
 def _by_gradient(
     points: int, channels: int, latent: LatentRecipe, gpu: bool
-) -> tuple[NetworkRecipe, SolverRecipe, TrainingRecipe]:
+) -> tuple[NetworkOptions, SolverOptions, TrainingRecipe]:
     """The functa recipe with rates as high as runs of minutes bear: with w0 30 throughout, or twice the rate, training
     collapses.
     """
@@ -154,13 +156,13 @@ def _by_gradient(
         inner = min(points, max(LEAST_POINTS, EQUATIONS * latent.numbers // channels))
         outer = min(points, 2 * inner)
     return (
-        NetworkRecipe(
+        SirenOptions(
             width=256 if gpu else 96,
             depth=6 if gpu else 5,
             w0_first=10.0 if latent.sites else 20.0,
             w0_hidden=10.0,
         ),
-        SolverRecipe(),
+        GradientOptions(),
         TrainingRecipe(minutes=10, batch_size=batch, inner_points=inner, outer_points=outer),
     )
 

@@ -1,57 +1,50 @@
-"""Settings of a base: validated, frozen, written as TOML; and the base they build."""
+"""Settings of a base: validated, frozen, written as TOML."""
 
 import math
-import tomllib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
+from typing import Annotated, Any, Literal, Self, cast
 
 import tomli_w
-import torch
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
-from functaconv.base import LEAST_POINTS, TAPE_PER_LAYER, Base
 from functaconv.data.decoders.images import ImageTransform
-from functaconv.errors import InputError, UsageError, lookup
+from functaconv.errors import UsageError
 from functaconv.functaset.schema import MOST_NUMBERS
 from functaconv.modalities import Axes, ChannelAxis
 from functaconv.modalities.reading import Reading
-from functaconv.networks import Fourier, LatentMap, ModulatedNetwork, Network, Siren, SiteGrid
-from functaconv.networks.latents import Frame
-from functaconv.signals.geometry import Flat, Geometry
-from functaconv.signals.normalizer import Levels, Normalizer
+from functaconv.networks import NETWORKS, NetworkKind, NetworkOptions, SirenOptions
+from functaconv.options import (
+    MOST_PARAMETERS,
+    STRICT,
+    Count,
+    Fraction,
+    Name,
+    NotNegative,
+    Positive,
+    adapter,
+    check_size,
+    chosen_from,
+)
+from functaconv.signals.normalizer import Levels
 from functaconv.signals.tiles import LEAST_TILE
-from functaconv.solvers import SOLVERS
+from functaconv.solvers import SOLVERS, GradientOptions, SolverKind, SolverOptions
 
-MOST_PARAMETERS = 1 << 30
-"""of a matrix, or all matrices of a network"""
+# entries of the table that says which site lies beside which
 MOST_NEIGHBOURS = 1 << 24
-"""entries of the table that says which site lies beside which"""
-MOST_CURVATURE = 1 << 27
-"""numbers in the matrices of Gauss-Newton, of one item: a step holds several copies of them"""
+# numbers in the normal matrices of one item: a step holds several copies of them
+MOST_MATRIX_ENTRIES = 1 << 27
+# side of a matrix that is factored as a whole
 MOST_FACTORED = 4096
-"""side of a matrix that is factored as a whole"""
-MOST_TOML = 1 << 20
-"""bytes"""
 
-_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-Count = Annotated[int, Field(ge=1, le=10**9)]
-Positive = Annotated[float, Field(gt=0, le=1e6)]
-Frequency = Annotated[float, Field(ge=1e-6, le=1e6)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Pixels = Annotated[int, Field(ge=1, lt=10**6)]
-Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+# the sections of a recipe whose `kind` says which class their options are for
+TABLES: dict[str, Mapping[str, NetworkKind | SolverKind]] = {"network": NETWORKS, "solver": SOLVERS}
 
 
-def _check_size(asked: int, most: int, what: str) -> None:
-    if asked > most:
-        raise ValueError(f"{asked} {what}, at most {most} are possible")
-
-
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class DataRecipe:
     """How records become signals."""
 
@@ -84,51 +77,7 @@ class DataRecipe:
         return Reading(axes, self.field, self.transform, self.tile)
 
 
-@dataclass(frozen=True, config=_STRICT)
-class NetworkRecipe:
-    """The shared coordinate network."""
-
-    kind: Name = "siren"
-    width: Annotated[int, Field(ge=1, le=8192)] = 128
-    depth: Annotated[int, Field(ge=2, le=100)] = 5
-    """layers, the linear output included"""
-    w0_first: Frequency = 30.0
-    w0_hidden: Frequency = 30.0
-    output_offset: Annotated[float, Field(ge=-10, le=10)] = 0.5
-    modulation: Literal["shift", "film"] = "shift"
-    """film: scales as well as shifts"""
-    skips: bool = False
-    """hidden layers add to what they were given"""
-    frequencies: Annotated[int, Field(ge=0, le=8192)] = 0
-    """learned frequencies whose sines and cosines stand in for the coordinates; 0 for none"""
-    features: Annotated[int, Field(ge=0, le=65536)] = 0
-    """fourier: cosines that the latents weight; 0: as many as suit the data"""
-    mean_features: Annotated[int, Field(ge=0, le=65536)] = 0
-    """fourier: cosines of the dataset's mean; 0: as many as suit the data"""
-
-    @model_validator(mode="after")
-    def _is_of_possible_size(self) -> Self:
-        if self.kind != "fourier":
-            size = self.width * (self.width * (self.depth - 2) + 2 * self.frequencies)
-            _check_size(size, MOST_PARAMETERS, "parameters")
-        return self
-
-    @property
-    def described(self) -> str:
-        """The network in words."""
-        if self.kind == "fourier":
-            return f"fourier, {self.features} cosines, {self.mean_features} of the mean"
-        return f"{self.kind}, width {self.width}, depth {self.depth}, {self.modulation}"
-
-    @property
-    def modulations(self) -> int:
-        """How many numbers modulate the network (fourier: per channel)."""
-        if self.kind == "fourier":
-            return max(1, self.features)
-        return (self.depth - 1) * self.width * (2 if self.modulation == "film" else 1)
-
-
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class LatentRecipe:
     """What is fitted per item."""
 
@@ -145,12 +94,13 @@ class LatentRecipe:
     kernel: Literal[1, 3] = 1
     """latent map over a site alone, or over its 3 x 3 neighbourhood"""
     learned_start: bool = False
+    """learn the latent at which every fit begins; otherwise it is zero"""
 
     @model_validator(mode="after")
     def _is_of_possible_size(self) -> Self:
         sites = math.prod(self.sites)
-        _check_size(sites * self.numbers, MOST_NUMBERS, "numbers per item")
-        _check_size(sites * self.kernel ** len(self.sites), MOST_NEIGHBOURS, "neighbours of sites")
+        check_size(sites * self.numbers, MOST_NUMBERS, "numbers per item")
+        check_size(sites * self.kernel ** len(self.sites), MOST_NEIGHBOURS, "neighbours of sites")
         return self
 
     @property
@@ -160,45 +110,24 @@ class LatentRecipe:
         return self.numbers * math.prod(corners * self.kernel for _ in self.sites)
 
     @property
-    def curvature(self) -> int:
+    def matrix_entries(self) -> int:
         """How many numbers the matrices of all cells of an item have."""
         beyond = int(self.interpolation != "nearest")
         return math.prod(size + beyond for size in self.sites) * self.read**2
 
 
-@dataclass(frozen=True, config=_STRICT)
-class SolverRecipe:
-    """How a latent is fitted."""
-
-    kind: Name = "gradient"
-    steps: Annotated[int, Field(ge=1, le=1000)] = 3
-    per_step: bool = True
-    """learn the rates of each step on their own"""
-    initial: tuple[Positive, Positive] = (0.5, 0.5)
-    limits: tuple[Annotated[float, Field(ge=0, le=1e6)], Positive] = (1e-6, 10.0)
-    damping: Annotated[float, Field(ge=1e-9, le=1e6)] = 1e-3
-    """gauss-newton: added to the curvature, relative to the mean of its diagonal"""
-    learned_damping: bool = False
-    chord: bool = False
-    """gauss-newton: the curvature of the start serves all steps"""
-
-    @field_validator("initial", "limits")
-    @classmethod
-    def _is_ordered(cls, span: tuple[float, float]) -> tuple[float, float]:
-        if span[0] > span[1]:
-            raise ValueError(f"the span runs from {span[0]:g} down to {span[1]:g}")
-        return span
-
-
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class TrainingRecipe:
     """The outer loop."""
 
     steps: Count | None = None
-    minutes: Annotated[float, Field(ge=0, le=1e6)] | None = None
+    """updates; by default as many as the minutes allow"""
+    minutes: NotNegative | None = None
     """wall clock of learning; 0: the closed form alone"""
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 16
+    """items in an update"""
     rate: Positive = 1e-3
+    """Adam's rate"""
     optimizer: Literal["adam", "muon"] = "adam"
     """muon: for the matrices between hidden layers and from latents to modulations; Adam takes the rest"""
     matrix_rate: Positive = 2e-3
@@ -208,16 +137,18 @@ class TrainingRecipe:
     solver_rate: Positive = 1e-2
     """Adam's rate for the learned inner rates: with the network's they could not move"""
     schedule: Literal["cosine", "constant"] = "cosine"
+    """how the rates change over the budget, after the warmup"""
     warmup: Fraction = 0.02
     """fraction of the budget over which the rates rise from zero"""
-    clip: Annotated[float, Field(ge=0, le=1e6)] = 1.0
+    clip: NotNegative = 1.0
     """global norm of the outer gradient; 0 does not clip"""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.995
     """decay of the moving average that is validated and exported; 0 exports the last update"""
     second_order: bool = True
+    """differentiate through the inner steps; otherwise they count as constants (first-order MAML)"""
     one_step: Fraction = 0.3
     """gauss-newton: fraction of the budget in which the base learns through one step; then through several"""
-    through: Annotated[int, Field(ge=1, le=16)] = 2
+    unrolled_steps: Annotated[int, Field(ge=1, le=16)] = 2
     """gauss-newton: how many steps the outer derivative goes through then"""
     envelope: bool = False
     """gauss-newton: hold the latents of all the solver's steps fixed in the outer derivative instead, where the fit
@@ -228,64 +159,72 @@ class TrainingRecipe:
     """points of each item in the inner steps (global latents), or in whole cells (nearest site); all by default"""
     outer_points: Count | None = None
     """points of each item in the outer loss; all by default"""
-    mixing: Annotated[float, Field(ge=0, le=4)] = 0.0
-    """what is learned from are items plus so much of the differences between others: against learning by heart"""
+    mixup: Annotated[float, Field(ge=0, le=4)] = 0.0
+    """learn from items plus so much of the difference between two others: against learning by heart"""
     recompute: Literal["auto", "yes", "no"] = "auto"
     """gradient checkpointing of the inner steps; auto: when memory asks for it"""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """of the initial values, the order of the items and the points that are drawn"""
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class ClosedFormRecipe:
     """The linear base that fit-base begins with."""
 
-    smoothness: Annotated[float, Field(ge=0, le=1e6)] = 0.4
+    smoothness: NotNegative = 0.4
     """windows: ridge on a cosine with a half-wave per pixel, relative to the mean of the diagonal; it grows with the
     fourth power of the frequency"""
-    between: Annotated[float, Field(ge=0, le=1e6)] = 1.0
+    between: NotNegative = 1.0
     """windows: how much values between the pixels count, as Lanczos interpolation gives them, beside those of the
     pixels"""
+    features: Annotated[int, Field(ge=0, le=65536)] = 0
+    """cosines that the latents weight; 0: as many as suit the data"""
     rounds: Annotated[int, Field(ge=1, le=1000)] = 20
     """windows: of latents given the readout, and the readout given the latents, at most"""
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Recipe:
     """All the settings of a base and its training."""
 
     name: Name = "custom"
     data: DataRecipe = DataRecipe()
-    network: NetworkRecipe = NetworkRecipe()
+    network: Annotated[NetworkOptions, chosen_from(NETWORKS, NetworkOptions, "siren", "network"), SerializeAsAny()] = (
+        SirenOptions()
+    )
     latent: LatentRecipe = LatentRecipe()
-    solver: SolverRecipe = SolverRecipe()
+    solver: Annotated[SolverOptions, chosen_from(SOLVERS, SolverOptions, "gradient", "solver"), SerializeAsAny()] = (
+        GradientOptions()
+    )
     training: TrainingRecipe = TrainingRecipe()
     closed_form: ClosedFormRecipe = ClosedFormRecipe()
 
     @model_validator(mode="after")
     def _is_of_possible_size(self) -> Self:
         around = self.latent.kernel ** len(self.latent.sites)
-        _check_size(self.network.modulations * self.latent.numbers * around, MOST_PARAMETERS, "weights of latents")
-        _check_size(self.solver.steps * self.latent.numbers, MOST_PARAMETERS, "rates")
-        if self.solver.kind == "gauss-newton":
-            kind = "with gauss-newton (the solver gradient can do with more)"
-            _check_size(self.latent.numbers, MOST_FACTORED, f"numbers per site {kind}")
-            _check_size(self.latent.curvature, MOST_CURVATURE, f"entries in the matrices of an item {kind}")
+        check_size(self.network.modulations * self.latent.numbers * around, MOST_PARAMETERS, "weights of latents")
+        check_size(self.solver.steps * self.latent.numbers, MOST_PARAMETERS, "rates")
+        if SOLVERS[self.solver.kind].needs_jacobian:
+            kind = f"with {self.solver.kind} (the solver gradient can do with more)"
+            check_size(self.latent.numbers, MOST_FACTORED, f"numbers per site {kind}")
+            check_size(self.latent.matrix_entries, MOST_MATRIX_ENTRIES, f"entries in the matrices of an item {kind}")
         return self
-
-    def workspace(self, channels: int) -> int:
-        """How many numbers it takes to fit an item, `LEAST_POINTS` points at a time."""
-        activations = LEAST_POINTS * self.network.width * TAPE_PER_LAYER
-        if self.solver.kind != "gauss-newton":
-            return activations
-        return activations + LEAST_POINTS * channels * self.latent.read + self.latent.curvature
 
     def settings(self) -> dict[str, Any]:
         """Nested plain values; what is unset is left out."""
-        return dict[str, Any](_without_none(TypeAdapter(Recipe).dump_python(self, mode="json")))
+        return dict[str, Any](_without_none(adapter(Recipe).dump_python(self, mode="json")))
 
     def changed(self, settings: Mapping[str, Any]) -> "Recipe":
-        """The same recipe with some settings replaced, given as nested tables."""
-        return validated(merged(self.settings(), settings))
+        """The same recipe with some settings replaced, given as nested tables.
+
+        A network or solver of another kind begins with its own defaults.
+        """
+        kept = self.settings()
+        for section in TABLES:
+            own = settings.get(section)
+            if isinstance(own, Mapping) and own.get("kind", kept[section]["kind"]) != kept[section]["kind"]:
+                del kept[section]
+        return validated(merged(kept, settings))
 
     def to_toml(self) -> str:
         return tomli_w.dumps(self.settings())
@@ -294,7 +233,7 @@ class Recipe:
 def validated(settings: Mapping[str, Any]) -> Recipe:
     """A recipe from nested plain values; anything unknown or out of range is a `UsageError` that names it."""
     try:
-        return TypeAdapter(Recipe).validate_python(settings)
+        return cast(Recipe, adapter(Recipe).validate_python(settings))
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(str(part) for part in problem['loc']) or 'recipe'}: {problem['msg'].lower()}"
@@ -302,152 +241,28 @@ def validated(settings: Mapping[str, Any]) -> Recipe:
             for problem in error.errors()[:5]
         )
         unknown = any(problem["type"] == "unexpected_keyword_argument" for problem in error.errors())
-        hint = "known settings: " + ", ".join(_names()) if unknown else "`functaconv.recipe` says what each may be"
+        recipe = merged(Recipe().settings(), settings)
+        kinds = [recipe[section]["kind"] for section in TABLES if isinstance(recipe[section], Mapping)]
+        hint = "`functaconv recipes --settings` says what each may be"
+        hint = "known settings: " + ", ".join(setting_names(kinds)) if unknown else hint
         raise UsageError(f"the recipe is not valid: {problems}", hint=hint) from None
 
 
-def from_toml(path: Path) -> dict[str, Any]:
-    """The settings in a TOML file; a top-level `preset` names what they start from."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(MOST_TOML + 1)
-        if len(content) > MOST_TOML:
-            raise InputError(f"{path} has more than {MOST_TOML} bytes", hint="a recipe is a TOML file")
-        return tomllib.loads(content.decode("utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"there is no recipe file {path}", hint="a recipe is a TOML file") from None
-    # an integer without end is a ValueError, brackets without end exhaust the stack
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"cannot read the recipe {path}: {error}", hint="a recipe is a TOML file") from None
+def setting_names(kinds: Iterable[str] | None = None) -> Iterable[str]:
+    """All settings, `section.option`; with `kinds` of the networks and solvers so called only."""
+    yield "name"
+    for section, options in sections():
+        if kinds is None or section not in TABLES or options.kind in kinds:  # type: ignore[attr-defined]
+            yield from (f"{section}.{field.name}" for field in fields(options))
 
 
-def assignment(text: str) -> dict[str, Any]:
-    """`training.rate=1e-4` as nested tables; the value is TOML, or a bare word."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise UsageError(f"cannot read the setting {text!r}", hint="write it as --set training.rate=1e-4")
-    lookup(dict.fromkeys(_names()), key.strip(), what="setting")
-    try:
-        parsed = tomllib.loads(f"value = {value.strip()}")["value"]
-    except (ValueError, RecursionError):
-        parsed = value.strip()
-    for part in reversed(key.strip().split(".")):
-        parsed = {part: parsed}
-    return dict(parsed)
-
-
-def latent_of(text: str) -> dict[str, Any]:
-    """`256`, or `8x8x16` (sites along each axis, then numbers per site), as settings."""
-    try:
-        parts = [int(part) for part in text.lower().split("x")]
-    except ValueError:
-        parts = []
-    if not 1 <= len(parts) <= 4 or min(parts) < 1:
-        raise UsageError(f"cannot read the latent {text!r}", hint="write 256, or 8x8x16 for 8 x 8 sites of 16 numbers")
-    return {"latent": {"numbers": parts[-1], "sites": parts[:-1]}}
-
-
-def build(
-    recipe: Recipe,
-    axes: Axes,
-    normalizer: Normalizer,
-    geometry: Geometry | None = None,
-    *,
-    to_be_loaded: bool = False,
-) -> Base:
-    """A fresh base, initialised from the recipe's seed, or with whatever the memory holds, `to_be_loaded`. The geometry
-    is that of plain arrays unless given.
-    """
-    latent, geometry = recipe.latent, geometry or Flat(axes.dims)
-    sites = latent.sites or (1,) * axes.dims
-    if len(sites) != axes.dims:
-        raise UsageError(
-            f"the latent has {len(sites)} site axes, the items have {axes.dims}",
-            hint=f"write {'x'.join(['8'] * axes.dims)}x16 for spatial latents, or one number for a global one",
-        )
-    grid = SiteGrid(tuple(sites), latent.interpolation, frame_of(latent, axes, recipe.network.kind), geometry.is_closed)
-    generator = None if to_be_loaded else torch.Generator().manual_seed(recipe.training.seed)
-    network = lookup(_MAKERS, recipe.network.kind, what="network")(recipe.network, grid, geometry, axes, generator)
-    latent_map = LatentMap(grid, latent.numbers, network.modulations, kernel=latent.kernel, generator=generator)
-    kind = lookup(SOLVERS, recipe.solver.kind, what="solver")
-    options = {name: getattr(recipe.solver, name) for name in kind.settings}
-    solver = kind(latent.numbers, steps=recipe.solver.steps, **options, generator=generator)
-    field = ModulatedNetwork(network, latent_map, grid)
-    return Base(
-        field, solver, normalizer, axes,
-        latent=latent.numbers, learned_start=latent.learned_start, geometry=geometry,
-        by_area=recipe.data.weights == "area",
-    )  # fmt: skip
-
-
-def _siren(
-    recipe: NetworkRecipe, grid: SiteGrid, geometry: Geometry, axes: Axes, generator: torch.Generator | None
-) -> Network:
-    return Siren(
-        coords_of(grid, geometry),
-        axes.channels,
-        width=recipe.width,
-        depth=recipe.depth,
-        w0_first=recipe.w0_first,
-        w0_hidden=recipe.w0_hidden,
-        output_offset=recipe.output_offset,
-        scales=recipe.modulation == "film",
-        skips=recipe.skips,
-        frequencies=recipe.frequencies,
-        generator=generator,
-    )
-
-
-def _fourier(
-    recipe: NetworkRecipe, grid: SiteGrid, geometry: Geometry, axes: Axes, _: torch.Generator | None
-) -> Network:
-    if geometry.coords != axes.dims:
-        raise UsageError(
-            "the fourier network sees latitude and longitude, not points on the sphere",
-            hint="--set data.geometry=planar",
-        )
-    return Fourier(
-        coords_of(grid, geometry),
-        axes.channels,
-        axes=axes.dims,
-        features=max(1, recipe.features),
-        mean_features=max(1, recipe.mean_features),
-        is_closed=geometry.is_closed,
-    )
-
-
-_MAKERS: dict[str, Callable[[NetworkRecipe, SiteGrid, Geometry, Axes, torch.Generator | None], Network]] = {
-    "siren": _siren,
-    "fourier": _fourier,
-}
-
-
-def frame_of(latent: LatentRecipe, axes: Axes, kind: str) -> Frame:
-    """Where coordinates start, as asked for or as suits the data."""
-    if latent.frame != "auto":
-        return latent.frame
-    if latent.interpolation == "linear":
-        return "global"
-    if kind == "fourier":
-        # its features are those of a cell, its mean is that of the whole
-        return "both"
-    return "both" if axes.kind == "grid" else "local"
-
-
-def coords_of(sites: SiteGrid, geometry: Geometry) -> int:
-    """How many coordinates the network sees."""
-    if sites.count == 1 or sites.frame == "global":
-        return geometry.coords
-    return geometry.axes + (geometry.coords if sites.frame == "both" else 0)
-
-
-def _names() -> Iterable[str]:
-    for section, values in asdict(Recipe()).items():
-        if isinstance(values, dict):
-            for key in values:
-                yield f"{section}.{key}"
-        else:
-            yield section
+def sections() -> Iterator[tuple[str, type]]:
+    """The sections of a recipe, each with the dataclass of its options; those of each network and solver in turn."""
+    for field in fields(Recipe):
+        if field.name in TABLES:
+            yield from ((field.name, entry.Options) for entry in TABLES[field.name].values())
+        elif field.name != "name":
+            yield field.name, type(field.default)
 
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

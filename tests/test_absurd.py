@@ -18,7 +18,8 @@ from functaconv.errors import InputError, UsageError
 from functaconv.functaset import verify
 from functaconv.functaset.reader import Functaset, open_functaset
 from functaconv.functaset.schema import Layout
-from functaconv.recipe import Recipe, from_toml
+from functaconv.recipe import Recipe
+from functaconv.settings import from_toml
 from functaconv.verification import inspect
 
 from . import hostile

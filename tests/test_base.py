@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from functaconv import base as base_module
+from functaconv.construction import build
 from functaconv.modalities import Axes
-from functaconv.recipe import build, validated
+from functaconv.recipe import validated
 from functaconv.signals.batch import Batch
 from functaconv.signals.grid import Grid
 from functaconv.signals.normalizer import Normalizer

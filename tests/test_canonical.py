@@ -12,6 +12,7 @@ from torch import Tensor
 
 from functaconv.base import Base
 from functaconv.checkpoint import StoredBase, base_of, base_to_bytes, read_base
+from functaconv.construction import build
 from functaconv.conversion import EncodeOptions, encode
 from functaconv.conversion.work import Work
 from functaconv.data.shards import expand_shards, read_records
@@ -21,7 +22,7 @@ from functaconv.functaset.reader import open_functaset
 from functaconv.metrics import psnr
 from functaconv.modalities import Axes
 from functaconv.modalities.reading import Reading
-from functaconv.recipe import Recipe, build
+from functaconv.recipe import Recipe
 from functaconv.rendering import View, arrays
 from functaconv.signals.batch import Batch, batched
 from functaconv.signals.grid import Grid

@@ -23,10 +23,11 @@ from functaconv.checkpoint import (
     read_state,
     write_state,
 )
+from functaconv.construction import build
 from functaconv.errors import InputError
 from functaconv.files import replace_bytes
 from functaconv.modalities import Axes
-from functaconv.recipe import Recipe, build, merged
+from functaconv.recipe import Recipe, merged
 from functaconv.signals.grid import Grid
 from functaconv.signals.normalizer import Normalizer
 

@@ -10,7 +10,8 @@ from functaconv.checkpoint import read_base
 from functaconv.errors import UsageError
 from functaconv.modalities import Axes
 from functaconv.pca import analysis
-from functaconv.recipe import latent_of, validated
+from functaconv.recipe import validated
+from functaconv.settings import latent_of
 from functaconv.signals.batch import Batch
 from functaconv.signals.geometry import Flat
 from functaconv.signals.grid import Grid
@@ -43,7 +44,7 @@ def fitted(batches: list[Batch], latent: str, **settings: Any) -> Any:
 
 def test_as_many_cosines_as_points_are_pca() -> None:
     batch = textures(40, (6, 7), channels=2)
-    found = fitted([batch], "5", network={"features": 42})
+    found = fitted([batch], "5", closed_form={"features": 42})
     fit = found.base.encode(batch)
     rows = batch.values.flatten(1) / 8
     pca = analysis(rows.shape[1], len(rows), 5)
@@ -59,7 +60,7 @@ def test_as_many_cosines_as_points_are_pca() -> None:
 )
 def test_windows_follow_smooth_fields(latent: str, shape: tuple[int, ...]) -> None:
     batch = textures(60, shape)
-    found, again = (fitted([batch], latent, closed_form={"rounds": 4}, network={"features": 80}) for _ in range(2))
+    found, again = (fitted([batch], latent, closed_form={"rounds": 4, "features": 80}) for _ in range(2))
     assert all(
         torch.equal(one, other) for one, other in zip(found.base.parameters(), again.base.parameters(), strict=True)
     )

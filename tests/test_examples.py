@@ -43,7 +43,8 @@ def test_an_example_runs_without_data_of_ones_own(name: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", NEEDS)
 def test_an_example_says_what_it_is_for_and_its_recipe_is_valid(name: str) -> None:
-    from functaconv.recipe import Recipe, from_toml
+    from functaconv.recipe import Recipe
+    from functaconv.settings import from_toml
 
     assert "run.sh" in (EXAMPLES / name / "README.md").read_text(encoding="utf-8")
     Recipe().changed(from_toml(EXAMPLES / name / "recipe.toml"))

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from functaconv.base import Base
+from functaconv.construction import build
 from functaconv.modalities import Axes
-from functaconv.recipe import Recipe, build, merged, validated
+from functaconv.recipe import Recipe, merged, validated
 from functaconv.signals.batch import Batch
 from functaconv.signals.normalizer import Normalizer
 from functaconv.signals.signal import Signal
@@ -60,7 +61,7 @@ def test_where_the_fit_has_converged_the_latents_may_be_held_fixed(batch: Batch,
     sections: dict[str, Any] = {"latent": latent, "solver": {"steps": 16, "damping": 1e-6}}
     fixed = Learner(base_of(recipe(**sections, training={"one_step": 0.0})), recipe(**sections).training)
     fixed.training = recipe(**sections, training={"one_step": 0.0, "converged": 1e-4}).training
-    graph = recipe(**sections, training={"one_step": 0.0, "envelope": False, "through": 16})
+    graph = recipe(**sections, training={"one_step": 0.0, "envelope": False, "unrolled_steps": 16})
     through = Learner(base_of(graph), graph.training)
     one, other = stepped(fixed, batch, 0.5), stepped(through, batch, 0.5)
     assert fixed.unconverged_until == 0

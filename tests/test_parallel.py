@@ -273,7 +273,7 @@ RUNS: dict[str, tuple[str, Settings, Settings]] = {
     # data, settings, plan
     "gradient": ("few", {"solver": GRADIENT, "training": {"inner_points": 40, "outer_points": 60}}, {}),
     "mixing": ("few", {"solver": GRADIENT, "latent": {"sites": [3, 3], "numbers": 2},
-                       "training": {"mixing": 0.3, "inner_points": 50}}, {}),
+                       "training": {"mixup": 0.3, "inner_points": 50}}, {}),
     "gauss-newton": ("few", {"solver": GAUSS_NEWTON, "training": {"one_step": 0.3, "optimizer": "muon"}},
                      {"double": True}),
     "envelope": ("few", {"solver": GAUSS_NEWTON, "training": {**ENVELOPE, "converged": 0.9}}, {"double": True}),

@@ -9,18 +9,12 @@ import pytest
 import torch
 
 from functaconv.base import Base
+from functaconv.construction import build
 from functaconv.errors import InputError, UsageError
 from functaconv.modalities import Axes
 from functaconv.presets import PRESETS, Situation, preset
-from functaconv.recipe import (
-    LatentRecipe,
-    Recipe,
-    assignment,
-    build,
-    from_toml,
-    latent_of,
-    validated,
-)
+from functaconv.recipe import LatentRecipe, Recipe, validated
+from functaconv.settings import assignment, from_toml, latent_of
 from functaconv.signals.batch import Batch
 from functaconv.signals.grid import Grid
 from functaconv.signals.normalizer import Normalizer

@@ -62,7 +62,8 @@ def command(
     from functaconv.cli.progress import Meter, TrainingMeter
     from functaconv.data.decoders.images import parse_size
     from functaconv.engines.ranks import trainers
-    from functaconv.recipe import assignment, latent_of, merged
+    from functaconv.recipe import merged
+    from functaconv.settings import assignment, latent_of
     from functaconv.training import fit_base
 
     settings: dict[str, Any] = {}

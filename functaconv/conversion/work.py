@@ -220,7 +220,7 @@ def _precision(name: str, stored: StoredBase, device: torch.device) -> str:
 def _usual_batch(stored: StoredBase, kind: str) -> int:
     """Items that are fitted together on a kind of device, unless another number is asked for."""
     items, points, numbers = MOST_TOGETHER[kind]
-    fitted = numbers // stored.recipe.workspace(stored.base.axes.channels)
+    fitted = numbers // stored.base.footprint.workspace
     return max(1, min(items, points // _usual_points(stored), fitted))
 
 

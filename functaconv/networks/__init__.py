@@ -1,10 +1,25 @@
 """Coordinate networks, the latents that modulate them, and where those latents live."""
 
-from functaconv.networks.fourier import Fourier
+from functaconv.networks.fourier import Fourier, FourierOptions
 from functaconv.networks.latents import Placement, SiteGrid
-from functaconv.networks.modulation import LatentMap, ModulatedNetwork, Network
-from functaconv.networks.siren import Siren
+from functaconv.networks.modulation import LatentMap, ModulatedNetwork
+from functaconv.networks.network import Inputs, Network, NetworkKind, NetworkOptions
+from functaconv.networks.siren import Siren, SirenOptions
 
-NETWORKS = {"siren": Siren, "fourier": Fourier}
+NETWORKS: dict[str, NetworkKind] = {"siren": Siren, "fourier": Fourier}
 
-__all__ = ["NETWORKS", "Fourier", "LatentMap", "ModulatedNetwork", "Network", "Placement", "Siren", "SiteGrid"]
+__all__ = [
+    "NETWORKS",
+    "Fourier",
+    "FourierOptions",
+    "Inputs",
+    "LatentMap",
+    "ModulatedNetwork",
+    "Network",
+    "NetworkKind",
+    "NetworkOptions",
+    "Placement",
+    "Siren",
+    "SirenOptions",
+    "SiteGrid",
+]

@@ -1,212 +1,272 @@
-"""A network that is linear in what modulates it: shared cosines, and output weights that the latents move.
+"""Fourier features, then none or several layers: with none and a modulated readout, linear in what modulates it.
 
-At a point with coordinates v (one per axis, a cell or the whole domain being the unit interval) the features are
-products of cosines, `g_f(v) = prod_a c(k_fa, v_a)`, and the network computes
+At a point with coordinates v (one per axis, a cell or the whole domain being the unit interval) the fixed features are
+products of cosines, `g_f(v) = prod_a c(k_fa, v_a)`; learned ones are `sqrt(2) cos(2 pi w_f . v + p_f)` (Rahimi and
+Recht 2007). With a modulated readout the network computes
 
-    f(v) = g(v) . (readout + modulation) + mean(v)
+    f(v) = h(g(v)) . (readout + modulation) + mean(v)
 
-with a mean of cosines of its own over the whole domain. The modulation is all of the output layer, so the Jacobian does
-not depend on it, the first Gauss-Newton step is exact, and a base of this kind can be fitted in closed form.
+with layers h that no latent changes, and a mean of cosines over the whole domain. It is linear in the modulation: the
+Jacobian does not depend on it, and the first Gauss-Newton step is exact. Without layers it can be fitted in closed
+form. Shifts, or shifts and scales, modulate the layers instead.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from functools import reduce
+from typing import Annotated, Literal, Self
 
 import torch
 from jaxtyping import Float
+from pydantic import Field, model_validator
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
+from torch.nn import functional
 
+from functaconv.errors import UsageError
+from functaconv.networks.cosines import cosines, lowest, weighed
+from functaconv.networks.initial import uniform
 from functaconv.networks.latents import Placement
-from functaconv.shapes import CellFeatures, Modulations
+from functaconv.networks.network import Inputs, Network, NetworkOptions, Pullback
+from functaconv.options import MOST_PARAMETERS, STRICT, Frequency, Width, check_size
+from functaconv.shapes import CellCoords, CellFeatures, Modulations
 
-MOST_BESIDE = 4
-"""times as many points as there are may be computed to have a whole grid"""
-MOST_PRODUCTS = 4
-"""times as many products of the functions along the axes as there are features: more are not computed in vain"""
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sine": torch.sin,
+    "gelu": functional.gelu,
+    "leaky-relu": functional.leaky_relu,
+}
+USUAL_FEATURES = 256
 
 
-class Fourier(nn.Module):
-    """Cosines read out by modulated weights.
+@dataclass(frozen=True, config=STRICT)
+class FourierOptions(NetworkOptions):
+    """Fourier features, then none or several layers."""
 
-    `axes` is how many axes the grid has. Of the coordinates the first `axes` are those of the features, the last `axes`
-    those of the mean: the same ones for a global latent, within and across cells for spatial ones. `is_closed`: along
-    the last axis of the whole domain the end meets the beginning (longitudes around the globe), so the functions there
-    are sines and cosines of whole turns.
-    """
+    kind: Literal["fourier"] = "fourier"
+    features: Annotated[int, Field(ge=0, le=65536)] = 0
+    """Fourier features; 0: as many as suit the data"""
+    mean_features: Annotated[int, Field(ge=0, le=65536)] = 0
+    """cosines of the dataset's mean; 0: as many as suit the data"""
+    learned: bool = False
+    """learn the frequencies, in any direction; otherwise products of cosines along the axes"""
+    spread: Frequency = 2.0
+    """learned: standard deviation of the frequencies at the beginning (cycles per unit)"""
+    layers: Annotated[int, Field(ge=0, le=100)] = 0
+    """hidden layers between the features and the output"""
+    width: Width = 128
+    """numbers of a hidden layer"""
+    activation: Literal["sine", "gelu", "leaky-relu"] = "gelu"
+    """of the hidden layers"""
+    w0_hidden: Frequency = 10.0
+    """sine: factor of the arguments"""
+    modulation: Literal["readout", "shift", "film"] = "readout"
+    """readout: latents change the output's weights; shift, film: they shift, or shift and scale, the hidden layers"""
 
-    is_linear = True
-    absorbs_constants = True
-    layers = 1
-    sweep_dtype: torch.dtype | None = None
-
-    frequencies: Tensor
-    mean_frequencies: Tensor
-
-    def __init__(
-        self,
-        coords: int,
-        channels: int,
-        *,
-        axes: int,
-        features: int,
-        mean_features: int = 1,
-        is_closed: bool = False,
-    ) -> None:
-        super().__init__()
-        assert coords in (axes, 2 * axes)
-        self.axes, self.channels, self.width = axes, channels, features
-        self.has_cells, self.is_closed = coords > axes, is_closed
-        # which function along each axis, whole numbers; as float32 like all that a base file holds
-        self.register_buffer("frequencies", torch.zeros(features, axes))
-        self.register_buffer("mean_frequencies", torch.zeros(mean_features, axes))
-        self.readout = nn.Parameter(torch.zeros(features * channels))
-        self.mean = nn.Parameter(torch.zeros(mean_features, channels))
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if self.modulation != "readout" and not self.layers:
+            raise ValueError(f"{self.modulation} modulates hidden layers, and there are none: set network.layers")
+        if self.layers:
+            size = self.width * (self.width * (self.layers - 1) + (self.features or USUAL_FEATURES))
+            check_size(size, MOST_PARAMETERS, "parameters")
+        return self
 
     @property
-    def matrices(self) -> list[nn.Parameter]:
-        """Weights between hidden layers: there are none."""
-        return []
+    def has_closed_form(self) -> bool:
+        return not self.learned and not self.layers
+
+    @property
+    def sees_cell_and_domain(self) -> bool:
+        # the features are those of a cell, the mean is that of the whole
+        return not self.learned
+
+    @property
+    def described(self) -> str:
+        kind = "learned waves" if self.learned else "cosines"
+        layers = f", {self.layers} {self.activation} layers of {self.width}, {self.modulation}" if self.layers else ""
+        mean = "" if self.learned else f", {max(1, self.mean_features)} of the mean"
+        return f"fourier, {self.features or USUAL_FEATURES} {kind}{mean}{layers}"
 
     @property
     def modulations(self) -> int:
-        """How many numbers modulate the network: a weight for each feature and channel, features first."""
-        return self.width * self.channels
+        if self.modulation == "readout":
+            return self.width if self.layers else self.features or USUAL_FEATURES
+        return self.layers * self.width * (2 if self.modulation == "film" else 1)
 
-    def features(self, coords: Float[Tensor, "*point coord"]) -> Float[Tensor, "*point feature"]:
-        """What is read out at each point."""
-        return cosines(coords[..., : self.axes], self.frequencies, is_closed=self.is_closed and not self.has_cells)
+
+class Fourier(Network):
+    """Fourier features of the coordinates, hidden layers, and a readout.
+
+    Fixed features are those of the first `axes` coordinates, the mean is one of the last `axes`: the same ones for a
+    global latent, within and across cells for spatial ones. Along a closed axis of the whole domain they are sines and
+    cosines of whole turns. Learned features see all coordinates, and have a constant in place of the mean.
+    """
+
+    Options = FourierOptions
+    frequencies: Tensor
+    mean_frequencies: Tensor
+
+    def __init__(self, inputs: Inputs, options: FourierOptions, *, generator: torch.Generator | None) -> None:
+        features, hidden = options.features or USUAL_FEATURES, [options.width] * options.layers
+        readout = ([features, *hidden][-1], inputs.channels)
+        is_linear = options.modulation == "readout"
+        parts = [math.prod(readout)] if is_linear else hidden * (2 if options.modulation == "film" else 1)
+        super().__init__(parts, width=max(features, *hidden, 1), layers=1 + options.layers)
+        self.is_linear, self.absorbs_constants = is_linear, options.modulation != "film"
+        self.axes, self.channels, self.is_closed = inputs.axes, inputs.channels, inputs.is_closed
+        self.has_cells, self.learned = inputs.coords > inputs.axes, options.learned
+        self.activation, self.w0 = ACTIVATIONS[options.activation], options.w0_hidden
+        if options.activation != "sine":
+            self.w0 = 1.0
+        if self.learned:
+            self._begin_learned(features, inputs, options.spread, generator)
+        else:
+            self._begin_fixed(features, max(1, options.mean_features), inputs, generator)
+        fan_in = [features, *hidden]
+        self.weights = nn.ParameterList(
+            uniform(out, into, low=-bound, high=bound, generator=generator)
+            for into, out, bound in zip(
+                fan_in[:-1], hidden, [math.sqrt(6 / size) / self.w0 for size in fan_in[:-1]], strict=True
+            )
+        )
+        self.biases = nn.ParameterList(torch.zeros(out) for out in hidden)
+        bound = readout[0] ** -0.5 if hidden else 0.0
+        self.readout = nn.Parameter(uniform(math.prod(readout), low=-bound, high=bound, generator=generator))
+
+    def _begin_fixed(self, features: int, mean: int, inputs: Inputs, generator: torch.Generator | None) -> None:
+        if not inputs.is_planar:
+            raise UsageError(
+                "the fourier network sees latitude and longitude, not points on the sphere",
+                hint="--set data.geometry=planar, or --set network.learned=true",
+            )
+        assert inputs.coords in (self.axes, 2 * self.axes)
+        # which function along each axis, whole numbers; as float32 like all that a base file holds
+        self.register_buffer("frequencies", torch.zeros(features, self.axes))
+        self.register_buffer("mean_frequencies", torch.zeros(mean, self.axes))
+        self.mean = nn.Parameter(torch.zeros(mean, self.channels))
+        if generator is not None:
+            self.frequencies.copy_(lowest(features, self.axes))
+            self.mean_frequencies.copy_(lowest(mean, self.axes))
+            with torch.no_grad():
+                # values lie around one half
+                self.mean[0] = 0.5
+
+    def _begin_learned(self, features: int, inputs: Inputs, spread: float, generator: torch.Generator | None) -> None:
+        frequencies = torch.empty(features, inputs.coords)
+        if generator is not None:
+            frequencies.normal_(std=spread, generator=generator)
+        self.frequencies = nn.Parameter(frequencies)
+        self.phases = nn.Parameter(uniform(features, low=0.0, high=2 * math.pi, generator=generator))
+        self.constant = nn.Parameter(torch.full((self.channels,), 0.5))
+
+    @property
+    def matrices(self) -> list[nn.Parameter]:
+        """Weights of the hidden layers."""
+        return list(self.weights)
+
+    def encoded(self, coords: Float[Tensor, "*point coord"]) -> Float[Tensor, "*point feature"]:
+        """The Fourier features of each point."""
+        if self.learned:
+            return math.sqrt(2) * torch.cos(coords @ (2 * math.pi * self.frequencies).T + self.phases)
+        return cosines(coords[..., : self.axes], self.frequencies, is_closed=self._closes_cells)
 
     def common(self, coords: Float[Tensor, "*point coord"]) -> Float[Tensor, "*point channel"]:
         """What no modulation changes: the mean of the dataset at each point."""
+        if self.learned:
+            return self.constant.expand(*coords.shape[:-1], -1)
         return weighed(coords[..., -self.axes :], self.mean_frequencies, self.mean, is_closed=self.is_closed)
-
-    def forward(self, modulation: Modulations, placement: Placement) -> CellFeatures:
-        """Features of every point of every cell."""
-        return self._read_out(None, modulation, placement)
-
-    def vjp(
-        self, modulation: Modulations, placement: Placement
-    ) -> tuple[CellFeatures, Callable[[CellFeatures], Modulations]]:
-        """Features, and the function that pulls a cotangent of them back onto the modulations."""
-        found = self.features(placement.coords)
-
-        def pullback(cotangent: CellFeatures) -> Modulations:
-            if placement.blend is None:
-                by_weight = torch.einsum("cpf,icph->icfh", found, cotangent)[:, :, None]
-            else:
-                by_weight = torch.einsum("cpf,icph->icpfh", found, cotangent)
-            return placement.gather(by_weight.flatten(-2))
-
-        return self._read_out(found, modulation, placement), pullback
-
-    def jacobian(
-        self, modulation: Modulations, placement: Placement, onto: Float[Tensor, "modulation number"]
-    ) -> tuple[CellFeatures, Float[Tensor, "1 cell point channel number"]]:
-        """Features, and their derivative by the numbers that `onto` maps to the modulations a point reads: the same
-        for all items.
-        """
-        weights = onto.reshape(self.width, -1)
-        if len(placement.index) == 1:
-            found, rows = None, self._weighed(placement, weights)
-        else:
-            found = self.features(placement.coords)
-            rows = found @ weights
-        rows = rows.reshape(1, *placement.index.shape, self.channels, -1)
-        return self._read_out(found, modulation, placement), rows
 
     @torch.no_grad()
     def absorb(self, modulation: Float[Tensor, " modulation"]) -> None:
         """Make a modulation that all items share part of the network."""
-        self.readout.copy_(self.readout + modulation)
+        if self.is_linear:
+            self.readout.copy_(self.readout + modulation)
+            return
+        for bias, shift in zip(self.biases, self._split(modulation), strict=True):
+            bias.copy_(bias + shift)
 
-    def _read_out(self, found: Tensor | None, modulation: Modulations, placement: Placement) -> CellFeatures:
-        weights = modulation + self.readout
-        if len(placement.index) == 1 and found is None and placement.blend is None:
-            # one cell reads one site: items side by side
-            columns = weights[:, 0].reshape(-1, self.width, self.channels).permute(1, 0, 2)
-            read = self._weighed(placement, columns.flatten(1))
-            read = read.reshape(*placement.index.shape, len(weights), self.channels).permute(2, 0, 1, 3)
-        else:
-            found = self.features(placement.coords) if found is None else found
-            spread = placement.spread(weights)
-            spread = spread.reshape(*spread.shape[:3], self.width, self.channels)
-            if spread.shape[2] == 1:
-                read = torch.einsum("cpf,icfh->icph", found, spread[:, :, 0])
+    def forward(self, coords: CellCoords, modulations: Sequence[Float[Tensor, "item cell #point _"]]) -> CellFeatures:
+        """Features of every point of every cell, without what all items have in `common`."""
+        if self.is_linear:
+            return self._read_by_items(self._hidden(coords), modulations[0])
+        return self._hidden(coords, modulations) @ self.readout.reshape(-1, self.channels)
+
+    def features(self, modulation: Modulations, placement: Placement) -> CellFeatures:
+        """Features of every point of every cell."""
+        if not self._is_one_cell(placement):
+            return super().features(modulation, placement)
+        # one cell reads one site: items side by side
+        weights = (modulation + self.readout)[:, 0].reshape(len(modulation), -1, self.channels)
+        read = self._read_out(placement, weights.permute(1, 0, 2).flatten(1))
+        read = read.reshape(*placement.index.shape, len(weights), self.channels).permute(2, 0, 1, 3)
+        return self._whole(read, placement)
+
+    def vjp(self, modulation: Modulations, placement: Placement) -> tuple[CellFeatures, Pullback]:
+        """Features, and the function that pulls a cotangent of them back onto the modulations."""
+        if not self.is_linear:
+            return super().vjp(modulation, placement)
+        hidden = self._hidden(placement.coords)
+
+        def pullback(cotangent: CellFeatures) -> Modulations:
+            if placement.blend is None:
+                by_weight = torch.einsum("cpf,icph->icfh", hidden, cotangent)[:, :, None]
             else:
-                read = torch.einsum("cpf,icpfh->icph", found, spread)
-        # seen through windows it is added once, not by each of them
-        return read if placement.is_window else read + self.common(placement.coords)
+                by_weight = torch.einsum("cpf,icph->icpfh", hidden, cotangent)
+            return placement.gather(by_weight.flatten(-2))
 
-    def _weighed(
-        self, placement: Placement, weights: Float[Tensor, "feature column"]
+        return self._whole(self._read_by_items(hidden, placement.spread(modulation)), placement), pullback
+
+    def jacobian(
+        self, modulation: Modulations, placement: Placement, onto: Float[Tensor, "modulation number"]
+    ) -> tuple[CellFeatures, Float[Tensor, "#item cell point channel number"]]:
+        """Features, and their derivative by the numbers that `onto` maps to the modulations a point reads: with a
+        modulated readout the same for all items.
+        """
+        if not self.is_linear:
+            return super().jacobian(modulation, placement, onto)
+        weights = onto.reshape(len(onto) // self.channels, -1)
+        shape = (1, *placement.index.shape, self.channels, onto.shape[1])
+        if self._is_one_cell(placement):
+            return self.features(modulation, placement), self._read_out(placement, weights).reshape(shape)
+        hidden = self._hidden(placement.coords)
+        features = self._whole(self._read_by_items(hidden, placement.spread(modulation)), placement)
+        return features, (hidden @ weights).reshape(shape)
+
+    @property
+    def _closes_cells(self) -> bool:
+        return self.is_closed and not self.has_cells
+
+    def _is_one_cell(self, placement: Placement) -> bool:
+        return self.is_linear and len(placement.index) == 1 and placement.blend is None
+
+    def _hidden(self, coords: CellCoords, modulations: Sequence[Tensor] = ()) -> Tensor:
+        """What is read out at each point, `[#item, cell, point, number]`, or without items where none is modulated."""
+        hidden = self.encoded(coords)
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            hidden = functional.linear(hidden, weight, bias)
+            if len(modulations) > len(self.weights):
+                # a zero latent leaves the network as it is: scales are counted from one
+                hidden = hidden * (1 + modulations[len(self.weights) + layer])
+            if modulations:
+                hidden = hidden + modulations[layer]
+            hidden = self.activation(self.w0 * hidden)
+        return hidden
+
+    def _read_by_items(
+        self, hidden: Float[Tensor, "cell point number"], modulation: Float[Tensor, "item cell #point modulation"]
+    ) -> CellFeatures:
+        """Sums of what is read out, with weights that differ from item to item and from cell to cell."""
+        weights = modulation + self.readout
+        weights = weights.reshape(*weights.shape[:3], -1, self.channels)
+        if weights.shape[2] == 1:
+            return torch.einsum("cpf,icfh->icph", hidden, weights[:, :, 0])
+        return torch.einsum("cpf,icpfh->icph", hidden, weights)
+
+    def _read_out(
+        self, placement: Placement, weights: Float[Tensor, "number column"]
     ) -> Float[Tensor, "cell point column"]:
+        """Sums of what is read out, with weights that are the same at all points."""
+        if self.learned or self.weights:
+            return self._hidden(placement.coords) @ weights
         coords = placement.coords[..., : self.axes]
-        return weighed(coords, self.frequencies, weights, is_closed=self.is_closed and not self.has_cells)
-
-
-def weighed(
-    coords: Float[Tensor, "*point axis"],
-    frequencies: Float[Tensor, "feature axis"],
-    weights: Float[Tensor, "feature column"],
-    *,
-    is_closed: bool = False,
-) -> Float[Tensor, "*point column"]:
-    """`cosines(coords, frequencies) @ weights`; where the points form a grid, or nearly so, axis by axis."""
-    axes = coords.shape[-1]
-    distinct, places = zip(*(torch.unique(coords[..., axis], return_inverse=True) for axis in range(axes)), strict=True)
-    if math.prod(map(len, distinct)) > MOST_BESIDE * coords[..., 0].numel():
-        return cosines(coords, frequencies, is_closed=is_closed) @ weights
-    counts = [int(most) + 1 for most in frequencies.amax(0).tolist()]
-    found = weights.new_zeros(math.prod(counts), weights.shape[1])
-    found = found.index_add(0, _ravelled(frequencies.long().unbind(1), counts), weights).reshape(*counts, -1)
-    for axis, (values, count) in enumerate(zip(distinct, counts, strict=True)):
-        which = torch.arange(count, device=values.device)
-        table = axis_cosines(values, which, is_closed=is_closed and axis == axes - 1)
-        found = torch.tensordot(table, found, dims=([1], [axis])).movedim(0, axis)
-    return found.flatten(0, axes - 1)[_ravelled(places, [len(values) for values in distinct])]
-
-
-def _ravelled(places: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
-    index = torch.zeros_like(places[0])
-    for place, count in zip(places, counts, strict=True):
-        index = index * count + place
-    return index
-
-
-def cosines(
-    coords: Float[Tensor, "*point axis"], frequencies: Float[Tensor, "feature axis"], *, is_closed: bool = False
-) -> Float[Tensor, "*point feature"]:
-    """Products over the axes of `axis_cosines`, one for each row of `frequencies`."""
-    last = coords.shape[-1] - 1
-    tables, places = [], []
-    for axis in range(last + 1):
-        # each function is computed once, however many features it is part of
-        distinct, place = torch.unique(frequencies[:, axis].long(), return_inverse=True)
-        tables.append(axis_cosines(coords[..., axis], distinct, is_closed=is_closed and axis == last))
-        places.append(place)
-    counts = [table.shape[-1] for table in tables]
-    if math.prod(counts) > MOST_PRODUCTS * len(frequencies):
-        return reduce(torch.mul, [table[..., place] for table, place in zip(tables, places, strict=True)])
-    # nearly all products are wanted: to compute them all is less work than to pick factors
-    products = tables[0]
-    for table in tables[1:]:
-        products = (products[..., None] * table[..., None, :]).flatten(-2)
-    return products[..., _ravelled(places, counts)]
-
-
-def axis_cosines(
-    coords: Float[Tensor, "*point"], which: Tensor, *, is_closed: bool = False
-) -> Float[Tensor, "*point feature"]:
-    """Functions along one axis, of mean square one over the unit interval.
-
-    Number k is `cos(pi k v)`: k half-waves. On a closed axis numbers 2m - 1 and 2m are cosine and sine of m turns.
-    """
-    which = which.to(coords)
-    if is_closed:
-        turns = ((which + 1) / 2).floor()
-        phase = torch.where((which > 0) & (which % 2 == 0), math.pi / 2, 0.0)
-        angle = 2 * math.pi * coords[..., None] * turns - phase
-    else:
-        angle = math.pi * coords[..., None] * which
-    return angle.cos() * torch.where(which > 0, math.sqrt(2), 1.0)
+        return weighed(coords, self.frequencies, weights, is_closed=self._closes_cells)

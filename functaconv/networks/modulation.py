@@ -1,19 +1,17 @@
 """From latents to features: a linear latent map, then the coordinate network it modulates."""
 
+import math
 from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from functaconv.networks.fourier import Fourier
 from functaconv.networks.initial import uniform
 from functaconv.networks.latents import Placement, SiteGrid, neighbours
+from functaconv.networks.network import Network
 from functaconv.networks.reads import Reads
-from functaconv.networks.siren import Siren
 from functaconv.shapes import CellFeatures, CellJacobian, Latents, Modulations
-
-Network = Siren | Fourier
 
 
 class LatentMap(nn.Module):
@@ -81,9 +79,8 @@ class ModulatedNetwork(nn.Module):
         """Features of every point of every cell."""
         modulation = self.latent_map(latents)
         if placement.by_corner is None:
-            features: Tensor = self.network(modulation, placement)
-            return features
-        return self._blended(self.network(modulation, placement.windows), placement)
+            return self.network.features(modulation, placement)
+        return self._blended(self.network.features(modulation, placement.windows), placement)
 
     def vjp(self, latents: Latents, placement: Placement) -> tuple[CellFeatures, Callable[[CellFeatures], Latents]]:
         """Features, and the function that pulls a cotangent of them back onto the latents."""
@@ -91,8 +88,8 @@ class ModulatedNetwork(nn.Module):
         if placement.by_corner is None:
             features, onto_modulations = self.network.vjp(modulation, placement)
             return features, lambda cotangent: self.latent_map.pullback(onto_modulations(cotangent))
-        seen, onto_windows = self.network.vjp(modulation, placement.windows)
-        return self._blended(seen, placement), lambda cotangent: self.latent_map.pullback(
+        by_window, onto_windows = self.network.vjp(modulation, placement.windows)
+        return self._blended(by_window, placement), lambda cotangent: self.latent_map.pullback(
             onto_windows(placement.parted(cotangent))
         )
 
@@ -101,18 +98,18 @@ class ModulatedNetwork(nn.Module):
         onto, modulation = self.latent_map.weight, self.latent_map(latents)
         if placement.by_corner is not None:
             assert placement.blend is not None
-            seen, rows = self.network.jacobian(modulation, placement.windows, onto)
+            by_window, rows = self.network.jacobian(modulation, placement.windows, onto)
             rows = rows.reshape(len(rows), len(placement.index), -1, *rows.shape[2:])
             rows = torch.einsum("cpk,ickpfn->icpfkn", placement.blend, rows).flatten(-2)
-            return self._blended(seen, placement), rows
+            return self._blended(by_window, placement), rows
         features, rows = self.network.jacobian(modulation, placement, onto)
         if placement.blend is not None:
             rows = torch.einsum("cpk,icpfn->icpfkn", placement.blend, rows).flatten(-2)
         return features, rows
 
-    def _blended(self, seen: Float[Tensor, "item window point channel"], placement: Placement) -> CellFeatures:
-        features = placement.blended(seen)
-        return features if self.network.common is None else features + self.network.common(placement.coords)
+    def _blended(self, by_window: Float[Tensor, "item window point channel"], placement: Placement) -> CellFeatures:
+        features, common = placement.blended(by_window), self.network.common(placement.coords)
+        return features if common is None else features + common
 
     @property
     def absorbs_constants(self) -> bool:
@@ -125,6 +122,12 @@ class ModulatedNetwork(nn.Module):
     def is_linear(self) -> bool:
         """Features are linear in the latent, and their Jacobian is the same everywhere."""
         return self.network.is_linear
+
+    @property
+    def cells(self) -> int:
+        """How many cells there are, at most."""
+        beyond = 0 if self.sites.count == 1 or self.sites.interpolation == "nearest" else 1
+        return math.prod(size + beyond for size in self.sites.shape)
 
     @torch.no_grad()
     def substitute(self, matrix: Float[Tensor, "latent latent"], constant: Float[Tensor, " latent"]) -> None:

@@ -4,69 +4,98 @@ Layer l computes `sin(w0 * (scale * (W h + b) + shift))`; the last layer is line
 """
 
 import math
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from jaxtyping import Float
+from pydantic import Field, model_validator
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional
 
 from functaconv.networks.initial import uniform
 from functaconv.networks.latents import Placement
-from functaconv.shapes import CellFeatures, Modulations
+from functaconv.networks.network import Inputs, Network, NetworkOptions, Pullback
+from functaconv.options import MOST_PARAMETERS, STRICT, Depth, Frequency, Width, check_size
+from functaconv.shapes import CellCoords, CellFeatures, Modulations
 
-Pullback = Callable[[CellFeatures], Modulations]
 Sweep = Callable[[Tensor], Iterator[tuple[int, Tensor, Tensor | None]]]
 
 
-class Siren(nn.Module):
-    """Coordinates and modulations to features.
+@dataclass(frozen=True, config=STRICT)
+class SirenOptions(NetworkOptions):
+    """Sine layers, modulated by shifts, and by scales where asked for."""
+
+    kind: Literal["siren"] = "siren"
+    width: Width = 128
+    """numbers of a hidden layer"""
+    depth: Depth = 5
+    """layers, the linear output included"""
+    w0_first: Frequency = 30.0
+    """factor of the first layer's sine arguments: how fine the details are that it begins with"""
+    w0_hidden: Frequency = 30.0
+    """the same of the other sine layers"""
+    output_offset: Annotated[float, Field(ge=-10, le=10)] = 0.5
+    """added to the output: features lie around one half"""
+    modulation: Literal["shift", "film"] = "shift"
+    """film: scales as well as shifts"""
+    skips: bool = False
+    """hidden layers add to what they were given"""
+    frequencies: Annotated[int, Field(ge=0, le=8192)] = 0
+    """learned frequencies whose sines and cosines stand in for the coordinates; 0 for none"""
+
+    @model_validator(mode="after")
+    def _is_of_possible_size(self) -> Self:
+        size = self.width * (self.width * (self.depth - 2) + 2 * self.frequencies)
+        check_size(size, MOST_PARAMETERS, "parameters")
+        return self
+
+    @property
+    def sweep_width(self) -> int:
+        return self.width
+
+    @property
+    def described(self) -> str:
+        return f"siren, width {self.width}, depth {self.depth}, {self.modulation}"
+
+    @property
+    def modulations(self) -> int:
+        return (self.depth - 1) * self.width * (2 if self.modulation == "film" else 1)
+
+
+class Siren(Network):
+    """Coordinates and modulations to features, through sine layers.
 
     `depth` counts the linear output layer, as functa does: depth 10 has nine sine layers. Initialisation is
-    functa's: first layer U(±1/fan_in), the others U(±sqrt(6/fan_in)/w0), zero biases.
+    functa's: first layer U(±1/fan_in), the others U(±sqrt(6/fan_in)/w0), zero biases. Modulations are the shifts of
+    every sine layer, then the scales where there are any.
 
     With `skips` a hidden layer adds to what it was given. With `frequencies` the first layer sees sines and cosines of
     that many learned frequencies (cycles per unit, drawn with standard deviation w0_first / 2 pi) in place of the
     coordinates.
     """
 
-    is_linear = False
-    common = None
-    sweep_dtype: torch.dtype | None = None
-    """in which a Jacobian is computed; None: that of the parameters. Rounding in a Jacobian slows a fit a little; it
-    does not stay in the result, as it would from the residuals."""
+    Options = SirenOptions
 
-    def __init__(
-        self,
-        coords: int,
-        channels: int,
-        *,
-        width: int,
-        depth: int,
-        w0_first: float = 30.0,
-        w0_hidden: float = 30.0,
-        output_offset: float = 0.5,
-        scales: bool = False,
-        skips: bool = False,
-        frequencies: int = 0,
-        generator: torch.Generator | None,
-    ) -> None:
-        super().__init__()
-        self.width, self.scales, self.skips, self.output_offset = width, scales, skips, output_offset
-        self.w0 = [w0_first] + [w0_hidden] * (depth - 2)
+    def __init__(self, inputs: Inputs, options: SirenOptions, *, generator: torch.Generator | None) -> None:
+        width, depth, w0_hidden, coords = options.width, options.depth, options.w0_hidden, inputs.coords
+        has_scales = options.modulation == "film"
+        super().__init__([width] * (depth - 1) * (2 if has_scales else 1), width=width, layers=depth - 1)
+        self.scales, self.skips, self.output_offset = has_scales, options.skips, options.output_offset
+        self.absorbs_constants = not self.scales
+        self.w0 = [options.w0_first] + [w0_hidden] * (depth - 2)
         self.frequencies: nn.Parameter | None = None
-        fan_in = [coords] + [width] * (depth - 1)
-        if frequencies:
+        fan_in, bounds = [coords] + [width] * (depth - 1), [1 / coords]
+        if frequencies := options.frequencies:
             spread = torch.empty(frequencies, coords)
             if generator is not None:
-                spread.normal_(std=w0_first / (2 * math.pi), generator=generator)
+                spread.normal_(std=options.w0_first / (2 * math.pi), generator=generator)
             self.frequencies = nn.Parameter(spread)
             self.w0[0], fan_in[0] = w0_hidden, 2 * frequencies
-        fan_out = [width] * (depth - 1) + [channels]
-        bounds = [1 / coords] + [math.sqrt(6 / width) / w0_hidden] * (depth - 1)
-        if frequencies:
-            bounds[0] = math.sqrt(6 / (2 * frequencies)) / w0_hidden
+            bounds = [math.sqrt(6 / (2 * frequencies)) / w0_hidden]
+        bounds += [math.sqrt(6 / width) / w0_hidden] * (depth - 1)
+        fan_out = [width] * (depth - 1) + [inputs.channels]
         self.weights = nn.ParameterList(
             uniform(out, into, low=-bound, high=bound, generator=generator)
             for into, out, bound in zip(fan_in, fan_out, bounds, strict=True)
@@ -74,34 +103,21 @@ class Siren(nn.Module):
         self.biases = nn.ParameterList(torch.zeros(out) for out in fan_out)
 
     @property
-    def modulations(self) -> int:
-        """How many numbers modulate the network: shifts of every sine layer, then scales where there are any."""
-        return len(self.w0) * self.width * (2 if self.scales else 1)
-
-    @property
-    def layers(self) -> int:
-        """How many layers have activations."""
-        return len(self.w0)
-
-    @property
     def matrices(self) -> list[nn.Parameter]:
         """Weights between hidden layers, which an optimiser may orthogonalise."""
         return list(self.weights)[1:-1]
 
-    @property
-    def absorbs_constants(self) -> bool:
-        """A modulation that all items share can become part of the biases: not where there are scales."""
-        return not self.scales
-
     @torch.no_grad()
     def absorb(self, modulation: Float[Tensor, " modulation"]) -> None:
-        """Make a modulation that all items share part of the network."""
+        """Make a shift that all items share part of the biases."""
         for bias, shift in zip(self.biases, torch.split(modulation, self.width), strict=False):
             bias.copy_(bias + shift)
 
-    def forward(self, modulation: Modulations, placement: Placement) -> CellFeatures:
+    def forward(
+        self, coords: CellCoords, modulations: Sequence[Float[Tensor, "item cell #point width"]]
+    ) -> CellFeatures:
         """Features of every point of every cell."""
-        features, _ = self._run(modulation, placement, one_way=not torch.is_grad_enabled())
+        features, _ = self._run(coords, modulations, one_way=not torch.is_grad_enabled())
         return features
 
     def vjp(self, modulation: Modulations, placement: Placement) -> tuple[CellFeatures, Pullback]:
@@ -110,7 +126,7 @@ class Siren(nn.Module):
         The pullback is written out in ordinary differentiable operations, so that the outer loop differentiates
         through it once instead of asking autograd for a double backward.
         """
-        features, sweep = self._run(modulation, placement)
+        features, sweep = self._run(placement.coords, self._split(placement.spread(modulation)))
 
         def pullback(cotangent: CellFeatures) -> Modulations:
             shift_parts: list[Tensor] = []
@@ -131,7 +147,8 @@ class Siren(nn.Module):
         One reverse sweep per channel, kept apart for every point; of the modulations only what `onto` makes of
         them is ever held. The sweeps run in `sweep_dtype`, features and derivatives are those of the parameters.
         """
-        features, sweep = self._run(modulation, placement, sweep_dtype=self.sweep_dtype)
+        modulations = self._split(placement.spread(modulation))
+        features, sweep = self._run(placement.coords, modulations, sweep_dtype=self.sweep_dtype)
         parts = torch.split(onto, self.width)
         shifts = [(w0 * part).to(self.sweep_dtype) for w0, part in zip(self.w0, parts, strict=False)]
         scales = [part.to(self.sweep_dtype) for part in parts[len(self.w0) :]]
@@ -149,8 +166,8 @@ class Siren(nn.Module):
 
     def _run(
         self,
-        modulation: Modulations,
-        placement: Placement,
+        coords: CellCoords,
+        modulations: Sequence[Tensor],
         *,
         one_way: bool = False,
         sweep_dtype: torch.dtype | None = None,
@@ -159,10 +176,12 @@ class Siren(nn.Module):
         the first, the derivative by its shift (short of the factor w0) and by its scale, at every point. With
         `one_way` nothing is kept for it.
         """
-        shifts, scales = self._per_layer(modulation, placement)
+        shifts = modulations[: self.layers]
+        # a zero latent leaves the network as it is: scales are counted from one
+        scales = [1 + part for part in modulations[self.layers :]] if self.scales else [None] * self.layers
         cosines: list[Tensor] = []
         inputs: list[Tensor] = []
-        hidden: Tensor = placement.coords
+        hidden: Tensor = coords
         if self.frequencies is not None:
             phase = hidden @ (2 * math.pi * self.frequencies).T
             hidden = torch.cat(sine_cosine(phase), -1)
@@ -197,17 +216,6 @@ class Siren(nn.Module):
 
         return features, sweep
 
-    def _per_layer(
-        self, modulation: Modulations, placement: Placement
-    ) -> tuple[list[Float[Tensor, "item cell _ width"]], list[Float[Tensor, "item cell _ width"] | None]]:
-        parts = torch.split(modulation, self.width, dim=-1)
-        layers = len(self.w0)
-        shifts = [placement.spread(part) for part in parts[:layers]]
-        if not self.scales:
-            return shifts, [None] * layers
-        # a zero latent leaves the network as it is: scales are counted from one
-        return shifts, [1 + placement.spread(part) for part in parts[layers:]]
-
 
 def _plus(rows: Tensor | None, values: Tensor, weight: Tensor) -> Tensor:
     """`rows + values @ weight`, with points in one row each."""
@@ -219,11 +227,13 @@ class _SineCosine(torch.autograd.Function):
     """Both at once; the backward needs no trigonometry, since each is the other's derivative."""
 
     @staticmethod
-    def forward(ctx: Any, angle: Tensor) -> tuple[Tensor, Tensor]:
-        sine, cosine = torch.sin(angle), torch.cos(angle)
-        ctx.save_for_backward(sine, cosine)
+    def forward(angle: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.sin(angle), torch.cos(angle)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*output)
         ctx.set_materialize_grads(False)
-        return sine, cosine
 
     @staticmethod
     def backward(ctx: Any, by_sine: Tensor | None, by_cosine: Tensor | None) -> Tensor | None:

@@ -6,18 +6,37 @@ gradient steps would need hundreds.
 """
 
 import math
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from functaconv.options import STRICT, Steps
 from functaconv.shapes import Latents, PerItem
 from functaconv.solvers.linearization import Gradient, NormalEquations
 from functaconv.solvers.normal_matrix import Metric
 from functaconv.solvers.problem import Problem
-from functaconv.solvers.solver import Solver
+from functaconv.solvers.solver import Solver, SolverOptions
 
 LEAST_DAMPING, MOST_DAMPING = 1e-9, 1e6
+
+
+@dataclass(frozen=True, config=STRICT)
+class GaussNewtonOptions(SolverOptions):
+    """Gauss-Newton steps."""
+
+    kind: Literal["gauss-newton"] = "gauss-newton"
+    steps: Steps = 3
+    """steps that the base learns for, and that encode takes"""
+    damping: Annotated[float, Field(ge=LEAST_DAMPING, le=MOST_DAMPING)] = 1e-3
+    """added to the normal matrix, relative to the mean of its diagonal"""
+    learned_damping: bool = False
+    """the damping is a parameter of the base"""
+    chord: bool = False
+    """the normal matrix of the start serves all steps"""
 
 
 class GaussNewton(Solver):
@@ -32,24 +51,14 @@ class GaussNewton(Solver):
     is_adaptive = True
     solves_linear = True
     exports_canonical = True
-    settings = ("damping", "learned_damping", "chord")
-    """what a recipe may say of it"""
+    Options = GaussNewtonOptions
     metric: Tensor | None
 
-    def __init__(
-        self,
-        latent: int,
-        *,
-        steps: int = 2,
-        damping: float = 1e-3,
-        learned_damping: bool = False,
-        chord: bool = False,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__(steps)
-        self.chord = chord
-        logarithm = torch.tensor(math.log(damping))
-        if learned_damping:
+    def __init__(self, latent: int, options: GaussNewtonOptions, *, generator: torch.Generator | None) -> None:
+        super().__init__(options.steps)
+        self.chord = options.chord
+        logarithm = torch.tensor(math.log(options.damping))
+        if options.learned_damping:
             self.log_damping = nn.Parameter(logarithm)
         else:
             self.register_buffer("log_damping", logarithm)
@@ -92,6 +101,12 @@ class GaussNewton(Solver):
         metric = torch.eye(len(matrix)).double() if self.metric is None else self.metric.double().cpu()
         metric = matrix.mT @ metric @ matrix
         self.metric = ((metric + metric.mT) / 2).to(like)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        if f"{prefix}metric" in state_dict and self.metric is None:
+            # only canonical bases have one: make room for its values
+            self.metric = torch.empty_like(state_dict[f"{prefix}metric"])
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @torch.no_grad()
     def project(self) -> None:

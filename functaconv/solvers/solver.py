@@ -5,7 +5,7 @@ part of the base.
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from jaxtyping import Float
@@ -16,8 +16,17 @@ from functaconv.solvers.linearization import Gradient
 from functaconv.solvers.problem import Problem
 
 
+class SolverOptions:
+    """The section `solver` of a recipe; a subclass is a frozen pydantic dataclass that gives `kind` its name."""
+
+    kind: str
+    steps: int
+
+
 class Solver(nn.Module, ABC):
-    """How latents are fitted; a subclass has to define `step`."""
+    """How latents are fitted; a subclass has to define `Options` and `step`."""
+
+    Options: ClassVar[type[SolverOptions]]
 
     needs_jacobian: ClassVar[bool] = False
     """its steps use the normal equations, not only the gradient"""
@@ -59,3 +68,16 @@ class Solver(nn.Module, ABC):
     def change_basis(self, matrix: Float[Tensor, "latent latent"]) -> None:
         """Fit as before where latents are `matrix @ other` of the others that are fitted from now on."""
         raise NotImplementedError
+
+
+class SolverKind(Protocol):
+    """An entry of the table of solvers: a subclass of `Solver`."""
+
+    needs_jacobian: bool
+    exports_canonical: bool
+
+    @property
+    def Options(self) -> type[SolverOptions]: ...  # noqa: N802 - a class
+
+    def __call__(self, latent: int, options: Any, *, generator: torch.Generator | None) -> Solver:
+        """A solver of so many numbers per site, initialised from a generator; without one, to be loaded over."""

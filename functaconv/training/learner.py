@@ -130,10 +130,11 @@ class Learner:
         solver, training = self.base.solver, self.training
         if not solver.is_adaptive:
             return self._backward(batch, solver.steps)
-        if solver.steps == 1 or spent < training.one_step or self.updates < self.unconverged_until:
+        is_one = solver.steps == 1 or (solver.solves_linear and self.base.field.is_linear)
+        if is_one or spent < training.one_step or self.updates < self.unconverged_until:
             return self._backward(batch, steps=1)
         if not training.envelope:
-            return self._backward(batch, min(solver.steps, training.through))
+            return self._backward(batch, min(solver.steps, training.unrolled_steps))
         loss, left = self._backward_at_minimum(batch)
         if not left < training.converged:
             # what the latents still have to gain would be missing from the gradient
@@ -143,10 +144,10 @@ class Learner:
 
     def _varied(self, batch: Batch) -> Batch:
         """The batch to learn from, a function of seed and update as the points are."""
-        if not self.training.mixing:
+        if not self.training.mixup:
             return batch
         generator = torch.Generator().manual_seed((self.training.seed << 32) + self.updates)
-        return mixed(batch.to(self.base.device), self.base.normalizer, self.training.mixing, generator)
+        return mixed(batch.to(self.base.device), self.base.normalizer, self.training.mixup, generator)
 
     def _joined(self, loss: Tensor, weight: float) -> Tensor:
         """The error of the whole batch, and its gradient with the parameters, from those of the ranks' shares."""

@@ -23,6 +23,7 @@ from functaconv.checkpoint import (
     read_state,
     write_state,
 )
+from functaconv.construction import build
 from functaconv.data.items import Record
 from functaconv.documents import differences
 from functaconv.engines.ranks import trainers
@@ -33,7 +34,7 @@ from functaconv.interruption import Stop
 from functaconv.metrics import psnr
 from functaconv.modalities import Axes
 from functaconv.parallel import Ensemble, LostRankError
-from functaconv.recipe import Recipe, build, validated
+from functaconv.recipe import Recipe, validated
 from functaconv.signals.batch import Batch, batched
 from functaconv.signals.device import sweep_dtype_of
 from functaconv.signals.geometry import Flat, Geometry, Globe

@@ -27,7 +27,8 @@ from functaconv.modalities.reading import check_possible, count_ignored
 from functaconv.parallel import Ensemble, ensemble
 from functaconv.presets import SIZED, Situation
 from functaconv.presets import preset as preset_of
-from functaconv.recipe import DataRecipe, Recipe, from_toml, merged, validated
+from functaconv.recipe import DataRecipe, Recipe, merged, validated
+from functaconv.settings import from_toml, of_earlier
 from functaconv.signals.device import (
     device_of,
     half_is_fast,
@@ -37,6 +38,7 @@ from functaconv.signals.device import (
     usable_precision,
 )
 from functaconv.signals.tiles import Tile, tiles_of
+from functaconv.solvers import SOLVERS
 from functaconv.training.closed_form import learnable
 from functaconv.training.run import (
     Progress,
@@ -101,7 +103,7 @@ def fit_base(
             watcher.announce(said)
         precision = used
         is_free = not _network_asked_for(preset, recipe, settings or {})
-        if not learnable(chosen) and not is_free and chosen.network.kind != "fourier":
+        if not learnable(chosen) and not is_free and not chosen.network.has_closed_form:
             raise UsageError(
                 f"without minutes there is only the closed form, which has no {chosen.network.kind} network",
                 hint="leave out --solver, network.kind and network.modulation, or allow --minutes",
@@ -140,7 +142,8 @@ def _precision(name: str, device: torch.device, recipe: Recipe) -> str:
     """
     if name != "auto":
         return usable_precision(name, device)
-    gains = recipe.solver.kind == "gauss-newton" and recipe.network.width >= LEAST_WIDTH and learnable(recipe)
+    needs_jacobian = SOLVERS[recipe.solver.kind].needs_jacobian
+    gains = needs_jacobian and recipe.network.sweep_width >= LEAST_WIDTH and learnable(recipe)
     return "bfloat16" if gains and device.type == "cpu" and half_is_fast("bfloat16") else "float32"
 
 
@@ -202,7 +205,7 @@ def _recipe(
         table = recipe.settings()
         table["training"].pop(dropped, None)
         recipe = validated(table)
-    is_learned = recipe.network.kind != "fourier" and _network_asked_for(preset_name, recipe_file, settings)
+    is_learned = not recipe.network.has_closed_form and _network_asked_for(preset_name, recipe_file, settings)
     if recipe.training.steps is None and (
         recipe.training.minutes is None or (is_learned and recipe.training.minutes == 0 and "minutes" not in budget)
     ):
@@ -222,10 +225,7 @@ def _described(recipe: Recipe) -> str:
     if not learnable(recipe):
         return f"closed form, latent {sites}"
     budget = f"{training.minutes:g} minutes" if training.minutes else f"{training.steps} steps"
-    return (
-        f"{network.kind} {network.width}x{network.depth}, latent {sites}, {recipe.solver.kind} solver, "
-        f"batch {training.batch_size}, {budget}"
-    )
+    return f"{network.described}, latent {sites}, {recipe.solver.kind} solver, batch {training.batch_size}, {budget}"
 
 
 def _first_items(names: Sequence[str], data: DataRecipe, watcher: Watcher) -> list[Item]:
@@ -291,7 +291,9 @@ def _already(output: Path, identity: Mapping[str, Any], overwrite: bool) -> Trai
     except InputError as error:
         raise OutputExistsError(f"{output} exists and is damaged: {error}", hint=hint) from None
     training = stored.description.training
-    if changes := differences(training.get("identity", {}), canonical(dict(identity))):
+    known = dict(training.get("identity", {}))
+    known["recipe"] = validated(of_earlier(known.get("recipe", {}))).settings()
+    if changes := differences(known, canonical(dict(identity))):
         raise OutputExistsError(f"{output} was made with other settings: {'; '.join(changes)}", hint=hint)
     # killed between writing the base and clearing up
     with suppress(OSError):

@@ -17,9 +17,11 @@ import numpy as np
 import torch
 
 from functaconv.base import Base
+from functaconv.construction import build
 from functaconv.modalities import Axes
 from functaconv.presets import Situation, preset
-from functaconv.recipe import build, latent_of, validated
+from functaconv.recipe import validated
+from functaconv.settings import latent_of
 from functaconv.signals.batch import Batch
 from functaconv.signals.normalizer import Normalizer
 from functaconv.signals.signal import Signal

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 
 from functaconv.base import Base
+from functaconv.construction import build
 from functaconv.modalities import Axes
 from functaconv.presets import Situation, preset
-from functaconv.recipe import LatentRecipe, build
+from functaconv.recipe import LatentRecipe
 from functaconv.signals.batch import Batch
 from functaconv.signals.geometry import Globe
 from functaconv.signals.grid import AnyGrid, GlobeGrid, Grid

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 
 from functaconv.checkpoint import base_to_bytes
+from functaconv.construction import build
 from functaconv.modalities import Axes
-from functaconv.recipe import Recipe, build
+from functaconv.recipe import Recipe
 from functaconv.signals.normalizer import Normalizer
 from functaconv.solvers import GaussNewton
 

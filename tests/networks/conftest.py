@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from functaconv.networks import NETWORKS, LatentMap, ModulatedNetwork, SiteGrid
+from functaconv.networks import NETWORKS, Inputs, LatentMap, ModulatedNetwork, SirenOptions, SiteGrid
 
 CHANNELS, LATENT = 2, 3
 
@@ -82,9 +82,11 @@ def field_of(
     layout: Layout, kind: str = "siren", film: bool = False, width: int = 5, depth: int = 4
 ) -> ModulatedNetwork:
     generator = torch.Generator().manual_seed(1)
-    network = NETWORKS[kind](
-        layout.dims, CHANNELS, width=width, depth=depth, w0_first=7.0, w0_hidden=5.0, scales=film, generator=generator
+    options = SirenOptions(
+        width=width, depth=depth, w0_first=7.0, w0_hidden=5.0, modulation="film" if film else "shift"
     )
+    inputs = Inputs(coords=layout.dims, channels=CHANNELS, axes=layout.dims)
+    network = NETWORKS[kind](inputs, options, generator=generator)
     latent_map = LatentMap(layout.sites, LATENT, network.modulations, kernel=layout.kernel, generator=generator)
     field = ModulatedNetwork(network, latent_map, layout.sites).double()
     for bias in network.biases:

@@ -1,12 +1,13 @@
 """What every network promises, whatever the latents' layout."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from functaconv.networks import ModulatedNetwork, Placement, Siren
+from functaconv.networks import Inputs, ModulatedNetwork, Placement, Siren, SirenOptions
 from functaconv.networks.siren import sine_cosine
 from tests.conftest import in_grid_order
 
@@ -225,10 +226,15 @@ def test_items_do_not_see_each_other(field: ModulatedNetwork, layout: Layout) ->
         torch.testing.assert_close(field(latents[item : item + 1], placement)[0], together[item], **EXACT)
 
 
+def siren_of(coords: int, seed: int | None, **options: Any) -> Siren:
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    return Siren(Inputs(coords=coords, channels=3, axes=coords), SirenOptions(**options), generator=generator)
+
+
 @pytest.mark.parametrize(("coords", "w0"), [(1, 30.0), (2, 30.0), (3, 10.0)])
 def test_initialisation_is_functas(coords: int, w0: float) -> None:
     width = 64
-    network = Siren(coords, 3, width=width, depth=5, w0_first=w0, w0_hidden=w0, generator=torch.Generator())
+    network = siren_of(coords, 0, width=width, depth=5, w0_first=w0, w0_hidden=w0)
     assert [tuple(weight.shape) for weight in network.weights] == [(64, coords), *[(64, 64)] * 3, (3, 64)]
     bounds = [1 / coords, *[math.sqrt(6 / width) / w0] * 4]
     for weight, bound in zip(network.weights, bounds, strict=True):
@@ -239,12 +245,12 @@ def test_initialisation_is_functas(coords: int, w0: float) -> None:
 
 
 def test_depth_counts_the_output_layer_and_modulations_the_sine_layers() -> None:
-    assert Siren(2, 3, width=8, depth=10, generator=None).modulations == 9 * 8
-    assert Siren(2, 3, width=8, depth=10, scales=True, generator=None).modulations == 2 * 9 * 8
+    assert siren_of(2, None, width=8, depth=10).modulations == 9 * 8
+    assert siren_of(2, None, width=8, depth=10, modulation="film").modulations == 2 * 9 * 8
 
 
 def test_initialisation_depends_on_the_generator_alone() -> None:
-    made = [Siren(2, 3, width=8, depth=4, generator=torch.Generator().manual_seed(seed)) for seed in (5, 5, 6)]
+    made = [siren_of(2, seed, width=8, depth=4) for seed in (5, 5, 6)]
     first, again, other = (torch.cat([p.flatten() for p in network.parameters()]) for network in made)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)

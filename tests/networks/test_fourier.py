@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from functaconv.networks import Fourier, LatentMap, ModulatedNetwork, SiteGrid
-from functaconv.networks.fourier import cosines, weighed
+from functaconv.networks import Fourier, FourierOptions, Inputs, LatentMap, ModulatedNetwork, SiteGrid
+from functaconv.networks.cosines import cosines, weighed
 
 NUMBERS, CHANNELS = 3, 2
 
@@ -20,7 +20,8 @@ def field_of(sites: SiteGrid) -> ModulatedNetwork:
     generator = torch.Generator().manual_seed(0)
     axes = len(sites.shape)
     coords = axes if sites.count == 1 else 2 * axes
-    network = Fourier(coords, CHANNELS, axes=axes, features=5, mean_features=3, is_closed=sites.is_closed)
+    inputs = Inputs(coords=coords, channels=CHANNELS, axes=axes, is_closed=sites.is_closed)
+    network = Fourier(inputs, FourierOptions(features=5, mean_features=3), generator=None)
     network.frequencies.copy_(torch.randint(0, 4, (5, axes), generator=generator))
     network.mean_frequencies.copy_(torch.randint(0, 3, (3, axes), generator=generator))
     torch.nn.init.normal_(network.readout, generator=generator)

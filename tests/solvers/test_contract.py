@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from functaconv.networks import LatentMap, ModulatedNetwork, Siren, SiteGrid
-from functaconv.solvers import SOLVERS, GaussNewton, GradientDescent, Problem, best_fit, fit, fitting_problem
+from functaconv.networks import Inputs, LatentMap, ModulatedNetwork, Siren, SirenOptions, SiteGrid
+from functaconv.solvers import SOLVERS, GaussNewton, Problem, best_fit, fit, fitting_problem
 from functaconv.solvers.gauss_newton import LEAST_DAMPING, MOST_DAMPING
 from tests.conftest import in_grid_order
 
@@ -26,7 +26,8 @@ LAYOUTS = {
 def field_of(sites: SiteGrid, kernel: int = 1, seed: int = 0, film: bool = False) -> ModulatedNetwork:
     generator = torch.Generator().manual_seed(seed)
     dims = len(sites.shape)
-    network = Siren(dims, CHANNELS, width=8, depth=3, w0_first=6.0, w0_hidden=4.0, scales=film, generator=generator)
+    options = SirenOptions(width=8, depth=3, w0_first=6.0, w0_hidden=4.0, modulation="film" if film else "shift")
+    network = Siren(Inputs(coords=dims, channels=CHANNELS, axes=dims), options, generator=generator)
     latent_map = LatentMap(sites, LATENT, network.modulations, kernel=kernel, generator=generator)
     return ModulatedNetwork(network, latent_map, sites).double()
 
@@ -40,7 +41,8 @@ OWN = {"gradient": {"initial": (0.05, 0.3)}, "gauss-newton": {}}
 
 
 def solver_of(name: str, **options: object) -> nn.Module:
-    return SOLVERS[name](LATENT, **{**OWN[name], "generator": torch.Generator().manual_seed(3), **options}).double()
+    kind, generator = SOLVERS[name], torch.Generator().manual_seed(3)
+    return kind(LATENT, kind.Options(**{**OWN[name], **options}), generator=generator).double()
 
 
 @pytest.fixture(params=SOLVERS, ids=str)
@@ -166,8 +168,8 @@ def test_steps_beyond_the_trained_ones_use_the_last_rate(field: ModulatedNetwork
 
 
 def test_rates_are_shared_by_the_steps_unless_per_step() -> None:
-    assert GradientDescent(LATENT, steps=3, per_step=False).rates.shape == (1, LATENT)
-    assert GradientDescent(LATENT, steps=3, per_step=True).rates.shape == (3, LATENT)
+    assert solver_of("gradient", per_step=False).rates.shape == (1, LATENT)
+    assert solver_of("gradient", per_step=True).rates.shape == (3, LATENT)
 
 
 def test_projection_brings_rates_back_within_their_limits() -> None:

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import torch
 
 from functaconv.base import Base
+from functaconv.construction import build
 from functaconv.modalities import Axes
-from functaconv.networks import Fourier
-from functaconv.recipe import Recipe, build
+from functaconv.networks import Fourier, FourierOptions
+from functaconv.recipe import Recipe
 from functaconv.signals.batch import Batch
 from functaconv.signals.geometry import Geometry
 from functaconv.signals.normalizer import Normalizer
@@ -65,7 +66,7 @@ class Situation:
 
 def learnable(recipe: Recipe) -> bool:
     """Something is left to learn when the closed form is there."""
-    return recipe.network.kind != "fourier" and recipe.training.minutes != 0
+    return not recipe.network.has_closed_form and recipe.training.minutes != 0
 
 
 def linear_recipe(recipe: Recipe, features: int, mean_features: int) -> Recipe:
@@ -107,7 +108,7 @@ def _whole(
 ) -> tuple[Base, Recipe]:
     others = situation.sample(held_out, recipe)
     numbers = recipe.latent.numbers
-    basis = fit_whole(sample, others, numbers, features=recipe.network.features or None)
+    basis = fit_whole(sample, others, numbers, features=_features_asked(recipe))
     tell(f"{len(basis.frequencies)} cosines, {len(basis.mean.frequencies)} of the mean")
     chosen = linear_recipe(recipe, len(basis.frequencies), len(basis.mean.frequencies))
     base = _built(chosen, situation)
@@ -135,7 +136,7 @@ def _windowed(
     many = max(LEAST_WINDOW_FEATURES, min(MOST_WINDOW_FEATURES, MOST_FACTORED // (recipe.latent.numbers + 1)))
     # and so few that the matrices of the 3^d kinds of cells of a regular grid have room
     many = min(many, int((MOST_PRODUCTS / 3 ** len(pixels)) ** 0.5) // 2 ** len(pixels))
-    order = roughness.argsort(stable=True)[: recipe.network.features or many]
+    order = roughness.argsort(stable=True)[: _features_asked(recipe) or many]
     frequencies = every[order]
     chosen = linear_recipe(recipe, len(frequencies), len(mean.frequencies))
     base = _built(chosen, situation)
@@ -146,6 +147,13 @@ def _windowed(
     ridge = settings.smoothness * roughness[order].square()
     damping = improve(base, sample, held_out, Plan(mean, ridge, settings.between, settings.rounds), tell)
     return base, chosen.changed({"solver": {"damping": damping}})
+
+
+def _features_asked(recipe: Recipe) -> int | None:
+    """How many features the recipe says; None where they are to suit the data."""
+    network = recipe.network
+    own = network.features if isinstance(network, FourierOptions) and network.has_closed_form else 0
+    return own or recipe.closed_form.features or None
 
 
 def _built(recipe: Recipe, situation: Situation) -> Base:

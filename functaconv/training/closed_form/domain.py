@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from functaconv.networks.fourier import axis_cosines
+from functaconv.networks.cosines import axis_cosines
 from functaconv.signals.geometry import Geometry
 from functaconv.signals.grid import AnyGrid, Grid
 

@@ -67,7 +67,7 @@ class Layout:
         chosen = torch.unique(kind[is_kept])
         cells = tuple(((kind == number) & is_kept).nonzero()[:, 0] for number in chosen)
         first = torch.stack([own[0] for own in cells])
-        features = network.features(placement.by_corner[first])
+        features = network.encoded(placement.by_corner[first])
         blended = torch.einsum("cpk,ckpf->cpkf", placement.blend[first], features).flatten(2)
         gram = (blended * weights[first][..., None]).mT @ blended
         every = torch.arange(placement.sites, device=kind.device)

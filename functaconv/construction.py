@@ -1,0 +1,67 @@
+"""From a recipe to a fresh base."""
+
+import torch
+
+from functaconv.base import Base
+from functaconv.errors import UsageError, lookup
+from functaconv.modalities import Axes
+from functaconv.networks import NETWORKS, Inputs, LatentMap, ModulatedNetwork, SiteGrid
+from functaconv.networks.latents import Frame
+from functaconv.recipe import Recipe
+from functaconv.signals.geometry import Flat, Geometry
+from functaconv.signals.normalizer import Normalizer
+from functaconv.solvers import SOLVERS
+
+
+def build(
+    recipe: Recipe,
+    axes: Axes,
+    normalizer: Normalizer,
+    geometry: Geometry | None = None,
+    *,
+    to_be_loaded: bool = False,
+) -> Base:
+    """A fresh base, initialised from the recipe's seed, or with whatever the memory holds, `to_be_loaded`. The geometry
+    is that of plain arrays unless given.
+    """
+    latent, geometry = recipe.latent, geometry or Flat(axes.dims)
+    sites = latent.sites or (1,) * axes.dims
+    if len(sites) != axes.dims:
+        raise UsageError(
+            f"the latent has {len(sites)} site axes, the items have {axes.dims}",
+            hint=f"write {'x'.join(['8'] * axes.dims)}x16 for spatial latents, or one number for a global one",
+        )
+    grid = SiteGrid(tuple(sites), latent.interpolation, frame_of(recipe, axes), geometry.is_closed)
+    generator = None if to_be_loaded else torch.Generator().manual_seed(recipe.training.seed)
+    inputs = Inputs(
+        coords=coords_of(grid, geometry),
+        channels=axes.channels,
+        axes=axes.dims,
+        is_planar=geometry.coords == axes.dims,
+        is_closed=geometry.is_closed,
+    )
+    network = lookup(NETWORKS, recipe.network.kind, what="network")(inputs, recipe.network, generator=generator)
+    latent_map = LatentMap(grid, latent.numbers, network.modulations, kernel=latent.kernel, generator=generator)
+    solver = lookup(SOLVERS, recipe.solver.kind, what="solver")(latent.numbers, recipe.solver, generator=generator)
+    return Base(
+        ModulatedNetwork(network, latent_map, grid), solver, normalizer, axes,
+        latent=latent.numbers, learned_start=latent.learned_start, geometry=geometry,
+        by_area=recipe.data.weights == "area",
+    )  # fmt: skip
+
+
+def frame_of(recipe: Recipe, axes: Axes) -> Frame:
+    """Where coordinates start, as asked for or as suits the data."""
+    latent = recipe.latent
+    if latent.frame != "auto":
+        return latent.frame
+    if latent.interpolation == "linear":
+        return "global"
+    return "both" if axes.kind == "grid" or recipe.network.sees_cell_and_domain else "local"
+
+
+def coords_of(sites: SiteGrid, geometry: Geometry) -> int:
+    """How many coordinates the network sees."""
+    if sites.count == 1 or sites.frame == "global":
+        return geometry.coords
+    return geometry.axes + (geometry.coords if sites.frame == "both" else 0)

@@ -1,0 +1,159 @@
+"""What a network is: coordinates and modulations to features, point by point.
+
+A new network defines `Options`, `forward`, and in its constructor says which modulations it takes. Derivatives come
+from autograd; a network that knows faster ones overrides `vjp` and `jacobian`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from functaconv.networks.latents import Placement
+from functaconv.shapes import CellCoords, CellFeatures, Modulations
+
+Pullback = Callable[[CellFeatures], Modulations]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a network is built for, besides its options."""
+
+    coords: int
+    """coordinates of a point"""
+    channels: int
+    axes: int
+    """axes of the grids; of the coordinates the first `axes` lie within a cell, the last `axes` in the whole domain"""
+    is_planar: bool = True
+    """the coordinates are places along the axes, not points in space"""
+    is_closed: bool = False
+    """along the last axis of the whole domain the end meets the beginning, as longitudes around the globe do"""
+
+
+class NetworkOptions:
+    """The section `network` of a recipe; a subclass is a frozen pydantic dataclass that gives `kind` its name."""
+
+    kind: str
+
+    @property
+    def modulations(self) -> int:
+        """How many numbers modulate the network, at most, per channel where that matters; to bound memory."""
+        return 0
+
+    @property
+    def sweep_width(self) -> int:
+        """Width of layers whose Jacobian can be computed in half precision; 0 where none can."""
+        return 0
+
+    @property
+    def described(self) -> str:
+        """The network in words."""
+        return self.kind
+
+    @property
+    def has_closed_form(self) -> bool:
+        """The closed form is the best such network: nothing is to be learned."""
+        return False
+
+    @property
+    def sees_cell_and_domain(self) -> bool:
+        """Beside its place within a cell a point's place in the domain is seen, where latents are spatial."""
+        return False
+
+
+class Network(nn.Module, ABC):
+    """A coordinate network that latents modulate.
+
+    `parts` are the sizes of its modulations, by layer: as many numbers, side by side, are what a site's latent is
+    mapped to. For each point of an item a forward pass leaves `layers` activations of `width` numbers.
+    """
+
+    Options: ClassVar[type[NetworkOptions]]
+
+    sweep_dtype: torch.dtype | None = None
+    """in which a Jacobian is computed, where the network can; None: that of the parameters. Rounding in a Jacobian
+    slows a fit a little; it does not stay in the result, as it would from the residuals."""
+    is_linear: bool = False
+    """features are linear in the modulations"""
+    absorbs_constants: bool = False
+    """a modulation that all items share can become part of the parameters, by `absorb`"""
+
+    def __init__(self, parts: Sequence[int], *, width: int | None = None, layers: int | None = None) -> None:
+        super().__init__()
+        self.parts = tuple(parts)
+        self.width, self.layers = width or max(self.parts), layers or len(self.parts)
+
+    @abstractmethod
+    def forward(self, coords: CellCoords, modulations: Sequence[Float[Tensor, "item cell #point _"]]) -> CellFeatures:
+        """Features of every point, each of its own coordinates and modulations (one per part) alone."""
+
+    @property
+    def modulations(self) -> int:
+        """How many numbers modulate the network."""
+        return sum(self.parts)
+
+    @property
+    def matrices(self) -> list[nn.Parameter]:
+        """Weights between hidden layers, which an optimiser may orthogonalise."""
+        return []
+
+    def common(self, coords: CellCoords) -> Float[Tensor, "cell point channel"] | None:
+        """What is added to the features whatever the modulations are: once, where windows overlap."""
+        return None
+
+    def absorb(self, modulation: Float[Tensor, " modulation"]) -> None:
+        """Make a modulation that all items share part of the parameters."""
+        raise NotImplementedError
+
+    def features(self, modulation: Modulations, placement: Placement) -> CellFeatures:
+        """Features of every point of every cell."""
+        return self._whole(self(placement.coords, self._split(placement.spread(modulation))), placement)
+
+    def vjp(self, modulation: Modulations, placement: Placement) -> tuple[CellFeatures, Pullback]:
+        """Features, and the function that pulls a cotangent of them back onto the modulations.
+
+        Differentiable: the outer loop goes through it.
+        """
+        features, pullback = vjp(lambda given: self.features(given, placement), modulation)
+        return features, lambda cotangent: pullback(cotangent)[0]
+
+    def jacobian(
+        self, modulation: Modulations, placement: Placement, onto: Float[Tensor, "modulation number"]
+    ) -> tuple[CellFeatures, Float[Tensor, "#item cell point channel number"]]:
+        """Features, and their derivative by the numbers that `onto` maps to the modulations a point reads.
+
+        One pullback per channel: points do not depend on each other's modulations, so all are pulled back at once.
+        """
+        read = placement.spread(modulation)
+        read = read.expand(*read.shape[:2], placement.index.shape[1], -1)
+        features, pullback = vjp(lambda given: self(placement.coords, self._split(given)), read)
+        units = torch.eye(features.shape[-1], dtype=features.dtype, device=features.device)
+        rows = [pullback(unit.expand_as(features))[0] @ onto for unit in units]
+        return self._whole(features, placement), torch.stack(rows, 3)
+
+    def _split(self, modulations: Float[Tensor, "item cell #point modulation"]) -> Sequence[Tensor]:
+        return torch.split(modulations, list(self.parts), -1)
+
+    def _whole(self, features: CellFeatures, placement: Placement) -> CellFeatures:
+        common = None if placement.is_window else self.common(placement.coords)
+        return features if common is None else features + common
+
+
+def vjp(function: Callable[[Tensor], Tensor], given: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor]]]:
+    """The function's value, and its pullback, by autograd."""
+    value, pullback = torch.func.vjp(function, given)  # type: ignore[misc]
+    return value, pullback
+
+
+class NetworkKind(Protocol):
+    """An entry of the table of networks: a subclass of `Network`."""
+
+    @property
+    def Options(self) -> type[NetworkOptions]: ...  # noqa: N802 - a class
+
+    def __call__(self, inputs: Inputs, options: Any, *, generator: torch.Generator | None) -> Network:
+        """A network initialised from a generator; without one with whatever the memory holds, to be loaded over."""
