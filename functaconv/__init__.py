@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from functaconv.errors import FunctaconvError as FunctaconvError
     from functaconv.functaset.reader import Functaset as Functaset
     from functaconv.functaset.reader import open_functaset as open_functaset
+    from functaconv.inspection import inspect as inspect
     from functaconv.packing import pack as pack
     from functaconv.recipe import Recipe as Recipe
     from functaconv.rendering import render as render
     from functaconv.reporting import report as report
     from functaconv.training import fit_base as fit_base
-    from functaconv.verification import inspect as inspect
 
 # loaded on first use: `--help` must not wait for torch
 _HOMES = {
@@ -25,7 +25,7 @@ _HOMES = {
     "Recipe": "recipe",
     "encode": "conversion",
     "fit_base": "training",
-    "inspect": "verification",
+    "inspect": "inspection",
     "open_functaset": "functaset.reader",
     "pack": "packing",
     "read_base": "checkpoint",

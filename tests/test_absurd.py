@@ -15,12 +15,12 @@ import pytest
 
 from functaconv.checkpoint import read_base, read_state
 from functaconv.errors import InputError, UsageError
-from functaconv.functaset import verify
 from functaconv.functaset.reader import Functaset, open_functaset
 from functaconv.functaset.schema import Layout
+from functaconv.functaset.verify import verify
+from functaconv.inspection import inspect
 from functaconv.recipe import Recipe
 from functaconv.settings import from_toml
-from functaconv.verification import inspect
 
 from . import hostile
 from .fuzzing.stores import make_store

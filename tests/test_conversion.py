@@ -36,9 +36,9 @@ from functaconv.errors import (
     UsageError,
 )
 from functaconv.functaset.blocks import Block
-from functaconv.functaset.checks import verify
 from functaconv.functaset.reader import Functaset, open_functaset
 from functaconv.functaset.unfinished import Parts
+from functaconv.functaset.verify import verify
 from functaconv.metrics import mse_of, psnr
 from functaconv.modalities.reading import Reading
 from functaconv.packing import pack

@@ -12,7 +12,7 @@ from functaconv.conversion import work
 from functaconv.data.ignored import APPLE_DOUBLE, CUT_JSON, FRAMES, HIDDEN, LABELS, LINKS, NO_LABELS, NO_SUFFIX
 from functaconv.errors import InputError, StoppedError
 from functaconv.functaset.reader import open_functaset
-from functaconv.verification import inspect
+from functaconv.inspection import inspect
 
 from .conftest import npy, png, tar
 from .test_conversion import Killer, run

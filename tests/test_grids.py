@@ -11,8 +11,9 @@ import pytest
 from functaconv.checkpoint import read_base
 from functaconv.conversion import encode
 from functaconv.errors import InputError, OutputExistsError, UsageError
-from functaconv.functaset import open_functaset, verify
+from functaconv.functaset import open_functaset
 from functaconv.functaset.schema import NO_TIME
+from functaconv.functaset.verify import verify
 from functaconv.recipe import merged
 from functaconv.rendering import View, arrays, render
 from functaconv.reporting import report

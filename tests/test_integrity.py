@@ -11,10 +11,10 @@ import pytest
 
 from functaconv.checkpoint import base_to_bytes, read_base
 from functaconv.conversion import encode
-from functaconv.functaset.checks import problems_of
 from functaconv.functaset.reader import open_functaset, read_attributes
 from functaconv.functaset.schema import Layout
-from functaconv.verification import Inspection, inspect
+from functaconv.functaset.verify import problems_of
+from functaconv.inspection import Inspection, inspect
 
 from .conftest import png, tar
 from .fuzzing.stores import make_store

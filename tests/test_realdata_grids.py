@@ -10,7 +10,8 @@ import pytest
 from functaconv.conversion import encode
 from functaconv.data.grids import FieldChoice
 from functaconv.errors import InputError
-from functaconv.functaset import open_functaset, verify
+from functaconv.functaset import open_functaset
+from functaconv.functaset.verify import verify
 from functaconv.packing import pack
 from functaconv.rendering import arrays, render
 from functaconv.reporting import report

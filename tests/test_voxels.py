@@ -14,7 +14,8 @@ from functaconv.checkpoint import read_base
 from functaconv.conversion import encode
 from functaconv.data.decoders.binvox import read_binvox, write_binvox
 from functaconv.errors import InputError, UsageError
-from functaconv.functaset import open_functaset, verify
+from functaconv.functaset import open_functaset
+from functaconv.functaset.verify import verify
 from functaconv.recipe import merged
 from functaconv.rendering import View, arrays, render
 from functaconv.reporting import report, to_csv

@@ -20,7 +20,7 @@ def command(
     verbose: options.Verbose = False,  # noqa: ARG001 - main() looks at it
 ) -> None:
     """What a base, a functaset or a set of shards holds, at a glance."""
-    from functaconv.verification import inspect
+    from functaconv.inspection import inspect
 
     found = inspect(path[0] if len(path) == 1 else path, verify=verify, field=field, allow_pipe=allow_pipe)
     if json:

@@ -1,7 +1,6 @@
 """The product: latents, what is known about each item, and the base that decodes them, in one zarr group."""
 
 from functaconv.functaset.blocks import Block, Failure
-from functaconv.functaset.checks import verify
 from functaconv.functaset.quantise import Quantiser
 from functaconv.functaset.reader import Functaset, Row, open_functaset
 from functaconv.functaset.schema import Attributes, Bits, Layout, Quantisation, Solver
@@ -21,5 +20,4 @@ __all__ = [
     "Row",
     "Solver",
     "open_functaset",
-    "verify",
 ]

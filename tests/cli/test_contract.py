@@ -205,7 +205,7 @@ def test_1_an_internal_error_is_told_without_a_traceback_unless_verbose(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr("functaconv.verification.inspect", broken)
+    monkeypatch.setattr("functaconv.inspection.inspect", broken)
     ran = invoke("inspect", world.store)
     assert ran.code == 1
     assert ran.errors.splitlines()[0] == "error: internal error: ZeroDivisionError: division by zero"

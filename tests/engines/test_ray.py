@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from functaconv.conversion import encode
-from functaconv.functaset.checks import verify
 from functaconv.functaset.reader import open_functaset
+from functaconv.functaset.verify import verify
 from tests.benchmarks.kills import contents
 
 pytest.importorskip("ray", reason="the extra ray is not installed")

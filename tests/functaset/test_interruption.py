@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from functaconv.errors import InputError
-from functaconv.functaset import verify
 from functaconv.functaset.unfinished import Parts
+from functaconv.functaset.verify import verify
 
 from .conftest import LAYOUTS, begin, block_of, encode, finish, tree
 

@@ -14,7 +14,7 @@ import pytest
 from functaconv.errors import FunctaconvError, InputError
 from functaconv.functaset import Block
 from functaconv.functaset.blocks import read_block
-from functaconv.verification import inspect
+from functaconv.inspection import inspect
 
 from . import conftest
 from .conftest import LAYOUTS, begin, block_of

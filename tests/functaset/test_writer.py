@@ -10,10 +10,11 @@ import zarr
 from functaconv.conversion.seal import all_blocks
 from functaconv.data.limits import DEFAULT_LIMITS
 from functaconv.errors import ChangedInputError, InputError, OutputExistsError, StoppedError
-from functaconv.functaset import Layout, Plan, Quantiser, arrays, open_functaset, verify
+from functaconv.functaset import Layout, Plan, Quantiser, arrays, open_functaset
 from functaconv.functaset.arrays import MOST_TEXT
 from functaconv.functaset.schema import PARTS, Column
 from functaconv.functaset.unfinished import Parts, look
+from functaconv.functaset.verify import verify
 from functaconv.functaset.writer import assembled, seal
 
 from .conftest import BASE, LAYOUTS, SETTINGS, attributes_of, begin, block_of, encode, finish, tree

@@ -21,14 +21,14 @@ from functaconv.conversion.seal import all_blocks
 from functaconv.errors import FunctaconvError
 from functaconv.functaset import Parts, Plan, Quantiser, arrays, open_functaset
 from functaconv.functaset.blocks import Block, Failure, Grids
-from functaconv.functaset.checks import problems_of
 from functaconv.functaset.grids import GridTable, write_grids
 from functaconv.functaset.reader import read_attributes
 from functaconv.functaset.schema import MEASURES, PARTS, Budgets, Layout, columns, vectors
 from functaconv.functaset.unfinished import create, look
+from functaconv.functaset.verify import problems_of
 from functaconv.functaset.writer import assembled
+from functaconv.inspection import inspect
 from functaconv.modalities import Axes
-from functaconv.verification import inspect
 
 from .bases import small_base
 from .mutation import NUMBERS, mutated, mutated_json

@@ -18,8 +18,8 @@ from functaconv.conversion import encode
 from functaconv.conversion import run as running
 from functaconv.data.ignored import LABELS
 from functaconv.errors import FunctaconvError, InputError, UsageError, VerificationError
+from functaconv.inspection import Inspection, inspect
 from functaconv.training import Progress, Watcher, fit_base
-from functaconv.verification import Inspection, inspect
 
 from .conftest import npy, png, tar
 

@@ -7,7 +7,8 @@ import pytest
 import zarr
 
 from functaconv.errors import InputError
-from functaconv.functaset import Layout, verify
+from functaconv.functaset import Layout
+from functaconv.functaset.verify import verify
 
 from .conftest import encode
 

@@ -33,10 +33,10 @@ from functaconv.data.shards import (
 from functaconv.documents import parse_json
 from functaconv.errors import FunctaconvError, InputError, ItemError, UsageError, VerificationError
 from functaconv.functaset import schema
-from functaconv.functaset.checks import Problem, changed, joined, problems_of, runs
 from functaconv.functaset.reader import Functaset, read_attributes
 from functaconv.functaset.schema import BASE, PARTS
 from functaconv.functaset.unfinished import Parts, is_unfinished, read_begun
+from functaconv.functaset.verify import Problem, changed, joined, problems_of, runs
 from functaconv.metrics import psnr
 from functaconv.modalities.reading import count_ignored
 from functaconv.signals.loader import map_ahead
