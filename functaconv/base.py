@@ -1,7 +1,7 @@
 """The base: all that a dataset shares, with two verbs, encode and decode."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from functaconv.solvers import (
     fit,
     fitting_problem,
 )
+from functaconv.transfer import sent
 
 MOST_GRIDS, MOST_KEPT_POINTS = 64, 1 << 22
 """grids whose placement is kept: one for each shape of a dataset of mixed sizes, within reason; and their points"""
@@ -79,7 +80,7 @@ class Base(nn.Module):
         # what latents of training items look like: the range of 8-bit codes
         self.register_buffer("latent_mean", torch.zeros(latent))
         self.register_buffer("latent_std", torch.ones(latent))
-        self._grids: dict[tuple[object, ...], tuple[Points, Placement]] = {}
+        self._grids: dict[tuple[object, ...], _Placed] = {}
         self._linearizations: dict[tuple[object, ...], Linearization] = {}
         self._linearized_state: tuple[object, ...] = ()
 
@@ -122,14 +123,15 @@ class Base(nn.Module):
         are spatial.
         """
         batch = batch.to(self.device)
-        weights = self._weights(batch.grid)
         if points is None:
-            placement = self.placement(batch.grid)
+            placed = self._grid(batch.grid, self.device)
+            placement, weights = placed.placement, placed.weights
         else:
-            points = points.to(self.device, non_blocking=True)
-            batch = batch.select(points)
-            weights = None if weights is None else weights[points]
-            placement = self.place(self.points(batch.grid)[points])
+            # sorted on the CPU: a GPU would be waited for several times
+            placed = self._grid(batch.grid, torch.device("cpu"))
+            placement = self.place(placed.points[points]).to(self.device)
+            weights = None if placed.weights is None else sent(placed.weights[points], self.device)
+            batch = batch.select(sent(points, self.device))
         features = self.normalizer.features(batch).to(self.start.dtype)
         valid = None if batch.valid is None else batch.valid.to(features.dtype)
         if weights is not None:
@@ -276,25 +278,32 @@ class Base(nn.Module):
 
     def points(self, grid: AnyGrid) -> Points:
         """A grid's points on the base's device."""
-        return self._grid(grid)[0]
+        return self._grid(grid, self.device).points
 
-    def placement(self, grid: AnyGrid) -> Placement:
-        """A grid's points sorted into cells, on the base's device."""
-        return self._grid(grid)[1]
+    def placement(self, grid: AnyGrid, device: torch.device | None = None) -> Placement:
+        """A grid's points sorted into cells, on the base's device or another."""
+        return self._grid(grid, device or self.device).placement
 
-    def _weights(self, grid: AnyGrid) -> Tensor | None:
-        """How much each point of a grid counts, `[point]`; None when all count the same."""
-        if not self.by_area or not isinstance(grid, GlobeGrid):
-            return None
-        return area_weights(grid).to(self.start)
-
-    def _grid(self, grid: AnyGrid) -> tuple[Points, Placement]:
+    def _grid(self, grid: AnyGrid, device: torch.device) -> "_Placed":
         """Those of the last grids are kept."""
-        key = (grid, self.device, self.start.dtype)
+        key = (grid, device, self.start.dtype)
         if key not in self._grids:
-            kept = sum(len(points) for points, _ in self._grids.values())
+            kept = sum(len(placed.points) for placed in self._grids.values())
             if len(self._grids) >= MOST_GRIDS or kept + math.prod(grid.shape) > MOST_KEPT_POINTS:
                 self._grids.clear()
-            points = self.geometry.points(grid).to(self.start)
-            self._grids[key] = points, self.place(points)
+            like = torch.empty(0, dtype=self.start.dtype, device=device)
+            points = self.geometry.points(grid).to(like)
+            by_area = self.by_area and isinstance(grid, GlobeGrid)
+            weights = area_weights(grid).to(like) if by_area else None
+            self._grids[key] = _Placed(points, self.place(points), weights)
         return self._grids[key]
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """The points of a grid."""
+
+    points: Points
+    placement: Placement
+    weights: Tensor | None
+    """`[point]`, how much each counts in a fit; None when all count the same"""

@@ -24,7 +24,7 @@ def test_what_is_kept_of_grids_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(base_module, "MOST_LINEARIZATIONS", 4 * 4 * 500)
     for size in range(8, 20):
         base.placement(Grid((size, size)))
-        assert sum(len(points) for points, _ in base._grids.values()) <= 500
+        assert sum(len(placed.points) for placed in base._grids.values()) <= 500
         assert Grid((size, size)) in {key[0] for key in base._grids}
         signal = Signal("a", smooth(0, (size, size), 1).astype("float32"), 1.0)
         with torch.no_grad():

@@ -202,14 +202,32 @@ def test_budgets_come_from_recipe_and_kind_of_device_alone(
         raise AssertionError("whatever is free at the moment")
 
     monkeypatch.setattr("torch.cuda.mem_get_info", free)
-    monkeypatch.setattr("functaconv.signals.device.free_memory", free)
     budgets = [
         Work.of(base_file, str(shards), EncodeOptions(device="cpu", batch_size=size)).budgets for size in (None, 3)
     ]
     assert budgets[0].batch_size == 64
     assert budgets[1] == Budgets(batch_size=3, chunk=budgets[0].chunk)
-    gpu = Work.of(base_file, str(shards), EncodeOptions(device="cpu", engine="ray", gpus_per_task=0.5)).budgets
-    assert gpu.batch_size == 1024
+    gpu = Work.of(base_file, str(shards), EncodeOptions(engine="ray", gpus_per_task=0.5))
+    assert gpu.budgets.batch_size == 1024
+
+
+def test_tasks_of_ray_run_where_the_options_say_not_where_this_process_would(
+    base_file: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    work = Work.of(base_file, str(shards), EncodeOptions(engine="ray"))
+    assert work.options.device == work.stored.base.device.type == "cpu"
+    assert work.budgets == Work.of(base_file, str(shards), EncodeOptions(device="cpu")).budgets
+    # the driver has no GPU to hold
+    work = Work.of(base_file, str(shards), EncodeOptions(engine="ray", gpus_per_task=1))
+    assert (work.options.device, work.stored.base.device.type) == ("cuda", "cpu")
+    for options in (
+        EncodeOptions(device="cpu", engine="ray", gpus_per_task=1),
+        EncodeOptions(device="cuda", engine="ray"),
+    ):
+        with pytest.raises(UsageError, match="tasks of Ray"):
+            Work.of(base_file, str(shards), options)
 
 
 def test_who_joins_a_run_computes_as_it_began(base_file: Path, shards: Path, tmp_path: Path) -> None:

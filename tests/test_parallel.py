@@ -179,6 +179,20 @@ def test_a_rank_has_a_gpu_of_its_own(
     assert chosen == ([expected] if local and name != "cuda:2" and "cuda:" in expected else [])
 
 
+def test_ranks_are_not_all_put_on_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = 4
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    assert devices.device_of("cuda:2") == torch.device("cuda:2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="all ranks on one GPU"):
+        devices.device_of("cuda:2")
+    # the launcher shows each rank its own
+    gpus = 1
+    assert devices.device_of("cuda:0") == torch.device("cuda:0")
+
+
 Settings = dict[str, Any]
 
 

@@ -476,7 +476,7 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole(
     # principal axes of nearly the same length turn with the last bits
     monkeypatch.setattr(running, "make_canonical", lambda *_: None)
     train(few, tmp_path / "whole", latent=latent, training={"steps": 2})
-    monkeypatch.setattr(learner, "MEMORY_SHARE", 0.0)
+    monkeypatch.setitem(learner.MEMORY, "cpu", 0)
     train(few, tmp_path / "parts", latent=latent, training={"steps": 2})
     one, two = load((tmp_path / "whole").read_bytes()), load((tmp_path / "parts").read_bytes())
     for name in one:

@@ -47,7 +47,7 @@ class Progress:
 
     def __init__(self, watcher: Watcher, work: Work, *, before: int, total: int | None) -> None:
         """`before` records were done when it began."""
-        self._watcher, self._work, self._total = watcher, work, total
+        self.watcher, self._work, self._total = watcher, work, total
         self.records = before
         """that are saved"""
         self._items = self._failed = 0
@@ -81,11 +81,11 @@ class Progress:
         for warning in list(self._warnings):
             if message := warning(self._work, block):
                 self._warnings.remove(warning)
-                self._watcher.announce(f"warning: {message}")
+                self.watcher.announce(f"warning: {message}")
 
     def _report(self, done: int) -> None:
         rows, total = (sum(pair) for pair in zip(self._saved, self._in_hand, strict=True))
-        self._watcher.report(done, self._failed, self._total, total / rows if rows else float("nan"))
+        self.watcher.report(done, self._failed, self._total, total / rows if rows else float("nan"))
 
 
 def _with(known: tuple[int, float], mse: np.ndarray) -> tuple[int, float]:

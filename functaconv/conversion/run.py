@@ -145,6 +145,11 @@ class Job:
     def __reduce__(self) -> tuple[Any, ...]:
         return Job, (self.work,)
 
+    def announce(self, message: str) -> None:
+        """Something that a user wants to know of the engine."""
+        if self.progress is not None:
+            self.progress.watcher.announce(message)
+
     def read(self, task: Task) -> Iterator[Portion]:
         """The portions of a task."""
         for portion in read(self.work, task):

@@ -57,11 +57,12 @@ class Work:
         cls, base: Path | str, shards: str | Sequence[str], options: EncodeOptions, stdin: BinaryIO | None = None
     ) -> Self:
         """Check the request against the base; what makes no sense stops here, before any work."""
-        device = device_of(options.device)
+        options = replace(options, device=_device_of_tasks(options))
+        # with Ray only the tasks compute: they may have GPUs where this process has none, or none where it has one
+        device = torch.device("cpu") if options.engine == "ray" else device_of(options.device)
         stored = read_base(base, device)
         _check(options, stored)
-        # the engine's tasks may have GPUs where this process has none
-        kind = "cuda" if options.gpus_per_task else device.type
+        kind = torch.device(options.device).type if options.engine == "ray" else device.type
         keep = options.keep
         if keep is not None:
             # numbers that are left out are not fitted either
@@ -190,6 +191,19 @@ def _unpickled(content: bytes, names: tuple[str, ...], options: EncodeOptions, *
     work = Work(base_from_bytes(content, "the base", device_of(options.device)), names, options, *facts)
     work._set_precision()
     return work
+
+
+def _device_of_tasks(options: EncodeOptions) -> str:
+    """`cpu` or `cuda` for tasks of Ray, whatever this process has; else as asked."""
+    if options.engine != "ray":
+        return options.device
+    device = "cuda" if options.gpus_per_task else "cpu"
+    if options.device not in ("auto", device):
+        raise UsageError(
+            f"tasks of Ray with {options.gpus_per_task:g} GPUs each do not run on --device {options.device}",
+            hint="leave --device out; --gpus-per-task says whether they have GPUs",
+        )
+    return device
 
 
 def _check(options: EncodeOptions, stored: StoredBase) -> None:

@@ -14,6 +14,9 @@ class Job(Protocol):
     def read(self, task: Any) -> Iterator[Any]:
         """Portions of a task's records; while one that `is_large` is encoded nothing else is read."""
 
+    def announce(self, message: str) -> None:
+        """Tell the user, once."""
+
     def encode(self, portions: Iterator[Any]) -> Iterator[Any]:
         """The blocks that portions make up."""
 

@@ -32,6 +32,8 @@ def run(job: Any, tasks: Iterable[Any], stop: Stop) -> Generator[Any]:
         options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": MOST_RETRIES, "num_returns": "streaming"}
         remote, shared = ray.remote(**options)(_blocks), [ray.put(job)]
         places = ray.cluster_resources()
+        if places.get("GPU") and not gpus:
+            job.announce(f"the cluster has {places['GPU']:g} GPUs, but the tasks run on CPUs: --gpus-per-task 1")
         most = WAITING_PER_PLACE * max(1, int(places.get("GPU", 0) / gpus if gpus else places.get("CPU", 1)))
         running: list[Any] = []
         coming = iter(tasks)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from functaconv.networks.reads import Reads
 from functaconv.shapes import CellCoords, CellFeatures, Coords, Places
+from functaconv.transfer import sent
 
 ALIKE = 1e-4
 """of a cell's side: less is rounding"""
@@ -152,14 +153,9 @@ class Placement:
         return self.reads.onto_sites(torch.einsum("cpk,icpw->ickw", self.blend, values).flatten(1, 2))
 
     def to(self, device: torch.device) -> "Placement":
-        """The same on a device; the copies are not waited for where they are of pinned memory."""
-
-        def moved(tensor: Tensor) -> Tensor:
-            tensor = tensor.pin_memory() if device.type == "cuda" else tensor
-            return tensor.to(device, non_blocking=True)
-
+        """The same on a device."""
         tensors: dict[str, Any] = {
-            name: moved(value) for name, value in vars(self).items() if isinstance(value, Tensor)
+            name: sent(value, device) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
         return replace(self, **tensors, _pieces={}, _around=[])
 

@@ -1,11 +1,10 @@
-"""Which device, how much memory it has free, and how exactly it multiplies."""
+"""Which device, and how exactly it multiplies."""
 
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 
 import torch
 
@@ -18,7 +17,8 @@ HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 def device_of(name: str) -> torch.device:
     """`auto` (a GPU when there is one), `cpu`, `cuda` or `cuda:N`.
 
-    A process that torchrun started has its own GPU, unless it is told which one.
+    A process that torchrun or srun started has its own GPU. All of a machine's ranks on the one that `cuda:N` names
+    would be slower than one rank, and with NCCL none would begin: that is refused where there are other GPUs.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -31,6 +31,9 @@ def device_of(name: str) -> torch.device:
             hint="use --device cpu, or install a torch built for CUDA",
         )
     # of torchrun, or else of srun
+    beside = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1")
+    if kind == "cuda" and number and beside != "1" and torch.cuda.device_count() > 1:
+        raise UsageError(f"--device {name} would put all ranks on one GPU", hint="--device cuda gives each its own")
     local = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID", "")
     if name == "cuda" and local.isdecimal():
         # where each process sees one GPU only, or there are more processes than GPUs, numbers begin again
@@ -38,19 +41,6 @@ def device_of(name: str) -> torch.device:
         # what says nothing of a device, such as pinned memory, goes there as well
         torch.cuda.set_device(name)
     return torch.device(name)
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that could be allocated now."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):
-        # not Linux: half of what is built in
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def precision_of(name: str, device: torch.device) -> str:
@@ -105,9 +95,13 @@ def sweep_dtype_of(precision: str) -> torch.dtype | None:
 def matmul_precision(name: str, device: torch.device) -> Iterator[None]:
     """How float32 matrices are multiplied meanwhile."""
     name = precision_of(name, device)
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
+    # not torch.get_float32_matmul_precision: it raises in a program that has set these
+    settings = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = [setting.fp32_precision for setting in settings]
     try:
+        for setting in settings:
+            setting.fp32_precision = "tf32" if name == "tf32" else "ieee"
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        for setting, precision in zip(settings, before, strict=True):
+            setting.fp32_precision = precision

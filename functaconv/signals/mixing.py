@@ -6,6 +6,7 @@ import torch
 
 from functaconv.signals.batch import Batch
 from functaconv.signals.normalizer import Normalizer
+from functaconv.transfer import sent
 
 
 def mixed(batch: Batch, normalizer: Normalizer, amount: float, generator: torch.Generator) -> Batch:
@@ -19,8 +20,8 @@ def mixed(batch: Batch, normalizer: Normalizer, amount: float, generator: torch.
     features = normalizer.features(batch)
     order = torch.randperm(len(batch), generator=generator)
     weights = amount * torch.randn(len(batch), 1, 1, generator=generator)
-    one, other = order.to(features.device), order.roll(1).to(features.device)
-    step = weights.to(features.device) * (features[one] - features[other])
+    one, other = sent(order, features.device), sent(order.roll(1), features.device)
+    step = sent(weights, features.device) * (features[one] - features[other])
     if batch.valid is not None and len(batch.valid) > 1:
         step = step * (batch.valid[one] & batch.valid[other])
     values = normalizer.values(features + step, batch.levels)

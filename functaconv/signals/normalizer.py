@@ -12,6 +12,7 @@ from torch import Tensor
 from functaconv.errors import InputError
 from functaconv.signals.batch import Batch
 from functaconv.signals.signal import Signal
+from functaconv.transfer import sent
 
 Levels = Literal["auto", "together", "apart"]
 MOST_LEVELS = 4096
@@ -102,14 +103,11 @@ class Normalizer:
 
     def constants(self, levels: tuple[str | None, ...], device: torch.device) -> tuple[Tensor, Tensor]:
         """Offset and scale, `[channel]`, or `[item, 1, channel]` where the levels have their own."""
-        offset, scale = _on(self.offset, device), _on(self.scale, device)
         if not self.levels or not levels:
-            return offset, scale
+            return _on(self.offset, device), _on(self.scale, device)
         own = [self.levels.get(str(level), (self.offset, self.scale)) for level in levels]
-        return (
-            torch.stack([_on(constants[0], device) for constants in own])[:, None],
-            torch.stack([_on(constants[1], device) for constants in own])[:, None],
-        )
+        offset, scale = sent(torch.tensor(own, dtype=torch.float32), device)[:, :, None].unbind(1)
+        return offset, scale
 
 
 def are_possible(offset: Sequence[float], scale: Sequence[float]) -> bool:
@@ -132,7 +130,7 @@ def _constants_of(low: np.ndarray, high: np.ndarray) -> Constants:
     return tuple(map(float, low)), tuple(map(float, spread))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=16)
 def _on(values: tuple[float, ...], device: torch.device) -> Tensor:
     """Constants on a device, where they are copied once."""
     return torch.tensor(values, dtype=torch.float32, device=device)

@@ -54,7 +54,8 @@ def fit(
 
     for number in range(solver.steps if steps is None else steps):
         if recompute and torch.is_grad_enabled():
-            latents = checkpoint(step, latents, number, use_reentrant=False)
+            # nothing random happens in a step: the state of a generator, which a GPU would be waited for, is not needed
+            latents = checkpoint(step, latents, number, use_reentrant=False, preserve_rng_state=False)
         else:
             latents = step(latents, number)
     return Fit(problem, latents.expand(problem.items, -1, -1))

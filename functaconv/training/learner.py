@@ -14,14 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from functaconv.base import MOST_GRIDS, Base
+from functaconv.base import Base
 from functaconv.errors import FunctaconvError
-from functaconv.networks import Placement
 from functaconv.parallel import Ensemble
 from functaconv.recipe import TrainingRecipe
 from functaconv.signals.batch import Batch
-from functaconv.signals.device import free_memory
-from functaconv.signals.grid import AnyGrid
 from functaconv.signals.mixing import mixed
 
 MOST_SKIPS = 5
@@ -32,10 +29,9 @@ KEEP_GOOD_EVERY = 50
 TENSORS_PER_LAYER = 6
 """of activation size, that forward and pullback of an inner step leave for the backward"""
 TENSORS_OF_FORWARD = 3
-MEMORY_SHARE = 0.5
-"""of what is free, for activations"""
-
-
+MEMORY = {"cpu": 2 << 30, "cuda": 8 << 30}
+"""bytes for activations, by kind of device: not of what is free at the moment, or a run that goes on would sum up other
+parts of a batch"""
 RECHECK_AFTER = 20
 """updates through the graph before the inner fit is looked at again for convergence"""
 _COUNTS = ("updates", "skipped", "rollbacks", "slowdown", "unconverged_until")
@@ -58,11 +54,7 @@ class Learner:
         self.updates, self.skipped, self.rollbacks, self.slowdown = 0, 0, 0, 1.0
         self.unconverged_until = 0
         self._skipped_in_a_row = 0
-        # asked once: which items go together must not change from one update to the next
-        self._memory = MEMORY_SHARE * free_memory(base.device)
-        if base.device.type == "cpu":
-            self._memory /= self.ensemble.count
-        self._placements: dict[AnyGrid, Placement] = {}
+        self._memory = MEMORY[base.device.type]
         self._good = self._snapshot()
 
     def rate(self, spent: float) -> float:
@@ -214,7 +206,8 @@ class Learner:
         if self.base.field.sites.count > 1:
             if training.inner_points is None or training.inner_points >= count:
                 return None, None
-            placement = self._sorted(batch.grid)
+            # where points are drawn
+            placement = self.base.placement(batch.grid, torch.device("cpu"))
             cells = len(placement.index)
             chosen = torch.randperm(cells, generator=generator)[: max(1, training.inner_points * cells // count)]
             index = placement.index[chosen]
@@ -227,18 +220,10 @@ class Learner:
             for wanted in (training.inner_points, training.outer_points)
         )
 
-    def _sorted(self, grid: AnyGrid) -> Placement:
-        """A grid's points by cell, on the CPU, where points are drawn."""
-        if grid not in self._placements:
-            if len(self._placements) >= MOST_GRIDS:
-                self._placements.clear()
-            self._placements[grid] = self.base.place(self.base.geometry.points(grid))
-        return self._placements[grid]
-
     def _room(self, batch: Batch, inner: Tensor | None, outer: Tensor | None, steps: int) -> tuple[int, bool]:
         """How many items go together, and whether their inner steps are recomputed in the backward pass.
 
-        First the steps are recomputed, then the batch is taken in parts: its gradient is a sum over items.
+        The batch is taken in parts, as its gradient is a sum over items; steps are recomputed where not even one fits.
         """
         count = batch.values.shape[1]
         network = self.base.field.network
@@ -250,10 +235,9 @@ class Learner:
             rows = 4 * self.base.read_numbers * self.base.axes.channels
             step += (TENSORS_PER_LAYER * self.base.axes.channels * layer + 2 * rows) * seen
         last = TENSORS_OF_FORWARD * layer * (count if outer is None else len(outer))
-        wish = self.training.recompute
-        if wish != "yes" and (wish == "no" or len(batch) * (steps * step + last) <= self._memory):
-            return max(1, int(self._memory // (steps * step + last))), False
-        return max(1, int(self._memory // (step + last))), True
+        whole, wish = steps * step + last, self.training.recompute
+        recompute = wish == "yes" or (wish == "auto" and whole > self._memory)
+        return max(1, self._memory // (step + last if recompute else whole)), recompute
 
     @torch.no_grad()
     def _average(self) -> None:

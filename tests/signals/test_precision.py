@@ -62,3 +62,20 @@ def test_the_base_says_what_its_items_are_encoded_with(
 def test_the_measurement_is_made_once() -> None:
     assert devices.half_is_fast("bfloat16") is devices.half_is_fast("bfloat16")
     assert devices.usable_precision("float32", CPU) == devices.usable_precision("auto", CPU) == "float32"
+
+
+def test_a_host_program_may_have_set_its_own_precision() -> None:
+    settings = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    before = [setting.fp32_precision for setting in settings]
+    try:
+        for precision in ("tf32", "none"):
+            # since torch 2.9 torch.get_float32_matmul_precision may raise after this
+            torch.backends.cuda.matmul.fp32_precision = precision
+            with devices.matmul_precision("float32", CPU):
+                assert [setting.fp32_precision for setting in settings] == ["ieee", "ieee"]
+            with devices.matmul_precision("tf32", torch.device("cuda")):
+                assert [setting.fp32_precision for setting in settings] == ["tf32", "tf32"]
+            assert [setting.fp32_precision for setting in settings] == [precision, before[1]]
+    finally:
+        for setting, precision in zip(settings, before, strict=True):
+            setting.fp32_precision = precision
