@@ -8,8 +8,6 @@ import os
 import pkgutil
 import signal
 import tarfile
-import threading
-import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +22,6 @@ from functaconv.checkpoint import base_from_bytes, read_base
 from functaconv.conversion import Encoded, Watcher, block, dry_run, encode, work
 from functaconv.conversion.reading import Portion
 from functaconv.data.decoders.images import ImageTransform
-from functaconv.data.limits import MOST_AHEAD, room_for
 from functaconv.data.shards import expand_shards, read_records
 from functaconv.errors import (
     ChangedInputError,
@@ -578,29 +575,6 @@ def test_a_functaset_without_an_item_is_in_nobodys_way(base_file: Path, shards: 
     assert run(base_file, shards, output).complaint is None
     with pytest.raises(OutputExistsError):
         run(base_file, shards, output, steps=1)
-
-
-def test_a_decoder_that_fails_leaves_no_thread_waiting_for_room(
-    base_file: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain, first = Reading.tiles, threading.Event()
-
-    def tiles(self: Reading, record: Any, ignored: Any) -> Any:
-        if not first.is_set():
-            first.set()
-            time.sleep(0.2)
-            raise MemoryError
-        with room_for(MOST_AHEAD * 3 // 4):
-            return plain(self, record, ignored)
-
-    monkeypatch.setattr("functaconv.conversion.run.check_first_items", lambda _: None)
-    monkeypatch.setattr(Reading, "tiles", tiles)
-    with pytest.raises(MemoryError):
-        run(base_file, shards, tmp_path / "out.zarr")
-    for thread in threading.enumerate():
-        if thread.name.startswith("functaconv-decode"):
-            thread.join(5)
-            assert not thread.is_alive()
 
 
 def test_keys_that_occur_twice_are_told(base_file: Path, tmp_path: Path) -> None:

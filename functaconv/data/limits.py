@@ -1,15 +1,14 @@
-"""What one item may cost, and what all items that are decoded at once: what is beyond is refused, or waits."""
+"""What one item may cost: what is beyond is refused. What is large is not decoded ahead of its turn."""
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
-LARGE = 256 << 20
-"""bytes in memory from which items are decoded one after another"""
-MOST_AHEAD = 192 << 20
-"""bytes in memory of all items that are decoded before somebody asks for them"""
-_ONE_AT_A_TIME = threading.RLock()
+Result = TypeVar("Result")
+
+# bytes of an array and what it is made from; below lies a photograph of 20 million pixels
+LARGE = 128 << 20
 _HERE = threading.local()
 
 
@@ -38,72 +37,20 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 
-class StoppedAhead(BaseException):
-    """Nobody asks for this result any more."""
+class DecodeLaterError(BaseException):
+    """An item is too large to be decoded before it is asked for. No handler of errors is to take it for one."""
 
 
-class Room:
-    """Memory that calls share which run ahead of who wants their results. Whoever is asked for need not wait."""
-
-    def __init__(self, most: int = MOST_AHEAD) -> None:
-        self._most, self._taken = most, 0
-        self._changed = threading.Condition()
-        self._is_closed = False
-
-    def close(self) -> None:
-        """Ends those who wait."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
+def check_ahead(needed: int) -> None:
+    """DecodeLaterError where a thread that decodes ahead is about to take `needed` bytes, and those are many."""
+    if needed >= LARGE and getattr(_HERE, "is_ahead", False):
+        raise DecodeLaterError
 
 
-class Place:
-    """What one call has of a room."""
-
-    def __init__(self, room: Room) -> None:
-        self._room, self._taken, self._is_asked = room, 0, False
-
-    def take(self, needed: int) -> None:
-        """Wait until there are so many bytes, or until the call is asked for its result."""
-        room = self._room
-        with room._changed:
-            room._changed.wait_for(lambda: self._is_asked or room._is_closed or room._taken + needed <= room._most)
-            if room._is_closed:
-                raise StoppedAhead
-            room._taken += needed
-            self._taken += needed
-
-    def ask(self) -> None:
-        with self._room._changed:
-            self._is_asked = True
-            self._room._changed.notify_all()
-
-    def leave(self) -> None:
-        """The result is in other hands."""
-        with self._room._changed:
-            self._room._taken -= self._taken
-            self._taken = 0
-            self._room._changed.notify_all()
-
-    def run(self, function: Callable[..., object], *arguments: object) -> object:
-        """Call a function, of which all that it decodes counts here."""
-        _HERE.place = self
-        try:
-            return function(*arguments)
-        finally:
-            _HERE.place = None
-
-
-@contextmanager
-def room_for(needed: int) -> Iterator[None]:
-    """While an item is decoded that needs so many bytes: of large ones there is one at a time, whatever the threads."""
-    place: Place | None = getattr(_HERE, "place", None)
-    if place is not None:
-        place.take(needed)
-        yield
-        return
-    if needed < LARGE:
-        yield
-        return
-    with _ONE_AT_A_TIME:
-        yield
+def run_ahead(call: Callable[[], Result]) -> Result:
+    """The result of a call that is made before anybody asks for it."""
+    _HERE.is_ahead = True
+    try:
+        return call()
+    finally:
+        _HERE.is_ahead = False

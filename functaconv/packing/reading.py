@@ -24,7 +24,7 @@ from functaconv.data.decoders import (
 from functaconv.data.decoders.binvox import write_binvox
 from functaconv.data.folder import opened
 from functaconv.data.items import Item, Record
-from functaconv.data.limits import room_for
+from functaconv.data.limits import check_ahead
 from functaconv.data.meshes import MESH_SUFFIXES, voxelise
 from functaconv.data.noise import now_reading
 from functaconv.errors import InputError, ItemError
@@ -183,9 +183,9 @@ def _content(file: File, reading: Reading, ignored: Counter[str]) -> tuple[dict[
             size = os.fstat(stream.fileno()).st_size
             if size > DEFAULT_LIMITS.member:
                 raise ItemError(f"{size} bytes, expected at most {DEFAULT_LIMITS.member}")
-            with room_for(size):
-                # no more than was said: it may grow
-                content = stream.read(size)
+            check_ahead(size)
+            # no more than was said: it may grow
+            content = stream.read(size)
     except OSError as error:
         raise ItemError(f"cannot be read: {error.strerror or error}") from error
     if file.suffix in MESH_SUFFIXES:

@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from functaconv.data.copies import LocalCopies
 from functaconv.data.items import Record
-from functaconv.data.limits import Place, Room, room_for
+from functaconv.data.limits import DecodeLaterError, check_ahead, run_ahead
 from functaconv.data.shards import RecordLocation, index_shard, read_at
 from functaconv.errors import InputError
 from functaconv.signals.batch import Batch
@@ -29,20 +29,20 @@ Made = TypeVar("Made")
 
 
 class Ahead(Generic[Made]):
-    """A result that is computed in a thread, at the latest when it is asked for."""
+    """A result that is computed in a thread; of a large item when it is asked for, where it is asked for."""
 
-    def __init__(self, pool: ThreadPoolExecutor | None, room: Room, function: Callable[..., Made], given: Any) -> None:
-        self._place = Place(room)
-        self._call: Callable[[], object] = partial(self._place.run, function, given)
-        self._future = None if pool is None else pool.submit(self._call)
+    def __init__(self, pool: ThreadPoolExecutor | None, function: Callable[..., Made], given: Any) -> None:
+        self._call: Callable[[], Made] = partial(function, given)
+        self._future = None if pool is None else pool.submit(run_ahead, self._call)
 
     def result(self) -> Made:
-        self._place.ask()
-        made = self._call() if self._future is None else self._future.result()
-        self._place.leave()
+        try:
+            made = self._call() if self._future is None else self._future.result()
+        except DecodeLaterError:
+            made = self._call()
         # neither the record nor what became of it is held any longer
         self._future, self._call = None, _taken
-        return cast(Made, made)
+        return made
 
     def cancel(self) -> None:
         if self._future is not None:
@@ -70,13 +70,13 @@ def begun_ahead(
 ) -> Generator[Ahead[Made]]:
     """The calls of `function` in order, at most `ahead` of them begun in `workers` threads.
 
-    What they decode counts (`limits.room_for`): one that finds no room waits until its result is asked for. Of records
-    no more are fetched while those that wait have many bytes.
+    Large items (`limits.check_ahead`) are decoded when their result is asked for. No more records are fetched while
+    those that wait have many bytes.
     """
     waiting: deque[tuple[Ahead[Made], int]] = deque()
-    iterator, room, weight = iter(items), Room(), 0
+    iterator, weight = iter(items), 0
     pool = ThreadPoolExecutor(workers, thread_name_prefix="functaconv-decode") if workers > 0 else None
-    most = (ahead or 4 * workers) if workers > 0 else 1
+    most = (ahead or 2 * workers) if workers > 0 else 1
     with pool or nullcontext():
         try:
             failure: BaseException | None = None
@@ -90,7 +90,7 @@ def begun_ahead(
                         # what was read before the source broke is still good
                         failure = error
                         break
-                    waiting.append((Ahead(pool, room, function, given), _weight(given)))
+                    waiting.append((Ahead(pool, function, given), _weight(given)))
                     weight += waiting[-1][1]
                     del given
                 if not waiting:
@@ -104,7 +104,6 @@ def begun_ahead(
         finally:
             for left, _ in waiting:
                 left.cancel()
-            room.close()
 
 
 def _weight(given: object) -> int:
@@ -297,7 +296,8 @@ class Collection:
             return self._kept[record]
         number, location = self._locations[record]
         shard = self._shards[number]
-        with self._copies.opened(shard) as stream, room_for(location.length):
+        check_ahead(location.length)
+        with self._copies.opened(shard) as stream:
             read = read_at(shard, location, number, stream=stream)
         signals = tuple(self._decode(read))
         size = sum(signal.values.nbytes for signal in signals)

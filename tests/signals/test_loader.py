@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from functaconv.data.items import Record
-from functaconv.data.limits import MOST_AHEAD, room_for
+from functaconv.data.limits import LARGE, check_ahead
 from functaconv.errors import InputError
 from functaconv.modalities import Axes
 from functaconv.modalities.reading import Reading
@@ -89,14 +89,14 @@ def test_large_items_are_decoded_one_at_a_time_and_small_ones_ahead() -> None:
     lock = threading.Lock()
 
     def decoded(number: int) -> int:
-        with room_for(MOST_AHEAD + 1 if number % 4 == 3 else MOST_AHEAD // 8):
-            with lock:
-                begun.append(number)
-                running[0] += number % 4 == 3
-                most[0] = max(most[0], running[0])
-            time.sleep(0.001)
-            with lock:
-                running[0] -= number % 4 == 3
+        check_ahead(LARGE if number % 4 == 3 else LARGE - 1)
+        with lock:
+            begun.append(number)
+            running[0] += number % 4 == 3
+            most[0] = max(most[0], running[0])
+        time.sleep(0.001)
+        with lock:
+            running[0] -= number % 4 == 3
         return number
 
     calls = begun_ahead(decoded, range(20), workers=4)
@@ -113,8 +113,8 @@ def test_large_items_are_decoded_one_at_a_time_and_small_ones_ahead() -> None:
 
 def test_a_large_item_that_nobody_asks_for_ends_with_the_others() -> None:
     def decoded(number: int) -> int:
-        with room_for(MOST_AHEAD if number else 0):
-            return number
+        check_ahead(LARGE if number else 0)
+        return number
 
     results = map_ahead(decoded, range(20), workers=2)
     assert next(results) == 0

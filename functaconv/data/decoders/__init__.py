@@ -35,7 +35,7 @@ from functaconv.data.decoders.images import (
 )
 from functaconv.data.ignored import CUT_JSON, CUT_TEXT, LARGE_JSON, NO_LABELS, beside, ignore, named_otherwise
 from functaconv.data.items import OF_GRIDS, Item, Record
-from functaconv.data.limits import DEFAULT_LIMITS, Limits, room_for
+from functaconv.data.limits import DEFAULT_LIMITS, Limits, check_ahead
 from functaconv.documents import LITERALS, parse_json
 from functaconv.errors import ItemError, UsageError
 
@@ -85,8 +85,6 @@ _ARRAY_ERRORS = (
 )
 _MOST_IN_JSON = 1 << 18
 """values"""
-_PER_BYTE_OF_JSON = 32
-"""bytes of Python objects, at most"""
 _MOST_IN_HEADER = 10_000
 """bytes of a npy header, as numpy has it"""
 _PIECE = 1 << 20
@@ -222,8 +220,8 @@ def _unpacked(array: np.ndarray, attributes: Mapping[str, Any], limits: Limits) 
         raise ItemError(f"json: bit_order is {order!r:.80}, expected big or little")
     if not all(size > 0 for size in shape) or math.prod(shape) > limits.expanded:
         raise ItemError(f"json: packed_bits {shape} is more than {limits.expanded} voxels, or none")
-    with room_for(math.prod(shape)):
-        return unpack_bits(array, shape, little=order == "little")
+    check_ahead(math.prod(shape))
+    return unpack_bits(array, shape, little=order == "little")
 
 
 def _as_grid(array: np.ndarray, attributes: Mapping[str, Any]) -> np.ndarray:
@@ -269,8 +267,8 @@ def _decode_array(content: bytes, found: str, suffix: str, name: str | None, lim
 
 
 def _read_npy(content: bytes, name: str | None, limits: Limits) -> np.ndarray:  # noqa: ARG001 - one shape for both
-    with room_for(2 * len(content)):
-        return _read_stream(io.BytesIO(content), len(content), limits)
+    check_ahead(2 * len(content))
+    return _read_stream(io.BytesIO(content), len(content), limits)
 
 
 def _read_binvox(content: bytes, name: str | None, limits: Limits) -> np.ndarray:  # noqa: ARG001 - the same shape
@@ -296,7 +294,8 @@ def _read_npz(content: bytes, name: str | None, limits: Limits) -> np.ndarray:
             raise ItemError(
                 f"{info.filename}: compressed in a way (zip method {info.compress_type}) numpy never writes"
             )
-        with room_for(2 * info.file_size), archive.open(info) as stream:
+        check_ahead(2 * info.file_size)
+        with archive.open(info) as stream:
             return _read_stream(cast(BinaryIO, stream), info.file_size, limits)
 
 
@@ -400,8 +399,7 @@ def _attributes(record: Record, limits: Limits) -> dict[str, Any]:
             raise ItemError(f"{suffix}: {len(record.fields[suffix])} bytes, expected at most {limits.text}")
     if "json" in record.fields:
         try:
-            with room_for(_PER_BYTE_OF_JSON * len(record.fields["json"])):
-                value = parse_json(record.fields["json"], most_values=_MOST_IN_JSON)
+            value = parse_json(record.fields["json"], most_values=_MOST_IN_JSON)
         except ValueError as error:
             raise ItemError(f"json: expected valid JSON in UTF-8 ({error})") from error
         attributes.update(value if isinstance(value, dict) else {"json": value})

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from functaconv.data.limits import room_for
+from functaconv.data.limits import check_ahead
 from functaconv.errors import ItemError
 
 __all__ = ["read_binvox", "unpack_bits", "write_binvox"]
@@ -44,14 +44,14 @@ def read_binvox(content: bytes, *, most_values: int) -> np.ndarray:
     found = int(counts.sum(dtype=np.int64))
     if found != voxels:
         raise ItemError(f"dim {x} {z} {y} needs {voxels} voxels, found {found} in {counts.size} runs")
-    with room_for(2 * voxels):
-        flat, place = np.empty(voxels, np.uint8), 0
-        for start in range(0, counts.size, _TOGETHER):
-            # numpy makes eight bytes of each count
-            piece = np.repeat(values[start : start + _TOGETHER], counts[start : start + _TOGETHER])
-            flat[place : place + piece.size] = piece
-            place += piece.size
-        return np.ascontiguousarray(flat.reshape(x, z, y).transpose(0, 2, 1))
+    check_ahead(2 * voxels)
+    flat, place = np.empty(voxels, np.uint8), 0
+    for start in range(0, counts.size, _TOGETHER):
+        # numpy makes eight bytes of each count
+        piece = np.repeat(values[start : start + _TOGETHER], counts[start : start + _TOGETHER])
+        flat[place : place + piece.size] = piece
+        place += piece.size
+    return np.ascontiguousarray(flat.reshape(x, z, y).transpose(0, 2, 1))
 
 
 def write_binvox(occupancy: np.ndarray) -> bytes:

@@ -39,7 +39,7 @@ from PIL import (
 from functaconv.data.decoders.headers import check_header, check_scans, further_pages, screen_size
 from functaconv.data.decoders.tiff import read_bands
 from functaconv.data.ignored import FRAMES, LOW_BITS, PAGES, ignore
-from functaconv.data.limits import DEFAULT_LIMITS, room_for
+from functaconv.data.limits import DEFAULT_LIMITS, check_ahead
 from functaconv.data.noise import libtiff_heard
 from functaconv.errors import ItemError, UsageError
 
@@ -186,7 +186,8 @@ def _decoded(
         if image.mode[0] not in "IF" and (";16" in rawmode or most > 255):
             ignore(ignored, LOW_BITS)
         is_libtiff = bool(image.tile) and image.tile[0].codec_name == "libtiff"
-        with room_for(2 * each * width * height), libtiff_heard() if is_libtiff else nullcontext():
+        check_ahead(2 * each * width * height)
+        with libtiff_heard() if is_libtiff else nullcontext():
             image.load()
             return *_pixels(image, name, rawmode), _orientation(image)
 

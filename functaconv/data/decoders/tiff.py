@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from functaconv.data.limits import room_for
+from functaconv.data.limits import check_ahead
 from functaconv.errors import ItemError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -45,9 +45,9 @@ def read_bands(content: bytes, check_size: Callable[[int, int, int], None]) -> t
             )
         each = dtype.itemsize * page.samplesperpixel * page.imagedepth
         check_size(page.imagewidth, page.imagelength, each)
-        with room_for(2 * page.imagewidth * page.imagelength * each):
-            _check_codec(page, dtype.itemsize)
-            values = page.asarray(maxworkers=1)
+        check_ahead(2 * page.imagewidth * page.imagelength * each)
+        _check_codec(page, dtype.itemsize)
+        values = page.asarray(maxworkers=1)
         axes = page.axes
     values = np.moveaxis(values, axes.index("S"), -1) if "S" in axes else values[..., None]
     orientation = page.tags.valueof(_ORIENTATION, 1)
