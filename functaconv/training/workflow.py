@@ -105,7 +105,7 @@ def fit_base(
         is_free = not _network_asked_for(preset, recipe, settings or {})
         if not learnable(chosen) and not is_free and not chosen.network.has_closed_form:
             raise UsageError(
-                f"without minutes there is only the closed form, which has no {chosen.network.kind} network",
+                f"without minutes there is only the closed form, which is not this network: {chosen.network.described}",
                 hint="leave out --solver, network.kind and network.modulation, or allow --minutes",
             )
         identity = {

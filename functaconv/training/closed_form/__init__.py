@@ -9,7 +9,7 @@ cells around a site, m is the mean of the dataset. A global latent is one site w
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -21,6 +21,7 @@ from functaconv.recipe import Recipe
 from functaconv.signals.batch import Batch
 from functaconv.signals.geometry import Geometry
 from functaconv.signals.normalizer import Normalizer
+from functaconv.solvers import GaussNewtonOptions
 from functaconv.training.closed_form.domain import counts_of, fit_mean, numbered
 from functaconv.training.closed_form.layout import MOST_PRODUCTS
 from functaconv.training.closed_form.rounds import Plan, improve
@@ -71,17 +72,17 @@ def learnable(recipe: Recipe) -> bool:
 
 def linear_recipe(recipe: Recipe, features: int, mean_features: int) -> Recipe:
     """The recipe of the linear base with the same latents."""
-    return recipe.changed(
+    settings = recipe.changed(
         {
-            "network": {"kind": "fourier", "features": features, "mean_features": mean_features},
             "latent": {
                 "interpolation": "window" if math.prod(recipe.latent.sites) > 1 else "nearest",
                 "frame": "auto", "kernel": 1, "learned_start": False,
             },
-            "solver": {"kind": "gauss-newton", "steps": 1, "damping": DAMPING, "learned_damping": False},
             "data": {"geometry": "planar"},
         }
     )  # fmt: skip
+    network = FourierOptions(features=features, mean_features=mean_features)
+    return replace(settings, network=network, solver=GaussNewtonOptions(steps=1, damping=DAMPING))
 
 
 @torch.no_grad()
