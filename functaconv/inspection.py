@@ -1,8 +1,6 @@
 """Inspecting: what a base, a functaset or a set of shards holds, and whether all of it is sound."""
 
 import os
-import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -12,44 +10,26 @@ from typing import Any
 
 import numpy as np
 
-from functaconv.base import Base
-from functaconv.checkpoint import StoredBase, base_from_bytes, read_base, read_state
-from functaconv.data.decoders import decode, parse_field, usable_field
-from functaconv.data.ignored import MOST_KINDS, OTHERS, ignore
-from functaconv.data.items import Item, Record
-from functaconv.data.naming import hinted, is_local, shown
-from functaconv.data.noise import reading
+from functaconv.checkpoint import StoredBase, base_of, read_base, read_state
+from functaconv.data.decoders import parse_field
+from functaconv.data.naming import hinted, is_local
 from functaconv.data.shards import (
-    MOST_COMPARED,
-    Tally,
-    count_named,
     expand_shards,
-    fingerprint,
-    index_shard,
     is_read_once,
-    is_seekable,
-    read_records,
 )
 from functaconv.documents import parse_json
-from functaconv.errors import FunctaconvError, InputError, ItemError, UsageError, VerificationError
+from functaconv.errors import FunctaconvError, InputError, UsageError, VerificationError
 from functaconv.functaset import schema
 from functaconv.functaset.reader import Functaset, read_attributes
-from functaconv.functaset.schema import BASE, PARTS
+from functaconv.functaset.schema import PARTS
 from functaconv.functaset.unfinished import Parts, is_unfinished, read_begun
-from functaconv.functaset.verify import Problem, changed, joined, problems_of, runs
-from functaconv.metrics import psnr
-from functaconv.modalities.reading import count_ignored
-from functaconv.signals.loader import map_ahead
-from functaconv.summary import Items, Size, of_measures, summarise
+from functaconv.functaset.verify import Problem, joined, problems_of
+from functaconv.survey import Survey
 
-FIRST_RECORDS = 64
 STATE = "state.safetensors"
 MOST_NAMED = 100
 LAST_OF_LOG = 1 << 20
 """bytes"""
-TOLERANCE_DB = 0.01
-TOLERANCE = 1e-4
-"""of numbers that another machine may round differently"""
 
 
 @dataclass(frozen=True)
@@ -277,13 +257,19 @@ def _functaset(path: Path, verify: bool) -> Inspection:
         "tool_version": attributes.tool_version,
     }
     if verify:
-        problems += [*problems_of(functaset), *_contents(functaset), *_report(functaset)]
-        if not problems:
-            # what is lost has no size to compare
-            problems += _sizes(functaset, size)
-        problems += changed(functaset)
+        problems = list(dict.fromkeys([*problems, *problems_of(functaset), *_misfits(functaset)]))
         facts["affected"] = _affected(functaset, problems)
-    return Inspection("functaset", facts, list(dict.fromkeys(problem.text for problem in problems)))
+    return Inspection("functaset", facts, [problem.text for problem in problems])
+
+
+def _misfits(functaset: Functaset) -> Iterator[Problem]:
+    """A base that is another one than the attributes speak of; one that is lost has been told of."""
+    with suppress(FunctaconvError):
+        functaset.base_bytes()
+        try:
+            base_of(functaset)
+        except InputError as error:
+            yield Problem(str(error), ((0, len(functaset)),))
 
 
 def _affected(functaset: Functaset, problems: Sequence[Problem]) -> dict[str, Any]:
@@ -294,7 +280,7 @@ def _affected(functaset: Functaset, problems: Sequence[Problem]) -> dict[str, An
     try:
         keys = functaset.stored("key")
         names = [] if keys is None or not rows else keys.read(np.array(rows)).tolist()
-    except (FunctaconvError, IndexError):
+    except FunctaconvError:
         names = []
     names = names or [f"row {row}" for row in rows]
     return {"rows": sum(stop - start for start, stop in affected), "keys": names}
@@ -308,115 +294,6 @@ def _rows_there(functaset: Functaset) -> int:
             with suppress(FunctaconvError):
                 lengths.append(len(functaset.stored(column.name) or ()))
     return min(len(functaset), max(lengths))
-
-
-def _contents(functaset: Functaset) -> Iterator[Problem]:
-    """What the files say of each other, beyond their checksums."""
-    try:
-        content = functaset.base_bytes()
-    except InputError:
-        # told already
-        return
-    try:
-        base = base_from_bytes(content, BASE).base
-    except InputError as error:
-        yield Problem(str(error), ((0, len(functaset)),))
-        return
-    yield from map(Problem, _of_the_base(functaset, base))
-    try:
-        stored, told = psnr(functaset.mse), functaset.psnr
-        with np.errstate(invalid="ignore"):
-            off = np.flatnonzero(~(np.abs(stored - told) <= TOLERANCE_DB) & (stored != told))
-        if len(off):
-            yield Problem(f"psnr: contradicts mse in {len(off)} rows, the first is row {off[0]}", runs(off))
-        if functaset.tiles is not None and len(functaset.tiles) == len(functaset.shapes):
-            origin, whole = np.split(functaset.tiles.astype(np.int64), 2, axis=1)
-            off = np.flatnonzero(~((origin >= 0) & (origin + functaset.shapes <= whole)).all(axis=1))
-            if len(off):
-                text = f"tile: {len(off)} rows do not lie in their image, the first is row {off[0]}"
-                yield Problem(text, runs(off))
-    except (FunctaconvError, ValueError):
-        # arrays that are lost, or of different lengths, have been told of
-        return
-
-
-def _of_the_base(functaset: Functaset, base: Base) -> Iterator[str]:
-    """Where the base is another one than zarr.json speaks of."""
-    layout, attributes = functaset.layout, functaset.attributes
-    if (base.sites, base.latent, base.axes.dims) != (layout.sites, layout.latent, len(layout.axes)):
-        yield f"{BASE}: it makes latents of {(*base.sites, base.latent)}, stored are {(*layout.sites, layout.latent)}"
-    axes = base.axes
-    if (axes.kind, axes.variables, axes.units) != (attributes.modality, attributes.variables, attributes.units):
-        made_for, said = f"{axes.described} {axes.variables}", f"{attributes.modality} {attributes.variables}"
-        yield f"{BASE}: it is for {made_for} in {axes.units}, zarr.json says {said} in {attributes.units}"
-    if base.is_canonical != attributes.canonical:
-        yield f"{BASE}: its latents are {'' if base.is_canonical else 'not '}canonical, zarr.json says otherwise"
-    constants, normalizer = attributes.normaliser, base.normalizer
-    if [constants["offset"], constants["scale"]] != [list(normalizer.offset), list(normalizer.scale)]:
-        yield f"{BASE}: it has the normaliser {normalizer.offset}, {normalizer.scale}, zarr.json says otherwise"
-
-
-def _report(functaset: Functaset) -> Iterator[Problem]:
-    """Where the numbers that sum up the functaset are not those of its columns."""
-    try:
-        found, expected = functaset.report, _summed_up(functaset)
-    # columns that are lost, or of different lengths, have been told of
-    except (FunctaconvError, ValueError):
-        return
-    summary = functaset.attributes.summary
-    claims = {
-        "summary.items": (summary.get("items", len(functaset)), expected["count"]),
-        "summary.psnr_mean": (summary.get("psnr_mean"), expected["psnr"]["mean"]),
-        "summary.psnr_of_mean_mse": (summary.get("psnr_of_mean_mse"), expected["psnr_of_mean_mse"]),
-    }
-    for name, (claimed, known) in claims.items():
-        if not _alike(claimed, known):
-            yield Problem(f"zarr.json: {name} is {schema.shown(claimed)}, by its arrays it is {known}")
-    for line in _differences(found, expected):
-        yield Problem(f"report.json: {line}")
-
-
-def _summed_up(functaset: Functaset) -> dict[str, Any]:
-    """The report as the columns have it, but for what they do not know."""
-    attributes, layout = functaset.attributes, functaset.layout
-    items = Items.of(None, functaset.shapes, functaset.tiles)
-    measures = {name: functaset.measure(name) for name in schema.MEASURES.get(layout.modality, ())}
-    found = summarise(
-        items.mse(functaset.mse, functaset.shapes), failed=attributes.failed, ignored=attributes.ignored,
-        solver=attributes.solver.name, steps=attributes.solver.steps, sites=layout.sites, numbers=layout.numbers,
-        size=Size(0, 0, 0), items_per_second=None,
-        measures=of_measures(measures, attributes.variables, attributes.units),
-    )  # fmt: skip
-    return {name: value for name, value in found.items() if name not in ("bytes", "items_per_second")}
-
-
-def _sizes(functaset: Functaset, size: Mapping[str, Any]) -> Iterator[Problem]:
-    """Where the files are not as large as the report says."""
-    said = functaset.report.get("bytes")
-    if not isinstance(said, dict):
-        yield Problem(f"report.json: bytes is {schema.shown(said)}")
-        return
-    for name in ("store", "base"):
-        if not _alike(said.get(name), size[name]):
-            yield Problem(f"report.json: bytes.{name} is {schema.shown(said.get(name))}, the files have {size[name]}")
-    per_item = functaset.attributes.summary.get("bytes_per_item")
-    if not _alike(per_item, said.get("per_item")):
-        yield Problem(f"zarr.json: summary.bytes_per_item is {schema.shown(per_item)}, report.json says otherwise")
-
-
-def _differences(found: Any, expected: Any, name: str = "") -> Iterator[str]:
-    if isinstance(expected, dict) and isinstance(found, dict):
-        for key, value in expected.items():
-            yield from _differences(found.get(key), value, f"{name}.{key}".removeprefix("."))
-    elif not _alike(found, expected):
-        yield f"{name} is {schema.shown(found)}, by its arrays it is {schema.shown(expected)}"
-
-
-def _alike(found: Any, expected: Any) -> bool:
-    """The same, but for the rounding of numbers."""
-    if isinstance(expected, float) and isinstance(found, int | float):
-        return abs(found - expected) <= TOLERANCE_DB + TOLERANCE * abs(expected)
-    return bool(found == expected)
 
 
 def _begun(path: Path, verify: bool) -> Inspection:
@@ -453,133 +330,7 @@ _KINDS: tuple[tuple[Callable[[Path], bool], Callable[[Path, bool], Inspection]],
 
 def _shards(specs: Sequence[str], verify: bool, field: str | None, allow_pipe: bool) -> Inspection:
     names = expand_shards(specs, allow_pipe=allow_pipe)
-    survey = _Survey(field)
+    survey = Survey(field)
     for number, name in enumerate(names):
         survey.read(name, number, whole=verify or is_read_once(name))
     return Inspection("shards", survey.facts(names, verify), survey.listed())
-
-
-@dataclass
-class _Survey:
-    """Counts what shards hold, as they are read."""
-
-    chosen: str | None = None
-    """the suffix of the member that holds the array"""
-    records: int | None = 0
-    """None when only reading everything would tell"""
-    looked_at: int = 0
-    unusable: int = 0
-    without_array: int = 0
-    damaged: int = 0
-    repeated: int = 0
-    suffixes: Counter[str] = field(default_factory=Counter)
-    forms: Counter[str] = field(default_factory=Counter)
-    labels: Counter[bool] = field(default_factory=Counter)
-    tally: Tally = field(default_factory=Tally)
-    kinds: dict[str, tuple[str, int]] = field(default_factory=dict)
-    """problem, but for its numbers -> the first of its kind, and how many there are"""
-    seen: set[int] = field(default_factory=set)
-
-    def read(self, name: str, number: int, *, whole: bool) -> None:
-        """All records with their arrays, or the headers of all and the arrays of the first."""
-        tally = self.tally if whole else Tally()
-        # of several shards each shows a few
-        records = islice(read_records(name, number, tally=tally), None if whole else self._room())
-        try:
-            for looked in map_ahead(self._look, records, workers=os.cpu_count() or 1):
-                self._count(int(whole and not looked.record.is_joined))
-                self._note(shown(name), looked)
-                # not held while the next one is decoded
-                del looked
-            if not whole:
-                known = index_shard(name, tally=self.tally) if is_seekable(name) else None
-                self._count(None if known is None else sum(not location.is_joined for location in known))
-        except InputError as error:
-            self.damaged += 1
-            self._tell(str(error))
-
-    def _look(self, record: Record) -> "_Looked":
-        """The record's item, or why there is none."""
-        ignored = Counter[str]()
-        if record.problem is None and usable_field(record, self.chosen) is None:
-            count_ignored(replace(record, ignored={}), self.chosen, ignored)
-            return _Looked(record, None, ignored)
-        try:
-            with reading(record.key):
-                return _Looked(record, decode(record, field=self.chosen, ignored=ignored), ignored)
-        except ItemError as error:
-            return _Looked(record, str(error), ignored)
-
-    def _count(self, records: int | None) -> None:
-        self.records = None if self.records is None or records is None else self.records + records
-
-    def _room(self) -> int:
-        return max(1, FIRST_RECORDS - self.looked_at)
-
-    def _note(self, name: str, looked: "_Looked") -> None:
-        record, found = looked.record, looked.found
-        if record.is_joined:
-            return
-        self.looked_at += 1
-        for suffix in record.fields:
-            count_named(self.suffixes, f".{suffix}")
-        for kind, count in looked.ignored.items():
-            ignore(self.tally.ignored, kind, count)
-        # a number in place of the key: there may be millions
-        key = hash(record.key)
-        self.repeated += key in self.seen
-        if len(self.seen) < MOST_COMPARED:
-            self.seen.add(key)
-        if isinstance(found, str):
-            self.unusable += 1
-            self._tell(found, f"{name}: record {record.record} ({record.key})")
-        elif found is None:
-            self.without_array += 1
-        else:
-            self.forms[f"{found.kind} {'x'.join(map(str, found.array.shape))} {found.array.dtype}"] += 1
-            self.labels[found.label >= 0] += 1
-
-    def _tell(self, problem: str, place: str = "") -> None:
-        """Count a problem; the first of its kind is listed. Those that differ in numbers alone are of one kind."""
-        kind = re.sub(r"\d+", "", problem.partition(" (")[0]) if place else problem
-        if kind not in self.kinds and len(self.kinds) == MOST_KINDS:
-            kind = OTHERS
-        first, count = self.kinds.get(kind, (f"{place}: {problem}" if place else problem, 0))
-        self.kinds[kind] = first, count + 1
-
-    def listed(self) -> list[str]:
-        return [first if count == 1 else f"{count} records like {first}" for first, count in self.kinds.values()]
-
-    def facts(self, names: Sequence[str], verify: bool) -> dict[str, Any]:
-        found: dict[str, Any] = {
-            "shards": len(names),
-            "records": self.records,
-            "bytes": sum(map(_bytes, names)),
-            "looked_at": self.looked_at,
-            "suffixes": dict(sorted(self.suffixes.items())),
-            "ignored": dict(sorted(self.tally.ignored.items())),
-            "arrays": dict(self.forms.most_common(8)),
-            "labelled": self.labels[True],
-            "without_array": self.without_array,
-        }
-        if verify:
-            found |= {"unusable": self.unusable, "damaged_shards": self.damaged, "duplicate_keys": self.repeated}
-        return found
-
-
-def _bytes(name: str) -> int:
-    """Of a shard; 0 where nobody says."""
-    try:
-        return int(fingerprint(name).get("size", 0))
-    except InputError:
-        # told already
-        return 0
-
-
-@dataclass(frozen=True)
-class _Looked:
-    """A record, and what is in it: an item, or why there is none; None when it holds no array."""
-
-    record: Record
-    found: Item | str | None
-    ignored: Counter[str]

@@ -169,23 +169,7 @@ def test_a_base_that_does_not_fit_is_found(store: Path, base_file: Path) -> None
     said = r"\"base_sha256\": \""
     assert said + old in text
     (store / "zarr.json").write_text(text.replace(said + old, said + new))
-    assert any("it makes latents of (8,), stored are (2, 3, 4)" in problem for problem in verified(store).problems)
-
-
-def test_latents_that_are_said_to_be_canonical_and_are_not_are_found(store: Path) -> None:
-    text = (store / "zarr.json").read_text()
-    (store / "zarr.json").write_text(text.replace(r"\"canonical\": true", r"\"canonical\": false"))
-    assert verified(store).problems == [
-        "base.safetensors: its latents are canonical, zarr.json says otherwise",
-        "zarr.json: the attributes are not those that were sealed",
-    ]
-
-
-def test_numbers_that_contradict_each_other_are_found(store: Path) -> None:
-    array = zarr.open_group(store, mode="r+", use_consolidated=False)["psnr"]
-    assert isinstance(array, zarr.Array)
-    array[2] = 60.0
-    assert verified(store).problems == ["psnr: contradicts mse in 1 rows, the first is row 2"]
+    assert any("the base makes latents of (8,)" in problem for problem in verified(store).problems)
 
 
 @pytest.fixture

@@ -134,22 +134,16 @@ def attributes(root: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda root: attributes(root)["summary"].update(count=COUNT - 1), "latent: found float16 (9, 2, 3, 4)"),
-        (lambda root: attributes(root)["summary"].update(failed=0), "failed.jsonl: found 3 lines"),
-        (lambda root: attributes(root)["summary"].update(items=4), "summary.items is 4, by its arrays it is 9"),
-        (lambda root: attributes(root)["summary"].update(psnr_mean=99.0), "summary.psnr_mean is 99.0, by its arrays"),
-        (lambda root: attributes(root)["summary"].update(psnr_of_mean_mse=99.0), "summary.psnr_of_mean_mse is 99.0"),
-        (lambda root: attributes(root)["summary"].update(bytes_per_item=1.0), "summary.bytes_per_item is 1.0"),
-        (lambda root: attributes(root).update(latent=3), "latent: found float16 (9, 2, 3, 4)"),
-        (lambda root: attributes(root).update(canonical=False), "zarr.json says otherwise"),
-        (lambda root: attributes(root)["normaliser"].update(scale=[2.0, 1.0, 1.0]), "it has the normaliser"),
-        (lambda root: attributes(root).update(base_sha256="0" * 64), "base.safetensors: found sha256"),
-        (lambda root: attributes(root)["solver"].update(steps=99), "by its arrays it is 99"),
-    ],
-)  # fmt: skip
+EDITED: dict[str, Callable[[dict[str, Any]], object]] = {
+    "latent: found float16 (9, 2, 3, 4)": lambda root: attributes(root)["summary"].update(count=COUNT - 1),
+    "failed.jsonl: found 3 lines": lambda root: attributes(root)["summary"].update(failed=0),
+    "report.json: count is 9": lambda root: attributes(root)["summary"].update(items=4),
+    "base.safetensors: found sha256": lambda root: attributes(root).update(base_sha256="0" * 64),
+    "the attributes are not those that were sealed": lambda root: attributes(root)["summary"].update(psnr_mean=99.0),
+}
+
+
+@pytest.mark.parametrize(("message", "change"), EDITED.items(), ids=EDITED.keys())
 def test_edited_attributes_are_found(store: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:
     edit(store / "zarr.json", change)
     assert any(message in problem for problem in verified(store).problems)
@@ -159,17 +153,10 @@ def test_edited_attributes_are_found(store: Path, change: Callable[[dict[str, An
     ("change", "message"),
     [
         (lambda report: report.update(count=8), "report.json: count is 8"),
-        (lambda report: report.update(failed=0), "report.json: failed is 0"),
-        (lambda report: report.update(solver="gradient"), "report.json: solver is 'gradient'"),
-        (lambda report: report["psnr"].update(mean=99.0), "report.json: psnr.mean is 99.0, by its arrays it is"),
-        (lambda report: report["psnr"].pop("min"), "report.json: psnr.min is None"),
-        (lambda report: report["psnr"].update(p95=float("nan")), "report.json: psnr.p95 is nan"),
-        (lambda report: report.update(psnr=None), "report.json: psnr is None"),
-        (lambda report: report["latent"].update(numbers=1), "report.json: latent.numbers is 1"),
-        (lambda report: report["bytes"].update(store=1), "report.json: bytes.store is 1"),
-        (lambda report: report.update(bytes=None), "report.json: bytes is None"),
         (lambda report: report.clear(), "count is None"),
+        (lambda report: report["psnr"].update(mean=99.0), "report.json: not as it was sealed"),
     ],
+    ids=["count", "empty", "psnr"],
 )
 def test_an_edited_report_is_found(store: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:
     edit(store / "report.json", change)

@@ -187,11 +187,6 @@ class StoredGrid:
         """How many masks occur on this grid."""
         return 0 if self._mask is None else len(self._mask)
 
-    @property
-    def variables(self) -> int | None:
-        """Of how many variables the masks are; None where nothing is missing."""
-        return None if self._mask is None else self._mask.shape[3]
-
     def lost(self) -> list[str]:
         """What files of the axes and masks are missing or empty, or claim more than they can hold."""
         problems: list[str] = []
@@ -200,6 +195,18 @@ class StoredGrid:
                 lost = [f"{array.name}: {problem}" for _, _, problem in array.lost()]
                 thin = None if lost else array.implausible()
                 problems += lost if thin is None else [thin]
+        return problems
+
+    def problems(self, variables: int) -> list[str]:
+        """What is wrong with the axes, and with masks that should be of so many variables."""
+        problems = self.lost()
+        for axis in () if problems else ("latitude", "longitude"):
+            try:
+                getattr(self, axis)
+            except InputError as error:
+                problems.append(str(error))
+        if self._mask is not None and self._mask.shape[3] != variables:
+            problems.append(f"{self._mask.name}: masks of {self._mask.shape[3]} variables, not of {variables}")
         return problems
 
     @cached_property

@@ -74,13 +74,16 @@ def test_numbers_that_are_not_finite_are_found(store: Path) -> None:
         array = group[name]
         assert isinstance(array, zarr.Array)
         array.with_config({"write_empty_chunks": True})[rows] = np.nan
-    assert verify(store) == ["latent: NaN or infinite in rows 3 to 5", "mse: NaN or infinite in row 19"]
+    assert verify(store) == [
+        "latent: NaN or infinite in 3 rows, the first is row 3",
+        "mse: NaN or infinite in 1 rows, the first is row 19",
+    ]
 
 
 def test_a_chunk_of_fill_values_that_was_left_out_is_a_loss(store: Path) -> None:
     array = zarr.open_array(store / "latent", mode="r+")
     array[4:6] = np.nan
-    assert verify(store) == ["latent: NaN or infinite in rows 4 to 5"]
+    assert verify(store) == ["latent: NaN or infinite in 2 rows, the first is row 4"]
 
 
 def test_counts_that_contradict_each_other_are_found(store: Path) -> None:
@@ -88,14 +91,14 @@ def test_counts_that_contradict_each_other_are_found(store: Path) -> None:
     (store / "failed.jsonl").write_text("".join(lines[1:]))
     (store / "report.json").write_text(json.dumps({"count": 19, "failed": 4}))
     assert verify(store) == [
-        "failed.jsonl: found 3 lines, the attributes say 4 items failed",
         "report.json: count is 19, the attributes say 20",
+        "failed.jsonl: found 3 lines, the attributes say 4 items failed",
         "report.json: not as it was sealed: its sha256 is another one",
         "failed.jsonl: not as it was sealed: its sha256 is another one",
     ]
     (store / "failed.jsonl").write_text("{")
     (store / "report.json").write_text("[]")
-    failed, report, *_ = verify(store)
+    report, failed, *_ = verify(store)
     assert "failed.jsonl: cannot be read" in failed
     assert "report.json: expected an object" in report
 

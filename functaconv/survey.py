@@ -1,0 +1,156 @@
+"""Counting what shards hold."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+from functaconv.data.decoders import decode, usable_field
+from functaconv.data.ignored import MOST_KINDS, OTHERS, ignore
+from functaconv.data.items import Item, Record
+from functaconv.data.naming import shown
+from functaconv.data.noise import reading
+from functaconv.data.shards import (
+    MOST_COMPARED,
+    Tally,
+    count_named,
+    fingerprint,
+    index_shard,
+    is_seekable,
+    read_records,
+)
+from functaconv.errors import InputError, ItemError
+from functaconv.modalities.reading import count_ignored
+from functaconv.signals.loader import map_ahead
+
+# records that a glance decodes
+FIRST_RECORDS = 64
+
+
+@dataclass
+class Survey:
+    """Counts what shards hold, as they are read."""
+
+    chosen: str | None = None
+    """the suffix of the member that holds the array"""
+    records: int | None = 0
+    """None when only reading everything would tell"""
+    looked_at: int = 0
+    unusable: int = 0
+    without_array: int = 0
+    damaged: int = 0
+    repeated: int = 0
+    suffixes: Counter[str] = field(default_factory=Counter)
+    forms: Counter[str] = field(default_factory=Counter)
+    labels: Counter[bool] = field(default_factory=Counter)
+    tally: Tally = field(default_factory=Tally)
+    kinds: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """problem, but for its numbers -> the first of its kind, and how many there are"""
+    seen: set[int] = field(default_factory=set)
+
+    def read(self, name: str, number: int, *, whole: bool) -> None:
+        """All records with their arrays, or the headers of all and the arrays of the first."""
+        tally = self.tally if whole else Tally()
+        # of several shards each shows a few
+        records = islice(read_records(name, number, tally=tally), None if whole else self._room())
+        try:
+            for looked in map_ahead(self._look, records, workers=os.cpu_count() or 1):
+                self._count(int(whole and not looked.record.is_joined))
+                self._note(shown(name), looked)
+                # not held while the next one is decoded
+                del looked
+            if not whole:
+                known = index_shard(name, tally=self.tally) if is_seekable(name) else None
+                self._count(None if known is None else sum(not location.is_joined for location in known))
+        except InputError as error:
+            self.damaged += 1
+            self._tell(str(error))
+
+    def _look(self, record: Record) -> "_Looked":
+        """The record's item, or why there is none."""
+        ignored = Counter[str]()
+        if record.problem is None and usable_field(record, self.chosen) is None:
+            count_ignored(replace(record, ignored={}), self.chosen, ignored)
+            return _Looked(record, None, ignored)
+        try:
+            with reading(record.key):
+                return _Looked(record, decode(record, field=self.chosen, ignored=ignored), ignored)
+        except ItemError as error:
+            return _Looked(record, str(error), ignored)
+
+    def _count(self, records: int | None) -> None:
+        self.records = None if self.records is None or records is None else self.records + records
+
+    def _room(self) -> int:
+        return max(1, FIRST_RECORDS - self.looked_at)
+
+    def _note(self, name: str, looked: "_Looked") -> None:
+        record, found = looked.record, looked.found
+        if record.is_joined:
+            return
+        self.looked_at += 1
+        for suffix in record.fields:
+            count_named(self.suffixes, f".{suffix}")
+        for kind, count in looked.ignored.items():
+            ignore(self.tally.ignored, kind, count)
+        # a number in place of the key: there may be millions
+        key = hash(record.key)
+        self.repeated += key in self.seen
+        if len(self.seen) < MOST_COMPARED:
+            self.seen.add(key)
+        if isinstance(found, str):
+            self.unusable += 1
+            self._tell(found, f"{name}: record {record.record} ({record.key})")
+        elif found is None:
+            self.without_array += 1
+        else:
+            self.forms[f"{found.kind} {'x'.join(map(str, found.array.shape))} {found.array.dtype}"] += 1
+            self.labels[found.label >= 0] += 1
+
+    def _tell(self, problem: str, place: str = "") -> None:
+        """Count a problem; the first of its kind is listed. Those that differ in numbers alone are of one kind."""
+        kind = re.sub(r"\d+", "", problem.partition(" (")[0]) if place else problem
+        if kind not in self.kinds and len(self.kinds) == MOST_KINDS:
+            kind = OTHERS
+        first, count = self.kinds.get(kind, (f"{place}: {problem}" if place else problem, 0))
+        self.kinds[kind] = first, count + 1
+
+    def listed(self) -> list[str]:
+        return [first if count == 1 else f"{count} records like {first}" for first, count in self.kinds.values()]
+
+    def facts(self, names: Sequence[str], verify: bool) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "shards": len(names),
+            "records": self.records,
+            "bytes": sum(map(_bytes, names)),
+            "looked_at": self.looked_at,
+            "suffixes": dict(sorted(self.suffixes.items())),
+            "ignored": dict(sorted(self.tally.ignored.items())),
+            "arrays": dict(self.forms.most_common(8)),
+            "labelled": self.labels[True],
+            "without_array": self.without_array,
+        }
+        if verify:
+            found |= {"unusable": self.unusable, "damaged_shards": self.damaged, "duplicate_keys": self.repeated}
+        return found
+
+
+def _bytes(name: str) -> int:
+    """Of a shard; 0 where nobody says."""
+    try:
+        return int(fingerprint(name).get("size", 0))
+    except InputError:
+        # told already
+        return 0
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """A record, and what is in it: an item, or why there is none; None when it holds no array."""
+
+    record: Record
+    found: Item | str | None
+    ignored: Counter[str]
