@@ -21,6 +21,7 @@ from functaconv.errors import FunctaconvError, InputError, UsageError, Verificat
 from functaconv.inspection import Inspection, inspect
 from functaconv.training import Progress, Watcher, fit_base
 
+from . import hostile
 from .conftest import npy, png, tar
 
 SHAPE = (12, 12)
@@ -133,6 +134,15 @@ def test_a_training_that_is_not_finite_does_not_verify(training: Path, tmp_path:
     write_state(folder / "state.safetensors", TrainingState({**state.tensors, **tensors}, state.values))
     assert inspect(folder).problems == []
     assert len(verified(folder).problems) == len(tensors) > 0
+
+
+def test_a_training_state_of_odd_values_can_be_inspected(tmp_path: Path) -> None:
+    folder = tmp_path / "base.safetensors.training"
+    folder.mkdir()
+    values = {"identity": {"recipe": [1]}, "shapes": []}
+    (folder / "state.safetensors").write_bytes(hostile.packed({"__metadata__": {"functaconv": json.dumps(values)}}))
+    (folder / "log.jsonl").write_bytes(b'{"validation_psnr": 3.5}\n' + hostile.deep_json(5000) + b"\n[]\n{")
+    assert inspect(folder, verify=True).facts["psnr"] == 3.5
 
 
 def test_a_functaset_says_what_it_holds(sealed: Path) -> None:

@@ -2,7 +2,6 @@
 
 import errno
 import io
-import json
 import os
 import shutil
 import signal
@@ -17,7 +16,6 @@ import pytest
 
 from functaconv.functaset.reader import open_functaset
 from tests.cli.conftest import SMALL, Invoke, Ran, World, assert_same_functaset, wait_until
-from tests.conftest import png, tar
 from tests.data.servers import Answer, Script, serving
 
 Encode = Callable[..., Ran]
@@ -42,49 +40,6 @@ def header_of(shard: bytes, number: int) -> int:
     """Where a member's header begins."""
     with tarfile.open(fileobj=io.BytesIO(shard)) as archive:
         return archive.getmembers()[number].offset
-
-
-@pytest.mark.parametrize(
-    ("cut", "kept"),
-    [
-        pytest.param(lambda _: 0, 0, id="at 0"),
-        pytest.param(lambda shard: header_of(shard, -1) + 100, COUNT - 1, id="in a header"),
-        pytest.param(lambda shard: header_of(shard, -2) + 700, COUNT - 1, id="in a body"),
-        pytest.param(lambda shard: len(shard.rstrip(b"\0")) // 512 * 512 + 512, COUNT, id="at the end marker"),
-    ],
-)
-def test_a_tar_that_is_cut(
-    cut: Callable[[bytes], int], kept: int, shard: bytes, encode: Encode, tmp_path: Path
-) -> None:
-    (tmp_path / "a.tar").write_bytes(shard[: cut(shard)])
-    ran = encode(tmp_path / "a.tar")
-    assert ran.code == 65, ran.errors
-    if kept:
-        # what cannot be known to be complete is not taken for so
-        assert kept - 1 <= open_functaset(tmp_path / "out.zarr").attributes.count <= kept
-        last = json.loads((tmp_path / "out.zarr/failed.jsonl").read_text().splitlines()[-1])
-        assert "damaged shard" in last["reason"]
-    # and is told again, not forgotten, when nothing is left to do
-    assert encode(tmp_path / "a.tar").code == 65
-
-
-def test_garbage_is_no_tar(encode: Encode, tmp_path: Path) -> None:
-    (tmp_path / "a.tar").write_bytes(os.urandom(1 << 14))
-    ran = encode(tmp_path / "a.tar")
-    assert ran.code == 65
-    assert "not a tar archive" in ran.errors
-
-
-@pytest.mark.parametrize(("rate", "code"), [("1.0", 0), ("0.01", 3)])
-def test_flipped_bits_in_a_picture(rate: str, code: int, encode: Encode, tmp_path: Path) -> None:
-    ill = bytearray(png(1, (16, 16)))
-    ill[len(ill) // 2] ^= 0x10
-    tar(tmp_path / "a.tar", {"a.png": png(0, (16, 16)), "b.png": bytes(ill), "c.png": png(2, (16, 16))})
-    ran = encode(tmp_path / "a.tar", "--max-error-rate", rate)
-    assert ran.code == code, ran.errors
-    found = open_functaset(tmp_path / "out.zarr")
-    assert found.keys.tolist() == ["a", "c"]
-    assert [(failure.key, failure.record) for failure in found.failures] == [("b", 1)]
 
 
 def test_a_pipe_that_breaks(world: World, shard: bytes, tmp_path: Path, environment: Mapping[str, str]) -> None:

@@ -310,7 +310,7 @@ def test_members_that_were_not_taken_are_counted() -> None:
 
 
 @pytest.mark.parametrize("suffix", FILES)
-def test_a_file_cut_anywhere_is_an_item_error_or_the_whole_array(suffix: str) -> None:
+def test_cut_and_flipped_bytes_are_item_errors_or_the_array(suffix: str) -> None:
     whole = decode(record(**{suffix: FILES[suffix]})).array
     refused = 0
     for length in range(0, len(FILES[suffix]), 3):
@@ -322,16 +322,11 @@ def test_a_file_cut_anywhere_is_an_item_error_or_the_whole_array(suffix: str) ->
             # the cut took only what follows the pixels
             np.testing.assert_array_equal(array, whole)
     assert refused > 20
-
-
-@pytest.mark.parametrize("suffix", FILES)
-def test_flipped_bytes_raise_nothing_but_item_errors(suffix: str) -> None:
     rng = np.random.default_rng(1)
-    content = FILES[suffix]
-    for _ in range(150):
-        damaged = bytearray(content)
+    for _ in range(60):
+        damaged = bytearray(FILES[suffix])
         for _ in range(3):
-            damaged[rng.integers(len(content))] = rng.integers(256)
+            damaged[rng.integers(len(damaged))] = rng.integers(256)
         with contextlib.suppress(ItemError):
             decode(record(**{suffix: bytes(damaged)}))
 

@@ -5,8 +5,10 @@ good beside them is converted.
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from functaconv.checkpoint import read_base
 from functaconv.data.decoders import decode
 from functaconv.data.items import Record
 from functaconv.errors import ItemError
 from functaconv.functaset.reader import open_functaset
 from functaconv.rendering import render
-
-from . import hostile
-from .conftest import npy, png
+from tests import hostile
+from tests.cli.conftest import World
+from tests.conftest import npy, png
 
 GIB = 1 << 30
 SHAPE = (12, 12)
@@ -195,3 +198,143 @@ def test_text_of_any_length_is_refused_before_it_is_parsed() -> None:
         decode(Record(0, 0, "key", {"npy": npy(np.zeros(SHAPE)), "json": b" " * ((1 << 20) + 1)}))
     with pytest.raises(ItemError, match="json: expected valid JSON"):
         decode(Record(0, 0, "key", {"npy": npy(np.zeros(SHAPE)), "json": b'{"variable": "\\ud800"}'}))
+
+
+def hostile_bases(base: bytes) -> Iterator[tuple[str, bytes]]:
+    """Bases that are to be refused."""
+    length = int.from_bytes(base[:8], "little")
+    header, data = json.loads(base[8 : 8 + length]), base[8 + length :]
+    said = json.loads(header["__metadata__"]["functaconv"])
+
+    def with_entry(**changes: Any) -> bytes:
+        return hostile.packed({**header, "start": {**header["start"], **changes}}, data)
+
+    def with_said(**changes: Any) -> bytes:
+        return hostile.packed({**header, "__metadata__": {"functaconv": json.dumps({**said, **changes})}}, data)
+
+    start = header["start"]["data_offsets"]
+    yield "length of 2^63", (2**63).to_bytes(8, "little") + base[8:]
+    yield "length of the file", len(base).to_bytes(8, "little") + base[8:]
+    yield "deep header", hostile.packed(hostile.deep_json(100_000))
+    yield "wide header", hostile.packed(b"[" + b"[]," * 10_000_000 + b"1]")
+    yield "deep description", hostile.packed({"__metadata__": {"functaconv": hostile.deep_json(50_000).decode()}})
+    yield "no tensors", hostile.packed({"__metadata__": header["__metadata__"]})
+    yield (
+        "missing tensor",
+        hostile.packed({name: entry for name, entry in header.items() if name != "latent_std"}, data),
+    )
+    yield (
+        "another tensor",
+        hostile.packed({**header, "more": {"dtype": "F32", "shape": [0], "data_offsets": [len(data)] * 2}}, data),
+    )
+    yield "shape of 10^12", with_entry(shape=[1, 1, 10**12])
+    yield "negative shape", with_entry(shape=[1, 1, -8])
+    yield "offsets of 10^12", with_entry(data_offsets=[start[0], 10**12])
+    yield "offsets backwards", with_entry(data_offsets=start[::-1])
+    yield "overlapping", with_entry(data_offsets=[start[0] - 4, start[1] - 4])
+    yield "negative offsets", with_entry(data_offsets=[-32, 0])
+    for dtype in ("F64", "F16", "BF16", "I64", "BOOL", "object", ""):
+        yield f"type {dtype}", with_entry(dtype=dtype)
+    yield "followed by more", base + bytes(4096)
+    for name, changes in {
+        "10^9 layers": {"network": {**said["recipe"]["network"], "depth": 10**9}},
+        "most layers": {"network": {**said["recipe"]["network"], "depth": 100, "width": 3276}},
+        "10^9 wide": {"network": {**said["recipe"]["network"], "width": 10**9}},
+        "10^9 numbers": {"latent": {**said["recipe"]["latent"], "numbers": 10**9}},
+        "most sites": {"latent": {**said["recipe"]["latent"], "numbers": 1, "sites": [1024, 1024], "kernel": 3}},
+        "negative": {"latent": {**said["recipe"]["latent"], "numbers": -8}},
+        "deep": {"name": [[[["x"]]]]},
+    }.items():
+        yield name, with_said(recipe={**said["recipe"], **changes})
+    yield "channels", with_said(axes={**said["axes"], "channels": 10**9})
+    yield "axes", with_said(axes={**said["axes"], "dims": 10**9})
+    yield "item size", with_said(axes={**said["axes"], "itemsize": 10**300})
+    yield "variables", with_said(axes={**said["axes"], "variables": ["a"], "units": [""]})
+    yield "offset", with_said(offset=[0.0] * 10**6)
+    yield "endless offset", with_said(offset=[float("inf")] * 3)
+    yield "levels", with_said(levels={str(number): [[0.0], [1.0]] for number in range(10_000)})
+    for shapes in ("abc", [["a"]], [[0, 1]], [[2**40, 1]], [[1, 2, 3]], 5):
+        yield f"shapes {shapes!r}", with_said(training={"shapes": shapes})
+
+
+def test_hostile_bases_are_refused_in_little_time_and_memory(base_file: Path, tmp_path: Path) -> None:
+    """In a process that may take half a GiB more than it has."""
+    base = base_file.read_bytes()
+    for number, (_, content) in enumerate(hostile_bases(base)):
+        (tmp_path / f"{number:03d}.safetensors").write_bytes(content)
+    (tmp_path / "endless.safetensors").symlink_to("/dev/zero")
+    (tmp_path / "random.safetensors").symlink_to("/dev/urandom")
+    # large, and nothing but a hole
+    with (tmp_path / "hole.safetensors").open("wb") as file:
+        file.write(base[:9])
+        file.truncate(1 << 40)
+    with (tmp_path / "tail.safetensors").open("wb") as file:
+        file.write(base)
+        file.truncate(1 << 40)
+    names = [name for name, _ in hostile_bases(base)]
+    found = limited(sorted(tmp_path.glob("*.safetensors")), base_file)
+    assert len(found) == len(names) + 4
+    for file, (code, errors, seconds) in found.items():
+        name = names[int(file[:3])] if file[:3].isdecimal() else file
+        assert code in (4, 65), (name, code, errors)
+        assert "hint: " in errors, (name, errors)
+        assert seconds < 5, name
+
+
+def limited(paths: list[Path], sound: Path) -> dict[str, tuple[int, str, float]]:
+    """How `inspect --verify` ends on each, what it says and how many seconds it takes, with half a GiB to spare."""
+    program = """
+import contextlib, io, json, resource, sys, time
+from pathlib import Path
+from functaconv.cli.app import run
+# what is loaded once is not counted
+assert run(["inspect", sys.argv[1], "--verify"]) == 0
+size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + (1 << 29),) * 2)
+found = {}
+for path in sys.argv[2:]:
+    errors, started = io.StringIO(), time.monotonic()
+    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+        code = run(["inspect", path, "--verify"])
+    found[Path(path).name] = code, errors.getvalue(), time.monotonic() - started
+print(json.dumps(found), file=sys.stderr)
+"""
+    command = [sys.executable, "-c", program, str(sound), *map(str, paths)]
+    done = subprocess.run(command, capture_output=True, check=False, text=True)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, tuple[int, str, float]] = json.loads(done.stderr.splitlines()[-1])
+    return found
+
+
+def test_hostile_companions_are_refused_in_little_memory(world: World, tmp_path: Path) -> None:
+    arrays = b",".join(b'"a%d":{}' % number for number in range(10**6))
+    stores = {
+        "wide": {"zarr.json": b'{"attributes": {}, "consolidated_metadata": {"metadata": {' + arrays + b"}}}"},
+        "deep": {"zarr.json": hostile.deep_json(100_000)},
+        "holes": {"zarr.json": None},
+        "report": {"report.json": None},
+        "failed": {"failed.jsonl": None},
+        "base": {"base.safetensors": None},
+        "line": {"failed.jsonl": b"x" * (17 << 20)},
+        "listed": {"failed.jsonl": b'{"shard":"","record":0,"key":"","reason":""}\n' * 100_000 + b"["},
+    }  # fmt: skip
+    for name, files in stores.items():
+        path = tmp_path / name
+        shutil.copytree(world.store, path)
+        for file, content in files.items():
+            with (path / file).open("wb") as stream:
+                stream.write(content or b"{")
+                if content is None:
+                    # terabytes of nothing
+                    stream.truncate(1 << 42)
+    for name, (code, errors, seconds) in limited([tmp_path / name for name in stores], world.store).items():
+        assert code in (4, 65), (name, code, errors)
+        assert "hint: " in errors, (name, errors)
+        assert seconds < 10, name
+
+
+def test_a_base_may_come_through_a_pipe(base_file: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cp", str(base_file), str(pipe)]):
+        assert read_base(pipe).content == base_file.read_bytes()
