@@ -17,8 +17,7 @@ def test_the_set_up_and_the_test_command_are_those_that_ci_runs() -> None:
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     set_up, tests = (block["code"] for kind in ("set up", "tests") for block in BLOCKS if block["kind"] == kind)
     assert len(set_up.strip().splitlines()) == 2
-    assert "pip install -e '.[demo,test]'" in set_up
-    assert "pip install -q -e '.[demo,test]'" in ci
+    assert set_up.strip().splitlines()[1] in ci.splitlines()
     assert tests.strip() in ci.splitlines()
 
 
