@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 from pydantic.dataclasses import dataclass
@@ -35,7 +36,7 @@ class Situation:
 
 def preset(name: str, situation: Situation) -> Recipe:
     """A preset by name, sized for the data and the device where it is not a published one."""
-    return lookup(PRESETS, name, what="preset")(situation)
+    return lookup(PRESETS, name, what="preset").made(situation)
 
 
 def _functa(name: str, depth: int) -> Recipe:
@@ -167,17 +168,49 @@ def _by_gradient(
     )
 
 
-SIZED = ("images", "arrays", "voxels", "grids")
-"""presets that size themselves by the data; the others are published ones"""
-PRESETS: dict[str, Callable[[Situation], Recipe]] = {
-    "functa-cifar10": lambda _: _functa("functa-cifar10", 10),
-    "functa-celeba64": lambda _: _functa("functa-celeba64", 15),
-    "functa-shapenet64": lambda _: _functa("functa-shapenet64", 15),
-    "functa-era5": lambda _: _functa("functa-era5", 15),
-    "spatial-cifar10": lambda _: _spatial("spatial-cifar10", 6, (8, 8), 16, 1),
-    "spatial-imagenet256": lambda _: _spatial("spatial-imagenet256", 8, (32, 32), 64, 3),
-    "images": lambda situation: _sized("images", situation),
-    "arrays": lambda situation: _sized("arrays", situation),
-    "voxels": lambda situation: _sized("voxels", situation),
-    "grids": _grids,
-}
+@dataclass(frozen=True)
+class Preset:
+    """A recipe by name."""
+
+    purpose: str
+    """what it is for, in a line"""
+    made: Callable[[Situation], Recipe]
+    shape: tuple[int, ...]
+    """of an item that it is for, where the data say none"""
+    channels: int = 3
+    is_sized: bool = False
+    """sizes itself by the data; the others are as published"""
+
+    @property
+    def example(self) -> Situation:
+        """The situation it is shown for."""
+        return Situation(self.shape, self.channels, on_gpu=False)
+
+
+PRESETS = {
+    "images": Preset("photographs and other images", partial(_sized, "images"), (32, 32), is_sized=True),
+    "arrays": Preset("plain arrays of one to three axes", partial(_sized, "arrays"), (32, 32), 1, is_sized=True),
+    "voxels": Preset("shapes as occupied and empty voxels", partial(_sized, "voxels"), (32, 32, 32), 1, is_sized=True),
+    "grids": Preset("fields on latitude and longitude", _grids, (64, 64), 1, is_sized=True),
+    "functa-cifar10": Preset(
+        "CIFAR-10 as in functa (Dupont et al. 2022)", lambda _: _functa("functa-cifar10", 10), (32, 32)
+    ),
+    "functa-celeba64": Preset(
+        "CelebA-HQ at 64 x 64 as in functa", lambda _: _functa("functa-celeba64", 15), (64, 64)
+    ),
+    "functa-shapenet64": Preset(
+        "ShapeNet voxels at 64 x 64 x 64 as in functa", lambda _: _functa("functa-shapenet64", 15), (64, 64, 64), 1
+    ),
+    "functa-era5": Preset(
+        "ERA5 temperature as in functa", lambda _: _functa("functa-era5", 15), (46, 90), 1
+    ),
+    "spatial-cifar10": Preset(
+        "CIFAR-10 as in Spatial Functa (Bauer et al. 2023)",
+        lambda _: _spatial("spatial-cifar10", 6, (8, 8), 16, 1), (32, 32),
+    ),
+    "spatial-imagenet256": Preset(
+        "ImageNet at 256 x 256 as in Spatial Functa",
+        lambda _: _spatial("spatial-imagenet256", 8, (32, 32), 64, 3), (256, 256),
+    ),
+}  # fmt: skip
+SIZED = tuple(name for name, entry in PRESETS.items() if entry.is_sized)

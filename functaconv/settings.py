@@ -1,12 +1,15 @@
-"""Settings as they are written: recipe files, `--set`, `--latent`, and recipes of earlier versions."""
+"""Settings as they are written: recipe files, `--set`, `--latent`, recipes of earlier versions, and the page of all."""
 
+import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from functaconv.errors import InputError, UsageError, lookup
-from functaconv.recipe import setting_names
+from functaconv.options import adapter
+from functaconv.recipe import TABLES, Recipe, sections, setting_names
 
 # bytes
 MOST_TOML = 1 << 20
@@ -78,3 +81,89 @@ def latent_of(text: str) -> dict[str, Any]:
     if not 1 <= len(parts) <= 4 or min(parts) < 1:
         raise UsageError(f"cannot read the latent {text!r}", hint="write 256, or 8x8x16 for 8 x 8 sites of 16 numbers")
     return {"latent": {"numbers": parts[-1], "sites": parts[:-1]}}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting of a recipe, as it is told to users."""
+
+    name: str
+    kind: str
+    """of the network or solver that has it; empty where all recipes have it"""
+    default: str
+    allowed: str
+    meaning: str
+
+
+def all_settings() -> Iterator[Setting]:
+    """Every setting there is, from the dataclasses of the options."""
+    for section, options in sections():
+        schema = adapter(options).json_schema()
+        for field in fields(options):
+            about = schema["properties"][field.name]
+            kind = str(schema["properties"]["kind"]["const"]) if section in TABLES else ""
+            if field.name == "kind":
+                yield Setting(
+                    f"{section}.kind", kind, _written(kind), _written(kind), _sentence(str(schema["description"]))
+                )
+            else:
+                default = "" if field.default is None else _written(about["default"])
+                meaning = _sentence(str(about.get("description", "")))
+                yield Setting(f"{section}.{field.name}", kind, default, _allowed(about), meaning)
+
+
+def settings_of(recipe: Recipe) -> Iterator[tuple[Setting, str]]:
+    """The settings of a recipe that are set, with their values."""
+    values = recipe.settings()
+    for setting in all_settings():
+        section, _, name = setting.name.partition(".")
+        if setting.kind in ("", values[section].get("kind")) and name in values[section]:
+            yield setting, _written(values[section][name])
+
+
+def settings_page() -> str:
+    """A page of all settings, in Markdown."""
+    lines = [
+        "# Settings of a recipe",
+        "",
+        "Written by `functaconv recipes --settings`. In a recipe file `training.rate` is `rate` in the table",
+        "`[training]`; on the command line it is `--set training.rate=1e-4`. A network and a solver have the",
+        "settings of their `kind` only. The defaults are those without a preset; what has none is unset. `name` at",
+        "the top names the recipe.",
+    ]
+    heading = None
+    for setting in all_settings():
+        section = setting.name.partition(".")[0]
+        if heading != (heading := f"## {section}" + (f", kind {setting.kind}" if setting.kind else "")):
+            lines += ["", heading, "", "| setting | default | allowed | meaning |", "|---|---|---|---|"]
+        cells = (f"`{setting.name}`", setting.default, setting.allowed, setting.meaning)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _sentence(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _written(value: object) -> str:
+    return json.dumps(value)
+
+
+def _allowed(about: Mapping[str, Any]) -> str:
+    """The values that a JSON schema allows, in words."""
+    if "anyOf" in about:
+        return " or ".join(_allowed(one) for one in about["anyOf"] if one.get("type") != "null")
+    if "enum" in about:
+        return ", ".join(_written(value) for value in about["enum"])
+    if "prefixItems" in about:
+        return "[" + ", ".join(_allowed(one) for one in about["prefixItems"]) + "]"
+    if about.get("type") == "array":
+        return f"list of at most {about['maxItems']}: {_allowed(about['items'])}"
+    if about.get("type") == "boolean":
+        return "true, false"
+    if about.get("type") == "string":
+        return "text"
+    low, high = about.get("minimum"), about.get("maximum")
+    least = f"{low:.15g} ≤ " if low is not None else f"{about['exclusiveMinimum']:.15g} < "
+    most = f" ≤ {high:.15g}" if high is not None else f" < {about['exclusiveMaximum']:.15g}"
+    return least + {"integer": "n", "number": "x"}[about["type"]] + most

@@ -105,5 +105,5 @@ def test_what_was_asked_for_is_written(images: Path, tmp_path: Path, tiny: dict[
 
 
 def test_a_network_that_cannot_be_fitted_in_closed_form_wants_minutes(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no siren network"):
+    with pytest.raises(UsageError, match="not this network: siren"):
         fit_base(str(images), tmp_path / "b", settings={"solver": {"kind": "gradient"}, "training": {"minutes": 0}})

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from functaconv import __version__
-from functaconv.cli import demo, encode, fit_base, inspect, pack, render, report
+from functaconv.cli import demo, encode, fit_base, inspect, pack, recipes, render, report
 from functaconv.cli.console import say
 from functaconv.data.noise import Noise, heard
 from functaconv.errors import FunctaconvError, OutputExistsError
@@ -43,7 +43,6 @@ app = typer.Typer(
     help="Convert array datasets to functasets: one shared coordinate network, one small fitted latent per item.",
     no_args_is_help=True,
     epilog="Every option can also be given as FUNCTACONV_<COMMAND>_<OPTION>, such as FUNCTACONV_ENCODE_BITS=8.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"auto_envvar_prefix": "FUNCTACONV", "help_option_names": ["-h", "--help"]},
@@ -55,6 +54,7 @@ for name, module, summary in (
     ("render", render, "Decode items at any size or place."),
     ("report", report, "Quality, size and speed; the worst items."),
     ("inspect", inspect, "What a base, functaset or shard set holds."),
+    ("recipes", recipes, "Presets of fit-base, and all settings."),
     ("demo", demo, "All of it on photographs, in two minutes."),
 ):
     app.command(name, cls=_Command, short_help=summary)(module.command)

@@ -25,6 +25,7 @@ OPTIONS = {
     "render": "item key size scale region like mask no-mask format",
     "report": "against html csv baseline train min-psnr allow-pipe",
     "inspect": "verify allow-pipe",
+    "recipes": "toml settings",
     "demo": "minutes",
 }
 SHARED = ["--json", "-q", "--quiet", "-v", "--verbose"]
