@@ -338,17 +338,16 @@ def _geometry(description: Description, axes: Axes, name: str) -> Geometry:
     """The geometry; one that does not fit the data is an `InputError`."""
     if axes.kind not in MODALITIES:
         raise InputError(f"{name} is for {axes.kind!r:.80}, which is no modality", hint=_DAMAGED)
-    dims = {"image": (2,), "voxels": (3,), "grid": (2,)}.get(axes.kind, (1, 2, 3))
-    if axes.dims not in dims or not 1 <= axes.channels <= 4096 or not 1 <= axes.itemsize <= 16:
+    if axes.dims not in axes.modality.dims or not 1 <= axes.channels <= 4096 or not 1 <= axes.itemsize <= 16:
         raise InputError(
             f"{name} speaks of {axes.dims} axes and {axes.channels} channels of {axes.described}", hint=_DAMAGED
         )
-    names = axes.channels if axes.kind == "grid" else 0
+    names = axes.channels if axes.modality.has_coordinates else 0
     if not names == len(axes.variables) == len(axes.units):
         raise InputError(f"{name} has {len(axes.variables)} variables for {axes.channels} channels", hint=_DAMAGED)
     if len(set(axes.variables)) < names or not all(0 < len(name) <= LONGEST_NAME for name in axes.variables):
         raise InputError(f"{name}: the variables have no names of their own", hint=_DAMAGED)
-    if (description.geometry is None) == (axes.kind == "grid"):
+    if (description.geometry is None) == axes.modality.has_coordinates:
         raise InputError(
             f"{name}: {axes.described} and the geometry {description.geometry} do not go together", hint=_DAMAGED
         )

@@ -57,7 +57,7 @@ def frame_of(recipe: Recipe, axes: Axes) -> Frame:
         return latent.frame
     if latent.interpolation == "linear":
         return "global"
-    return "both" if axes.kind == "grid" or recipe.network.sees_cell_and_domain else "local"
+    return "both" if recipe.network.sees_cell_and_domain else axes.modality.frame
 
 
 def coords_of(sites: SiteGrid, geometry: Geometry) -> int:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from functaconv.metrics import psnr
+from functaconv.modalities import Modality
 
-_VOXELS = {"accuracy": "voxel_accuracy", "iou": "iou"}
 PERCENTILES = {"p5": 5, "p50": 50, "p95": 95}
 
 
@@ -116,25 +116,41 @@ def summarise(
 
 
 def of_measures(
-    measures: Mapping[str, NDArray[np.float32]], variables: Sequence[str] = (), units: Sequence[str] = ()
+    kind: Modality,
+    measures: Mapping[str, NDArray[np.float32]],
+    variables: Sequence[str] = (),
+    units: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Accuracy and IoU of voxels, the mean over items; of grids and every variable, in its units, the root of the mean
-    squared error, the same weighted by area, and the largest error of all.
-    """
+    """One number for each measure of the modality, or one for each of its variables, in that one's units."""
     found: dict[str, Any] = {}
-    for name, values in measures.items():
-        known = values.astype(np.float64)
-        if name in ("accuracy", "iou"):
-            found[_VOXELS[name]] = _number(known.mean()) if len(known) else None
+    for measure in kind.measures:
+        known = measures[measure.name].astype(np.float64)
+        if not measure.by_variable:
+            found[measure.report] = _number(float(_COMBINE[measure.combine](known))) if len(known) else None
         elif len(known):
-            # a variable that an item misses altogether says nothing
-            there = np.where(np.isnan(known), 0.0, known)
-            count = np.maximum(1, (~np.isnan(known)).sum(0))
-            each = there.max(0) if name == "max_error" else np.sqrt(np.square(there).sum(0) / count)
-            found[name] = {variable: _significant(value) for variable, value in zip(variables, each, strict=True)}
+            each = _COMBINE[measure.combine](known)
+            found[measure.report] = {
+                variable: _significant(value) for variable, value in zip(variables, each, strict=True)
+            }
     if variables:
         found["units"] = dict(zip(variables, units, strict=True))
     return found
+
+
+def _mean(known: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Over items, as the functions below; a variable that an item misses altogether says nothing."""
+    return np.asarray(np.where(np.isnan(known), 0.0, known).sum(0) / np.maximum(1, (~np.isnan(known)).sum(0)))
+
+
+def _largest(known: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.where(np.isnan(known), 0.0, known).max(0))
+
+
+def _root_mean_square(known: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.sqrt(_mean(np.square(known))))
+
+
+_COMBINE = {"mean": _mean, "max": _largest, "rms": _root_mean_square}
 
 
 def raw_bytes(shapes: NDArray[np.int64], normaliser: Mapping[str, Any]) -> int:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from functaconv.data.ignored import ignored_lines
@@ -57,6 +57,8 @@ def decibels(value: float | None) -> str | None:
 
 def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     """The numbers of a functaset, for people."""
+    from functaconv.modalities import MODALITIES
+
     ignored = ignored_lines(summary["ignored"])
     latent, psnr, bytes_ = summary["latent"], summary["psnr"], summary["bytes"]
     layout = "x".join(str(part) for part in latent["sites"])
@@ -76,8 +78,7 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
             ("latent", f"{latent['numbers']} numbers" + (f" ({layout} sites)" if layout else "")),
             ("PSNR", f"{psnr['mean']:.2f} dB mean of items ({spread})" if psnr["mean"] is not None else "no items"),
             ("", f"{summary['psnr_of_mean_mse']:.2f} dB of the mean error" if psnr["mean"] is not None else None),
-            ("voxels", _voxels(summary) if "voxel_accuracy" in summary else None),
-            *((f"error of {name}", text) for name, text in _errors(summary)),
+            *(line for kind in MODALITIES.values() for line in kind.lines(summary)),
             ("PCA", _pca(pca) if pca else None),
             ("against the data", _against(against) if against else None),
             ("seams", _seams(summary["seams"]) if summary.get("seams") is not None else None),
@@ -95,29 +96,18 @@ def by_numbers_lines(summary: Mapping[str, Any]) -> list[str]:
     return ["", "with only the first numbers of each site", *lines] if lines else []
 
 
-def _voxels(summary: Mapping[str, Any]) -> str | None:
-    accuracy, iou = summary["voxel_accuracy"], summary["iou"]
-    return None if accuracy is None else f"{100 * accuracy:.2f}% right at 0.5, IoU {iou:.4f}"
-
-
-def _errors(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Of each variable of grids."""
-    for name, rmse in summary.get("rmse", {}).items():
-        unit, most, weighted = (summary[key][name] for key in ("units", "max_error", "weighted_rmse"))
-        yield name, f"RMSE {rmse} {unit} ({weighted} weighted by area), at most {most} {unit}"
-
-
 def _seams(seams: float) -> str:
     return f"{seams:.3f} times the steps elsewhere, where cells meet or end in renders of 4 times the size"
 
 
 def _pca(pca: Mapping[str, Any]) -> str:
+    from functaconv.modalities import MODALITIES
+
     if pca.get("psnr") is None:
         return f"not measured: {pca.get('reason')}"
     text = f"{pca['psnr']:.2f} dB with as many numbers: we are {abs(pca['difference']):.2f} dB "
     text += "above" if pca["difference"] >= 0 else "below"
-    if pca.get("voxel_accuracy") is not None:
-        text += f"; {100 * pca['voxel_accuracy']:.2f}% right at 0.5"
+    text += "".join(f"; {kind.agreement_text(pca)}" for kind in MODALITIES.values() if kind.agreement_text(pca))
     if pca.get("psnr_per_patch") is not None:
         text += f"; per patch {pca['psnr_per_patch']:.2f} dB"
     return text

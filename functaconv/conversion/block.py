@@ -13,11 +13,11 @@ from functaconv.conversion.work import Work
 from functaconv.data.shards import shown
 from functaconv.functaset.blocks import DAMAGED, Block, Failure, Grids
 from functaconv.functaset.grids import GridTable
-from functaconv.functaset.schema import MEASURES, NO_TIME, columns
+from functaconv.functaset.schema import NO_TIME, columns
 from functaconv.measuring import measure
 from functaconv.metrics import psnr
 from functaconv.signals.batch import Batch
-from functaconv.signals.grid import GlobeGrid, seconds_of
+from functaconv.signals.grid import GlobeGrid
 from functaconv.signals.loader import prefetched
 from functaconv.signals.signal import Signal
 
@@ -82,7 +82,7 @@ def _encode(work: Work, portion: Portion, table: GridTable, report: Callable[[fl
     axes = work.stored.base.axes.dims
     measures = {name: values[kept] for name, values in fitted.measures.items()}
     mse = measures.pop("mse")
-    meta = [_meta(place.signal) for place in places]
+    meta = [_meta(work, place.signal) for place in places]
     return Block(
         shard=portion.shard,
         number=portion.number,
@@ -103,13 +103,13 @@ def _encode(work: Work, portion: Portion, table: GridTable, report: Callable[[fl
         if work.options.tile is None
         else np.array([[*place.origin, *place.whole] for place in places], np.int32).reshape(-1, 2 * axes),
         measures=measures,
-        grids=_grids(table, [place.signal for place in places]) if work.layout.modality == "grid" else None,
+        grids=_grids(work, table, [place.signal for place in places]) if work.layout.kind.has_coordinates else None,
         failures=failures,
         ignored=dict(portion.ignored),
     )
 
 
-def _grids(table: GridTable, signals: Sequence[Signal]) -> Grids:
+def _grids(work: Work, table: GridTable, signals: Sequence[Signal]) -> Grids:
     """Axes and masks, each once, and the time of every item."""
     grid, mask = np.full((2, len(signals)), -1, np.int32)
     time = np.full(len(signals), NO_TIME, np.int64)
@@ -117,17 +117,15 @@ def _grids(table: GridTable, signals: Sequence[Signal]) -> Grids:
         assert isinstance(signal.own_grid, GlobeGrid)
         grid[row] = table.number(np.array(signal.own_grid.latitude), np.array(signal.own_grid.longitude))
         mask[row] = table.mask_number(int(grid[row]), None if signal.valid is None else ~signal.valid)
-        seconds = seconds_of(signal.attributes or {})
+        seconds = work.layout.kind.seconds(signal.attributes or {})
         if seconds is not None:
             time[row] = seconds
     return Grids(table, grid, mask, time)
 
 
-def _meta(signal: Signal) -> str:
+def _meta(work: Work, signal: Signal) -> str:
     """What the input said of the item, as JSON; what has a column or a grid of its own is there."""
-    said = signal.attributes or {}
-    if signal.own_grid is not None and seconds_of(said) is not None:
-        said = {name: value for name, value in said.items() if name != "time"}
+    said = work.layout.kind.meta(signal.attributes or {})
     return json.dumps(said) if said else "null"
 
 
@@ -138,7 +136,7 @@ def _fit(work: Work, signals: Sequence[Signal], report: Callable[[float, np.ndar
     measures = {
         column.name: np.zeros((len(signals), *column.tail), np.float32)
         for column in columns(layout, meta=False)
-        if column.name in ("mse", *MEASURES.get(layout.modality, ()))
+        if column.name in ("mse", *layout.kind.measure_names)
     }
     fitted = _Fitted(np.zeros((len(signals), *shape), quantiser.dtype), measures, {})
     device, done = base.device.type, 0

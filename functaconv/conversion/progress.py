@@ -103,7 +103,7 @@ def _far_from_training(work: Work, block: Block) -> str | None:
         return None
     row = int(np.argmax(is_far))
     size, usual = "x".join(map(str, block.shape[row])), "x".join(map(str, high))
-    is_cut = work.layout.modality == "image" and not work.layout.tiled
+    is_cut = work.layout.kind.can_transform and not work.layout.tiled
     advice = f"; --tile {min(high)} would cut it" if is_cut and (block.shape[row] > min(high)).any() else ""
     return f"{block.keys[row]} is {size}, the base was learned on {usual}: expect a low PSNR{advice}"
 
@@ -115,5 +115,5 @@ def _many_sizes(work: Work, block: Block) -> str | None:
     sizes = len(np.unique(block.shape, axis=0))
     if sizes <= MOST_DISTINCT * len(block):
         return None
-    advice = "; --resize, --crop or --tile makes them alike" if work.layout.modality == "image" else ""
+    advice = "; --resize, --crop or --tile makes them alike" if work.layout.kind.can_transform else ""
     return f"{sizes} sizes among {len(block)} items: few can be fitted together, which is slow{advice}"

@@ -19,7 +19,6 @@ from functaconv.data.shards import fingerprint, read_records, shown
 from functaconv.data.storage import opened
 from functaconv.errors import ChangedInputError, InputError, ItemError
 from functaconv.modalities.reading import count_ignored, stored_length
-from functaconv.signals.grid import seconds_of
 from functaconv.signals.loader import Ahead, begun_ahead
 from functaconv.signals.tiles import Tile
 
@@ -177,8 +176,9 @@ def _read(work: Work, record: Record) -> Read:
     ignored = Counter[str]()
     try:
         tiles = work.reading.tiles(record, ignored)
-        if tiles and tiles[0].signal.own_grid is not None:
-            seconds_of(tiles[0].signal.attributes or {})
+        if tiles:
+            # a time that cannot be stored is said before anything is fitted
+            work.layout.kind.seconds(tiles[0].signal.attributes or {})
         return Read(record.key, record.record, record.length, tiles, ignored=ignored)
     except ItemError as error:
         return Read(record.key, record.record, record.length, reason=str(error), ignored=ignored)
@@ -205,7 +205,7 @@ def check_first_items(work: Work) -> None:
         raise InputError(
             f"the base is for {axes.described} of {axes.channels} channel{'s' * (axes.channels > 1)}: {found[0]}",
             hint="learn a base on such data with fit-base"
-            + ("; --channels 1 converts to gray" if axes.kind == "image" and axes.channels == 1 else ""),
+            + ("; --channels 1 converts to gray" if axes.modality.can_transform and axes.channels == 1 else ""),
         )
 
 
@@ -242,10 +242,10 @@ def _look(work: Work, record: Record) -> _Look:
             item = decode(record, field=work.field)
     except ItemError:
         return _Look()
-    if item.kind == axes.kind == "image":
-        if item.array.shape[-1] > axes.channels and work.options.channels != 1:
-            return _Look(f"{item.key} is a colour image", loses_colour=True)
-        return _Look()
+    if axes.modality.can_transform and item.kind in axes.modality.item_kinds:
+        # the decoder makes it as many channels as the base is for
+        lost = "" if work.options.channels == 1 else axes.modality.conversion_loss(item, axes)
+        return _Look(lost, loses_colour=bool(lost))
     try:
         axes.signal(item)
     except ItemError as error:

@@ -28,14 +28,11 @@ from functaconv.functaset.blocks import DAMAGED, Block, BlockFacts, Grids
 from functaconv.functaset.files import damaged
 from functaconv.functaset.grids import GridTable
 from functaconv.functaset.reader import Functaset
-from functaconv.functaset.schema import MEASURES, PARTS, Attributes, Quantisation, Range, Solver
+from functaconv.functaset.schema import PARTS, Attributes, Quantisation, Range, Solver
 from functaconv.functaset.unfinished import Listed, Parts, create
 from functaconv.functaset.writer import Arrays, assembled, clear
 from functaconv.functaset.writer import seal as seal_store
 from functaconv.summary import Items, Size, of_measures, raw_bytes, summarise
-
-CONVENTION = "cell centres of the unit interval, square or cube; first axis first"
-ON_THE_GLOBE = "latitude and longitude in degrees, as grids/<n> lists them; the base maps them to its coordinates"
 
 
 @dataclass
@@ -130,7 +127,7 @@ def _report(work: Work, made: Arrays, blocks: Blocks, items_per_second: float | 
         size=Size(made.nbytes(), len(stored.content), raw_bytes(items.shape, _normaliser(work))),
         items_per_second=items_per_second,
         measures=of_measures(
-            {name: made.column(name) for name in MEASURES.get(work.layout.modality, ())},
+            work.layout.kind, {name: made.column(name) for name in work.layout.kind.measure_names},
             stored.base.axes.variables, stored.base.axes.units,
         ),
     )  # fmt: skip
@@ -158,11 +155,10 @@ def _attributes(
     work: Work, made: Arrays, blocks: Blocks, report: Mapping[str, Any], items: int, run: str | None
 ) -> Attributes:
     stored, layout = work.stored, work.layout
-    is_grid = layout.modality == "grid"
     return Attributes(
         modality=layout.modality,
         axes=layout.axes,
-        coordinate_convention=ON_THE_GLOBE if is_grid else CONVENTION,
+        coordinate_convention=layout.kind.convention,
         normaliser=_normaliser(work),
         solver=Solver(name=stored.recipe.solver.kind, steps=work.steps),
         sites=layout.sites,
@@ -172,7 +168,7 @@ def _attributes(
         tiled=layout.tiled,
         variables=stored.base.axes.variables,
         units=stored.base.axes.units,
-        psnr_peak=stored.base.normalizer.scale if is_grid else (),
+        psnr_peak=stored.base.normalizer.scale if layout.kind.has_coordinates else (),
         summary={
             "count": blocks.rows,
             "failed": blocks.failed,
@@ -284,8 +280,8 @@ def _block(
         record=column("record"),
         meta=None if functaset.stored("meta") is None else [str(text) for text in column("meta")],
         tile=column("tile") if layout.tiled else None,
-        measures={name: column(name) for name in MEASURES.get(layout.modality, ())},
-        grids=_grids(functaset, rows, column("time")) if layout.modality == "grid" else None,
+        measures={name: column(name) for name in layout.kind.measure_names},
+        grids=_grids(functaset, rows, column("time")) if layout.kind.has_coordinates else None,
         ignored=one.ignored,
     )
 

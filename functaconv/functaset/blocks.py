@@ -99,7 +99,7 @@ class Block:
             raise ValueError(f"tile is {self.tile!r}, but the layout says tiled={layout.tiled}")
         if self.meta is not None and len(self.meta) != len(self):
             raise ValueError(f"found {len(self.meta)} meta for {len(self)} keys")
-        if (self.grids is not None) != (layout.modality == "grid"):
+        if (self.grids is not None) != layout.kind.has_coordinates:
             raise ValueError(f"grids {'are' if self.grids else 'are not'} given, the layout is of {layout.modality}")
         for column in columns(layout, meta=False):
             if column.name in ("key", "shard"):

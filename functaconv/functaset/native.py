@@ -6,7 +6,7 @@ from functaconv.signals.grid import AnyGrid, GlobeGrid, Grid
 
 def native_grid(functaset: Functaset, row: int) -> AnyGrid:
     """The grid a row was encoded from."""
-    if functaset.layout.modality != "grid":
+    if not functaset.layout.kind.has_coordinates:
         return Grid(tuple(functaset.shapes[row].tolist()))
     stored, _ = functaset.grid_of(row)
     return GlobeGrid(tuple(stored.latitude.tolist()), tuple(stored.longitude.tolist()))

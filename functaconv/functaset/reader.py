@@ -176,7 +176,7 @@ class Functaset:
     @cached_property
     def grids(self) -> list[StoredGrid]:
         """Axes and masks of latitude-longitude grids; empty for items of other kinds."""
-        return read_grids(self.stored) if self.layout.modality == "grid" else []
+        return read_grids(self.stored) if self.layout.kind.has_coordinates else []
 
     def grid_of(self, item: int) -> tuple[StoredGrid, np.ndarray | None]:
         """The grid of an item, and where its values are missing: bool `[row, column, variable]`, None for nowhere."""

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 from pydantic_core import from_json, to_json
 
 from functaconv.errors import InputError, UsageError
+from functaconv.modalities import Modality, modality_of
 
 FORMAT = "functaset"
 VERSION = 2
@@ -63,6 +64,11 @@ class Layout(_Frozen):
         if self.numbers > MOST_NUMBERS:
             raise ValueError(f"{self.numbers} numbers per item, at most {MOST_NUMBERS} are possible")
         return self
+
+    @property
+    def kind(self) -> Modality:
+        """What the items are."""
+        return modality_of(self.modality)
 
     @property
     def numbers(self) -> int:
@@ -293,8 +299,6 @@ class Column:
         return np.empty((0, *self.tail), dtype=object if self.dtype == "str" else self.dtype)
 
 
-MEASURES = {"voxels": ("accuracy", "iou"), "grid": ("rmse", "max_error", "weighted_rmse")}
-"""what is measured of items of a kind besides mse: for grids of every variable, in its units"""
 NO_TIME = np.iinfo(np.int64).min
 """of a grid that does not say when it was"""
 TIME = {"units": "seconds since 1970-01-01", "calendar": "proleptic_gregorian", "standard_name": "time"}
@@ -317,10 +321,11 @@ def columns(layout: Layout, *, meta: bool) -> tuple[Column, ...]:
         Column("shard", "int32", fill=-1),
         Column("record", "int32", fill=-1),
     ]
-    is_grid = layout.modality == "grid"
-    dims, tail = (("variable",), (len(layout.variables),)) if is_grid else ((), ())
-    found += [Column(name, "float32", dims, tail, nan) for name in MEASURES.get(layout.modality, ())]
-    if is_grid:
+    each = ("variable",), (len(layout.variables),)
+    for measure in layout.kind.measures:
+        dims, tail = each if measure.by_variable else ((), ())
+        found.append(Column(measure.name, "float32", dims, tail, nan))
+    if layout.kind.has_coordinates:
         found += [
             Column("grid", "int32", fill=-1),
             Column("mask", "int32", fill=-1),

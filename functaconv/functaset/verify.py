@@ -12,8 +12,9 @@ from functaconv.documents import parse_json
 from functaconv.errors import FunctaconvError
 from functaconv.functaset.files import MOST_VALUES, digest_of, read_json
 from functaconv.functaset.reader import MOST_FAILURES, Functaset, read_attributes
-from functaconv.functaset.schema import FAILED, MEASURES, REPORT, VECTORS, attributes_digest, shown
+from functaconv.functaset.schema import FAILED, REPORT, VECTORS, attributes_digest, shown
 from functaconv.functaset.stored_array import StoredArray, difference, rows_in_words
+from functaconv.modalities import MODALITIES
 
 Run = tuple[int, int]
 """rows that follow each other: the first, and the one after the last"""
@@ -136,10 +137,15 @@ def _is_sound(name: str, rows: np.ndarray) -> np.ndarray:
     if name == "shape":
         return np.asarray((flat >= 1).all(axis=1))
     # a perfect item has an infinite PSNR, and a variable that an item misses altogether has no error
-    if flat.dtype.kind != "f" or name in MEASURES["grid"]:
+    if flat.dtype.kind != "f" or name in _may_be_nan():
         return np.ones(len(rows), bool)
     can_be = ~np.isnan(flat) if name == "psnr" else np.isfinite(flat)
     return np.asarray((can_be & (flat > 0) if name == "latent_scale" else can_be).all(axis=1))
+
+
+def _may_be_nan() -> set[str]:
+    """Measures of variables that an item may miss altogether."""
+    return {measure.name for kind in MODALITIES.values() for measure in kind.measures if measure.by_variable}
 
 
 def _is_json(text: str) -> bool:
@@ -152,7 +158,7 @@ def _is_json(text: str) -> bool:
 
 def _grids(functaset: Functaset) -> Iterator[Problem]:
     """Axes and masks: all of them are read, and every row has one that is there and fits."""
-    if functaset.layout.modality != "grid":
+    if not functaset.layout.kind.has_coordinates:
         return
     try:
         grids = functaset.grids

@@ -96,7 +96,7 @@ def assembled(
                     failed.write(json.dumps(asdict(failure)).encode() + b"\n")
         for _, writer in writers:
             writer.flush()
-        if layout.modality == "grid":
+        if layout.kind.has_coordinates:
             write_grids(group, table)
         arrays.create_vector(group, "latent_mean", moments.mean)
         arrays.create_vector(group, "latent_std", moments.std)

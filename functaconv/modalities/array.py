@@ -20,6 +20,7 @@ class Array(Modality):
     name = PLAIN
     plural = "arrays"
     one = "an array"
+    preset = "arrays"
 
     def axes(self, items: Sequence[Item], channel_axis: ChannelAxis, asked: str) -> Axes:  # noqa: ARG002 - all are arrays
         shape = items[0].array.shape

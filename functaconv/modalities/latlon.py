@@ -1,19 +1,28 @@
 """Latitude-longitude grids of named variables, at a time and a level."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 from functaconv.data.items import OF_GRIDS, Item
-from functaconv.errors import InputError, OtherVariablesError
-from functaconv.modalities.modality import Axes, ChannelAxis, Modality
+from functaconv.errors import InputError, ItemError, OtherVariablesError
+from functaconv.modalities.modality import Axes, ChannelAxis, Measure, Modality
 from functaconv.signals.grid import GlobeGrid
 from functaconv.signals.signal import Signal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from functaconv.modalities.compared import Compared
+    from functaconv.signals.geometry import Geometry
 
 LEVELS = ("level", "pressure_hPa", "pressure_level", "isobaricInhPa", "plev", "height", "depth")
 """what the level of a grid may be called in its json"""
 MOST_LEVEL = 1e9
 LONGEST_NAME = 100
+_CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
 _OF_CHANNELS: tuple[tuple[str, str | None], ...] = (("variable", None), ("units", ""))
 
 
@@ -24,6 +33,17 @@ class LatLon(Modality):
     plural = "grids"
     one = "a latitude-longitude grid"
     item_kinds = ("grid",)
+    dims = (2,)
+    preset = "grids"
+    has_coordinates = True
+    # a place on earth is not like another
+    frame = "both"
+    convention = "latitude and longitude in degrees, as grids/<n> lists them; the base maps them to its coordinates"
+    measures = (
+        Measure("rmse", "rmse", combine="rms", by_variable=True),
+        Measure("max_error", "max_error", combine="max", by_variable=True),
+        Measure("weighted_rmse", "weighted_rmse", combine="rms", by_variable=True),
+    )
 
     def axes(self, items: Sequence[Item], channel_axis: ChannelAxis, asked: str) -> Axes | None:  # noqa: ARG002 - channels come last
         first = items[0]
@@ -58,17 +78,66 @@ class LatLon(Modality):
             super().to_signal(item, axes),
             attributes=attributes or None,
             own_grid=_grid(item),
-            level=level_of(attributes),
+            level=self.level(attributes),
         )
 
+    def geometry(self, grids: Iterable[Any], axes: Axes, kind: str) -> "Geometry":  # noqa: ARG002 - always two
+        from functaconv.signals.geometry import Globe
 
-def level_of(attributes: Mapping[str, Any] | None) -> str | None:
-    """The level that a grid's json names, as text."""
-    for name in LEVELS:
-        level = (attributes or {}).get(name)
-        if isinstance(level, (int, float)) and abs(level) < MOST_LEVEL:
-            return f"{level:g}"
-    return None
+        return Globe.around(grids, "planar" if kind == "planar" else "sphere")
+
+    def level(self, attributes: Mapping[str, Any]) -> str | None:
+        """The level that the json names, as text."""
+        for name in LEVELS:
+            level = attributes.get(name)
+            if isinstance(level, (int, float)) and abs(level) < MOST_LEVEL:
+                return f"{level:g}"
+        return None
+
+    def seconds(self, attributes: Mapping[str, Any]) -> int | None:
+        """Of the `time` that the json gives in ISO 8601; None for none, or another calendar's.
+
+        One that its offset carries out of the years 1 to 9999 is an ItemError.
+        """
+        text = attributes.get("time")
+        if not isinstance(text, str) or str(attributes.get("calendar", "standard")) not in _CALENDARS:
+            return None
+        try:
+            found = datetime.fromisoformat(text)
+            return int((found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
+        except ValueError:
+            return None
+        except OverflowError:
+            raise ItemError(f"json: expected a time in the years 1 to 9999, found {text}") from None
+
+    def meta(self, attributes: Mapping[str, Any]) -> Mapping[str, Any]:
+        if self.seconds(attributes) is None:
+            return attributes
+        return {name: value for name, value in attributes.items() if name != "time"}
+
+    def compare(self, found: "Compared") -> "dict[str, Tensor]":
+        from functaconv.signals.grid import area_weights
+
+        squared = found.difference.square()
+        # the unit comes last: the square of a small one would be 0
+        rmse = found.mean(squared, (1,)).sqrt() * found.unit
+        largest = found.largest(found.difference.abs()) * found.unit
+        assert isinstance(found.batch.grid, GlobeGrid)
+        area = area_weights(found.batch.grid).to(found.features)[None, :, None]
+        weighted = found.mean(squared, (1,), area).sqrt() * found.unit
+        return {"rmse": rmse, "max_error": largest.masked_fill(rmse.isnan(), math.nan), "weighted_rmse": weighted}
+
+    def lines(self, summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        for name, rmse in summary.get("rmse", {}).items():
+            unit, most, weighted = (summary[key][name] for key in ("units", "max_error", "weighted_rmse"))
+            yield f"error of {name}", f"RMSE {rmse} {unit} ({weighted} weighted by area), at most {most} {unit}"
+
+    def rows(self, summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        for name, rmse in summary.get("rmse", {}).items():
+            unit = summary["units"][name]
+            yield f"RMSE of {name}", f"{rmse} {unit}"
+            yield f"RMSE of {name}, weighted by area", f"{summary['weighted_rmse'][name]} {unit}"
+            yield f"Largest error of {name}", f"{summary['max_error'][name]} {unit}"
 
 
 def _grid(item: Item) -> GlobeGrid:

@@ -4,15 +4,21 @@ A modality is one class with the defaults of plain arrays on the unit interval, 
 particular to it. Nothing here or in its modules imports torch before it computes: a functaset is read without.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from functaconv.data.items import Item
 from functaconv.errors import InputError, ItemError
 from functaconv.signals.signal import Signal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from functaconv.modalities.compared import Compared
+    from functaconv.signals.geometry import Geometry
 
 ChannelAxis = Literal["auto", "last", "first", "none"]
 PLAIN: Literal["array"] = "array"
@@ -75,6 +81,8 @@ class Measure:
     """of the column"""
     report: str
     """its name in report.json"""
+    label: str = ""
+    """in words"""
     combine: Literal["mean", "rms", "max"] = "mean"
     """how the report makes one number of all items'"""
     by_variable: bool = False
@@ -92,6 +100,25 @@ class Modality:
     """what an item is called that a decoder takes for one"""
     item_kinds: tuple[str, ...] = ("array", "grid")
     """kinds of decoded items that can be read, the usual one first"""
+    dims: tuple[int, ...] = (1, 2, 3)
+    """how many grid axes items may have"""
+    preset: str
+    """of the recipe that fits without being asked"""
+    can_transform = False
+    """the decoder can convert channels, resize and crop, and large items can be cut into tiles"""
+    has_code_range = False
+    """values are fractions of a code range that is known; others are scaled by the range of the training items"""
+    has_coordinates = False
+    """items say where their points lie, what their channels are called and when they were, and a functaset keeps it"""
+    frame: Literal["local", "both"] = "local"
+    """what the network sees of a point: its place in the cell of its site, or that and its place in the whole"""
+    convention = "cell centres of the unit interval, square or cube; first axis first"
+    """of coordinates, for readers of a functaset"""
+    measures: tuple[Measure, ...] = ()
+    """in the order of their columns"""
+    agreement_measure: Measure | None = None
+    """the one that `agreement` computes, and that is told of PCA as well"""
+    agreement_words = "right"
 
     def axes(self, items: Sequence[Item], channel_axis: ChannelAxis, asked: str) -> Axes | None:
         """How these first items of a dataset are read; None if they are of another modality.
@@ -132,6 +159,55 @@ class Modality:
 
     def check_values(self, array: np.ndarray) -> None:
         """ItemError for values that the modality cannot have."""
+
+    def conversion_loss(self, item: Item, axes: Axes) -> str:  # noqa: ARG002 - for those that can be converted
+        """What an item would lose without a word when its channels are converted; empty for nothing."""
+        return ""
+
+    def geometry(self, grids: Iterable[Any], axes: Axes, kind: str) -> "Geometry":  # noqa: ARG002 - one kind only
+        """What the network sees of points, given the own grids of all training items; `kind` is `data.geometry`."""
+        from functaconv.signals.geometry import Flat
+
+        return Flat(axes.dims)
+
+    def level(self, attributes: Mapping[str, Any]) -> str | None:  # noqa: ARG002 - there are none
+        """The level of an item with these attributes: see `Signal.level`."""
+        return None
+
+    def seconds(self, attributes: Mapping[str, Any]) -> int | None:  # noqa: ARG002 - there is none
+        """Seconds since 1970 of an item with these attributes; an ItemError for a time that cannot be kept."""
+        return None
+
+    def meta(self, attributes: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The attributes that are stored as JSON: what has no column."""
+        return attributes
+
+    @property
+    def measure_names(self) -> tuple[str, ...]:
+        return tuple(measure.name for measure in self.measures)
+
+    def compare(self, found: "Compared") -> "dict[str, Tensor]":  # noqa: ARG002 - nothing but the mean squared error
+        """The measures of decoded items, by name: `[item]` or `[item, channel]`."""
+        return {}
+
+    def agreement(self, decoded: "Tensor", features: "Tensor") -> "Tensor":
+        """The share of each item's values that are right, `[item]` float64: with `agreement_measure` only."""
+        raise NotImplementedError
+
+    def lines(self, summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Label and text of what a report says of the measures, in a terminal, as far as the summary has them."""
+        for measure in self.measures:
+            if (value := summary.get(measure.report)) is not None:
+                yield measure.label or measure.report, str(value)
+
+    def rows(self, summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """The same on a page."""
+        return self.lines(summary)
+
+    def agreement_text(self, found: Mapping[str, Any]) -> str:
+        """What a report's table says of the `agreement_measure`, in words; empty for nothing."""
+        share = None if self.agreement_measure is None else found.get(self.agreement_measure.report)
+        return "" if share is None else f"{100 * share:.2f}% {self.agreement_words}"
 
 
 MODALITIES: dict[str, Modality] = {}

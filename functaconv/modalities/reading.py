@@ -43,7 +43,7 @@ class Reading:
             raise ItemError(record.problem)
         if usable_field(record, self.field) is None:
             return None
-        channels = self.axes.channels if self.axes.kind == "image" else None
+        channels = self.axes.channels if self.axes.modality.can_transform else None
         with reading(record.key):
             item = decode(record, field=self.field, channels=channels, transform=self.transform, ignored=ignored)
         return self.axes.signal(item)
@@ -67,7 +67,7 @@ def count_ignored(record: Record, field: str | None, ignored: Counter[str]) -> N
 
 def check_possible(axes: Axes, transform: ImageTransform | None, tile: int | None) -> None:
     """UsageError for what can be done only to images, where the items are none."""
-    if axes.kind != "image" and (transform is not None or tile is not None):
+    if not axes.modality.can_transform and (transform is not None or tile is not None):
         raise UsageError(f"--tile, --resize and --crop are for images, not for {axes.described}", hint="leave them out")
     if tile is not None and tile < LEAST_TILE:
         raise UsageError(f"--tile must be at least {LEAST_TILE} pixels, not {tile}")

@@ -1,13 +1,24 @@
 """Voxels: volumes of occupancy between 0 and 1."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from functaconv.data.items import Item
 from functaconv.errors import ItemError, UsageError
 from functaconv.modalities.array import MOST_CHANNELS
-from functaconv.modalities.modality import Axes, ChannelAxis, Modality
+from functaconv.modalities.modality import Axes, ChannelAxis, Measure, Modality
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from functaconv.modalities.compared import Compared
+
+OCCUPIED = 0.5
+"""occupancy above which a voxel is full"""
+ACCURACY = Measure("accuracy", "voxel_accuracy", "voxels")
+IOU = Measure("iou", "iou")
 
 
 class Voxels(Modality):
@@ -16,6 +27,12 @@ class Voxels(Modality):
     name = "voxels"
     plural = "voxels"
     one = "voxels"
+    dims = (3,)
+    preset = "voxels"
+    has_code_range = True
+    measures = (ACCURACY, IOU)
+    agreement_measure = ACCURACY
+    agreement_words = f"right at {OCCUPIED}"
 
     def axes(self, items: Sequence[Item], channel_axis: ChannelAxis, asked: str) -> Axes | None:
         if asked != self.name and not (asked == channel_axis == "auto" and _are_voxels(items)):
@@ -31,6 +48,26 @@ class Voxels(Modality):
     def check_values(self, array: np.ndarray) -> None:
         if not (array.min() >= 0 and array.max() <= 1):
             raise ItemError(f"occupancy lies between 0 and 1, found {array.min():g} to {array.max():g}")
+
+    def compare(self, found: "Compared") -> "dict[str, Tensor]":
+        is_full, was_full = found.decoded > OCCUPIED, found.features > OCCUPIED
+        both, either = (is_full & was_full).sum((1, 2)), (is_full | was_full).sum((1, 2))
+        # of two empty volumes: nothing is wrong
+        iou = (both / either.clamp(min=1)).masked_fill(either == 0, 1.0)
+        return {"accuracy": self.agreement(found.decoded, found.features), "iou": iou}
+
+    def agreement(self, decoded: "Tensor", features: "Tensor") -> "Tensor":
+        right = ((decoded > OCCUPIED) == (features > OCCUPIED)).flatten(1)
+        return right.sum(1).double() / right.shape[1]
+
+    def lines(self, summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        if text := self.agreement_text(summary):
+            yield "voxels", f"{text}, IoU {summary['iou']:.4f}"
+
+    def rows(self, summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        if (accuracy := summary.get("voxel_accuracy")) is not None:
+            yield "Voxels right at 0.5", f"{100 * accuracy:.2f}%"
+            yield "Intersection over union at 0.5", f"{summary['iou']:.4f}"
 
 
 def _are_voxels(items: Sequence[Item]) -> bool:

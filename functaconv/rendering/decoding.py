@@ -15,7 +15,6 @@ from functaconv.errors import UsageError
 from functaconv.functaset.grids import StoredGrid
 from functaconv.functaset.native import native_grid
 from functaconv.functaset.reader import Functaset
-from functaconv.modalities.latlon import level_of
 from functaconv.rendering.view import MOST_VALUES, SMALLER, View
 from functaconv.signals.device import device_of
 from functaconv.signals.geometry import Points
@@ -83,7 +82,11 @@ def pictures(
         else:
             latents = torch.from_numpy(functaset.latents(rows)).reshape(len(rows), -1, base.latent)
             decoded = _decoded(base, latents, grid)
-        levels = tuple(level_of(functaset.meta(int(row))) for row in rows) if base.normalizer.levels else ()
+        levels = (
+            tuple(base.axes.modality.level(functaset.meta(int(row)) or {}) for row in rows)
+            if base.normalizer.levels
+            else ()
+        )
         if not features:
             _to_values(base, decoded, levels)
         for number, row, array in zip(group, rows, decoded.numpy(), strict=True):
@@ -103,12 +106,12 @@ class _Places:
     def kind(self, number: int) -> tuple[int, ...]:
         """Equal for items whose points lie at the same places."""
         shape = tuple(self._index.shape[number].tolist())
-        if self._functaset.layout.modality != "grid":
+        if not self._functaset.layout.kind.has_coordinates:
             return shape
         return (*shape, int(self._functaset.measure("grid")[self._index.first[number]]))
 
     def grid(self, number: int) -> AnyGrid:
-        if self._functaset.layout.modality != "grid":
+        if not self._functaset.layout.kind.has_coordinates:
             return self._possible(self._view.grid(self._index.shape[number].tolist()))
         row = int(self._index.first[number])
         which = int(self._functaset.measure("grid")[row])

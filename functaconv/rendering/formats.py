@@ -10,7 +10,7 @@ from functaconv.data.decoders.binvox import write_binvox
 from functaconv.data.meshes import surface
 from functaconv.errors import UsageError
 from functaconv.functaset.reader import Functaset
-from functaconv.measuring import OCCUPIED
+from functaconv.modalities.voxels import OCCUPIED
 from functaconv.previews import voxel_preview
 from functaconv.rendering.decoding import Picture
 from functaconv.rendering.netcdf import to_netcdf

@@ -79,7 +79,10 @@ def report(
             "missing": len(found.missing),
             "extra": len(found.extra),
             **of_measures(
-                _compared(found.measures, found.mse), functaset.attributes.variables, functaset.attributes.units
+                functaset.layout.kind,
+                _compared(found.measures, found.mse),
+                functaset.attributes.variables,
+                functaset.attributes.units,
             ),
         }
         if found.mse_by_numbers:

@@ -12,8 +12,8 @@ from functaconv.base import Base
 from functaconv.data.shards import index_shard, is_seekable
 from functaconv.errors import InputError
 from functaconv.functaset.reader import Functaset
-from functaconv.measuring import OCCUPIED
 from functaconv.metrics import psnr
+from functaconv.modalities import Modality, modality_of
 from functaconv.modalities.reading import Reading
 from functaconv.pca import MOST_BYTES, Analysis, Pca, analysis, cells_of
 from functaconv.reporting.comparison import read_items
@@ -46,9 +46,9 @@ class Baseline:
     """digest of the mask that all training items share; PCA is over what it leaves"""
     normalizer: Normalizer = field(default_factory=lambda: Normalizer.of_code_range(1))
     """one range for all levels: the unit of PSNR"""
-    is_of_voxels: bool = False
+    modality: Modality = field(default_factory=lambda: modality_of(""))
     whole_mse: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    whole_accuracy: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    whole_agreement: np.ndarray = field(default_factory=lambda: np.zeros(0))
     cells_mse: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     @property
@@ -74,10 +74,8 @@ class Baseline:
             rows = _known(batch, features)
             found = self.whole.reconstruct(rows)
             self.whole_mse[positions] = (rows - found).square().mean(-1).cpu().numpy()
-            if self.is_of_voxels:
-                self.whole_accuracy[positions] = (
-                    ((found > OCCUPIED) == (rows > OCCUPIED)).double().mean(-1).cpu().numpy()
-                )
+            if self.modality.agreement_measure is not None:
+                self.whole_agreement[positions] = self.modality.agreement(found, rows).cpu().numpy()
         cells = None if self.cells is None else cells_of(features, batch.shape, self.sites)
         if self.cells is not None and cells is not None:
             error = self.cells.error(cells).reshape(len(batch), -1).mean(1)
@@ -94,9 +92,10 @@ class Baseline:
                 "train_items": self.train_items,
                 "difference": _rounded(ours - mean),
             }
-            if self.is_of_voxels:
+            if self.modality.agreement_measure is not None:
                 # thresholded as the functaset is
-                found["voxel_accuracy"] = _rounded(float(np.nanmean(self.whole_accuracy)))
+                name = self.modality.agreement_measure.report
+                found[name] = _rounded(float(np.nanmean(self.whole_agreement)))
         if self.cells is not None:
             found["psnr_per_patch"] = _rounded(_mean_psnr(self.cells_mse, functaset, table))
         return found
@@ -104,9 +103,9 @@ class Baseline:
 
 def fit_baseline(functaset: Functaset, base: Base, reading: Reading, shards: Sequence[str]) -> Baseline:
     """PCA on the items of the shards, with as many numbers as the functaset's latents have."""
-    baseline = Baseline(functaset.layout.numbers, sites=base.sites, is_of_voxels=base.axes.kind == "voxels")
+    baseline = Baseline(functaset.layout.numbers, sites=base.sites, modality=base.axes.modality)
     baseline.normalizer = replace(base.normalizer, levels={})
-    baseline.whole_mse, baseline.cells_mse, baseline.whole_accuracy = np.full((3, len(functaset)), np.nan)
+    baseline.whole_mse, baseline.cells_mse, baseline.whole_agreement = np.full((3, len(functaset)), np.nan)
     shapes = np.unique(functaset.shapes, axis=0)
     if len(shapes) != 1:
         baseline.reason = "the items have different shapes" if len(shapes) else "there are no items"

@@ -19,7 +19,6 @@ from functaconv.data.shards import read_records, shown
 from functaconv.errors import InputError, ItemError
 from functaconv.functaset.native import native_grid
 from functaconv.functaset.reader import Functaset
-from functaconv.functaset.schema import MEASURES
 from functaconv.measuring import Measures, compare
 from functaconv.metrics import psnr
 from functaconv.modalities import Axes
@@ -123,7 +122,7 @@ class Comparison:
     largest: float = 0.0
     """dB"""
     measures: dict[str, np.ndarray] = field(default_factory=dict)
-    """voxels and grids: what they are judged by besides, by name"""
+    """what items are judged by besides, by name"""
     mse_by_numbers: dict[int, np.ndarray] = field(default_factory=dict)
     """canonical latents: `mse` when only the first so many numbers of every site are kept"""
 
@@ -146,7 +145,7 @@ class Comparer:
         self.reading = self.settings.reading(base.axes)
         self.result = Comparison(np.full(len(functaset), np.nan, np.float32))
         self.result.measures = {
-            name: np.full_like(functaset.measure(name), np.nan) for name in MEASURES.get(base.axes.kind, ())
+            name: np.full_like(functaset.measure(name), np.nan) for name in base.axes.modality.measure_names
         }
         if base.is_canonical:
             self.result.mse_by_numbers = {

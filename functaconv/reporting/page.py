@@ -15,7 +15,7 @@ from PIL import Image
 from functaconv.checkpoint import base_of
 from functaconv.errors import MissingExtraError
 from functaconv.files import replace_bytes
-from functaconv.functaset.schema import MEASURES
+from functaconv.modalities import MODALITIES
 from functaconv.reporting.result import ItemQuality, Report
 from functaconv.reporting.thumbnails import Thumbnails, can_show
 
@@ -40,10 +40,10 @@ def to_csv(report: Report, path: Path | str) -> None:
 
 
 def _measures(report: Report) -> Iterator[tuple[str, np.ndarray]]:
-    """What voxels and grids are judged by besides, by column: of grids every variable has its own."""
+    """What the items are judged by besides, by column: a measure by variable has one for each."""
     functaset, rows = report.functaset, report.items.items.first
     variables = functaset.attributes.variables
-    for name in MEASURES.get(functaset.layout.modality, ()):
+    for name in functaset.layout.kind.measure_names:
         values = functaset.measure(name)[rows]
         if values.ndim == 1:
             yield name, values
@@ -134,14 +134,8 @@ def _rows(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name in ("p5", "p50", "p95"):
         yield f"PSNR, {'median' if name == 'p50' else name[1:] + '% of items below'}", _decibel(quality[name])
     yield "PSNR of the mean error", _decibel(summary["psnr_of_mean_mse"])
-    if summary.get("voxel_accuracy") is not None:
-        yield "Voxels right at 0.5", f"{100 * summary['voxel_accuracy']:.2f}%"
-        yield "Intersection over union at 0.5", f"{summary['iou']:.4f}"
-    for name, rmse in summary.get("rmse", {}).items():
-        unit = summary["units"][name]
-        yield f"RMSE of {name}", f"{rmse} {unit}"
-        yield f"RMSE of {name}, weighted by area", f"{summary['weighted_rmse'][name]} {unit}"
-        yield f"Largest error of {name}", f"{summary['max_error'][name]} {unit}"
+    for kind in MODALITIES.values():
+        yield from kind.rows(summary)
     yield "Functaset", f"{size['store']:,} bytes"
     yield "Base, shared", f"{size['base']:,} bytes"
     if size["raw_per_item"]:

@@ -18,7 +18,7 @@ MOST_VALUES = 1 << 26
 def measured_seams(functaset: Functaset, base: Base) -> float | None:
     """`seam_ratio` of renders at four times the size; None where there are no cells, or they are no whole pixels."""
     layout = functaset.layout
-    if len(layout.sites) != 2 or layout.modality == "grid" or not len(functaset):
+    if len(layout.sites) != 2 or layout.kind.has_coordinates or not len(functaset):
         return None
     sums, counts, values = np.zeros(4), np.zeros(4), 0
     for row in np.unique(np.linspace(0, len(functaset) - 1, MOST_ITEMS).astype(int)):

@@ -1,16 +1,13 @@
 """Where the points of an array lie: cell centres of the unit interval, square or cube; or places on the globe."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from functaconv.errors import ItemError, UsageError
+from functaconv.errors import UsageError
 
 Region = tuple[tuple[float, float], ...]
 """lower and upper end along each axis, in the unit interval; beyond it one extrapolates"""
@@ -100,22 +97,3 @@ def area_weights(grid: GlobeGrid) -> Tensor:
         cap = math.sin(math.radians(float(gaps.min())) / 4) / 2
         rows = rows.clamp(min=cap)
     return (rows / rows.mean()).float().repeat_interleave(len(grid.longitude))
-
-
-def seconds_of(attributes: Mapping[str, Any]) -> int | None:
-    """Seconds since 1970 of the `time` that a grid's json gives in ISO 8601; None for none, or another calendar's.
-
-    One that its offset carries out of the years 1 to 9999 is an ItemError.
-    """
-    text = attributes.get("time")
-    if not isinstance(text, str) or str(attributes.get("calendar", "standard")) not in (
-        "standard", "gregorian", "proleptic_gregorian",
-    ):  # fmt: skip
-        return None
-    try:
-        found = datetime.fromisoformat(text)
-        return int((found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
-    except ValueError:
-        return None
-    except OverflowError:
-        raise ItemError(f"json: expected a time in the years 1 to 9999, found {text}") from None

@@ -325,7 +325,7 @@ class Run:
     def _described(self, saved: TrainingState | None) -> tuple[Normalizer, Geometry]:
         """In which range the values of the training items lie, and where their points do."""
         axes = self.request.axes
-        if saved is None and axes.kind in ("image", "voxels"):
+        if saved is None and axes.modality.has_code_range:
             return Normalizer.of_code_range(axes.channels), Flat(axes.dims)
         values = self.ensemble.first(self._looked_through) if saved is None else saved.values
         geometry = values["geometry"]
@@ -349,7 +349,7 @@ class Run:
         normalizer = Normalizer.of_range(seen(), data.levels)
         if normalizer.levels:
             self.watcher.announce(f"levels have ranges of their own: {', '.join(normalizer.levels)}")
-        geometry = Globe.around(grids, data.geometry) if axes.kind == "grid" else Flat(axes.dims)
+        geometry = axes.modality.geometry(grids, axes, data.geometry)
         return _plainly(normalizer, geometry)
 
     def _spent(self) -> float:

@@ -196,7 +196,7 @@ def _recipe(
     latent = validated({"latent": asked}).latent if asked else None
     solver = {**written.get("solver", {}), **settings.get("solver", {})}.get("kind")
     situation = Situation(first.shape, axes.channels, device.type == "cuda", latent, solver)
-    chosen = preset_name or {"image": "images", "array": "arrays", "voxels": "voxels", "grid": "grids"}[axes.kind]
+    chosen = preset_name or axes.modality.preset
     recipe = preset_of(str(chosen), situation).changed(written).changed(settings)
     budget = {**written.get("training", {}), **settings.get("training", {})}
     if ("steps" in budget) != ("minutes" in budget):

@@ -23,7 +23,7 @@ from functaconv.functaset import Parts, Plan, Quantiser, arrays, open_functaset
 from functaconv.functaset.blocks import Block, Failure, Grids
 from functaconv.functaset.grids import GridTable, write_grids
 from functaconv.functaset.reader import read_attributes
-from functaconv.functaset.schema import MEASURES, PARTS, Budgets, Layout, columns, vectors
+from functaconv.functaset.schema import PARTS, Budgets, Layout, columns, vectors
 from functaconv.functaset.unfinished import create, look
 from functaconv.functaset.verify import problems_of
 from functaconv.functaset.writer import assembled
@@ -221,7 +221,7 @@ def _block(layout: Layout, number: int) -> Block:
         shard=0, number=number, start=2 * number, stop=2 * number + 2, is_last=number == 1, source={"size": 100},
         run=Plan(layout, SETTINGS).digest, keys=["a"], shape=np.array([[4, 3]], np.int32),
         record=np.full(1, 2 * number, np.int32), meta=['{"a": 1}'], tile=wanted.get("tile"),
-        measures={name: wanted[name] for name in MEASURES.get(layout.modality, ())},
+        measures={name: wanted[name] for name in layout.kind.measure_names},
         grids=Grids(table, *of_grids, np.zeros(1, np.int64)) if layout.modality == "grid" else None,
         failures=[Failure("a.tar", 2 * number + 1, "b", "no image")],
     )  # fmt: skip
