@@ -44,10 +44,9 @@ from functaconv.rendering import arrays
 from functaconv.signals.grid import Grid
 from functaconv.summary import Items
 from functaconv.training import fit_base
-
-from . import hostile
-from .conftest import TINY, npy, png
-from .conftest import tar as tar_of
+from tests import hostile
+from tests.conftest import TINY, npy, png
+from tests.conftest import tar as tar_of
 
 FEW = 10
 

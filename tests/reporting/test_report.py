@@ -28,8 +28,7 @@ from functaconv.reporting.comparison import lengths
 from functaconv.reporting.thumbnails import Thumbnails
 from functaconv.signals.grid import Grid
 from functaconv.training import fit_base
-
-from .conftest import npy, png, tar
+from tests.conftest import npy, png, tar
 
 SHAPE = (12, 12)
 

@@ -12,8 +12,7 @@ from hypothesis import strategies as some
 
 from functaconv.documents import MOST_DEPTH, parse_json
 from functaconv.errors import FunctaconvError, ItemError
-
-from .fuzzing.targets import TARGETS, Target, cases
+from tests.fuzzing.targets import TARGETS, Target, cases
 
 pytestmark = [
     # numpy tells of headers that Python 2 wrote, Python of numbers written oddly in them

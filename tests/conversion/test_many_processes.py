@@ -24,8 +24,7 @@ from functaconv.errors import FunctaconvError, InputError, OutputExistsError, Us
 from functaconv.functaset.reader import open_functaset
 from functaconv.functaset.unfinished import Parts
 from functaconv.functaset.verify import verify
-
-from .test_conversion import Killer, stored_tree
+from tests.conversion.test_encode import Killer, stored_tree
 
 FEW = 4
 

@@ -19,11 +19,10 @@ from functaconv.functaset.reader import open_functaset
 from functaconv.functaset.schema import Budgets
 from functaconv.functaset.unfinished import look
 from functaconv.signals.signal import Signal
-
-from .conftest import png, tar
-from .data.servers import Answer, Script, serving
-from .test_conversion import Killer, run, shards, small_blocks, stored_tree
-from .test_many_processes import Listening, rank
+from tests.conftest import png, tar
+from tests.conversion.test_encode import Killer, run, shards, small_blocks, stored_tree
+from tests.conversion.test_many_processes import Listening, rank
+from tests.data.servers import Answer, Script, serving
 
 __all__ = ["shards", "small_blocks"]
 

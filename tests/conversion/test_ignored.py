@@ -13,10 +13,9 @@ from functaconv.data.ignored import APPLE_DOUBLE, CUT_JSON, FRAMES, HIDDEN, LABE
 from functaconv.errors import InputError, StoppedError
 from functaconv.functaset.reader import open_functaset
 from functaconv.inspection import inspect
-
-from .conftest import npy, png, tar
-from .test_conversion import Killer, run
-from .test_many_processes import at_the_same_time, rank
+from tests.conftest import npy, png, tar
+from tests.conversion.test_encode import Killer, run
+from tests.conversion.test_many_processes import at_the_same_time, rank
 
 FEW = 4
 

@@ -9,9 +9,8 @@ from functaconv.conversion import Encoded
 from functaconv.data.shards import read_records
 from functaconv.errors import InputError, StoppedError
 from functaconv.functaset.reader import open_functaset
-
-from .conftest import png, tar
-from .test_conversion import FEW, Killer, noise, run, shards, small_blocks
+from tests.conftest import png, tar
+from tests.conversion.test_encode import FEW, Killer, noise, run, shards, small_blocks
 
 __all__ = ["shards", "small_blocks"]
 
