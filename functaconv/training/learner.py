@@ -72,11 +72,11 @@ class Learner:
         share = self._varied(batch).items(self.ensemble.share(len(batch)))
         loss = self._joined(self._descend(share, spent), len(share) / len(batch))
         norm = nn.utils.clip_grad_norm_(self._shared, self.training.clip or math.inf)
-        solver_norm = nn.utils.get_total_norm([p.grad for p in self._solver if p.grad is not None])
+        norms = [nn.utils.get_total_norm(own)] if (own := [p.grad for p in self._solver if p.grad is not None]) else []
         # the one moment an update waits for the device
-        error, size, solver_size = torch.stack([loss, norm, solver_norm.to(norm.device)]).tolist()
+        error, size, *solver_size = torch.stack([loss, norm, *norms]).tolist()
         self.updates += 1
-        if not all(map(math.isfinite, (error, size, solver_size))):
+        if not all(map(math.isfinite, (error, size, *solver_size))):
             self._skip()
             return error, math.nan
         self._skipped_in_a_row = 0
