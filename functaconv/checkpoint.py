@@ -33,10 +33,8 @@ from functaconv.solvers import SOLVERS
 
 FORMAT = "functaconv-base"
 VERSION = 1
-MOST_HEADER = 32 << 20
-"""bytes: it names each shard of the training"""
-MOST_VALUES = 1 << 20
-"""in the header, and in the description"""
+MOST_HEADER = 8 << 20
+"""bytes: it names each shard of the training. As Python's objects they take thirty times as much"""
 _ANEW = "--overwrite starts the training anew"
 _PIECE = 16 << 20
 _LENGTH = 8
@@ -271,9 +269,9 @@ def _header_length(content: bytes, name: str) -> int:
 def _outline(head: bytes, name: str) -> _Outline:
     """What the header, with its length before it, says; an InputError unless all of it goes together."""
     try:
-        header = parse_json(head[_LENGTH:], most_values=MOST_VALUES)
+        header = parse_json(head[_LENGTH:])
         metadata = header.pop("__metadata__")
-        found = parse_json(metadata.pop("functaconv").encode(), most_values=MOST_VALUES)
+        found = parse_json(metadata.pop("functaconv").encode())
         if metadata:
             raise ValueError(f"what no base says: {sorted(metadata)}")
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -421,7 +419,7 @@ def read_state(path: Path) -> TrainingState:
             if not 2 <= int.from_bytes(head.read(_LENGTH), "little") <= MOST_HEADER:
                 raise ValueError("it is damaged")
         with safe_open(path, framework="pt") as file:
-            values = parse_json((file.metadata() or {})["functaconv"].encode(), most_values=MOST_VALUES)
+            values = parse_json((file.metadata() or {})["functaconv"].encode())
             _StateValues.model_validate(values)
             return TrainingState(_Tensors({name: file.get_tensor(name) for name in file.keys()}), _Values(values))  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:

@@ -1,32 +1,28 @@
-"""JSON: what comes from outside is read only within bounds, so that a small text cannot fill the memory."""
+"""JSON that comes from outside, and how two values of it differ."""
 
 import json
 import re
-import threading
-from collections.abc import Iterable
 from typing import Any
 
-LITERALS = threading.RLock()
-"""held while numpy has Python parse an array's header: before 3.11.5 two threads that do so trip over each other"""
-MOST_DEPTH = 64
-"""lists and objects within each other; what writes JSON again later must not run out of stack either"""
+# lists and objects within each other; what writes JSON again later must not run out of stack either
+MAX_DEPTH = 64
 _ABSENT = "nothing"
 _LONE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-def parse_json(content: bytes, *, most_values: int) -> Any:
-    """The value in `content`; ValueError where that is no JSON, too deep, or more than `most_values` values."""
-    openings = content.count(b"[") + content.count(b"{")
-    # every value but the first follows one of these; those within texts count too, which does no harm
-    if openings + content.count(b",") > most_values:
-        raise ValueError(f"more than {most_values} values")
+def parse_json(content: bytes) -> Any:
+    """The value in `content`; ValueError where that is no JSON, too deep, or could not be written again.
+
+    Whoever reads a file limits its size: a value takes some thirty bytes for each of the text's.
+    """
     try:
         # json itself would take UTF-16 too, and half pairs of it
         value = json.loads(content.decode("utf-8-sig"))
+        # no text is deeper than it has brackets
+        if content.count(b"[") + content.count(b"{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
+            raise RecursionError
     except RecursionError:
-        raise ValueError(f"more than {MOST_DEPTH} levels deep") from None
-    if openings > MOST_DEPTH:
-        _check_depth(value)
+        raise ValueError(f"more than {MAX_DEPTH} levels deep") from None
     if _LONE.search(content):
         # half a pair of UTF-16: Python takes it, and no file or terminal does
         json.dumps(value, ensure_ascii=False).encode()
@@ -45,14 +41,6 @@ def differences(found: Any, asked: Any, name: str = "") -> list[str]:
     return [] if found == asked else [f"{name}: found {found!r}, asked for {asked!r}"]
 
 
-def _check_depth(value: Any) -> None:
-    level = [value]
-    for _ in range(MOST_DEPTH + 1):
-        level = [inner for outer in level for inner in _within(outer) if isinstance(inner, (dict, list))]
-        if not level:
-            return
-    raise ValueError(f"more than {MOST_DEPTH} levels deep")
-
-
-def _within(value: Any) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+def _depth(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max((_depth(each) for each in inner if isinstance(each, (dict, list))), default=0)

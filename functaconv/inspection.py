@@ -220,7 +220,7 @@ def _last_psnr(log: Path) -> float | None:
         return None
     for line in reversed(lines):
         try:
-            value = parse_json(line, most_values=LAST_OF_LOG).get("validation_psnr")
+            value = parse_json(line).get("validation_psnr")
         except (ValueError, AttributeError):
             # the last line of a killed run may be half a line
             continue

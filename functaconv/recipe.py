@@ -9,7 +9,7 @@ import tomli_w
 from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
-from functaconv.data.decoders.images import ImageTransform
+from functaconv.data.decoders.transform import ImageTransform
 from functaconv.errors import UsageError
 from functaconv.functaset.schema import MOST_NUMBERS
 from functaconv.modalities import Axes, ChannelAxis

@@ -63,7 +63,7 @@ def command(
     """Fit a latent per item and write a functaset with its PSNR report. Run again, it goes on."""
     from functaconv.cli.progress import EncodingMeter, Meter
     from functaconv.conversion import EncodeOptions, dry_run, encode
-    from functaconv.data.decoders.images import parse_size
+    from functaconv.data.decoders.transform import parse_size
 
     options = EncodeOptions(
         steps=steps, solver=solver, batch_size=batch_size, bits=bits, device=device, precision=precision,

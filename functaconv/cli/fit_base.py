@@ -60,7 +60,7 @@ def command(
 ) -> None:
     """Meta-learn the shared base network. Stopped and started again, it goes on."""
     from functaconv.cli.progress import Meter, TrainingMeter
-    from functaconv.data.decoders.images import parse_size
+    from functaconv.data.decoders.transform import parse_size
     from functaconv.engines.ranks import trainers
     from functaconv.recipe import merged
     from functaconv.settings import assignment, latent_of

@@ -71,7 +71,7 @@ def command(
     verbose: options.Verbose = False,
 ) -> None:
     """Turn a folder of files into webdataset shards."""
-    from functaconv.data.decoders.images import ImageTransform, parse_size
+    from functaconv.data.decoders.transform import ImageTransform, parse_size
     from functaconv.data.grids import FieldChoice
     from functaconv.data.ignored import ignored_lines
     from functaconv.packing import pack, plan

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from functaconv.data.decoders.images import ImageTransform, Size
+from functaconv.data.decoders.transform import ImageTransform, Size
 from functaconv.errors import UsageError, lookup
 from functaconv.functaset.schema import Bits
 

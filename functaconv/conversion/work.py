@@ -12,7 +12,7 @@ import torch
 
 from functaconv.checkpoint import StoredBase, base_from_bytes, read_base
 from functaconv.conversion.options import BITS, EncodeOptions
-from functaconv.data.decoders.images import Size
+from functaconv.data.decoders.transform import Size
 from functaconv.data.naming import short_name
 from functaconv.data.shards import expand_shards, is_read_once, shown
 from functaconv.errors import UsageError, lookup

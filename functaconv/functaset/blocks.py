@@ -13,10 +13,10 @@ from typing import Annotated, Any, BinaryIO
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
 
-from functaconv.documents import LITERALS, parse_json
+from functaconv.documents import parse_json
 from functaconv.errors import InputError
 from functaconv.files import replacing
-from functaconv.functaset.files import MOST_VALUES, damaged, first_problem, whole_file
+from functaconv.functaset.files import damaged, first_problem, whole_file
 from functaconv.functaset.grids import GridTable
 from functaconv.functaset.schema import Ignored, Layout, columns
 
@@ -259,7 +259,7 @@ def _members(path: Path, within: Path) -> Iterator[Mapping[str, np.ndarray]]:
         with path.open("rb") as file:
             _check_sizes(file)
             # of sizes that were made up numpy warns before it refuses them
-            with LITERALS, np.errstate(all="ignore"), np.load(file, allow_pickle=False) as members:
+            with np.errstate(all="ignore"), np.load(file, allow_pickle=False) as members:
                 yield members
     except InputError as error:
         raise damaged(path, error) from error
@@ -287,7 +287,7 @@ def _grids(members: Mapping[str, np.ndarray]) -> Grids:
 
 def _facts(members: Mapping[str, np.ndarray]) -> BlockFacts:
     content = members["facts"].tobytes()
-    return _FACTS.validate_python(parse_json(content, most_values=MOST_VALUES))
+    return _FACTS.validate_python(parse_json(content))
 
 
 def _pack(value: Any) -> np.ndarray:

@@ -16,8 +16,6 @@ Checked = TypeVar("Checked")
 
 MOST_JSON = 128 << 20
 MOST_FILE = 1 << 40
-MOST_VALUES = 1 << 22
-"""of a JSON file: far above the zarr.json of a store with as many grids as there may be"""
 
 
 def read_json(path: Path, *, within: Path | None = None) -> Any:
@@ -25,7 +23,7 @@ def read_json(path: Path, *, within: Path | None = None) -> Any:
     root = within or path.parent
     content = read_bytes(root, path.relative_to(root).as_posix(), MOST_JSON)
     try:
-        return parse_json(content, most_values=MOST_VALUES)
+        return parse_json(content)
     except ValueError as error:
         raise InputError(f"{path}: cannot be read: {error}", hint=f"restore {path.name} from a copy") from error
 
@@ -37,7 +35,7 @@ def read_root(path: Path, *, within: Path) -> dict[str, Any]:
     attributes = root.get("attributes")
     if isinstance(attributes, dict) and isinstance(text := attributes.get("functaconv"), str):
         try:
-            attributes["functaconv"] = parse_json(text.encode("utf-8", "surrogatepass"), most_values=MOST_VALUES)
+            attributes["functaconv"] = parse_json(text.encode("utf-8", "surrogatepass"))
         except ValueError as error:
             raise InputError(
                 f"{path}: cannot be read: attributes.functaconv: {error}", hint=f"restore {path.name} from a copy"

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from functaconv.documents import parse_json
 from functaconv.errors import InputError
 from functaconv.functaset.blocks import Failure
-from functaconv.functaset.files import MOST_VALUES, array_bytes, read_bytes, read_json, read_root, whole_file
+from functaconv.functaset.files import array_bytes, read_bytes, read_json, read_root, whole_file
 from functaconv.functaset.grids import StoredGrid, read_grids
 from functaconv.functaset.quantise import Quantiser
 from functaconv.functaset.schema import (
@@ -43,7 +43,7 @@ MOST_BASE = 9 << 30
 """bytes of a base: of the largest that a recipe may ask for"""
 MOST_FAILURES = 1 << 30
 """bytes of `failed.jsonl`: millions of lines"""
-MOST_LINE, MOST_IN_LINE = 1 << 24, 1 << 20
+MOST_LINE = 1 << 24
 _Failure = TypeAdapter(Failure)
 
 
@@ -200,7 +200,7 @@ class Functaset:
         row = self._row(item)
         text = str(self._array_of("meta").read(slice(row, row + 1))[0])
         try:
-            return parse_json(text.encode(), most_values=MOST_VALUES)
+            return parse_json(text.encode())
         except ValueError as error:
             raise InputError(f"{self.path}: meta: row {row}: {error}", hint=HINT) from error
 
@@ -275,7 +275,7 @@ class Functaset:
                 for number, line in enumerate(iter(partial(file.readline, MOST_LINE), b""), start=1):
                     if len(line) == MOST_LINE:
                         raise ValueError(f"line {number} is longer than {MOST_LINE} bytes")
-                    yield _Failure.validate_python(parse_json(line, most_values=MOST_IN_LINE))
+                    yield _Failure.validate_python(parse_json(line))
         except (OSError, ValueError) as error:
             reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
             raise InputError(f"{path}: cannot be read: {reason}", hint="restore it from a copy") from error

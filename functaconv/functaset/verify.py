@@ -10,7 +10,7 @@ import numpy as np
 
 from functaconv.documents import parse_json
 from functaconv.errors import FunctaconvError
-from functaconv.functaset.files import MOST_VALUES, digest_of, read_json
+from functaconv.functaset.files import digest_of, read_json
 from functaconv.functaset.reader import MOST_FAILURES, Functaset, read_attributes
 from functaconv.functaset.schema import FAILED, REPORT, VECTORS, attributes_digest, shown
 from functaconv.functaset.stored_array import StoredArray, difference, rows_in_words
@@ -150,7 +150,7 @@ def _may_be_nan() -> set[str]:
 
 def _is_json(text: str) -> bool:
     try:
-        parse_json(text.encode(), most_values=MOST_VALUES)
+        parse_json(text.encode())
     except ValueError:
         return False
     return True

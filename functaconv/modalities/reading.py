@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from functaconv.data.decoders import check_attributes, decode, usable_field
-from functaconv.data.decoders.images import ImageTransform
+from functaconv.data.decoders.transform import ImageTransform
 from functaconv.data.ignored import LABELS, RECORDS, ignore
 from functaconv.data.items import Record
 from functaconv.data.noise import reading

@@ -13,7 +13,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from functaconv.base import Base
-from functaconv.data.decoders.images import ImageTransform, Size
+from functaconv.data.decoders.transform import ImageTransform, Size
 from functaconv.data.items import Record
 from functaconv.data.shards import read_records, shown
 from functaconv.errors import InputError, ItemError

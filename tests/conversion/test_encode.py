@@ -21,7 +21,7 @@ from PIL import Image
 from functaconv.checkpoint import base_from_bytes, read_base
 from functaconv.conversion import Encoded, Watcher, block, dry_run, encode, work
 from functaconv.conversion.reading import Portion
-from functaconv.data.decoders.images import ImageTransform
+from functaconv.data.decoders.transform import ImageTransform
 from functaconv.data.shards import expand_shards, read_records
 from functaconv.errors import (
     ChangedInputError,

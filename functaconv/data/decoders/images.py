@@ -12,7 +12,6 @@ What becomes of the less usual ones:
 """
 
 import io
-import re
 import struct
 import zlib
 from collections import Counter
@@ -36,10 +35,10 @@ from PIL import (
     features,
 )
 
-from functaconv.data.decoders.headers import check_header, check_scans, further_pages, screen_size
-from functaconv.data.decoders.tiff import read_bands
+from functaconv.data.decoders.tiff import read_tiff
+from functaconv.data.decoders.transform import ORIENTATIONS
 from functaconv.data.ignored import FRAMES, LOW_BITS, PAGES, ignore
-from functaconv.data.limits import DEFAULT_LIMITS, check_ahead
+from functaconv.data.limits import check_ahead
 from functaconv.data.noise import libtiff_heard
 from functaconv.errors import ItemError, UsageError
 
@@ -57,10 +56,8 @@ _PLUGINS: Mapping[str, type[ImageFile.ImageFile]] = {
 # what decoding takes, in units of which a plain image takes one for each of its four bytes: the libraries of some hold
 # coefficients, or several canvases, and floats are copied
 _BYTES_PER_PIXEL = {"JPEG": 6, "WebP": 8, "F": 6, "I": 6}
-# Pillow's pixels lie in blocks; glibc gives those of more than 32 MiB back to the system when they are freed
-_BLOCK = 64 << 20
-_BYTES_PER_RESIZED = 8
-"""while one channel is resized: Pillow's copy and ours, as floats"""
+_MAX_SCANNED = 1 << 32
+"""of a JPEG, scans x pixels"""
 _GRAY = (0.299, 0.587, 0.114)
 """of ITU-R 601"""
 _STRIP = 1 << 22
@@ -94,25 +91,6 @@ _IMAGE_ERRORS = (
     UserWarning,
     RuntimeWarning,
 )
-Size = int | tuple[int, int]
-"""(height, width), or one number: the short side when resizing, both sides when cropping"""
-
-
-@dataclass(frozen=True, slots=True)
-class ImageTransform:
-    """First resize (Lanczos, antialiased), then cut out the centre."""
-
-    resize: Size | None = None
-    crop: Size | None = None
-
-
-def parse_size(text: str) -> Size:
-    """`64` -> 64, `64x48` -> (64, 48): height, then width."""
-    match = re.fullmatch(r"([1-9][0-9]{0,5})(?:x([1-9][0-9]{0,5}))?", text.strip())
-    if match is None:
-        raise UsageError(f"not a size: {text!r}", hint="give one number (64) or height x width (64x48), in pixels")
-    height, width = match.groups()
-    return int(height) if width is None else (int(height), int(width))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,23 +127,20 @@ def decode_image(
             raise ItemError(f"{width} x {height} pixels need more than {max_bytes} bytes")
 
     try:
-        check_header(content, name)
-        if (size := screen_size(content, name)) is not None:
-            check_size(*size, _BYTES_PER_PIXEL.get(name, 4))
-        bands = read_bands(content, check_size) if name == "TIFF" else None
+        bands, pages = read_tiff(content, check_size) if name == "TIFF" else (None, 0)
         if bands is not None:
             array, orientation = bands
             peak = _peak_of_values(array)
         else:
             array, peak, orientation = _decoded(content, name, check_size, ignored)
-        if name == "TIFF" and (pages := further_pages(content)):
+        if pages:
             ignore(ignored, PAGES, pages)
     except ItemError as error:
         raise ItemError(f"{suffix}: {error}") from error
     except _IMAGE_ERRORS as error:
         reason = str(error).rstrip(".") or type(error).__name__
         raise ItemError(f"{suffix}: expected a complete {name} image, found damaged data ({reason})") from error
-    array = np.ascontiguousarray(_ORIENTATIONS[orientation](array))
+    array = np.ascontiguousarray(ORIENTATIONS[orientation](array))
     return Decoded(array if peak is None else _with_channels(array, channels), peak)
 
 
@@ -173,13 +148,12 @@ def _decoded(
     content: bytes, name: str, check_size: Callable[[int, int, int], None], ignored: Counter[str]
 ) -> tuple[np.ndarray, float | None, int]:
     """Pixels as stored, the code of full intensity, and the orientation."""
-    cast(Any, Image).core.set_block_size(_BLOCK)
     with _PLUGINS[name](io.BytesIO(content)) as image:
         width, height = image.size
         each = _BYTES_PER_PIXEL.get(image.mode) or _BYTES_PER_PIXEL.get(name, 4)
         check_size(width, height, each)
         if name == "JPEG":
-            check_scans(content, width * height)
+            _check_scans(content, width * height)
         if frames := _frames(image, content):
             ignore(ignored, FRAMES, frames)
         rawmode, most = _rawmode(image)
@@ -190,6 +164,14 @@ def _decoded(
         with libtiff_heard() if is_libtiff else nullcontext():
             image.load()
             return *_pixels(image, name, rawmode), _orientation(image)
+
+
+def _check_scans(content: bytes, pixels: int) -> None:
+    """ItemError for a JPEG of so many scans that decoding it would take minutes: each goes through all pixels."""
+    # within coded data a byte of 255 is never followed by this one
+    scans = content.count(b"\xff\xda")
+    if scans * pixels > _MAX_SCANNED:
+        raise ItemError(f"{scans} scans of {pixels} pixels each")
 
 
 def _frames(image: ImageFile.ImageFile, content: bytes) -> int:
@@ -205,15 +187,6 @@ def _frames(image: ImageFile.ImageFile, content: bytes) -> int:
         except _IMAGE_ERRORS:
             # those after the first are damaged: there is one at least
             return 1
-
-
-def transform_image(array: np.ndarray, peak: float, transform: ImageTransform, *, max_pixels: int) -> np.ndarray:
-    """The image resized and cropped; the very same values where its size is already right."""
-    if transform.resize is not None:
-        array = _resized(array, peak, transform.resize, max_pixels)
-    if transform.crop is not None:
-        array = _cropped(array, transform.crop)
-    return array
 
 
 def _rawmode(image: ImageFile.ImageFile) -> tuple[str, int]:
@@ -307,25 +280,7 @@ def _orientation(image: Image.Image) -> int:
         value = image.getexif().get(_ORIENTATION, 1)
     except _IMAGE_ERRORS:
         return 1
-    return value if isinstance(value, int) and value in _ORIENTATIONS else 1
-
-
-def _turned(array: np.ndarray, quarters: int, mirror: bool) -> np.ndarray:
-    """Mirrored left to right, then turned clockwise."""
-    return np.rot90(array[:, ::-1] if mirror else array, -quarters)
-
-
-# EXIF 2.32, table 6: what has to be done to the stored pixels
-_ORIENTATIONS: Mapping[int, Callable[[np.ndarray], np.ndarray]] = {
-    1: lambda array: array,
-    2: lambda array: _turned(array, 0, True),
-    3: lambda array: _turned(array, 2, False),
-    4: lambda array: _turned(array, 2, True),
-    5: lambda array: _turned(array, 3, True),
-    6: lambda array: _turned(array, 1, False),
-    7: lambda array: _turned(array, 1, True),
-    8: lambda array: _turned(array, 3, False),
-}
+    return value if isinstance(value, int) and value in ORIENTATIONS else 1
 
 
 def _with_channels(array: np.ndarray, channels: int | None) -> np.ndarray:
@@ -338,40 +293,3 @@ def _with_channels(array: np.ndarray, channels: int | None) -> np.ndarray:
     if array.dtype == np.uint8:
         return np.array(Image.fromarray(array).convert("L"))[..., None]
     return np.asarray(array @ np.array(_GRAY, array.dtype))[..., None]
-
-
-def _resized(array: np.ndarray, peak: float, size: Size, max_pixels: int) -> np.ndarray:
-    height, width = array.shape[:2]
-    short = min(height, width)
-    if isinstance(size, int):
-        size = (max(1, round(height * size / short)), max(1, round(width * size / short)))
-    if size == (height, width):
-        return array
-    # Pillow resizes along the width first
-    pixels = size[1] * max(size[0], height)
-    if pixels > max_pixels:
-        raise ItemError(f"resizing to {size[0]} x {size[1]} pixels, expected at most {max_pixels} in all")
-    needed = pixels * (array.shape[2] * array.itemsize + _BYTES_PER_RESIZED)
-    if needed > DEFAULT_LIMITS.expanded:
-        raise ItemError(
-            f"resizing to {size[0]} x {size[1]} pixels needs {needed} bytes, expected at most {DEFAULT_LIMITS.expanded}"
-        )
-    resized = np.empty((*size, array.shape[2]), array.dtype)
-    for channel in range(array.shape[2]):
-        plane = array[..., channel]
-        source = Image.fromarray(plane if plane.dtype == np.uint8 else plane.astype(np.float32))
-        result = np.asarray(source.resize((size[1], size[0]), Image.Resampling.LANCZOS))
-        if plane.dtype != np.uint8:
-            # Lanczos overshoots at edges
-            result = np.clip(result, 0, peak)
-        resized[..., channel] = np.rint(result) if array.dtype.kind == "u" else result
-    return resized
-
-
-def _cropped(array: np.ndarray, size: Size) -> np.ndarray:
-    height, width = array.shape[:2]
-    rows, columns = (size, size) if isinstance(size, int) else size
-    if rows > height or columns > width:
-        raise ItemError(f"image of {height} x {width} (height x width) is smaller than the crop {rows} x {columns}")
-    top, left = (height - rows) // 2, (width - columns) // 2
-    return np.ascontiguousarray(array[top : top + rows, left : left + columns])

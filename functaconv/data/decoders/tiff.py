@@ -1,9 +1,11 @@
 """TIFF beyond photographs, as tifffile reads it: bands, floats, signed and long integers keep their values."""
 
 import io
+import itertools
+import struct
 import zlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -22,22 +24,28 @@ _DEFLATE = (8, 32946)
 # those that are decoded within the bounds of their segment; the first ones without imagecodecs
 _BUILT_IN, _COMPRESSIONS = (1, *_DEFLATE), (1, 5, *_DEFLATE, 32773, 34925, 50000)
 _NODATA, _ORIENTATION = 42113, 274
+_REDUCED_OR_MASK, _MAX_PAGES = 5, 10_000
+# bytes (1), ASCII (2), signed bytes (6) and undefined (7) are kept as they are
+_TEXT, _MAX_NUMBERS = (1, 2, 6, 7), 1 << 20
 # other kinds of file, which tifffile would look for and read in ways of their own
 _NO_DIALECTS: dict[str, Any] = {f"is_{name}": False for name in ("ome", "lsm", "scanimage", "ndpi", "mdgel", "stk")}
 
 
-def read_bands(content: bytes, check_size: Callable[[int, int, int], None]) -> tuple[np.ndarray, int] | None:
-    """Row x column x band of the first page and its orientation; None for a photograph, which is Pillow's to read.
+def read_tiff(content: bytes, check_size: Callable[[int, int, int], None]) -> tuple[tuple[np.ndarray, int] | None, int]:
+    """Row x column x band of the first page and its orientation, and how many pages come after it.
 
-    `check_size` is given width, height and bytes of a pixel before any is decoded. Values that GDAL's tag says are no
-    data become NaN.
+    The first is None for a photograph, which is Pillow's to read. `check_size` is given width, height and bytes of a
+    pixel before any is decoded. Values that GDAL's tag says are no data become NaN.
     """
     import tifffile
 
+    _check_tags(content)
     with tifffile.TiffFile(io.BytesIO(content), **_NO_DIALECTS) as file:
         page = file.pages.first
+        if page.is_tiled:
+            check_size(page.tilewidth, page.tilelength, 1)
         if _is_photograph(page):
-            return None
+            return None, _further_pages(file)
         dtype = page.dtype
         if dtype is None or dtype.kind not in "uif":
             raise ItemError(
@@ -48,10 +56,43 @@ def read_bands(content: bytes, check_size: Callable[[int, int, int], None]) -> t
         check_ahead(2 * page.imagewidth * page.imagelength * each)
         _check_codec(page, dtype.itemsize)
         values = page.asarray(maxworkers=1)
-        axes = page.axes
-    values = np.moveaxis(values, axes.index("S"), -1) if "S" in axes else values[..., None]
+        pages = _further_pages(file)
+    values = np.moveaxis(values, page.axes.index("S"), -1) if "S" in page.axes else values[..., None]
     orientation = page.tags.valueof(_ORIENTATION, 1)
-    return _without_nodata(values, page.tags.valueof(_NODATA)), orientation if orientation in range(1, 9) else 1
+    values = _without_nodata(values, page.tags.valueof(_NODATA))
+    return (values, orientation if orientation in range(1, 9) else 1), pages
+
+
+def _check_tags(content: bytes) -> None:
+    """ItemError for a tag of so many numbers that, as Python's, they would fill the memory: strips have one each."""
+    order, is_big = "<" if content[:2] == b"II" else ">", content[2:4] in (b"\x2b\0", b"\0\x2b")
+    head, entry, step = ("Q", "HHQ", 20) if is_big else ("H", "HHL", 12)
+    try:
+        (start,) = struct.unpack_from(order + ("Q" if is_big else "L"), content, 8 if is_big else 4)
+        (entries,) = struct.unpack_from(order + head, content, start)
+        start += struct.calcsize(order + head)
+        for number in range(min(entries, 65535)):
+            tag, kind, count = struct.unpack_from(order + entry, content, start + number * step)
+            if kind not in _TEXT and count > _MAX_NUMBERS:
+                raise ItemError(f"{count} numbers in tag {tag}, expected at most {_MAX_NUMBERS}")
+    except struct.error:
+        # cut off: those who read it say so in their own words
+        return
+
+
+def _further_pages(file: "tifffile.TiffFile") -> int:
+    """Pages after the first one, without copies of it in smaller sizes and masks."""
+    pages, seen = 0, {file.pages.first.offset}
+    try:
+        for page in itertools.islice(file.pages, 1, _MAX_PAGES):
+            if page.offset in seen:
+                break
+            seen.add(page.offset)
+            pages += not (cast("tifffile.TiffPage", page).subfiletype & _REDUCED_OR_MASK)
+    # the chain leads nowhere: what comes of it is told by whoever reads it
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError, struct.error):
+        pass
+    return pages
 
 
 def _is_photograph(page: "tifffile.TiffPage") -> bool:

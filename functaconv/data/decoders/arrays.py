@@ -1,0 +1,130 @@
+"""Arrays as numpy stores them (npy, npz), never unpickled; bounds are looked at before memory is taken."""
+
+import io
+import math
+import struct
+import zipfile
+import zlib
+from tokenize import TokenError
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+
+from functaconv.data.limits import Limits, check_ahead
+from functaconv.errors import ItemError
+
+# what numpy, zipfile and zlib raise on damaged bytes, and warnings where a caller made them errors
+ARRAY_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    ArithmeticError,
+    RuntimeError,
+    TokenError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    Warning,
+)
+# bytes of a npy header, as numpy has it
+_MAX_HEADER = 10_000
+# bytes that are expanded together
+_PIECE = 1 << 20
+# members of an archive: each is an object of Python, and an npz has one for an array
+_MAX_MEMBERS = 10_000
+
+
+def read_npy(content: bytes, name: str | None, limits: Limits) -> np.ndarray:  # noqa: ARG001 - as other readers
+    """The array of a npy file; whatever of `ARRAY_ERRORS`, or an ItemError, for one that is not whole."""
+    check_ahead(2 * len(content))
+    return _read_stream(io.BytesIO(content), len(content), limits)
+
+
+def read_npz(content: bytes, name: str | None, limits: Limits) -> np.ndarray:
+    """The array called `name` of a npz file, or its only one."""
+    if content.count(b"PK\x01\x02") > _MAX_MEMBERS:
+        raise ItemError(f"an archive of more than {_MAX_MEMBERS} files")
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        arrays = {info.filename.removesuffix(".npy"): info for info in archive.infolist()
+                  if info.filename.endswith(".npy")}  # fmt: skip
+        found = ", ".join(sorted(arrays))[:200] or "none"
+        if name is None and len(arrays) != 1:
+            raise ItemError(f"{len(arrays)} arrays ({found}), expected one; choose with the field npz:NAME")
+        if name is not None and name not in arrays:
+            raise ItemError(f"no array {name!r}, found {found}")
+        info = arrays[name] if name is not None else next(iter(arrays.values()))
+        if info.file_size > limits.expanded:
+            raise ItemError(f"{info.filename}: expands to {info.file_size} bytes, expected at most {limits.expanded}")
+        # other methods are not written by numpy, and do not decompress in bounded pieces
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ItemError(
+                f"{info.filename}: compressed in a way (zip method {info.compress_type}) numpy never writes"
+            )
+        check_ahead(2 * info.file_size)
+        with archive.open(info) as stream:
+            return _read_stream(cast(BinaryIO, stream), info.file_size, limits)
+
+
+def _read_stream(stream: BinaryIO, size: int, limits: Limits) -> np.ndarray:
+    """One array in npy format out of `size` bytes; its header is believed only as far as these go."""
+    shape, fortran, dtype, start = npy_header(stream)
+    if dtype.hasobject or dtype.kind not in "biuf":
+        raise ItemError(f"values of type {dtype}, expected integers, floats or booleans")
+    if not shape or any(length < 1 for length in shape):
+        raise ItemError(f"shape {shape}, expected one axis or more, each of length one or more")
+    needed, left = math.prod(shape) * dtype.itemsize, size - start
+    if needed > limits.expanded:
+        raise ItemError(f"shape {shape} of {dtype} needs {needed} bytes, expected at most {limits.expanded}")
+    if needed != left:
+        raise ItemError(f"shape {shape} of {dtype} needs {needed} bytes, found {left}")
+    content, filled = np.empty(needed, np.uint8), 0
+    while piece := stream.read(min(_PIECE, needed + 1 - filled)):
+        if filled + len(piece) > needed:
+            break
+        content[filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)
+        filled += len(piece)
+    if filled != needed or piece:
+        raise ItemError(f"shape {shape} of {dtype} needs {needed} bytes, found {filled + len(piece)}")
+    return content.view(dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def npy_header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """Shape, whether the first axis is the fastest, type, and where the values begin."""
+    version = np.lib.format.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise ItemError(f"npy format {version[0]}.{version[1]}, which is for records; expected numbers (1.0 or 2.0)")
+    size = stream.read(2 if version == (1, 0) else 4)
+    length = int.from_bytes(size, "little")
+    if length > _MAX_HEADER:
+        raise ItemError(f"a header of {length} bytes, expected at most {_MAX_HEADER}")
+    header = io.BytesIO(size + stream.read(length))
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    try:
+        shape, fortran, dtype = read(header)
+    except MemoryError:
+        # what Python's parser says of brackets without end
+        raise ItemError("a header that makes no sense") from None
+    return shape, fortran, dtype, np.lib.format.MAGIC_LEN + len(size) + length
+
+
+def numeric(array: np.ndarray, suffix: str) -> np.ndarray:
+    """Native, writable and C-ordered, in one of the types that the rest of the program takes."""
+    kind = array.dtype.kind
+    if kind == "b":
+        # on disk a boolean may be any byte
+        return np.ascontiguousarray((array.view(np.uint8) != 0).view(np.uint8))
+    dtype = np.dtype(np.float32) if kind == "f" else array.dtype.newbyteorder("=")
+    with np.errstate(over="ignore", invalid="ignore"):
+        # a copy only where it is needed: arrays may be large, and the readers make new ones
+        result: np.ndarray = array.astype(dtype, order="C", copy=not array.flags.writeable)
+    if kind == "f":
+        finite = np.isfinite(result)
+        if not finite.any() and not np.isfinite(array).any():
+            raise ItemError(f"{suffix}: no finite value among {array.size}")
+        if array.dtype.itemsize > dtype.itemsize and not np.array_equal(finite, np.isfinite(array)):
+            raise ItemError(f"{suffix}: values beyond float32 (more than 3.4e38), found {array.dtype}")
+    return result
