@@ -1,12 +1,11 @@
-"""Bases and training states on disk: safetensors with a JSON description, written whole or not at all."""
+"""Bases on disk: safetensors with a JSON description, written whole or not at all."""
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -20,7 +19,6 @@ from functaconv.base import Base
 from functaconv.construction import build
 from functaconv.documents import parse_json
 from functaconv.errors import InputError, UsageError
-from functaconv.files import replace_bytes
 from functaconv.functaset.reader import Functaset
 from functaconv.functaset.schema import BASE, check_keep
 from functaconv.modalities import MODALITIES, Axes
@@ -29,17 +27,13 @@ from functaconv.recipe import Recipe, merged, validated
 from functaconv.settings import of_earlier
 from functaconv.signals.geometry import Flat, Geometry, Globe
 from functaconv.signals.normalizer import MOST_LEVELS, MOST_VALUE, Normalizer, are_possible
-from functaconv.solvers import SOLVERS
 
 FORMAT = "functaconv-base"
 VERSION = 1
+# bytes: a header names each shard of the training. As Python's objects they take thirty times as much
 MOST_HEADER = 8 << 20
-"""bytes: it names each shard of the training. As Python's objects they take thirty times as much"""
-_ANEW = "--overwrite starts the training anew"
-_PIECE = 16 << 20
 _LENGTH = 8
 """bytes in which a safetensors file says how long its header is"""
-_DTYPES = {torch.float32: "F32"}
 _DAMAGED = "the file is damaged: restore it from a copy, or make it again with fit-base"
 METRIC = "solver.metric"
 """what canonical bases have and others have not"""
@@ -134,7 +128,7 @@ def _to_bytes(tensors: Mapping[str, Tensor], description: Description, *, is_sea
 def _digest(content: bytes, known: str | None) -> str:
     """The sha256 of a file's tensors and of its header, in which the `known` one counts as none."""
     length = _LENGTH + int.from_bytes(content[:_LENGTH], "little")
-    header = json.loads(content[_LENGTH:length])
+    header = _header(content)
     said = header["__metadata__"]["functaconv"]
     header["__metadata__"]["functaconv"] = said.replace(f'"sha256":"{known}"', '"sha256":null')
     found = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
@@ -149,9 +143,14 @@ def read_base(path: Path | str, device: torch.device | str = "cpu") -> StoredBas
         raise InputError(f"{path} is a directory, not a base", hint="a base is the .safetensors file fit-base wrote")
     try:
         with path.open("rb") as file:
-            head = file.read(_LENGTH)
-            head += file.read(_header_length(head, str(path)))
-            content = head + _at_most(file, _outline(head, str(path)).bytes + 1)
+            head = file.read(_LENGTH + 1)
+            if not begins_like_base(head):
+                raise _not_a_base(str(path))
+            if path.is_file():
+                # compares what the header claims with the size of the file, before anything is read
+                with safe_open(path, framework="pt"):
+                    pass
+            content = head + file.read()
     except FileNotFoundError:
         unfinished = Path(f"{path}.training")
         raise InputError(
@@ -160,18 +159,14 @@ def read_base(path: Path | str, device: torch.device | str = "cpu") -> StoredBas
             if unfinished.is_dir()
             else "make one with `functaconv fit-base SHARDS BASE.safetensors`",
         ) from None
-    except OSError as error:
-        raise InputError(f"cannot read the base {path}: {error.strerror}") from None
+    except (MemoryError, OSError, SafetensorError) as error:
+        raise InputError(f"cannot read the base {path}: {error}", hint=_DAMAGED) from None
     return base_from_bytes(content, str(path), device)
 
 
-def _at_most(file: BinaryIO, count: int) -> bytes:
-    """So many bytes, or those that there are: a file may promise more, and room is made for what is asked of it."""
-    pieces: list[bytes] = []
-    while count and (piece := file.read(min(count, _PIECE))):
-        pieces.append(piece)
-        count -= len(piece)
-    return b"".join(pieces)
+def begins_like_base(head: bytes) -> bool:
+    """The first nine bytes are those of a safetensors file: the length of a JSON object, then the object."""
+    return int.from_bytes(head[:_LENGTH], "little") <= MOST_HEADER and head[_LENGTH : _LENGTH + 1] == b"{"
 
 
 def is_base(path: Path) -> bool:
@@ -186,23 +181,37 @@ def is_base(path: Path) -> bool:
 
 
 def base_from_bytes(content: bytes, name: str, device: torch.device | str = "cpu") -> StoredBase:
-    """The base in the content of a file; anything that is not one is an `InputError`, before memory is taken."""
-    length = _LENGTH + _header_length(content, name)
-    outline = _outline(content[:length], name)
-    if len(content) != length + outline.bytes:
-        found = "cut short" if len(content) < length + outline.bytes else "followed by something else"
-        raise InputError(f"{name} does not hold the base it describes: it is {found}", hint=_DAMAGED)
-    # one of an older functaconv has none
-    known = outline.description.sha256
+    """The base in the content of a file; anything that is not one is an `InputError`."""
+    if not begins_like_base(content):
+        raise _not_a_base(name)
+    try:
+        # lengths, offsets, types and shapes are compared with the content before memory is taken
+        tensors = load_bytes(content)
+        said = _header(content)["__metadata__"]["functaconv"]
+        found = parse_json(said.encode())
+    except SafetensorError as error:
+        raise InputError(f"{name} does not hold a base: {error}", hint=_DAMAGED) from None
+    except (KeyError, TypeError, ValueError):
+        raise _not_a_base(name) from None
+    description = _described(found, name)
+    # one of an older functaconv has no digest
+    known = description.sha256
     if known is not None and known != _digest(content, known):
         raise InputError(f"{name} is not as it was written: its sha256 is another one", hint=_DAMAGED)
     try:
-        base, tensors = outline.built(), load_bytes(content)
+        recipe = validated(of_earlier(description.recipe))
+        axes = TypeAdapter(Axes).validate_json(json.dumps(description.axes), strict=True)
+        geometry = _geometry(description, axes)
+        normalizer = Normalizer(description.offset, description.scale, description.levels)
+        # memory that nothing has been written to is not taken yet
+        base = build(recipe, axes, normalizer, geometry, to_be_loaded=True)
         base.load_state_dict(tensors)
-    except (SafetensorError, RuntimeError) as error:
-        raise InputError(f"{name} does not hold the base it describes: {error}", hint=_DAMAGED) from None
-    _check_values(tensors, base, name)
-    return StoredBase(base.to(device).requires_grad_(False), outline.recipe, outline.description, content)
+        _check_values(tensors, base)
+    except (TypeError, ValueError, RuntimeError, UsageError) as error:
+        # a ValidationError is a ValueError; torch lists each tensor that does not fit on a line of its own
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{name} does not hold the base it describes: {reason}", hint=_DAMAGED) from None
+    return StoredBase(base.to(device).requires_grad_(False), recipe, description, content)
 
 
 def base_of(functaset: Functaset, device: torch.device | str = "cpu") -> Base:
@@ -218,34 +227,6 @@ def base_of(functaset: Functaset, device: torch.device | str = "cpu") -> Base:
     return base if layout.latent == base.latent else stored.truncated(layout.latent).base
 
 
-@dataclass(frozen=True)
-class _Outline:
-    """What the header of a file says of the base in it, found possible."""
-
-    description: Description
-    recipe: Recipe
-    axes: Axes
-    geometry: Geometry
-    bytes: int
-    """of all tensors"""
-
-    def built(self) -> Base:
-        said = self.description
-        return build(
-            self.recipe, self.axes, Normalizer(said.offset, said.scale, said.levels), self.geometry, to_be_loaded=True
-        )
-
-
-class _Header(BaseModel):
-    """A tensor's entry in the header of a safetensors file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    dtype: str
-    shape: list[Annotated[int, Field(ge=0, lt=2**48)]] = Field(max_length=8)
-    data_offsets: tuple[Annotated[int, Field(ge=0, lt=2**48)], Annotated[int, Field(ge=0, lt=2**48)]]
-
-
 class _Training(BaseModel):
     """What is relied on of `Description.training`."""
 
@@ -259,23 +240,13 @@ class _Training(BaseModel):
     truncated_from: Annotated[int, Field(strict=True, ge=1)] | None = None
 
 
-def _header_length(content: bytes, name: str) -> int:
-    length = int.from_bytes(content[:_LENGTH], "little")
-    if len(content) < _LENGTH or not 2 <= length <= MOST_HEADER:
-        raise _not_a_base(name)
-    return length
+def _header(content: bytes) -> dict[str, Any]:
+    """What a safetensors file says of its tensors, and of itself."""
+    found: dict[str, Any] = json.loads(content[_LENGTH : _LENGTH + int.from_bytes(content[:_LENGTH], "little")])
+    return found
 
 
-def _outline(head: bytes, name: str) -> _Outline:
-    """What the header, with its length before it, says; an InputError unless all of it goes together."""
-    try:
-        header = parse_json(head[_LENGTH:])
-        metadata = header.pop("__metadata__")
-        found = parse_json(metadata.pop("functaconv").encode())
-        if metadata:
-            raise ValueError(f"what no base says: {sorted(metadata)}")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise _not_a_base(name) from None
+def _described(found: Any, name: str) -> Description:
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise _not_a_base(name)
     if found.get("version") != VERSION:
@@ -284,144 +255,50 @@ def _outline(head: bytes, name: str) -> _Outline:
             hint="install the functaconv that wrote it, or a newer one",
         )
     try:
-        description = Description.model_validate(found)
-        entries = TypeAdapter(dict[str, _Header]).validate_json(json.dumps(header))
+        return Description.model_validate(found)
     except ValidationError as error:
         raise InputError(f"{name} has a damaged description: {error.errors()[0]['msg']}", hint=_DAMAGED) from None
-    try:
-        recipe = validated(of_earlier(description.recipe))
-        if strange := description.axes.keys() - {known.name for known in fields(Axes)}:
-            raise TypeError(f"axes: no setting {min(strange)!r:.80}")
-        axes = TypeAdapter(Axes).validate_json(json.dumps(description.axes), strict=True)
-        outline = _Outline(description, recipe, axes, _geometry(description, axes, name), _data_bytes(entries, name))
-        _check_description(outline, name)
-        # memory that nobody has written to is not taken yet
-        expected = dict(outline.built().state_dict())
-    except (TypeError, RuntimeError, UsageError, ValidationError) as error:
-        raise InputError(f"{name} does not hold the base it describes: {error}", hint=_DAMAGED) from None
-    if METRIC in entries:
-        if not SOLVERS[recipe.solver.kind].exports_canonical:
-            raise InputError(f"{name} has a {METRIC}, which the solver {recipe.solver.kind!r} has not", hint=_DAMAGED)
-        expected[METRIC] = torch.empty(recipe.latent.numbers, recipe.latent.numbers)
-    if unknown := sorted(entries.keys() - expected.keys()):
-        raise InputError(f"{name} holds {unknown[0]!r:.80}, which is no part of its base", hint=_DAMAGED)
-    for key, tensor in expected.items():
-        wanted = (_DTYPES[tensor.dtype], tuple(tensor.shape))
-        there = (entries[key].dtype, tuple(entries[key].shape)) if key in entries else None
-        if there != wanted:
-            shown = "missing" if there is None else f"{there[0]} {there[1]}" if there[0] != wanted[0] else there[1]
-            raise InputError(
-                f"{name} does not hold what its recipe asks for: {key} is {shown}, not {wanted[1]}", hint=_DAMAGED
-            )
-    return outline
-
-
-def _data_bytes(entries: Mapping[str, _Header], name: str) -> int:
-    """Of all tensors, which must follow each other without a gap and be as large as their shapes say."""
-    end = 0
-    for key, entry in sorted(entries.items(), key=lambda pair: pair[1].data_offsets):
-        start, stop = entry.data_offsets
-        # all types of a base have four bytes
-        if start != end or stop - start != 4 * math.prod(entry.shape):
-            raise InputError(f"{name}: the bytes of {key} are not where they should be", hint=_DAMAGED)
-        end = stop
-    return end
 
 
 def _not_a_base(name: str) -> InputError:
     return InputError(f"{name} is not a base", hint="a base is the .safetensors file that fit-base wrote")
 
 
-def _geometry(description: Description, axes: Axes, name: str) -> Geometry:
-    """The geometry; one that does not fit the data is an `InputError`."""
+def _geometry(description: Description, axes: Axes) -> Geometry:
+    """The geometry; a ValueError where what the description says does not go together."""
+    if strange := description.axes.keys() - {known.name for known in fields(Axes)}:
+        raise ValueError(f"axes: no setting {min(strange)!r:.80}")
     if axes.kind not in MODALITIES:
-        raise InputError(f"{name} is for {axes.kind!r:.80}, which is no modality", hint=_DAMAGED)
+        raise ValueError(f"{axes.kind!r:.80} is no modality")
     if axes.dims not in axes.modality.dims or not 1 <= axes.channels <= 4096 or not 1 <= axes.itemsize <= 16:
-        raise InputError(
-            f"{name} speaks of {axes.dims} axes and {axes.channels} channels of {axes.described}", hint=_DAMAGED
-        )
+        raise ValueError(f"{axes.dims} axes and {axes.channels} channels of {axes.described}")
     names = axes.channels if axes.modality.has_coordinates else 0
-    if not names == len(axes.variables) == len(axes.units):
-        raise InputError(f"{name} has {len(axes.variables)} variables for {axes.channels} channels", hint=_DAMAGED)
-    if len(set(axes.variables)) < names or not all(0 < len(name) <= LONGEST_NAME for name in axes.variables):
-        raise InputError(f"{name}: the variables have no names of their own", hint=_DAMAGED)
+    if not names == len(axes.variables) == len(axes.units) == len(set(axes.variables)):
+        raise ValueError(f"{len(set(axes.variables))} different variables for {axes.channels} channels")
+    if not all(0 < len(name) <= LONGEST_NAME for name in axes.variables):
+        raise ValueError("the variables have no names of their own")
     if (description.geometry is None) == axes.modality.has_coordinates:
-        raise InputError(
-            f"{name}: {axes.described} and the geometry {description.geometry} do not go together", hint=_DAMAGED
-        )
+        raise ValueError(f"{axes.described} and the geometry {description.geometry} do not go together")
+    for offset, scale in [(description.offset, description.scale), *description.levels.values()]:
+        if not axes.channels == len(offset) == len(scale) or not are_possible(offset, scale):
+            raise ValueError(f"the normaliser does not fit {axes.channels} channels")
+    training = _Training.model_validate(description.training)
+    if any(len(shape) != axes.dims for shape in training.shapes):
+        raise ValueError(f"it was learned on shapes of other than {axes.dims} axes, or says so")
     return description.geometry or Flat(axes.dims)
 
 
-def _check_description(outline: _Outline, name: str) -> None:
-    description, axes = outline.description, outline.axes
-    for offset, scale in [(description.offset, description.scale), *description.levels.values()]:
-        if not axes.channels == len(offset) == len(scale) or not are_possible(offset, scale):
-            raise InputError(f"{name}: the normaliser does not fit {axes.channels} channels", hint=_DAMAGED)
-    training = _Training.model_validate(description.training)
-    if any(len(shape) != axes.dims for shape in training.shapes):
-        raise InputError(f"{name}: it was learned on shapes of other than {axes.dims} axes, or says so", hint=_DAMAGED)
-
-
-def _check_values(tensors: Mapping[str, Tensor], base: Base, name: str) -> None:
+def _check_values(tensors: Mapping[str, Tensor], base: Base) -> None:
+    """ValueError for numbers that no base has."""
     for key, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise InputError(f"{name}: {key} holds values that are not finite", hint="the file is damaged or untrained")
+        if tensor.dtype != torch.float32 or not torch.isfinite(tensor).all():
+            raise ValueError(f"{key} holds values that are not finite float32")
     mean, std = tensors["latent_mean"], tensors["latent_std"]
     if (std < 0).any() or (std > MOST_VALUE).any() or (mean.abs() > MOST_VALUE).any():
-        raise InputError(f"{name}: latent_mean and latent_std are those of no latents", hint=_DAMAGED)
-    if base.is_canonical and torch.linalg.cholesky_ex(tensors[METRIC].double()).info:
-        raise InputError(f"{name}: {METRIC} is not positive definite", hint=_DAMAGED)
-
-
-@dataclass(frozen=True)
-class TrainingState:
-    """All that a training run needs to go on: tensors by name, and plain values."""
-
-    tensors: Mapping[str, Tensor]
-    values: Mapping[str, Any]
-
-
-def write_state(path: Path, state: TrainingState) -> None:
-    """Replace the training state in a file, in one step."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
-    replace_bytes(path, save_bytes(tensors, {"functaconv": json.dumps(dict(state.values))}))
-
-
-class _StateValues(BaseModel):
-    """What is relied on of a training state's values, where they are there."""
-
-    identity: dict[str, Any] = {}
-    updates: int = 0
-    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    validated_at: int = 0
-    position: dict[str, Any] = {}
-    shapes: list[list[int]] = []
-    offset: Bounded = (0.0,)
-    scale: Bounded = (1.0,)
-    levels: dict[str, tuple[Bounded, Bounded]] = {}
-    geometry: Globe | None = None
-
-
-class _Values(dict[str, Any]):
-    def __missing__(self, name: str) -> Any:
-        raise InputError(f"the training state lacks {name!r}", hint=_ANEW)
-
-
-class _Tensors(dict[str, Tensor]):
-    def __missing__(self, name: str) -> Any:
-        raise InputError(f"the training state lacks {name!r}", hint=_ANEW)
-
-
-def read_state(path: Path) -> TrainingState:
-    """The training state in a file."""
-    try:
-        with path.open("rb") as head:
-            if not 2 <= int.from_bytes(head.read(_LENGTH), "little") <= MOST_HEADER:
-                raise ValueError("it is damaged")
-        with safe_open(path, framework="pt") as file:
-            values = parse_json((file.metadata() or {})["functaconv"].encode())
-            _StateValues.model_validate(values)
-            return TrainingState(_Tensors({name: file.get_tensor(name) for name in file.keys()}), _Values(values))  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-        raise InputError(f"cannot read the training state {path}: {reason}", hint=_ANEW) from None
+        raise ValueError("latent_mean and latent_std are those of no latents")
+    if METRIC in tensors and not base.is_canonical:
+        raise ValueError(f"a {METRIC}, which the solver has not")
+    if METRIC in tensors:
+        metric = tensors[METRIC]
+        if metric.shape != (base.latent, base.latent) or torch.linalg.cholesky_ex(metric.double()).info:
+            raise ValueError(f"{METRIC} of {tuple(metric.shape)} is no positive definite matrix of {base.latent} rows")

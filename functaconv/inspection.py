@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from functaconv.checkpoint import StoredBase, base_of, read_base, read_state
+from functaconv.checkpoint import StoredBase, base_of, begins_like_base, read_base
 from functaconv.data.decoders import parse_field
 from functaconv.data.naming import hinted, is_local
 from functaconv.data.shards import (
@@ -25,6 +25,7 @@ from functaconv.functaset.schema import PARTS
 from functaconv.functaset.unfinished import Parts, is_unfinished, read_begun
 from functaconv.functaset.verify import Problem, joined, problems_of
 from functaconv.survey import Survey
+from functaconv.training_state import read_state
 
 STATE = "state.safetensors"
 MOST_NAMED = 100
@@ -104,8 +105,7 @@ def _is_base(path: Path) -> bool:
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        start = file.read(9)
-    return path.suffix == ".safetensors" or (start[5:8] == b"\0\0\0" and start[8:] == b"{")
+        return path.suffix == ".safetensors" or begins_like_base(file.read(9))
 
 
 def _training_of(path: Path) -> Path:

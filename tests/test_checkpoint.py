@@ -13,21 +13,15 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from functaconv.base import Base
-from functaconv.checkpoint import (
-    TrainingState,
-    base_from_bytes,
-    base_to_bytes,
-    read_base,
-    read_state,
-    write_state,
-)
+from functaconv.checkpoint import base_from_bytes, base_to_bytes, read_base
 from functaconv.construction import build
 from functaconv.errors import InputError
 from functaconv.files import replace_bytes
 from functaconv.modalities import Axes
-from functaconv.recipe import Recipe, merged
+from functaconv.recipe import Recipe
 from functaconv.signals.grid import Grid
 from functaconv.signals.normalizer import Normalizer
+from functaconv.training_state import TrainingState, read_state, write_state
 
 RECIPE = Recipe().changed(
     {"network": {"width": 8, "depth": 4}, "latent": {"numbers": 3, "sites": [2, 2], "learned_start": True}}
@@ -180,47 +174,6 @@ def test_a_description_that_does_not_fit_is_an_input_error(content: bytes) -> No
             base_from_bytes(with_description(content, change), name)
 
 
-def absurd(**tensors: Tensor) -> dict[str, Tensor]:
-    """The tensors of the base, in part replaced; names with _ for the dots."""
-    found = load(base_to_bytes(made(), RECIPE, {}))
-    for name, tensor in tensors.items():
-        found[name.replace("__", ".")] = tensor
-    return found
-
-
-@pytest.mark.parametrize(
-    ("tensors", "network", "latent"),
-    [
-        ({}, {"width": 8192, "depth": 100}, {}),
-        ({}, {}, {"numbers": 65536, "sites": [1024, 1024]}),
-        (
-            {f"field__network__weights__{layer}": torch.zeros(1) for layer in range(1, 100)}
-            | {"field__network__weights__0": torch.zeros(8192, 2)},
-            {"width": 8192, "depth": 100},
-            {},
-        ),
-        ({"start": torch.zeros(1, 4, 65536)}, {}, {"numbers": 65536, "kernel": 3}),
-    ],
-    ids=["network", "latent", "network-hidden-behind-its-first-layer", "latent-map"],
-)
-def test_a_small_file_cannot_ask_for_a_large_base(
-    monkeypatch: pytest.MonkeyPatch, tensors: dict[str, Tensor], network: dict[str, int], latent: dict[str, Any]
-) -> None:
-    recipe = merged(RECIPE.settings(), {"network": network, "latent": latent})
-    description = {**described(base_to_bytes(made(), RECIPE, {})), "recipe": recipe}
-    content = save(absurd(**tensors), {"functaconv": json.dumps(description)})
-    assert len(content) < 2 << 20
-
-    def shaped(*arguments: Any) -> Base:
-        # shapes without memory
-        assert torch.empty(0).device.type == "meta", "memory would be taken for what the file does not hold"
-        return build(*arguments)
-
-    monkeypatch.setattr("functaconv.checkpoint.build", shaped)
-    with pytest.raises(InputError):
-        base_from_bytes(content, "absurd")
-
-
 def test_fewer_numbers_of_an_older_base_are_the_bytes_that_they_were(canonical_content: bytes) -> None:
     older = base_from_bytes(with_description(canonical_content, lambda _: None), "older").truncated(2)
     assert older.description.sha256 is None
@@ -266,10 +219,10 @@ def test_a_canonical_base_comes_back_as_it_was(canonical_content: bytes) -> None
 @pytest.mark.parametrize(
     ("metric", "message"),
     [
-        (torch.eye(4), r"solver.metric is \(4, 4\), not \(3, 3\)"),
-        (torch.ones(3), r"solver.metric is \(3,\), not \(3, 3\)"),
-        (torch.zeros(3, 3), "not positive definite"),
-        (torch.diag(torch.tensor([1.0, -1.0, 1.0])), "not positive definite"),
+        (torch.eye(4), r"solver.metric of \(4, 4\) is no positive definite matrix of 3 rows"),
+        (torch.ones(3), r"solver.metric of \(3,\) is no positive definite matrix of 3 rows"),
+        (torch.zeros(3, 3), "no positive definite"),
+        (torch.diag(torch.tensor([1.0, -1.0, 1.0])), "no positive definite"),
         (torch.full((3, 3), float("nan")), "not finite"),
     ],
     ids=["too-large", "one-axis", "zero", "negative", "nan"],
@@ -282,5 +235,5 @@ def test_a_metric_that_makes_no_sense_is_an_input_error(canonical_content: bytes
 
 def test_a_metric_belongs_to_gauss_newton(content: bytes) -> None:
     tensors = {**load(content), "solver.metric": torch.eye(3)}
-    with pytest.raises(InputError, match=r"has a solver\.metric, which the solver 'gradient' has not"):
+    with pytest.raises(InputError, match=r"solver\.metric"):
         base_from_bytes(save(tensors, {"functaconv": json.dumps(described(content))}), "wrong")

@@ -13,13 +13,14 @@ import pytest
 import torch
 import zarr
 
-from functaconv.checkpoint import TrainingState, base_to_bytes, read_base, read_state, write_state
+from functaconv.checkpoint import base_to_bytes, read_base
 from functaconv.conversion import encode
 from functaconv.conversion import run as running
 from functaconv.data.ignored import LABELS
 from functaconv.errors import FunctaconvError, InputError, UsageError, VerificationError
 from functaconv.inspection import Inspection, inspect
 from functaconv.training import Progress, Watcher, fit_base
+from functaconv.training_state import TrainingState, read_state, write_state
 
 from . import hostile
 from .conftest import npy, png, tar

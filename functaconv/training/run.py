@@ -15,14 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from functaconv.checkpoint import (
-    TrainingState,
-    base_to_bytes,
-    is_base,
-    read_base,
-    read_state,
-    write_state,
-)
+from functaconv.checkpoint import base_to_bytes, is_base, read_base
 from functaconv.construction import build
 from functaconv.data.items import Record
 from functaconv.documents import differences
@@ -49,6 +42,7 @@ from functaconv.training.held_out import held_out
 from functaconv.training.learner import Learner
 from functaconv.training.pace import Pace
 from functaconv.training.validation import validation_psnr
+from functaconv.training_state import TrainingState, read_state, write_state
 
 STATE, CLOSED_FORM = "state.safetensors", "closed-form.safetensors"
 HELD_OUT = 0.02

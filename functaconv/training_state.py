@@ -1,0 +1,72 @@
+"""The state of a training run on disk: safetensors with its plain values as JSON, written whole or not at all."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_bytes
+from torch import Tensor
+
+from functaconv.documents import parse_json
+from functaconv.errors import InputError
+from functaconv.files import replace_bytes
+from functaconv.signals.geometry import Globe
+
+_ANEW = "--overwrite starts the training anew"
+
+Bounded = Annotated[tuple[float, ...], Field(min_length=1, max_length=4096)]
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """All that a training run needs to go on: tensors by name, and plain values."""
+
+    tensors: Mapping[str, Tensor]
+    values: Mapping[str, Any]
+
+
+def write_state(path: Path, state: TrainingState) -> None:
+    """Replace the training state in a file, in one step."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
+    replace_bytes(path, save_bytes(tensors, {"functaconv": json.dumps(dict(state.values))}))
+
+
+class _StateValues(BaseModel):
+    """What is relied on of a training state's values, where they are there."""
+
+    identity: dict[str, Any] = {}
+    updates: int = 0
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    validated_at: int = 0
+    position: dict[str, Any] = {}
+    shapes: list[list[int]] = []
+    offset: Bounded = (0.0,)
+    scale: Bounded = (1.0,)
+    levels: dict[str, tuple[Bounded, Bounded]] = {}
+    geometry: Globe | None = None
+
+
+class _Values(dict[str, Any]):
+    def __missing__(self, name: str) -> Any:
+        raise InputError(f"the training state lacks {name!r}", hint=_ANEW)
+
+
+class _Tensors(dict[str, Tensor]):
+    def __missing__(self, name: str) -> Any:
+        raise InputError(f"the training state lacks {name!r}", hint=_ANEW)
+
+
+def read_state(path: Path) -> TrainingState:
+    """The training state in a file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            values = parse_json((file.metadata() or {})["functaconv"].encode())
+            _StateValues.model_validate(values)
+            return TrainingState(_Tensors({name: file.get_tensor(name) for name in file.keys()}), _Values(values))  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise InputError(f"cannot read the training state {path}: {reason}", hint=_ANEW) from None
