@@ -193,8 +193,8 @@ def test_numbers_that_are_not_finite_are_found(store: Path, verify: Verify) -> N
         assert isinstance(array, zarr.Array)
         array.with_config({"write_empty_chunks": True})[rows] = np.nan
     problems = verify(store)["problems"]
-    assert "latent: NaN or infinite in rows 3 to 5" in problems
-    assert "mse: NaN or infinite in row 8" in problems
+    assert "latent: NaN or infinite in 3 rows, the first is row 3" in problems
+    assert "mse: NaN or infinite in 1 rows, the first is row 8" in problems
 
 
 def test_another_base_is_found_and_spoils_all_items(store: Path, verify: Verify) -> None:
