@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from functaconv.networks import Inputs, LatentMap, ModulatedNetwork, Siren, SirenOptions, SiteGrid
 from functaconv.solvers import SOLVERS, GaussNewton, Problem, best_fit, fit, fitting_problem
 from functaconv.solvers.gauss_newton import LEAST_DAMPING, MOST_DAMPING
+from functaconv.solvers.linearization import NormalEquations
 from tests.conftest import in_grid_order
+from tests.solvers.toy import Toy
 
 LATENT, CHANNELS = 4, 2
 LAYOUTS = {
@@ -37,15 +39,17 @@ def field(request: pytest.FixtureRequest) -> ModulatedNetwork:
     return field_of(*request.param)
 
 
-OWN = {"gradient": {"initial": (0.05, 0.3)}, "gauss-newton": {}}
+# a solver is added to these tests by adding options to OPTIONS
+OPTIONS: dict[str, dict[str, object]] = {"gradient": {"initial": (0.05, 0.3)}, "gauss-newton": {}, "toy": {"rate": 0.2}}
+KINDS = {**SOLVERS, "toy": Toy}
 
 
 def solver_of(name: str, **options: object) -> nn.Module:
-    kind, generator = SOLVERS[name], torch.Generator().manual_seed(3)
-    return kind(LATENT, kind.Options(**{**OWN[name], **options}), generator=generator).double()
+    kind, generator = KINDS[name], torch.Generator().manual_seed(3)
+    return kind(LATENT, kind.Options(**{**OPTIONS[name], **options}), generator=generator).double()
 
 
-@pytest.fixture(params=SOLVERS, ids=str)
+@pytest.fixture(params=KINDS, ids=str)
 def make_solver(request: pytest.FixtureRequest) -> Callable[..., nn.Module]:
     return partial(solver_of, request.param)
 
@@ -58,8 +62,8 @@ def grid(*shape: int) -> Tensor:
 def targets(items: int, coords: Tensor) -> Tensor:
     """Smooth features in 0..1, other ones for each item and channel."""
     generator = torch.Generator().manual_seed(5)
-    jt_residual = 4 * torch.rand(items, coords.shape[1], CHANNELS, dtype=coords.dtype, generator=generator)
-    return 0.5 + 0.4 * torch.sin(coords @ jt_residual + torch.arange(items, dtype=coords.dtype)[:, None, None])
+    slopes = 4 * torch.rand(items, coords.shape[1], CHANNELS, dtype=coords.dtype, generator=generator)
+    return 0.5 + 0.4 * torch.sin(coords @ slopes + torch.arange(items, dtype=coords.dtype)[:, None, None])
 
 
 def problem_of(
@@ -80,6 +84,34 @@ def gradient_of(problem: Problem, latents: Tensor) -> Tensor:
 
 COORDS = grid(5, 7)
 EXACT = {"rtol": 1e-12, "atol": 1e-14}
+
+
+def test_every_solver_is_tested() -> None:
+    assert set(OPTIONS) == set(KINDS)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_what_a_solver_says_of_itself_holds(name: str, field: ModulatedNetwork) -> None:
+    solver, problem = solver_of(name), problem_of(field, targets(3, COORDS), COORDS)
+    latents = start(field, 1)
+    view = solver.linearize(problem, latents)
+    assert isinstance(view, NormalEquations) == solver.needs_jacobian
+    assert solver.is_canonical is False
+    if solver.exports_canonical:
+        matrix = torch.eye(LATENT, dtype=torch.float64) + 0.3 * torch.ones(LATENT, LATENT, dtype=torch.float64)
+        before = fit(problem, latents, solver, steps=1).error
+        field.substitute(matrix, torch.zeros(LATENT, dtype=torch.float64))
+        solver.change_basis(matrix)
+        assert solver.is_canonical
+        after = fit(problem_of(field, targets(3, COORDS), COORDS), latents, solver, steps=1).error
+        torch.testing.assert_close(after, before, rtol=1e-8, atol=1e-12)
+    else:
+        with pytest.raises(NotImplementedError):
+            solver.change_basis(torch.eye(LATENT))
+    loaded = solver_of(name)
+    loaded.load_state_dict(solver.state_dict())
+    expected = fit(problem, latents, solver).latents
+    assert torch.equal(fit(problem, latents, loaded).latents, expected)
 
 
 def test_error_falls_with_every_gradient_step_on_a_smooth_target(field: ModulatedNetwork) -> None:
