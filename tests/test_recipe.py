@@ -48,16 +48,16 @@ OWN = {
 }
 
 
-@pytest.mark.parametrize("name", OWN)
-def test_published_presets_have_the_published_settings(name: str) -> None:
-    recipe = preset(name, SMALL)
-    for table in (FUNCTA if name.startswith("functa") else SPATIAL, OWN[name]):
-        for section, values in table.items():
-            for key, value in values.items():
-                assert getattr(getattr(recipe, section), key) == value, (section, key)
-    for other in (Situation((7,), 1, on_gpu=True), Situation((9000, 8000), 3, True)):
-        assert preset(name, other) == recipe, "it does not depend on the data"
-    assert recipe.solver.kind == "gradient"
+def test_published_presets_have_the_published_settings() -> None:
+    for name in OWN:
+        recipe = preset(name, SMALL)
+        for table in (FUNCTA if name.startswith("functa") else SPATIAL, OWN[name]):
+            for section, values in table.items():
+                for key, value in values.items():
+                    assert getattr(getattr(recipe, section), key) == value, (section, key)
+        for other in (Situation((7,), 1, on_gpu=True), Situation((9000, 8000), 3, True)):
+            assert preset(name, other) == recipe, "it does not depend on the data"
+        assert recipe.solver.kind == "gradient"
 
 
 @pytest.mark.parametrize("shape", [(1,), (1000,), (8, 8), (32, 32), (64, 64), (1000, 3), (2000, 3000), (64, 64, 64)])
@@ -174,19 +174,16 @@ def test_settings_out_of_range_are_refused_by_name() -> None:
             assert name in str(caught.value), settings
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
+def test_an_assignment_is_a_nested_table() -> None:
+    for text, expected in [
         ("training.rate=1e-4", {"training": {"rate": 1e-4}}),
         ("latent.sites=[8, 8]", {"latent": {"sites": [8, 8]}}),
         (" network.kind = siren ", {"network": {"kind": "siren"}}),
         ('name="a=b"', {"name": "a=b"}),
         ("latent.learned_start=true", {"latent": {"learned_start": True}}),
         ("data.field=npz:a", {"data": {"field": "npz:a"}}),
-    ],
-)
-def test_an_assignment_is_a_nested_table(text: str, expected: dict[str, Any]) -> None:
-    assert assignment(text) == expected
+    ]:
+        assert assignment(text) == expected
 
 
 @pytest.mark.parametrize("text", ["training.rate", "=3", "", "training=3"])

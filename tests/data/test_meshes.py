@@ -107,21 +107,21 @@ def binary_stl(mesh: Mesh) -> bytes:
 FORMATS = {"off": off, "obj": obj, "stl": text_stl, "binary stl": binary_stl}
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_a_box_in_any_format_is_filled_exactly(name: str) -> None:
-    content = FORMATS[name](box((4, 2, 1), at=(100, -7, 3)))
-    occupancy = voxelise(content, name.split()[-1], 16)
-    expected = np.zeros((16, 16, 16), np.uint8)
-    expected[:, 4:12, 6:10] = 1
-    np.testing.assert_array_equal(occupancy, expected)
-    assert occupancy.dtype == np.uint8
-    assert occupancy.flags.c_contiguous
+def test_a_box_in_any_format_is_filled_exactly() -> None:
+    for name in FORMATS:
+        content = FORMATS[name](box((4, 2, 1), at=(100, -7, 3)))
+        occupancy = voxelise(content, name.split()[-1], 16)
+        expected = np.zeros((16, 16, 16), np.uint8)
+        expected[:, 4:12, 6:10] = 1
+        np.testing.assert_array_equal(occupancy, expected)
+        assert occupancy.dtype == np.uint8
+        assert occupancy.flags.c_contiguous
 
 
-@pytest.mark.parametrize("resolution", [1, 2, 5, 16, 33])
-def test_a_cube_fills_the_grid_at_any_resolution(resolution: int) -> None:
-    assert voxelise(off(box()), ".off", resolution).shape == (resolution,) * 3
-    assert voxelise(off(box()), ".OFF", resolution).all()
+def test_a_cube_fills_the_grid_at_any_resolution() -> None:
+    for resolution in [1, 2, 5, 16, 33]:
+        assert voxelise(off(box()), ".off", resolution).shape == (resolution,) * 3
+        assert voxelise(off(box()), ".OFF", resolution).all()
 
 
 def test_empty_space_beside_unused_vertices_is_not_part_of_the_mesh() -> None:
@@ -154,9 +154,8 @@ def test_parts_thinner_than_a_voxel_are_kept() -> None:
     assert found[:, :, 6].sum() == 1
 
 
-@pytest.mark.parametrize(
-    ("suffix", "content"),
-    [
+def test_files_that_are_not_meshes_are_refused() -> None:
+    for suffix, content in [
         ("off", b""),
         ("off", b"ply\n"),
         ("off", b"OFF\n999999999 1 0\n"),
@@ -175,11 +174,9 @@ def test_parts_thinner_than_a_voxel_are_kept() -> None:
         ("obj", b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf -1 -2 -4\n"),
         ("obj", b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 0 1 2\n"),
         ("obj", b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 x\n"),
-    ],
-)
-def test_files_that_are_not_meshes_are_refused(suffix: str, content: bytes) -> None:
-    with pytest.raises(ItemError, match=r"mesh|vert|extent"):
-        voxelise(content, suffix, 4)
+    ]:
+        with pytest.raises(ItemError, match=r"mesh|vert|extent"):
+            voxelise(content, suffix, 4)
 
 
 BEAM = box((4, 1, 1))
@@ -197,9 +194,8 @@ def with_normals(mesh: Mesh) -> bytes:
     return "\n".join(lines).encode()
 
 
-@pytest.mark.parametrize(
-    ("suffix", "content"),
-    [
+def test_what_other_programs_write_and_take_is_read() -> None:
+    for suffix, content in [
         ("obj", obj(BEAM).replace(b" ", b"\t")),
         ("obj", b"\xef\xbb\xbf" + obj(BEAM)),
         ("obj", obj(BEAM).replace(b"\n", b"\r\n").replace(b" ", b"  ")),
@@ -217,13 +213,11 @@ def with_normals(mesh: Mesh) -> bytes:
         # the format is told by the content where there is a text to tell it
         ("stl", obj(BEAM)),
         ("obj", off(BEAM)),
-    ],
-)
-def test_what_other_programs_write_and_take_is_read(suffix: str, content: bytes) -> None:
-    occupancy = voxelise(content, suffix, 16)
-    expected = np.zeros((16, 16, 16), np.uint8)
-    expected[:, 6:10, 6:10] = 1
-    np.testing.assert_array_equal(occupancy, expected)
+    ]:
+        occupancy = voxelise(content, suffix, 16)
+        expected = np.zeros((16, 16, 16), np.uint8)
+        expected[:, 6:10, 6:10] = 1
+        np.testing.assert_array_equal(occupancy, expected)
 
 
 def test_the_whole_faces_of_a_cut_stl_are_read() -> None:
@@ -263,9 +257,8 @@ def test_a_surface_of_endless_layers_is_refused_before_memory_is_taken(monkeypat
         voxelise(off(layers), "off", 64)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
+def test_off_files_as_they_are_found_are_read() -> None:
+    for content in [
         off(box(), header="OFF"),
         off(box(), header="OFF "),
         off(box(), header="# made by hand\n\nOFF # here\n# counts\n"),
@@ -275,11 +268,8 @@ def test_a_surface_of_endless_layers_is_refused_before_memory_is_taken(monkeypat
         off(box()).replace(b"8 6 0", b"8 6"),
         off(box()) + b"\n\n# end",
         off((CUBE, [*box()[1], (0, 1), (2,), ()])),
-    ],
-    ids=["modelnet", "one-line", "remarks", "windows", "vertex-colours", "face-colours", "no-edges", "end", "no-area"],
-)
-def test_off_files_as_they_are_found_are_read(content: bytes) -> None:
-    assert voxelise(content, "off", 4).all()
+    ]:
+        assert voxelise(content, "off", 4).all()
 
 
 def test_obj_files_as_they_are_found_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,11 +292,11 @@ def test_materials_are_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert voxelise(b"mtllib /etc/passwd\nmtllib http://example.org/x.mtl\n" + obj(box()), "obj", 4).all()
 
 
-@pytest.mark.parametrize(("suffix", "resolution"), [("ply", 8), ("glb", 8), ("", 8), ("off", 0), ("off", 100_000)])
-def test_requests_that_make_no_sense_are_usage_errors(suffix: str, resolution: int) -> None:
-    with pytest.raises(UsageError) as caught:
-        voxelise(off(box()), suffix, resolution)
-    assert caught.value.hint
+def test_requests_that_make_no_sense_are_usage_errors() -> None:
+    for suffix, resolution in [("ply", 8), ("glb", 8), ("", 8), ("off", 0), ("off", 100_000)]:
+        with pytest.raises(UsageError) as caught:
+            voxelise(off(box()), suffix, resolution)
+        assert caught.value.hint
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -414,19 +404,16 @@ def test_text_of_a_surface_is_fixed() -> None:
     assert b"-0.0" not in content
 
 
-@pytest.mark.parametrize(
-    ("occupancy", "reason"),
-    [
+def test_no_surface_is_an_item_error() -> None:
+    for occupancy, reason in [
         (np.zeros((4, 4, 4)), "no surface: the highest value is 0, nowhere above the level 0.5"),
         (np.full((4, 4, 4), -3), "no surface"),
         (np.full((4, 4, 4), np.nan), "finite"),
         (np.ones((4, 4)), r"shape \(4, 4\)"),
         (np.ones((4, 0, 4)), r"shape \(4, 0, 4\)"),
-    ],
-)
-def test_no_surface_is_an_item_error(occupancy: np.ndarray, reason: str) -> None:
-    with pytest.raises(ItemError, match=reason):
-        surface(occupancy)
+    ]:
+        with pytest.raises(ItemError, match=reason):
+            surface(occupancy)
 
 
 def test_a_level_that_is_empty_is_a_usage_error() -> None:

@@ -81,9 +81,8 @@ def test_ranges_in_a_command_are_expanded_and_other_braces_are_the_shells() -> N
     assert expand_shards([spec], allow_pipe=True) == expected
 
 
-@pytest.mark.parametrize(
-    ("command", "reason", "count"),
-    [
+def test_a_command_that_fails_is_an_error_of_its_shard(shard: Path) -> None:
+    for command, reason, count in [
         # the tar is whole, and still it may not be all that was to come
         ("cat x.tar; exit 3", "the command ended with status 3", 4),
         ("gzip -c x.tar; exit 3", "the command ended with status 3", 4),
@@ -93,16 +92,14 @@ def test_ranges_in_a_command_are_expanded_and_other_braces_are_the_shells() -> N
         ("kill -9 $$", "the command ended by SIGKILL", 0),
         ("true", "an empty file", 0),
         ("no-such-command-SECRET", "with status 127", 0),
-    ],
-)
-def test_a_command_that_fails_is_an_error_of_its_shard(shard: Path, command: str, reason: str, count: int) -> None:
-    records, error = read_until_error(f"pipe:exec 2>/dev/null; {command}")
-    assert as_pairs(records) == RECORDS[:count]
-    assert type(error) is InputError
-    assert reason in str(error)
-    assert error.hint
-    assert str(error).startswith("pipe:exec ...: ")
-    assert "SECRET" not in str(error)
+    ]:
+        records, error = read_until_error(f"pipe:exec 2>/dev/null; {command}")
+        assert as_pairs(records) == RECORDS[:count]
+        assert type(error) is InputError
+        assert reason in str(error)
+        assert error.hint
+        assert str(error).startswith("pipe:exec ...: ")
+        assert "SECRET" not in str(error)
 
 
 @pytest.mark.parametrize("command", ["sleep 100", "head -c 2000 x.tar; sleep 100", "cat x.tar; exec >&-; sleep 100"])
@@ -184,9 +181,8 @@ def test_only_plain_local_tars_can_be_read_in_any_order(shard: Path) -> None:
             function("gone.tar")
 
 
-@pytest.mark.parametrize(
-    ("shard", "expected"),
-    [
+def test_nothing_secret_is_shown() -> None:
+    for shard, expected in [
         ("a/b.tar", "a/b.tar"),
         ("a?b#c@d.tar", "a?b#c@d.tar"),
         ("-", "stdin"),
@@ -205,11 +201,9 @@ def test_only_plain_local_tars_can_be_read_in_any_order(shard: Path) -> None:
         ("pipe:TOKEN=SECRET curl https://x", "pipe:..."),
         ("pipe:$(SECRET)", "pipe:..."),
         ("pipe:", "pipe:..."),
-    ],
-)  # fmt: skip
-def test_nothing_secret_is_shown(shard: str, expected: str) -> None:
-    assert shown(shard) == expected
-    assert "SECRET" not in short_name(shard)
+    ]:
+        assert shown(shard) == expected
+        assert "SECRET" not in short_name(shard)
 
 
 def test_a_name_is_short_wherever_the_shard_lies() -> None:

@@ -34,9 +34,17 @@ def check(target: Path, parts: np.ndarray, labels: np.ndarray | None, name: str)
         assert label == (None if labels is None else labels[number])
 
 
-@pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("axis", [0, 1, 2])
-@pytest.mark.parametrize("dtype", ["uint8", ">f4", "float64", "bool"])
+@pytest.mark.parametrize(
+    ("order", "axis", "dtype"),
+    [
+        ("C", 0, "uint8"),
+        ("F", 1, "uint8"),
+        ("F", 0, ">f4"),
+        ("C", 2, ">f4"),
+        ("C", 1, "float64"),
+        ("F", 2, "bool"),
+    ],
+)
 def test_each_place_on_the_axis_is_an_item(tmp_path: Path, order: str, axis: int, dtype: str) -> None:
     array = np.moveaxis(IMAGES, 0, axis).astype(dtype)
     np.save(tmp_path / "X.npy", np.asarray(array, order=order))  # type: ignore[call-overload]

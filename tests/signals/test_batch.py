@@ -25,9 +25,8 @@ def array(*shape: int) -> Item:
     return Item("key", np.zeros(shape, np.float32), "array")
 
 
-@pytest.mark.parametrize(
-    ("items", "channel_axis", "expected"),
-    [
+def test_axes_are_read_off_the_first_items() -> None:
+    for items, channel_axis, expected in [
         ([image(8, 8, 1), image(8, 8, 1)], "auto", Axes("image", 2, 1)),
         ([image(8, 8, 1), image(9, 7, 3)], "auto", Axes("image", 2, 3)),
         ([image(8, 8, 1, dtype=np.uint16)], "auto", Axes("image", 2, 1, itemsize=2)),
@@ -39,10 +38,8 @@ def array(*shape: int) -> Item:
         ([array(2, 8, 10)], "first", Axes("array", 2, 2, "first", 4)),
         ([array(100, 7)], "last", Axes("array", 1, 7, "last", 4)),
         ([array(4, 4, 4)], "none", Axes("array", 3, 1, "none", 4)),
-    ],
-)
-def test_axes_are_read_off_the_first_items(items: list[Item], channel_axis: str, expected: Axes) -> None:
-    assert Axes.of(items, channel_axis) == expected
+    ]:
+        assert Axes.of(items, channel_axis) == expected
 
 
 @pytest.mark.parametrize(("item", "channel_axis"), [(array(5), "last"), (array(1, 2, 3, 4), "none")])
@@ -68,19 +65,16 @@ def test_values_that_are_not_finite_are_missing() -> None:
     assert np.isfinite(signal.values).all()
 
 
-@pytest.mark.parametrize(
-    ("item", "axes", "reason"),
-    [
+def test_an_item_that_does_not_fit_says_why() -> None:
+    for item, axes, reason in [
         (image(8, 8, 3), Axes("array", 2, 3), "is an image"),
         (image(8, 8, 3), Axes("image", 2, 1), "1 channels"),
         (array(8, 8), Axes("array", 2, 3), "2 grid axes"),
         (array(8), Axes("array", 2, 1, "none"), "2 grid axes"),
         (Item("k", np.full(3, np.nan, np.float32), "array"), Axes("array", 1, 1, "none"), "missing"),
-    ],
-)
-def test_an_item_that_does_not_fit_says_why(item: Item, axes: Axes, reason: str) -> None:
-    with pytest.raises(ItemError, match=reason):
-        axes.signal(item)
+    ]:
+        with pytest.raises(ItemError, match=reason):
+            axes.signal(item)
 
 
 def signals(shapes: list[int]) -> Iterator[tuple[int, Signal]]:

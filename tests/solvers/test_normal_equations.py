@@ -238,16 +238,16 @@ def test_conjugate_gradients_converge_to_the_direct_solution(
         assert (energy(solver.solve(case.jt_residual)) < 0.05 * energies[0]).all()
 
 
-@pytest.mark.parametrize("name", COUPLED)
-def test_conjugate_gradients_leave_alone_what_has_converged(conjugate: None, name: str) -> None:
-    case = case_of(name, False, 0, None, shared=False)
-    solver = case.found.normal_matrix.damped(10.0)
-    jt_residual = case.jt_residual.clone()
-    jt_residual[1] = 0
-    many = replace(solver, steps=200).solve(jt_residual)
-    assert not many[1].any()
-    assert torch.isfinite(many).all()
-    assert_near(many[::2], replace(solver, steps=50).solve(jt_residual)[::2], 1e-9)
+def test_conjugate_gradients_leave_alone_what_has_converged(conjugate: None) -> None:
+    for name in COUPLED:
+        case = case_of(name, False, 0, None, shared=False)
+        solver = case.found.normal_matrix.damped(10.0)
+        jt_residual = case.jt_residual.clone()
+        jt_residual[1] = 0
+        many = replace(solver, steps=200).solve(jt_residual)
+        assert not many[1].any()
+        assert torch.isfinite(many).all()
+        assert_near(many[::2], replace(solver, steps=50).solve(jt_residual)[::2], 1e-9)
 
 
 def assert_solved_alike_alone(name: str, tolerance: float) -> None:
@@ -303,41 +303,38 @@ def test_a_gauss_newton_step_is_the_damped_solve(name: str) -> None:
         assert_near(solver.step(problem, view, 1, damping_scale), scaled)
 
 
-@pytest.mark.parametrize(
-    ("name", "film", "masks", "chunk"),
-    [
+def test_a_shared_start_changes_nothing() -> None:
+    for name, film, masks, chunk in [
         ("global", False, 0, None),
         ("nearest", True, 1, 9),
         ("linear", False, 1, None),
         ("kernel3", True, 0, 9),
         ("linear-kernel3", True, 1, None),
         ("sites-without-points", False, 0, 9),
-    ],
-)
-def test_a_shared_start_changes_nothing(name: str, film: bool, masks: int, chunk: int | None) -> None:
-    field, features = field_of(*LAYOUTS[name], film=film), targets(ITEMS, COORDS)
-    problem = problem_of(field, features, COORDS, mask_of(masks, features), chunk)
-    begin = latents_of(field, 1)
-    with torch.no_grad():
-        prepared = problem.at(begin)
-        each = begin.expand(ITEMS, -1, -1).clone()
-        for jt_residual, equations in (
-            (prepared.gradient(begin), prepared.normal_equations(begin)),
-            (problem.gradient(begin), problem.normal_equations(begin)),
-        ):
-            assert_near(jt_residual.jt_residual, problem.gradient(each).jt_residual)
-            assert_near(jt_residual.error, problem.gradient(each).error)
-            expected = problem.normal_equations(each)
-            assert_near(equations.jt_residual, expected.jt_residual)
-            assert_near(equations.error, expected.error)
-            whole = equations.normal_matrix.assembled()
-            assert_near(whole.expand(ITEMS, -1, -1), expected.normal_matrix.assembled())
-        # away from the start it is the same problem
-        assert_near(prepared.gradient(each + 0.1).jt_residual, problem.gradient(each + 0.1).jt_residual)
-        for solver in map(solver_of, SOLVERS):
-            expected = fit(problem, each, solver, steps=1).latents
-            for given, where in ((prepared, begin), (prepared, each), (problem, begin)):
-                assert_near(fit(given, where, solver, steps=1).latents, expected, 1e-10)
+    ]:
+        field, features = field_of(*LAYOUTS[name], film=film), targets(ITEMS, COORDS)
+        problem = problem_of(field, features, COORDS, mask_of(masks, features), chunk)
+        begin = latents_of(field, 1)
+        with torch.no_grad():
+            prepared = problem.at(begin)
+            each = begin.expand(ITEMS, -1, -1).clone()
+            for jt_residual, equations in (
+                (prepared.gradient(begin), prepared.normal_equations(begin)),
+                (problem.gradient(begin), problem.normal_equations(begin)),
+            ):
+                assert_near(jt_residual.jt_residual, problem.gradient(each).jt_residual)
+                assert_near(jt_residual.error, problem.gradient(each).error)
+                expected = problem.normal_equations(each)
+                assert_near(equations.jt_residual, expected.jt_residual)
+                assert_near(equations.error, expected.error)
+                whole = equations.normal_matrix.assembled()
+                assert_near(whole.expand(ITEMS, -1, -1), expected.normal_matrix.assembled())
+            # away from the start it is the same problem
+            assert_near(prepared.gradient(each + 0.1).jt_residual, problem.gradient(each + 0.1).jt_residual)
+            for solver in map(solver_of, SOLVERS):
+                expected = fit(problem, each, solver, steps=1).latents
+                for given, where in ((prepared, begin), (prepared, each), (problem, begin)):
+                    assert_near(fit(given, where, solver, steps=1).latents, expected, 1e-10)
 
 
 def test_a_shared_start_changes_no_more_than_rounding_in_float32(name: str) -> None:
@@ -398,9 +395,8 @@ def test_some_of_the_items_keep_the_shared_start(name: str) -> None:
     assert_near(some.error(begin), problem.error(begin)[chosen])
 
 
-@pytest.mark.parametrize(
-    ("name", "masks", "chunk"),
-    [
+def test_a_selection_is_the_problem_of_the_selected_items() -> None:
+    for name, masks, chunk in [
         ("global", 0, None),
         ("global", 1, 4),
         ("nearest", ITEMS, None),
@@ -410,22 +406,20 @@ def test_some_of_the_items_keep_the_shared_start(name: str) -> None:
         ("kernel3", 0, 4),
         ("linear-kernel3", ITEMS, 9),
         ("sites-without-points", 1, 9),
-    ],
-)
-def test_a_selection_is_the_problem_of_the_selected_items(name: str, masks: int, chunk: int | None) -> None:
-    field, features, chosen = field_of(*LAYOUTS[name]), targets(ITEMS, COORDS), torch.tensor([2, 0])
-    valid = mask_of(masks, features)
-    part = valid if valid is None or len(valid) == 1 else valid[chosen]
-    latents = latents_of(field, ITEMS)
-    problem = problem_of(field, features, COORDS, valid, chunk)
-    expected = problem_of(field, features[chosen], COORDS, part, chunk).normal_equations(latents[chosen])
-    for found in (
-        problem.select(chosen).normal_equations(latents[chosen]),
-        problem.normal_equations(latents).select(chosen),
-    ):
-        assert_near(found.jt_residual, expected.jt_residual)
-        assert_near(found.error, expected.error)
-        assert_near(found.normal_matrix.assembled(), expected.normal_matrix.assembled())
+    ]:
+        field, features, chosen = field_of(*LAYOUTS[name]), targets(ITEMS, COORDS), torch.tensor([2, 0])
+        valid = mask_of(masks, features)
+        part = valid if valid is None or len(valid) == 1 else valid[chosen]
+        latents = latents_of(field, ITEMS)
+        problem = problem_of(field, features, COORDS, valid, chunk)
+        expected = problem_of(field, features[chosen], COORDS, part, chunk).normal_equations(latents[chosen])
+        for found in (
+            problem.select(chosen).normal_equations(latents[chosen]),
+            problem.normal_equations(latents).select(chosen),
+        ):
+            assert_near(found.jt_residual, expected.jt_residual)
+            assert_near(found.error, expected.error)
+            assert_near(found.normal_matrix.assembled(), expected.normal_matrix.assembled())
 
 
 def test_with_a_mask_per_item_the_derivatives_are_shared_and_the_curvature_is_not(name: str) -> None:

@@ -36,13 +36,13 @@ def test_what_is_written_is_read(occupancy: np.ndarray) -> None:
     assert write_binvox(occupancy.astype(bool)) == write_binvox(occupancy) == write_binvox(occupancy.astype(float))
 
 
-@pytest.mark.parametrize("voxels", [1, 254, 255, 256, 510, 511, 1000])
-def test_long_runs_are_cut_at_255(voxels: int) -> None:
-    content = write_binvox(np.ones((voxels, 1, 1), np.uint8))
-    counts = np.frombuffer(content.partition(b"data\n")[2], np.uint8)[1::2]
-    assert counts.size == math.ceil(voxels / 255)
-    assert counts.sum() == voxels
-    assert read_binvox(content, most_values=voxels).all()
+def test_long_runs_are_cut_at_255() -> None:
+    for voxels in [1, 254, 255, 256, 510, 511, 1000]:
+        content = write_binvox(np.ones((voxels, 1, 1), np.uint8))
+        counts = np.frombuffer(content.partition(b"data\n")[2], np.uint8)[1::2]
+        assert counts.size == math.ceil(voxels / 255)
+        assert counts.sum() == voxels
+        assert read_binvox(content, most_values=voxels).all()
 
 
 @pytest.mark.parametrize(
@@ -59,9 +59,8 @@ def test_headers_as_other_writers_make_them_are_read(header: bytes) -> None:
     assert read_binvox(header + bytes([1, 24]), most_values=24).all()
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
+def test_files_that_are_not_binvox_are_refused_with_the_reason() -> None:
+    for content, reason in [
         (b"", "starts with #binvox"),
         (b"OFF\n1 2 3\n", "starts with #binvox; found 'OFF'"),
         (b"\x89PNG\r\n\x1a\n" + bytes(100), "starts with #binvox"),
@@ -87,11 +86,9 @@ def test_headers_as_other_writers_make_them_are_read(header: bytes) -> None:
         (HEADER + bytes([0, 23]), "needs 24 voxels, found 23"),
         (HEADER + bytes([0, 255]), "needs 24 voxels, found 255 in 1 runs"),
         (HEADER + bytes([0, 24, 0, 10]), "found 34 in 2 runs"),
-    ],
-)
-def test_files_that_are_not_binvox_are_refused_with_the_reason(content: bytes, reason: str) -> None:
-    with pytest.raises(ItemError, match=reason):
-        read_binvox(content, most_values=MOST)
+    ]:
+        with pytest.raises(ItemError, match=reason):
+            read_binvox(content, most_values=MOST)
 
 
 def test_dimensions_are_refused_before_memory_is_taken() -> None:
@@ -120,9 +117,8 @@ def test_mutated_bytes_are_an_item_error_or_occupancy(occupancy: np.ndarray, dat
     assert found.max() <= 1
 
 
-@pytest.mark.parametrize(
-    ("occupancy", "reason"),
-    [
+def test_only_occupancy_is_written() -> None:
+    for occupancy, reason in [
         (np.zeros((2, 2)), r"shape \(2, 2\)"),
         (np.zeros((2, 0, 2)), r"shape \(2, 0, 2\)"),
         (np.full((1, 1, 1), 2), "other than 0 and 1"),
@@ -130,11 +126,9 @@ def test_mutated_bytes_are_an_item_error_or_occupancy(occupancy: np.ndarray, dat
         (np.full((1, 1, 1), 256), "other than 0 and 1"),
         (np.full((1, 1, 1), 0.5), "other than 0 and 1"),
         (np.full((1, 1, 1), np.nan), "other than 0 and 1"),
-    ],
-)
-def test_only_occupancy_is_written(occupancy: np.ndarray, reason: str) -> None:
-    with pytest.raises(ItemError, match=reason):
-        write_binvox(occupancy)
+    ]:
+        with pytest.raises(ItemError, match=reason):
+            write_binvox(occupancy)
 
 
 @given(
@@ -149,9 +143,8 @@ def test_packed_bits_are_unpacked(occupancy: np.ndarray, little: bool, rows: boo
     np.testing.assert_array_equal(found, occupancy)
 
 
-@pytest.mark.parametrize(
-    ("packed", "shape", "reason"),
-    [
+def test_packed_bits_that_do_not_fit_are_refused() -> None:
+    for packed, shape, reason in [
         (np.zeros(3, np.uint8), (3, 3, 3), r"shape \[3\], expected \[4\] or \[3, 3, 1\] for voxels \[3, 3, 3\]"),
         (np.zeros(5, np.uint8), (3, 3, 3), r"shape \[5\]"),
         (np.zeros((3, 3, 2), np.uint8), (3, 3, 3), r"shape \[3, 3, 2\]"),
@@ -162,11 +155,9 @@ def test_packed_bits_are_unpacked(occupancy: np.ndarray, little: bool, rows: boo
         (np.zeros(4, np.uint8), (1 << 60, 1 << 60), r"shape \[4\]"),
         (np.zeros(4, np.int8), (3, 3, 3), "type int8, expected uint8"),
         (np.zeros(4, bool), (3, 3, 3), "type bool"),
-    ],
-)
-def test_packed_bits_that_do_not_fit_are_refused(packed: np.ndarray, shape: tuple[int, ...], reason: str) -> None:
-    with pytest.raises(ItemError, match=reason):
-        unpack_bits(packed, shape)
+    ]:
+        with pytest.raises(ItemError, match=reason):
+            unpack_bits(packed, shape)
 
 
 @pytest.mark.realdata

@@ -179,12 +179,12 @@ def test_a_range_without_times_says_what_there_is(tmp_path: Path) -> None:
             read(still, choice)
 
 
-@pytest.mark.parametrize("time", ["yesterday", "2022-5", "2022-05-01T", "01.05.2022", ""])
-def test_what_is_no_time_is_refused_at_once(time: str) -> None:
-    with pytest.raises(UsageError, match="not a time"):
-        FieldChoice(start=time)
-    with pytest.raises(UsageError, match="1 or more"):
-        FieldChoice(stride=0)
+def test_what_is_no_time_is_refused_at_once() -> None:
+    for time in ["yesterday", "2022-5", "2022-05-01T", "01.05.2022", ""]:
+        with pytest.raises(UsageError, match="not a time"):
+            FieldChoice(start=time)
+        with pytest.raises(UsageError, match="1 or more"):
+            FieldChoice(stride=0)
 
 
 @netcdf

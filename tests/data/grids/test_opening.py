@@ -10,9 +10,8 @@ from functaconv.errors import InputError, MissingExtraError
 from tests.data.grids.conftest import era5, netcdf, read, stored
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
+def test_a_name_tells_whether_it_holds_fields() -> None:
+    for name, expected in [
         ("a.nc", True),
         ("a.b.NC4", True),
         ("a.grib2", True),
@@ -24,10 +23,8 @@ from tests.data.grids.conftest import era5, netcdf, read, stored
         ("https://example.org/a.zarr/?token=b", True),
         ("https://example.org/a.nc", True),
         ("https://example.org/a.tar", False),
-    ],
-)
-def test_a_name_tells_whether_it_holds_fields(name: str, expected: bool) -> None:
-    assert is_fields(name) is expected
+    ]:
+        assert is_fields(name) is expected
 
 
 def test_a_directory_is_a_zarr_store_by_its_name_or_by_what_it_holds(tmp_path: Path) -> None:

@@ -55,22 +55,33 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counted
 
 
+# times 2 and 5 of level 200
+LAST_OF_THREE = FieldChoice(start="2022-05-01T02", stop="2022-05-01T05", stride=3, levels=(200,))
+
+
 def chunks_read(requests: Counter[str]) -> Counter[str]:
     return Counter({key: count for key, count in requests.items() if key.split("/")[0] in ("temperature", "wind")
                     and not key.endswith(("zarr.json", ".zarray", ".zattrs"))})  # fmt: skip
 
 
 @netcdf
-@pytest.mark.parametrize("form", [2, 3])
-@pytest.mark.parametrize("chunks", [(1, 3, 4, 5), (3, 3, 4, 5), (2, 1, 2, 5), (7, 2, 4, 5), (1, 1, 4, 5)])
-@pytest.mark.parametrize("block_bytes", [1 << 28, 720, 80])
 @pytest.mark.parametrize(
-    ("choice", "positions", "levels"),
+    ("form", "chunks", "block_bytes", "choice", "positions", "levels"),
     [
-        (FieldChoice(), range(7), (0, 1, 2)),
-        (FieldChoice(stride=2), range(0, 7, 2), (0, 1, 2)),
-        (FieldChoice(levels=(300, 100)), range(7), (0, 2)),
-        (FieldChoice(start="2022-05-01T02", stop="2022-05-01T05", stride=3, levels=(200,)), (2, 5), (1,)),
+        (2, (1, 3, 4, 5), 1 << 28, FieldChoice(), range(7), (0, 1, 2)),
+        (3, (1, 3, 4, 5), 720, FieldChoice(stride=2), range(0, 7, 2), (0, 1, 2)),
+        (3, (1, 3, 4, 5), 80, FieldChoice(levels=(300, 100)), range(7), (0, 2)),
+        (3, (3, 3, 4, 5), 1 << 28, FieldChoice(levels=(300, 100)), range(7), (0, 2)),
+        (2, (3, 3, 4, 5), 80, FieldChoice(), range(7), (0, 1, 2)),
+        (2, (3, 3, 4, 5), 720, LAST_OF_THREE, (2, 5), (1,)),
+        (2, (2, 1, 2, 5), 1 << 28, FieldChoice(stride=2), range(0, 7, 2), (0, 1, 2)),
+        (3, (2, 1, 2, 5), 720, FieldChoice(), range(7), (0, 1, 2)),
+        (2, (2, 1, 2, 5), 80, LAST_OF_THREE, (2, 5), (1,)),
+        (3, (7, 2, 4, 5), 1 << 28, LAST_OF_THREE, (2, 5), (1,)),
+        (2, (7, 2, 4, 5), 720, FieldChoice(levels=(300, 100)), range(7), (0, 2)),
+        (3, (7, 2, 4, 5), 80, FieldChoice(stride=2), range(0, 7, 2), (0, 1, 2)),
+        (3, (1, 1, 4, 5), 1 << 28, FieldChoice(), range(7), (0, 1, 2)),
+        (2, (1, 1, 4, 5), 80, FieldChoice(levels=(300, 100)), range(7), (0, 2)),
     ],
 )
 def test_every_chunk_of_a_store_is_read_once(
@@ -245,10 +256,16 @@ class MakesFolder:
 
 
 @netcdf
-@pytest.mark.parametrize("place", ["filters", "compressor"])
-@pytest.mark.parametrize("kind", ["<f4", "|O"])
-@pytest.mark.parametrize("name", ["wind", "level"])
-@pytest.mark.parametrize("others", [[], [{"id": "vlen-utf8"}]])
+@pytest.mark.parametrize(
+    ("place", "kind", "name", "others"),
+    [
+        ("filters", "<f4", "wind", []),
+        ("filters", "|O", "level", []),
+        ("filters", "|O", "wind", [{"id": "vlen-utf8"}]),
+        ("compressor", "<f4", "level", [{"id": "vlen-utf8"}]),
+        ("compressor", "|O", "wind", []),
+    ],
+)
 def test_nothing_in_a_store_is_unpickled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, kind: str, name: str, others: list[dict[str, str]]
 ) -> None:
