@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
-from torch import Tensor
 
 from functaconv.base import Base
 from functaconv.checkpoint import base_from_bytes, base_to_bytes, read_base
