@@ -17,6 +17,7 @@ class Image(Modality):
     preset = "images"
     can_transform = True
     has_code_range = True
+    usual_format = "png"
 
     def axes(self, items: Sequence[Item], channel_axis: ChannelAxis, asked: str) -> Axes | None:  # noqa: ARG002 - the decoder knows
         if items[0].kind != "image":

@@ -36,6 +36,9 @@ class LatLon(Modality):
     dims = (2,)
     preset = "grids"
     has_coordinates = True
+    own_formats = ("nc", "zarr")
+    usual_format = "nc"
+    in_full = "latitude-longitude grids"
     # a place on earth is not like another
     frame = "both"
     convention = "latitude and longitude in degrees, as grids/<n> lists them; the base maps them to its coordinates"

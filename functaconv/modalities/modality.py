@@ -96,6 +96,8 @@ class Modality:
     """in recipes and on disk"""
     plural: str
     """what the items are, in messages"""
+    in_full = ""
+    """the same for someone who may not know it; empty where there is no longer name"""
     one: str
     """what an item is called that a decoder takes for one"""
     item_kinds: tuple[str, ...] = ("array", "grid")
@@ -119,6 +121,10 @@ class Modality:
     agreement_measure: Measure | None = None
     """the one that `agreement` computes, and that is told of PCA as well"""
     agreement_words = "right"
+    own_formats: tuple[str, ...] = ()
+    """render formats that are for these items only"""
+    usual_format = "npy"
+    """what items are rendered to unless something else is asked for"""
 
     def axes(self, items: Sequence[Item], channel_axis: ChannelAxis, asked: str) -> Axes | None:
         """How these first items of a dataset are read; None if they are of another modality.
@@ -203,6 +209,18 @@ class Modality:
     def rows(self, summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """The same on a page."""
         return self.lines(summary)
+
+    def can_draw(self, axes: int, channels: int) -> bool:
+        """Whether an item makes a picture."""
+        return axes == 2 and channels in (1, 3)
+
+    def drawn(self, features: np.ndarray) -> np.ndarray:
+        """Features of one item as a picture, uint8 `[row, column, 1 or 3]`; values that are missing are black."""
+        codes = np.empty(features.shape, np.uint8)
+        # row by row: nothing else is as large as the item
+        for row, values in enumerate(features):
+            codes[row] = np.rint(np.clip(np.nan_to_num(values), 0, 1) * 255)
+        return codes
 
     def agreement_text(self, found: Mapping[str, Any]) -> str:
         """What a report's table says of the `agreement_measure`, in words; empty for nothing."""

@@ -30,6 +30,7 @@ class Voxels(Modality):
     dims = (3,)
     preset = "voxels"
     has_code_range = True
+    own_formats = ("binvox", "obj")
     measures = (ACCURACY, IOU)
     agreement_measure = ACCURACY
     agreement_words = f"right at {OCCUPIED}"
@@ -59,6 +60,15 @@ class Voxels(Modality):
     def agreement(self, decoded: "Tensor", features: "Tensor") -> "Tensor":
         right = ((decoded > OCCUPIED) == (features > OCCUPIED)).flatten(1)
         return right.sum(1).double() / right.shape[1]
+
+    def can_draw(self, axes: int, channels: int) -> bool:
+        return axes == 3 and channels == 1
+
+    def drawn(self, features: np.ndarray) -> np.ndarray:
+        """The occupied voxels as seen from a corner."""
+        from functaconv.previews import voxel_preview
+
+        return voxel_preview(features[..., 0])
 
     def lines(self, summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if text := self.agreement_text(summary):

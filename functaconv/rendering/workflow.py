@@ -1,7 +1,5 @@
 """Rendering: choose items, decode them, put them where they belong."""
 
-import os
-import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,18 +9,16 @@ from typing import BinaryIO
 
 from tqdm.auto import tqdm
 
-from functaconv.errors import InputError, OutputExistsError, UsageError, lookup
-from functaconv.files import replace_bytes
+from functaconv.errors import InputError, OutputExistsError, UsageError
 from functaconv.functaset.reader import Functaset, open_functaset
 from functaconv.rendering.decoding import Picture, pictures
-from functaconv.rendering.formats import FORMATS, check_format, usual_format
-from functaconv.rendering.netcdf import MOST_VALUES, is_rendered, to_netcdf, to_zarr
+from functaconv.rendering.formats import FORMATS, Format, format_of
 from functaconv.rendering.output import Names, sink
 from functaconv.rendering.view import View, selection_of
 from functaconv.summary import Items
 
-TOGETHER = ("nc", "zarr")
-"""several items go into one file of these"""
+MOST_VALUES = 1 << 29
+"""of the items in one file: 2 GiB"""
 
 
 @dataclass(frozen=True)
@@ -65,26 +61,24 @@ def render(
     target = "-" if output is None else str(output)
     kind = _format(format, target, functaset, len(chosen))
     decoded = pictures(
-        functaset, chosen, view=view, device=device, index=index, features=kind == "png", masked=masked
+        functaset, chosen, view=view, device=device, index=index, features=kind.takes_features, masked=masked
     )  # fmt: skip
     # a view or a device that makes no sense is noticed before anything is made at the target
     rendered: Iterable[Picture] = chain([next(decoded)], decoded)
     if progress:
         rendered = tqdm(rendered, total=len(chosen), unit="item")
-    if kind == "zarr" or (len(chosen) > 1 and _suffix(target) in TOGETHER):
+    if kind.is_store or (len(chosen) > 1 and _holds_many(_suffix(target))):
         return _together(functaset, rendered, Path(target), kind, overwrite)
-    to_bytes = lookup(FORMATS, kind, what="format")
-    names = Names(kind)
+    names = Names(kind.name)
     with ExitStack() as stack:
         put = sink(target, len(chosen), stack, stdout, overwrite=overwrite)
-        written = [put(names(picture.key), to_bytes(picture, functaset)) for picture in rendered]
+        written = [put(names(picture.key), kind.to_bytes(picture, functaset)) for picture in rendered]
     return Rendered(len(written), target, tuple(written[:1000]))
 
 
-def _together(functaset: Functaset, rendered: Iterable[Picture], path: Path, kind: str, overwrite: bool) -> Rendered:
+def _together(functaset: Functaset, rendered: Iterable[Picture], path: Path, kind: Format, overwrite: bool) -> Rendered:
     """All items in one file or store."""
-    is_ours = is_rendered(path) if kind == "zarr" else path.is_file()
-    if path.exists() and not (overwrite and is_ours):
+    if path.exists() and not (overwrite and kind.may_replace(path)):
         raise OutputExistsError(
             f"{path} exists" + (", and render did not make it" if overwrite else ""),
             hint="choose another name" + ("" if overwrite else ", or --overwrite"),
@@ -96,17 +90,7 @@ def _together(functaset: Functaset, rendered: Iterable[Picture], path: Path, kin
         if values > MOST_VALUES:
             raise UsageError("that is too much for one file", hint="name a directory, or choose items with --item")
         found.append(picture)
-    if kind == "zarr":
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        shutil.rmtree(temporary, ignore_errors=True)
-        to_zarr(found, functaset, temporary)
-        old = path.with_name(f".{path.name}.{os.getpid()}.old")
-        if path.exists():
-            path.rename(old)
-        temporary.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        replace_bytes(path, to_netcdf(found, functaset))
+    kind.write(found, functaset, path)
     return Rendered(len(found), str(path), (str(path),))
 
 
@@ -123,23 +107,27 @@ def _chosen(functaset: Functaset, index: Items, items: Sequence[int | str] | Non
     return list(range(len(index))) if items is None and not keys else chosen
 
 
-def _format(asked: str | None, target: str, functaset: Functaset, count: int) -> str:
+def _format(asked: str | None, target: str, functaset: Functaset, count: int) -> Format:
     suffix = _suffix(target)
-    known = {*FORMATS, "zarr"}
     if asked is None:
-        named = suffix if target != "-" and (suffix in known or (count == 1 and suffix not in ("", "tar"))) else None
-        asked = named or usual_format(functaset)
-    lookup(dict.fromkeys(sorted(known)), asked, what="format")
-    check_format(asked, functaset)
-    if (asked == "zarr") != (suffix == "zarr" and target != "-"):
-        raise UsageError(f"{target} does not name a {asked} store", hint="write zarr to a name that ends in .zarr")
-    if count == 1 and suffix in known and suffix != asked:
+        is_named = suffix in FORMATS or (count == 1 and suffix not in ("", "tar"))
+        asked = suffix if target != "-" and is_named else functaset.layout.kind.usual_format
+    found = format_of(asked, functaset)
+    other = FORMATS.get(suffix) if target != "-" else None
+    if found.is_store != (other is not None and other.is_store):
+        name = found.name if found.is_store else suffix
+        raise UsageError(f"{target} does not name a {asked} store", hint=f"write {name} to a name that ends in .{name}")
+    if count == 1 and suffix in FORMATS and suffix != asked:
         raise UsageError(f"{target} does not name a {asked} file", hint="leave --format out, or name it so")
-    if count > 1 and target != "-" and suffix in known and suffix not in TOGETHER:
+    if count > 1 and other is not None and not other.holds_many:
         raise UsageError(
             f"{target} names one file, and {count} items are to be rendered", hint="name a directory, or a .tar"
         )
-    return asked
+    return found
+
+
+def _holds_many(suffix: str) -> bool:
+    return suffix in FORMATS and FORMATS[suffix].holds_many
 
 
 def _suffix(target: str) -> str:

@@ -370,10 +370,10 @@ def test_a_view_that_makes_no_sense_leaves_nothing_behind(view: View, store: Fun
 def test_png_is_clipped_and_npy_is_not(store: Functaset) -> None:
     array = np.linspace(-0.5, 1.5, 48, dtype=np.float32).reshape(4, 4, 3)
     colour, gray = (Picture("a", values, Grid((4, 4)), 0) for values in (array, array[..., :1]))
-    np.testing.assert_array_equal(np.load(io.BytesIO(FORMATS["npy"](colour, store))), array)
-    with Image.open(io.BytesIO(FORMATS["png"](colour, store))) as image:
+    np.testing.assert_array_equal(np.load(io.BytesIO(FORMATS["npy"].to_bytes(colour, store))), array)
+    with Image.open(io.BytesIO(FORMATS["png"].to_bytes(colour, store))) as image:
         np.testing.assert_array_equal(np.asarray(image), np.rint(255 * array.clip(0, 1)).astype(np.uint8))
-    with Image.open(io.BytesIO(FORMATS["png"](gray, store))) as image:
+    with Image.open(io.BytesIO(FORMATS["png"].to_bytes(gray, store))) as image:
         assert image.mode == "L"
 
 

@@ -1,6 +1,8 @@
 """Decoded grids as CF NetCDF or zarr: latitude, longitude, time and units as the input had them."""
 
 import json
+import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,23 +12,62 @@ import numpy as np
 
 import functaconv
 from functaconv.errors import InputError, MissingExtraError, UsageError
+from functaconv.files import replace_bytes
 from functaconv.functaset.reader import Functaset
 from functaconv.functaset.schema import NO_TIME, TIME
 from functaconv.rendering.decoding import Picture
+from functaconv.rendering.formats.format import Format
 from functaconv.signals.grid import GlobeGrid
 
 if TYPE_CHECKING:
     import xarray
 
-MOST_VALUES = 1 << 29
-"""of the items in one file: 2 GiB"""
 CONVENTIONS = "CF-1.8"
 _FIRST, _LAST = np.datetime64("0001-01-01T00:00:00"), np.datetime64("9999-12-31T23:59:59")
 _RESTORE = "restore the functaset from a copy, or render to npy"
 
 
+class NetCdf(Format):
+    """NetCDF-4: several items of one grid lie along `time`, or along `item`."""
+
+    name = "nc"
+    holds_many = True
+
+    def to_bytes(self, picture: Picture, functaset: Functaset) -> bytes:
+        return to_netcdf([picture], functaset)
+
+    def write(self, pictures: Sequence[Picture], functaset: Functaset, path: Path) -> None:
+        replace_bytes(path, to_netcdf(pictures, functaset))
+
+
+class Zarr(Format):
+    """The same as a zarr store."""
+
+    name = "zarr"
+    holds_many = True
+    is_store = True
+
+    def write(self, pictures: Sequence[Picture], functaset: Functaset, path: Path) -> None:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        shutil.rmtree(temporary, ignore_errors=True)
+        to_dataset(pictures, functaset).to_zarr(temporary, mode="w-", zarr_format=3, consolidated=False)
+        old = path.with_name(f".{path.name}.{os.getpid()}.old")
+        if path.exists():
+            path.rename(old)
+        temporary.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def may_replace(self, path: Path) -> bool:
+        """A store that `write` made."""
+        try:
+            said = json.loads((path / "zarr.json").read_bytes())["attributes"]["source"]
+        except (OSError, ValueError, LookupError, TypeError):
+            return False
+        return isinstance(said, str) and said.startswith("functaconv ")
+
+
 def to_netcdf(pictures: Sequence[Picture], functaset: Functaset) -> bytes:
-    """A NetCDF-4 file with the items of one grid; several lie along `time`, or along `item`."""
+    """The content of a NetCDF-4 file."""
     dataset = to_dataset(pictures, functaset)
     encoding = {name: {"zlib": True, "complevel": 4} for name in dataset.data_vars}
     with tempfile.TemporaryDirectory(prefix="functaconv-") as folder:
@@ -37,11 +78,6 @@ def to_netcdf(pictures: Sequence[Picture], functaset: Functaset) -> bytes:
             raise _missing("netCDF4") from None
         dataset.to_netcdf(path, engine="netcdf4", encoding=encoding)
         return path.read_bytes()
-
-
-def to_zarr(pictures: Sequence[Picture], functaset: Functaset, path: Path) -> None:
-    """The same as a zarr store."""
-    to_dataset(pictures, functaset).to_zarr(path, mode="w-", zarr_format=3, consolidated=False)
 
 
 def to_dataset(pictures: Sequence[Picture], functaset: Functaset) -> "xarray.Dataset":
@@ -99,15 +135,6 @@ def to_dataset(pictures: Sequence[Picture], functaset: Functaset) -> "xarray.Dat
         if (seconds != NO_TIME).all():
             dataset["time"].encoding["dtype"] = "int64"
     return dataset
-
-
-def is_rendered(path: Path) -> bool:
-    """Whether this is a store that `to_zarr` made."""
-    try:
-        said = json.loads((path / "zarr.json").read_bytes())["attributes"]["source"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return False
-    return isinstance(said, str) and said.startswith("functaconv ")
 
 
 def _times(seconds: np.ndarray, functaset: Functaset) -> np.ndarray:
