@@ -6,7 +6,7 @@ from functaconv.base import Base
 from functaconv.errors import UsageError, lookup
 from functaconv.modalities import Axes
 from functaconv.networks import NETWORKS, Inputs, LatentMap, ModulatedNetwork, SiteGrid
-from functaconv.networks.latents import Frame
+from functaconv.networks.sites import Frame
 from functaconv.recipe import Recipe
 from functaconv.signals.geometry import Flat, Geometry
 from functaconv.signals.normalizer import Normalizer

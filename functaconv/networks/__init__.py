@@ -1,10 +1,10 @@
 """Coordinate networks, the latents that modulate them, and where those latents live."""
 
 from functaconv.networks.fourier import Fourier, FourierOptions
-from functaconv.networks.latents import Placement, SiteGrid
 from functaconv.networks.modulation import LatentMap, ModulatedNetwork
 from functaconv.networks.network import Inputs, Network, NetworkKind, NetworkOptions
 from functaconv.networks.siren import Siren, SirenOptions
+from functaconv.networks.sites import Placement, SiteGrid
 
 NETWORKS: dict[str, NetworkKind] = {"siren": Siren, "fourier": Fourier}
 

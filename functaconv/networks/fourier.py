@@ -25,8 +25,8 @@ from torch.nn import functional
 from functaconv.errors import UsageError
 from functaconv.networks.cosines import cosines, lowest, weighed
 from functaconv.networks.initial import uniform
-from functaconv.networks.latents import Placement
 from functaconv.networks.network import Inputs, Network, NetworkOptions, Pullback
+from functaconv.networks.sites import Placement
 from functaconv.options import MOST_PARAMETERS, STRICT, Frequency, Width, check_size
 from functaconv.shapes import CellCoords, CellFeatures, Modulations
 

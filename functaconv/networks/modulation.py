@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from functaconv.networks.initial import uniform
-from functaconv.networks.latents import Placement, SiteGrid, neighbours
 from functaconv.networks.network import Network
 from functaconv.networks.reads import Reads
+from functaconv.networks.sites import Placement, SiteGrid, neighbours
 from functaconv.shapes import CellFeatures, CellJacobian, Latents, Modulations
 
 

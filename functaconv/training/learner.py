@@ -19,7 +19,7 @@ from functaconv.errors import FunctaconvError
 from functaconv.parallel import Ensemble
 from functaconv.recipe import TrainingRecipe
 from functaconv.signals.batch import Batch
-from functaconv.signals.mixing import mixed
+from functaconv.signals.mixup import mixed
 
 MOST_SKIPS = 5
 """updates in a row without a finite gradient before the run goes back to its last good state"""

@@ -9,7 +9,7 @@ import torch
 from functaconv.data.items import Item
 from functaconv.modalities import Axes
 from functaconv.signals.batch import Batch
-from functaconv.signals.mixing import mixed
+from functaconv.signals.mixup import mixed
 from functaconv.signals.normalizer import Normalizer
 
 COUNT, SIDE = 12, 5

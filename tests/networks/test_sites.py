@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from functaconv.networks import LatentMap, SiteGrid
-from functaconv.networks.latents import neighbours
+from functaconv.networks.sites import neighbours
 from tests.conftest import in_grid_order
 
 from .conftest import Layout
