@@ -74,25 +74,25 @@ def command(
     from functaconv.data.decoders.transform import ImageTransform, parse_size
     from functaconv.data.grids import FieldChoice
     from functaconv.data.ignored import ignored_lines
-    from functaconv.packing import pack, plan
-
-    choice = FieldChoice(tuple(variable or ()), start, stop, stride, tuple(level or ()), group)
-    if dry_run:
-        _tell(plan(source, field=field, choice=choice, split_axis=split_axis, labels=labels), json)
-        return
-    if shards_dir is None:
-        raise UsageError("where do the shards go?", hint="functaconv pack SOURCE SHARDS_DIR")
+    from functaconv.packing import PackOptions, pack, plan
 
     transform = None
     if resize or crop:
         transform = ImageTransform(parse_size(resize) if resize else None, parse_size(crop) if crop else None)
-    to_stdout = shards_dir == "-"
-    summary = pack(
-        source, sys.stdout.buffer if to_stdout else Path(shards_dir), field=field, transform=transform,
-        resolution=resolution, choice=choice, split_axis=split_axis, labels=labels, items_per_shard=items_per_shard,
-        seed=None if seed < 0 else seed, max_error_rate=max_error_rate, workers=workers, overwrite=overwrite,
-        progress=not quiet and sys.stderr.isatty(),
+    choice = FieldChoice(tuple(variable or ()), start, stop, stride, tuple(level or ()), group)
+    wanted = PackOptions(
+        field, transform, resolution, choice, items_per_shard, None if seed < 0 else seed, split_axis,
+        labels, max_error_rate, workers, overwrite,
     )  # fmt: skip
+    if dry_run:
+        _tell(plan(source, wanted), json)
+        return
+    if shards_dir is None:
+        raise UsageError("where do the shards go?", hint="functaconv pack SOURCE SHARDS_DIR")
+
+    to_stdout = shards_dir == "-"
+    target = sys.stdout.buffer if to_stdout else Path(shards_dir)
+    summary = pack(source, target, wanted, progress=not quiet and sys.stderr.isatty())
     for failure in summary.failures[: None if verbose else 10]:
         if not quiet:
             say(f"not packed: {failure.path}: {failure.reason}")
