@@ -19,9 +19,8 @@ from functaconv.data.shards import (
 )
 from functaconv.documents import parse_json
 from functaconv.errors import FunctaconvError, InputError, UsageError, VerificationError
-from functaconv.functaset import schema
 from functaconv.functaset.reader import Functaset, read_attributes
-from functaconv.functaset.schema import PARTS
+from functaconv.functaset.schema import PARTS, vectors
 from functaconv.functaset.unfinished import Parts, is_unfinished, read_begun
 from functaconv.functaset.verify import Problem, joined, problems_of
 from functaconv.survey import Survey
@@ -290,7 +289,7 @@ def _rows_there(functaset: Functaset) -> int:
     """How many rows there can be: no more than the longest array has."""
     lengths = [0]
     for column, _ in functaset.expected():
-        if column.name not in schema.VECTORS:
+        if column.name not in vectors(functaset.attributes.layout):
             with suppress(FunctaconvError):
                 lengths.append(len(functaset.stored(column.name) or ()))
     return min(len(functaset), max(lengths))

@@ -131,14 +131,14 @@ def _meta(work: Work, signal: Signal) -> str:
 
 @torch.no_grad()
 def _fit(work: Work, signals: Sequence[Signal], report: Callable[[float, np.ndarray], None]) -> _Fitted:
-    base, quantiser, layout = work.stored.base, work.quantiser, work.layout
+    base, codec, layout = work.stored.base, work.codec, work.layout
     shape = (*layout.sites, layout.latent)
     measures = {
         column.name: np.zeros((len(signals), *column.tail), np.float32)
         for column in columns(layout, meta=False)
         if column.name in ("mse", *layout.kind.measure_names)
     }
-    fitted = _Fitted(np.zeros((len(signals), *shape), quantiser.dtype), measures, {})
+    fitted = _Fitted(np.zeros((len(signals), *shape), codec.dtype), measures, {})
     device, done = base.device.type, 0
     batches = (
         Batch.of([signals[position] for position in positions], positions, pin=device == "cuda")
@@ -147,12 +147,12 @@ def _fit(work: Work, signals: Sequence[Signal], report: Callable[[float, np.ndar
     for batch in prefetched(batches):
         found = base.encode(batch, steps=work.steps, min_gain=work.options.min_gain, chunk=work.chunk)
         latents = found.latents
-        # here a batch waits for the device: between the inner loop and the quantiser, and below for its error
+        # here a batch waits for the device: between the inner loop and the codec, and below for its error
         values = latents.cpu().numpy().reshape(len(batch), *shape)
         positions = np.array(batch.positions)
-        fits = quantiser.fits(values)
-        stored = quantiser.quantise(np.where(fits.reshape(-1, *(1,) * len(shape)), values, 0))
-        kept = torch.from_numpy(quantiser.dequantise(stored).reshape(latents.shape)).to(base.device)
+        fits = codec.fits(values)
+        stored = codec.encode(np.where(fits.reshape(-1, *(1,) * len(shape)), values, 0))
+        kept = torch.from_numpy(codec.decode(stored).reshape(latents.shape)).to(base.device)
         measured = measure(base, batch, kept, found)
         mse = measured["mse"]
         fits &= np.isfinite(mse)
@@ -160,7 +160,7 @@ def _fit(work: Work, signals: Sequence[Signal], report: Callable[[float, np.ndar
         for name, values in measured.items():
             measures[name][positions] = values
         for position in positions[~fits]:
-            fitted.reasons[int(position)] = f"the fit diverged (latents not finite, or too large for {work.bits})"
+            fitted.reasons[int(position)] = f"the fit diverged (latents not finite, or too large for {codec.name})"
         done += len(batch)
         report(done / len(signals), mse[fits])
     return fitted

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 
 from functaconv.data.decoders.transform import ImageTransform, Size
 from functaconv.errors import UsageError, lookup
-from functaconv.functaset.schema import Bits
-
-BITS: dict[str, Bits] = {"float16": "float16", "float32": "float32", "8": "8"}
+from functaconv.functaset.codecs import CODECS
 
 
 @dataclass(frozen=True)
@@ -21,7 +19,7 @@ class EncodeOptions:
     batch_size: int | None = None
     """items fitted together; None: by recipe and kind of device"""
     bits: str = "float16"
-    """float16, float32 or 8"""
+    """how latents are stored: float16, float32 or 8"""
     device: str = "auto"
     precision: str = "auto"
     channels: int | None = None
@@ -63,7 +61,7 @@ class EncodeOptions:
                 f"--min-gain must be 0 dB or more, not {self.min_gain:g}",
                 hint="leave it out to take every step: --steps",
             )
-        lookup(BITS, self.bits, what="kind of --bits")
+        lookup(CODECS, self.bits, what="kind of --bits")
 
     @property
     def transform(self) -> ImageTransform | None:

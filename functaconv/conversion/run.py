@@ -129,7 +129,7 @@ def dry_run(
     if found.exists and not overwrite:
         done = (records or 0) if found.is_finished else _records(Parts(path / PARTS))
     numbers = work.stored.base.numbers
-    return DryRun(work.names, records, done, numbers, numbers * work.quantiser.dtype.itemsize)
+    return DryRun(work.names, records, done, numbers, numbers * work.codec.dtype.itemsize)
 
 
 @dataclass

@@ -24,11 +24,12 @@ from functaconv.errors import (
     UsageError,
     VerificationError,
 )
+from functaconv.functaset.attributes import Attributes, Quantisation, Range, Solver
 from functaconv.functaset.blocks import DAMAGED, Block, BlockFacts, Grids
 from functaconv.functaset.files import damaged
 from functaconv.functaset.grids import GridTable
 from functaconv.functaset.reader import Functaset
-from functaconv.functaset.schema import PARTS, Attributes, Quantisation, Range, Solver
+from functaconv.functaset.schema import PARTS
 from functaconv.functaset.unfinished import Listed, Parts, create
 from functaconv.functaset.writer import Arrays, assembled, clear
 from functaconv.functaset.writer import seal as seal_store
@@ -107,7 +108,7 @@ def seal(work: Work, path: Path, *, run: str | None, items_per_second: float | N
     if blocks.rows + blocks.failed == 0:
         raise NothingUsableError(nothing_usable(work, blocks.ignored), hint=USABLE_HINT)
     read = (parts.read(file, work.layout) for file in blocks.files)
-    with assembled(path, read, work.layout, work.quantiser, rows=blocks.rows, has_meta=blocks.has_meta) as made:
+    with assembled(path, read, work.layout, work.codec, rows=blocks.rows, has_meta=blocks.has_meta) as made:
         report, items = _report(work, made, blocks, items_per_second)
         seal_store(path, made, _attributes(work, made, blocks, report, items, run), work.stored.content, report)
         return report, made.duplicates
@@ -164,7 +165,7 @@ def _attributes(
         sites=layout.sites,
         latent=layout.latent,
         canonical=stored.base.is_canonical,
-        quantisation=Quantisation(bits=work.bits),
+        quantisation=Quantisation(bits=work.options.bits),
         tiled=layout.tiled,
         variables=stored.base.axes.variables,
         units=stored.base.axes.units,

@@ -11,25 +11,20 @@ import numpy as np
 import torch
 
 from functaconv.checkpoint import StoredBase, base_from_bytes, read_base
-from functaconv.conversion.options import BITS, EncodeOptions
+from functaconv.conversion.options import EncodeOptions
 from functaconv.data.decoders.transform import Size
 from functaconv.data.naming import short_name
 from functaconv.data.shards import expand_shards, is_read_once, shown
 from functaconv.errors import UsageError, lookup
-from functaconv.functaset.quantise import Quantiser
-from functaconv.functaset.schema import Bits, Budgets, Layout
+from functaconv.functaset.attributes import Budgets
+from functaconv.functaset.codecs import CODECS, Codec
+from functaconv.functaset.schema import Layout
 from functaconv.functaset.unfinished import Plan
 from functaconv.modalities.reading import Reading, check_possible
 from functaconv.signals.device import HALF, device_of, sweep_dtype_of, usable_precision
 from functaconv.signals.grid import AXES
 from functaconv.solvers import SOLVERS
 
-CODE_SIGMAS = 4.5
-"""8-bit codes span this many standard deviations of the training latents to either side"""
-FINER = 4
-"""how much finer the common step of canonical latents is than the widest one's codes allow: that one, and others more
-than a quarter as wide, have steps of their own. Measured on CIFAR-10 with 256 numbers: 0.04 dB lost and 146 bytes, with
-one step for all 0.49 dB and 105 bytes, with a step for each 0.02 dB and 235 bytes."""
 BLOCK_VALUES = 1 << 19
 LEAST_BLOCK, MOST_BLOCK = 16, 2048
 # items, points and numbers of the fits that are computed together: on the CPU more would only leave the cache
@@ -121,10 +116,6 @@ class Work:
         return 1 if self.options.engine == "ray" else os.cpu_count() or 1
 
     @property
-    def bits(self) -> Bits:
-        return BITS[self.options.bits]
-
-    @property
     def field(self) -> str | None:
         return self.options.field or self.stored.recipe.data.field
 
@@ -132,7 +123,7 @@ class Work:
     def layout(self) -> Layout:
         base = self.stored.base
         return Layout(
-            axes=AXES[base.axes.dims], sites=base.sites, latent=base.latent, bits=self.bits,
+            axes=AXES[base.axes.dims], sites=base.sites, latent=base.latent, bits=self.options.bits,
             tiled=self.options.tile is not None, modality=base.axes.kind, variables=base.axes.variables,
         )  # fmt: skip
 
@@ -170,15 +161,11 @@ class Work:
         return Reading(self.stored.base.axes, self.field, self.options.transform, self.options.tile)
 
     @cached_property
-    def quantiser(self) -> Quantiser:
-        if self.bits != "8":
-            return Quantiser(self.bits)
+    def codec(self) -> Codec:
+        """How latents are stored."""
         base = self.stored.base
-        mean, reach = base.latent_mean.cpu().numpy(), CODE_SIGMAS * base.latent_std.cpu().numpy()
-        if base.is_canonical:
-            # an error of any number is as large in the output: one step for all that it leaves room for
-            reach = np.maximum(reach, reach.max() / FINER)
-        return Quantiser.for_range(mean - reach, mean + reach)
+        mean, std = base.latent_mean.cpu().numpy(), base.latent_std.cpu().numpy()
+        return CODECS[self.options.bits].for_latents(mean, std, is_canonical=base.is_canonical)
 
     @property
     def block(self) -> int:

@@ -1,22 +1,24 @@
 """The product: latents, what is known about each item, and the base that decodes them, in one zarr group."""
 
+from functaconv.functaset.attributes import Attributes, Quantisation, Solver
 from functaconv.functaset.blocks import Block, Failure
-from functaconv.functaset.quantise import Quantiser
+from functaconv.functaset.codecs import CODECS, Codec
 from functaconv.functaset.reader import Functaset, Row, open_functaset
-from functaconv.functaset.schema import Attributes, Bits, Layout, Quantisation, Solver
+from functaconv.functaset.schema import Bits, Layout
 from functaconv.functaset.unfinished import Parts, Plan
 
 __all__ = [
+    "CODECS",
     "Attributes",
     "Bits",
     "Block",
+    "Codec",
     "Failure",
     "Functaset",
     "Layout",
     "Parts",
     "Plan",
     "Quantisation",
-    "Quantiser",
     "Row",
     "Solver",
     "open_functaset",

@@ -16,9 +16,10 @@ from pydantic import Field, TypeAdapter, ValidationError
 from functaconv.documents import parse_json
 from functaconv.errors import InputError
 from functaconv.files import replacing
+from functaconv.functaset.attributes import Ignored
 from functaconv.functaset.files import damaged, first_problem, whole_file
 from functaconv.functaset.grids import GridTable
-from functaconv.functaset.schema import Ignored, Layout, columns
+from functaconv.functaset.schema import Layout, columns
 
 DAMAGED = "damaged shard: "
 MOST_BLOCK = 1 << 30

@@ -16,22 +16,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from functaconv.documents import parse_json
 from functaconv.errors import InputError
+from functaconv.functaset.attributes import parse_attributes
 from functaconv.functaset.blocks import Failure
+from functaconv.functaset.codecs import Codec
 from functaconv.functaset.files import array_bytes, read_bytes, read_json, read_root, whole_file
 from functaconv.functaset.grids import StoredGrid, read_grids
-from functaconv.functaset.quantise import Quantiser
-from functaconv.functaset.schema import (
-    BASE,
-    FAILED,
-    FORMAT,
-    REPORT,
-    Column,
-    check_keep,
-    columns,
-    parse_attributes,
-    shown,
-    vectors,
-)
+from functaconv.functaset.schema import BASE, FAILED, FORMAT, REPORT, Column, check_keep, columns, shown, vectors
 from functaconv.functaset.stored_array import HINT, StoredArray, difference, open_array, rows_in_words
 from functaconv.functaset.unfinished import is_unfinished
 
@@ -205,21 +195,19 @@ class Functaset:
             raise InputError(f"{self.path}: meta: row {row}: {error}", hint=HINT) from error
 
     @cached_property
-    def quantiser(self) -> Quantiser:
-        if self.layout.bits != "8":
-            return Quantiser(self.layout.bits)
-        scale, offset = self._vector("latent_scale"), self._vector("latent_offset")
+    def codec(self) -> Codec:
+        """How the latents are stored, with its constants."""
         try:
-            return Quantiser("8", scale=scale, offset=offset)
+            return self.layout.codec({name: self._vector(name) for name in self.layout.codec.vectors})
         except ValueError as error:
-            raise InputError(f"{self.path}: {error}", hint="`functaconv inspect --verify` lists it") from error
+            raise InputError(f"{self.path}: {error}", hint=HINT) from error
 
     def latents(self, rows: slice | np.ndarray | None = None, *, normalize: bool = False) -> np.ndarray:
         """float32 `[item, *sites, latent]`; normalised to mean 0 and deviation 1 per latent when asked."""
         stored = self._array_of("latent").read(self._selection(rows))
         # numbers that were made up may be of any size
         with np.errstate(over="ignore", invalid="ignore"):
-            found = self.quantiser.dequantise(stored)
+            found = self.codec.decode(stored)
             if self.is_truncated:
                 # a copy: a view would keep all numbers in memory
                 found = found[..., : self.layout.latent].copy()

@@ -18,9 +18,10 @@ from pydantic_core import to_json
 from functaconv.documents import differences
 from functaconv.errors import InputError, OutputExistsError
 from functaconv.files import replace_bytes, sync
+from functaconv.functaset.attributes import Budgets, canonical, parse_attributes
 from functaconv.functaset.blocks import Block, BlockFacts, read_block, read_facts, write_block
 from functaconv.functaset.files import damaged, first_problem, read_json, read_root
-from functaconv.functaset.schema import FORMAT, PARTS, VERSION, Budgets, Layout, canonical, parse_attributes
+from functaconv.functaset.schema import FORMAT, PARTS, VERSION, Layout
 
 SETTINGS, REPLACED = "settings.json", "replaced"
 _NAME = re.compile(r"(\d{6,9})-(\d{6,9})(\.last)?\.npz")

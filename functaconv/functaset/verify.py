@@ -10,17 +10,16 @@ import numpy as np
 
 from functaconv.documents import parse_json
 from functaconv.errors import FunctaconvError
+from functaconv.functaset.attributes import attributes_digest
 from functaconv.functaset.files import digest_of, read_json
 from functaconv.functaset.reader import MOST_FAILURES, Functaset, read_attributes
-from functaconv.functaset.schema import FAILED, REPORT, VECTORS, attributes_digest, shown
+from functaconv.functaset.schema import FAILED, MOMENTS, REPORT, shown, vectors
 from functaconv.functaset.stored_array import StoredArray, difference, rows_in_words
 from functaconv.modalities import MODALITIES
 
 Run = tuple[int, int]
 """rows that follow each other: the first, and the one after the last"""
 
-# vectors for training on the latents: without them the items can still be decoded
-DECODE_NOTHING = ("latent_mean", "latent_std")
 # what zarr.json says besides the attributes and the arrays
 _ENVELOPE = {
     "attributes": None,
@@ -30,7 +29,7 @@ _ENVELOPE = {
 }
 # arrays and groups of ours are called like this: no other name is looked for on the disk
 _NAME = re.compile(r"[A-Za-z0-9_]{1,64}(/[A-Za-z0-9_]{1,64}){0,2}")
-_WRONG = {"shape": "sides of no points", "meta": "something else than JSON", "latent_scale": "a step of nothing"}
+_WRONG = {"shape": "sides of no points", "meta": "something else than JSON"}
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def _descriptions(functaset: Functaset) -> Iterator[Problem]:
 def _arrays(functaset: Functaset) -> Iterator[Problem]:
     """Every array that the attributes promise, all of its chunks."""
     for column, count in functaset.expected():
-        whole = () if column.name in DECODE_NOTHING else ((0, len(functaset)),)
+        whole = () if column.name in MOMENTS else ((0, len(functaset)),)
         try:
             array = functaset.stored(column.name)
             problem = difference(array, column, count)
@@ -89,10 +88,16 @@ def _arrays(functaset: Functaset) -> Iterator[Problem]:
             array, problem = None, str(error)
         if problem is not None or array is None:
             yield Problem(problem or "", whole)
-        elif column.name in VECTORS:
+        elif column.name in vectors(functaset.attributes.layout):
             yield from (Problem(one.text, whole) for one in _values(array))
         else:
             yield from _values(array)
+    try:
+        # its constants; arrays that cannot be read have been told of
+        _ = functaset.codec
+    except FunctaconvError as error:
+        if isinstance(error.__cause__, ValueError):
+            yield Problem(str(error), ((0, len(functaset)),))
 
 
 def _values(array: StoredArray) -> Iterator[Problem]:
@@ -139,8 +144,7 @@ def _is_sound(name: str, rows: np.ndarray) -> np.ndarray:
     # a perfect item has an infinite PSNR, and a variable that an item misses altogether has no error
     if flat.dtype.kind != "f" or name in _may_be_nan():
         return np.ones(len(rows), bool)
-    can_be = ~np.isnan(flat) if name == "psnr" else np.isfinite(flat)
-    return np.asarray((can_be & (flat > 0) if name == "latent_scale" else can_be).all(axis=1))
+    return np.asarray((~np.isnan(flat) if name == "psnr" else np.isfinite(flat)).all(axis=1))
 
 
 def _may_be_nan() -> set[str]:

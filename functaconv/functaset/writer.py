@@ -20,25 +20,15 @@ from pydantic_core import to_json
 
 from functaconv.files import replace_bytes, replacing, sync, sync_tree
 from functaconv.functaset import arrays
+from functaconv.functaset.attributes import Attributes, attributes_digest, canonical
 from functaconv.functaset.blocks import Block
+from functaconv.functaset.codecs import Codec
 from functaconv.functaset.files import array_bytes, digest_of, read_json
 from functaconv.functaset.grids import GridTable, write_grids
-from functaconv.functaset.quantise import Quantiser
-from functaconv.functaset.schema import (
-    BASE,
-    FAILED,
-    PARTS,
-    REPORT,
-    Attributes,
-    Column,
-    Layout,
-    attributes_digest,
-    canonical,
-    columns,
-)
+from functaconv.functaset.schema import BASE, FAILED, PARTS, REPORT, Column, Layout, columns
 from functaconv.functaset.stored_array import StoredArray
 
-DEQUANTISED_TOGETHER = 1 << 23
+DECODED_TOGETHER = 1 << 23
 """numbers of a block: float64 takes four times the room of float16, or more"""
 
 
@@ -65,13 +55,13 @@ class Arrays:
 
 @contextmanager
 def assembled(
-    path: Path, blocks: Iterable[Block], layout: Layout, quantiser: Quantiser, *, rows: int, has_meta: bool
+    path: Path, blocks: Iterable[Block], layout: Layout, codec: Codec, *, rows: int, has_meta: bool
 ) -> Iterator[Arrays]:
     """The arrays of the unfinished functaset at `path`, of blocks in the order of the input with so many rows together;
     what is not sealed by then is removed at the end.
     """
-    if quantiser.bits != layout.bits:
-        raise ValueError(f"the layout stores {layout.bits}, the quantiser makes {quantiser.bits}")
+    if codec.name != layout.bits:
+        raise ValueError(f"the layout stores {layout.bits}, the codec makes {codec.name}")
     root = path / PARTS / f"arrays-{uuid.uuid4().hex}"
     try:
         group = zarr.create_group(root, zarr_format=3)
@@ -80,7 +70,7 @@ def assembled(
             for column in columns(layout, meta=has_meta)
         ]
         moments, keys = _Moments(layout.latent), _Keys()
-        together = max(1, DEQUANTISED_TOGETHER // layout.numbers)
+        together = max(1, DECODED_TOGETHER // layout.numbers)
         table = GridTable()
         with replacing(root / FAILED) as failed:
             for block in blocks:
@@ -91,7 +81,7 @@ def assembled(
                     writer.add(_rows(block, column))
                 keys.add(block.keys)
                 for start in range(0, len(block), together):
-                    moments.add(quantiser.dequantise(block.latent[start : start + together]))
+                    moments.add(codec.decode(block.latent[start : start + together]))
                 for failure in block.failures:
                     failed.write(json.dumps(asdict(failure)).encode() + b"\n")
         for _, writer in writers:
@@ -100,9 +90,8 @@ def assembled(
             write_grids(group, table)
         arrays.create_vector(group, "latent_mean", moments.mean)
         arrays.create_vector(group, "latent_std", moments.std)
-        if quantiser.scale is not None and quantiser.offset is not None:
-            arrays.create_vector(group, "latent_scale", quantiser.scale)
-            arrays.create_vector(group, "latent_offset", quantiser.offset)
+        for name, values in codec.constants.items():
+            arrays.create_vector(group, name, values)
         yield Arrays(root, rows, keys.duplicates())
     finally:
         shutil.rmtree(root, ignore_errors=True)

@@ -22,7 +22,7 @@ from functaconv.documents import differences
 from functaconv.engines.ranks import trainers
 from functaconv.errors import InputError, ItemError, OtherVariablesError, OutputExistsError
 from functaconv.files import locked, replace_bytes
-from functaconv.functaset.schema import canonical
+from functaconv.functaset.attributes import canonical
 from functaconv.interruption import Stop
 from functaconv.metrics import psnr
 from functaconv.modalities import Axes

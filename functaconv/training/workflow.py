@@ -20,7 +20,7 @@ from functaconv.data.shards import expand_shards, fingerprint, read_records, sho
 from functaconv.documents import differences
 from functaconv.engines.ranks import trainers
 from functaconv.errors import InputError, ItemError, OutputExistsError, UsageError
-from functaconv.functaset.schema import canonical
+from functaconv.functaset.attributes import canonical
 from functaconv.interruption import stopping
 from functaconv.modalities import Axes
 from functaconv.modalities.reading import check_possible, count_ignored

@@ -14,9 +14,9 @@ from functaconv.conversion.block import together
 from functaconv.conversion.reading import Portion
 from functaconv.conversion.work import Work
 from functaconv.errors import ChangedInputError, StoppedError, UsageError
+from functaconv.functaset.attributes import Budgets
 from functaconv.functaset.blocks import Block
 from functaconv.functaset.reader import open_functaset
-from functaconv.functaset.schema import Budgets
 from functaconv.functaset.unfinished import look
 from functaconv.signals.signal import Signal
 from tests.conftest import png, tar

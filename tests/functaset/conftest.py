@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from functaconv.conversion.seal import all_blocks
-from functaconv.functaset import Attributes, Block, Failure, Layout, Parts, Plan, Quantisation, Quantiser, Solver
-from functaconv.functaset.schema import PARTS, Budgets
+from functaconv.functaset import Attributes, Block, Codec, Failure, Layout, Parts, Plan, Quantisation, Solver
+from functaconv.functaset.attributes import Budgets
+from functaconv.functaset.schema import PARTS
 from functaconv.functaset.unfinished import create, look, recover
 from functaconv.functaset.writer import assembled, seal, sweep
 
@@ -29,10 +30,8 @@ LAYOUTS = {
 }
 
 
-def quantiser_of(layout: Layout) -> Quantiser:
-    if layout.bits == "8":
-        return Quantiser.for_range(np.full(layout.latent, -4.0), np.full(layout.latent, 4.0))
-    return Quantiser(layout.bits)
+def codec_of(layout: Layout) -> Codec:
+    return layout.codec.for_latents(np.zeros(layout.latent), np.full(layout.latent, 4 / 4.5), is_canonical=False)
 
 
 def latents_of(layout: Layout, shard: int, number: int, rows: int) -> np.ndarray:
@@ -56,7 +55,7 @@ def block_of(
         is_last=is_last,
         source={"size": 100 + shard},
         run=Plan(layout, SETTINGS).digest,
-        latent=quantiser_of(layout).quantise(latents_of(layout, shard, number, rows)),
+        latent=codec_of(layout).encode(latents_of(layout, shard, number, rows)),
         keys=keys,
         label=np.arange(rows, dtype=np.int64) - 1,
         shape=np.full((rows, axes), 16 + shard, np.int32),
@@ -106,7 +105,7 @@ def finish(path: Path, layout: Layout, shards: int = 2, *, canonical: bool = Fal
     parts = Parts(path / PARTS)
     blocks = all_blocks(parts, [f"shard-{number}.tar" for number in range(shards)], Plan(layout, SETTINGS).digest)
     read = (parts.read(file, layout) for file in blocks.files)
-    with assembled(path, read, layout, quantiser_of(layout), rows=blocks.rows, has_meta=blocks.has_meta) as made:
+    with assembled(path, read, layout, codec_of(layout), rows=blocks.rows, has_meta=blocks.has_meta) as made:
         attributes = attributes_of(layout, blocks.rows, blocks.failed, canonical=canonical, **changes)
         seal(path, made, attributes, BASE, {"count": blocks.rows, "failed": blocks.failed, "psnr": 30.5})
     return path

@@ -15,13 +15,13 @@ from functaconv.functaset import Failure, Layout, open_functaset
 from functaconv.functaset.writer import assembled
 from tests.roots import read_root, write_root
 
-from .conftest import BASE, LAYOUTS, begin, block_of, encode, latents_of, quantiser_of
+from .conftest import BASE, LAYOUTS, begin, block_of, codec_of, encode, latents_of
 
 
 def expected_latents(layout: Layout) -> np.ndarray:
     blocks = [latents_of(layout, part, number, 5) for part in range(2) for number in range(2)]
-    quantiser = quantiser_of(layout)
-    return quantiser.dequantise(quantiser.quantise(np.concatenate(blocks)))
+    quantiser = codec_of(layout)
+    return quantiser.decode(quantiser.encode(np.concatenate(blocks)))
 
 
 def test_what_was_committed_is_read_in_order(tmp_path: Path, layout: Layout, chunks_of_two: None) -> None:
@@ -218,7 +218,7 @@ def test_an_unfinished_one_says_to_run_encode_again(tmp_path: Path) -> None:
     layout = LAYOUTS["global"]
     path = tmp_path / "out.zarr"
     begin(path, layout)
-    with assembled(path, [], layout, quantiser_of(layout), rows=0, has_meta=False):
+    with assembled(path, [], layout, codec_of(layout), rows=0, has_meta=False):
         with pytest.raises(InputError, match="unfinished") as caught:
             open_functaset(path)
         assert "run it again" in str(caught.value.hint)

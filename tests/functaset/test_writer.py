@@ -10,7 +10,7 @@ import zarr
 from functaconv.conversion.seal import all_blocks
 from functaconv.data.limits import DEFAULT_LIMITS
 from functaconv.errors import ChangedInputError, InputError, OutputExistsError, StoppedError
-from functaconv.functaset import Layout, Plan, Quantiser, arrays, open_functaset
+from functaconv.functaset import CODECS, Layout, Plan, arrays, open_functaset
 from functaconv.functaset.arrays import MOST_TEXT
 from functaconv.functaset.schema import PARTS, Column
 from functaconv.functaset.unfinished import Parts, look
@@ -228,8 +228,8 @@ def test_what_contradicts_the_store_is_not_sealed(tmp_path: Path) -> None:
     layout, path = LAYOUTS["global"], tmp_path / "out.zarr"
     begin(path, layout)
     with pytest.raises(ValueError, match="stores float16"):
-        assembled(path, [], layout, Quantiser("float32"), rows=0, has_meta=False).__enter__()
-    with assembled(path, [], layout, Quantiser("float16"), rows=0, has_meta=False) as made:
+        assembled(path, [], layout, CODECS["float32"](), rows=0, has_meta=False).__enter__()
+    with assembled(path, [], layout, CODECS["float16"](), rows=0, has_meta=False) as made:
         with pytest.raises(ValueError, match="base_sha256"):
             seal(path, made, attributes_of(layout, 0, 0, base_sha256="0" * 64), BASE, {})
         with pytest.raises(ValueError, match="count is 1, there are 0 rows"):

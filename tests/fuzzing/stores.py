@@ -19,11 +19,12 @@ import zarr
 
 from functaconv.conversion.seal import all_blocks
 from functaconv.errors import FunctaconvError
-from functaconv.functaset import Parts, Plan, Quantiser, arrays, open_functaset
+from functaconv.functaset import Parts, Plan, arrays, open_functaset
+from functaconv.functaset.attributes import Budgets
 from functaconv.functaset.blocks import Block, Failure, Grids
 from functaconv.functaset.grids import GridTable, write_grids
 from functaconv.functaset.reader import read_attributes
-from functaconv.functaset.schema import PARTS, Budgets, Layout, columns, vectors
+from functaconv.functaset.schema import PARTS, Layout, columns, vectors
 from functaconv.functaset.unfinished import create, look
 from functaconv.functaset.verify import problems_of
 from functaconv.functaset.writer import assembled
@@ -202,9 +203,9 @@ def go_on(store: Path, layout: Layout) -> None:
     look(store).check(store, plan, overwrite=False)
     blocks = all_blocks(parts, ["a.tar"], plan.digest)
     ones = np.ones(layout.latent, np.float32)
-    quantiser = Quantiser("8", scale=ones, offset=ones) if layout.bits == "8" else Quantiser(layout.bits)
+    codec = layout.codec.for_latents(ones, ones, is_canonical=False)
     read = (parts.read(file, layout) for file in blocks.files)
-    with assembled(store, read, layout, quantiser, rows=blocks.rows, has_meta=blocks.has_meta):
+    with assembled(store, read, layout, codec, rows=blocks.rows, has_meta=blocks.has_meta):
         pass
 
 

@@ -1,0 +1,197 @@
+"""What a functaset says of itself: the JSON text `attrs.functaconv` of its zarr.json."""
+
+import json
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic_core import from_json, to_json
+
+from functaconv.errors import InputError
+from functaconv.functaset.schema import FORMAT, MOST_ITEMS, VERSION, Bits, Layout, Name, shown
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Solver(_Frozen):
+    name: Name
+    steps: int = Field(ge=0, le=2**20)
+
+
+class Quantisation(_Frozen):
+    bits: Bits
+
+
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+_Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Offsets = Annotated[tuple[_Finite, ...], Field(min_length=1, max_length=4096)]
+_Scales = Annotated[tuple[_Above0, ...], Field(min_length=1, max_length=4096)]
+_Count = Annotated[int, Field(strict=True, ge=0, le=MOST_ITEMS)]
+Ignored = Annotated[dict[Annotated[str, Field(max_length=200)], _Count], Field(max_length=200)]
+"""kind -> how much of it was in the input and is not in the functaset"""
+
+
+class _Normaliser(BaseModel):
+    """What is relied on of `Attributes.normaliser`."""
+
+    offset: _Offsets
+    scale: _Scales
+    itemsize: Annotated[int, Field(strict=True, ge=1, le=16)] = 1
+    levels: dict[str, tuple[_Offsets, _Scales]] = {}
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        lengths = {len(constants) for pair in [(self.offset, self.scale), *self.levels.values()] for constants in pair}
+        if len(lengths) > 1:
+            raise ValueError(f"constants for {sorted(lengths)} channels")
+        return self
+
+
+class _Summary(BaseModel):
+    """What is relied on of `Attributes.summary`."""
+
+    count: _Count
+    failed: _Count
+    items: _Count | None = None
+    ignored: Ignored = {}
+    psnr_mean: float | None = None
+    damaged: list[str] = []
+
+
+class Budgets(_Frozen):
+    """What the rounding of latents depends on besides the settings: how much is computed together."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    batch_size: Annotated[int, Field(strict=True, ge=1, le=2**40)]
+    """items"""
+    chunk: Annotated[int, Field(strict=True, ge=1, le=2**40)]
+    """points of each item"""
+
+
+class Range(_Frozen):
+    """A block: records of a shard, which begin where those of the block before end."""
+
+    stop: _Count
+    ignored: Ignored = {}
+
+
+class Attributes(_Frozen):
+    """The content of `attrs.functaconv` in the store's root, which is a JSON text."""
+
+    format: Literal["functaset"] = "functaset"
+    version: Literal[2] = 2
+    modality: Name
+    axes: tuple[Name, ...]
+    coordinate_convention: Name
+    normaliser: dict[str, JsonValue]
+    solver: Solver
+    sites: tuple[int, ...]
+    latent: int
+    canonical: bool = False
+    """a site's numbers are uncorrelated, the most important first, in units of the output's error"""
+    quantisation: Quantisation
+    tiled: bool = False
+    variables: tuple[Name, ...] = ()
+    """grids: the names of their channels"""
+    units: tuple[str, ...] = ()
+    """grids: of each variable, empty where none was given"""
+    psnr_peak: tuple[_Above0, ...] = ()
+    """grids: the range of each variable in training, which PSNR is relative to"""
+    summary: dict[str, JsonValue]
+    """holds at least `count` and `failed`"""
+    base_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    tool_version: str
+    seed: int | None = None
+    input: list[dict[str, JsonValue]]
+    """a fingerprint per shard, in order"""
+    blocks: tuple[tuple[Range, ...], ...] = ()
+    """how each shard was cut: what is made again together when an item of it failed"""
+    run: str | None = None
+    """which run of several processes made it; None for a single process"""
+    settings: dict[str, JsonValue]
+    """what the functaset was asked to be: an output with other settings is another output"""
+    budgets: Budgets | None = None
+    files_sha256: dict[str, str] = {}
+    """of `report.json` and `failed.jsonl`"""
+    attributes_sha256: str | None = None
+    """of all other attributes: `attributes_digest`"""
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        _ = self.layout
+        if not len(self.variables) == len(self.units) == len(self.psnr_peak):
+            raise ValueError(f"{len(self.variables)} variables, {len(self.units)} units, {len(self.psnr_peak)} peaks")
+        for name, model in (("normaliser", _Normaliser), ("summary", _Summary)):
+            try:
+                model.model_validate(getattr(self, name))
+            except ValidationError as error:
+                raise ValueError(f"{name}.{_problems(error)}") from None
+        return self
+
+    @property
+    def layout(self) -> Layout:
+        bits = self.quantisation.bits
+        return Layout(
+            axes=self.axes, sites=self.sites, latent=self.latent, bits=bits, tiled=self.tiled,
+            modality=self.modality, variables=self.variables,
+        )  # fmt: skip
+
+    @property
+    def count(self) -> int:
+        return int(str(self.summary["count"]))
+
+    @property
+    def failed(self) -> int:
+        return int(str(self.summary["failed"]))
+
+    @property
+    def ignored(self) -> dict[str, int]:
+        """Kind -> how much of it was in the input and is not here."""
+        return _Summary.model_validate(self.summary).ignored
+
+
+def parse_attributes(found: object, path: Path) -> Attributes:
+    """The attributes in `found`, or an InputError that says what is wrong with them."""
+    if not isinstance(found, Mapping) or found.get("format") != FORMAT:
+        raise InputError(
+            f"{path} is not a functaset: its zarr.json has no attributes.functaconv with format {FORMAT!r}",
+            hint="expected a .zarr folder that `functaconv encode` made",
+        )
+    if found.get("version") != VERSION:
+        raise InputError(
+            f"{path}: found functaset version {found.get('version')!r}, this functaconv reads {VERSION}",
+            hint="install the functaconv that wrote it, or a newer one",
+        )
+    try:
+        return Attributes.model_validate(found)
+    except ValidationError as error:
+        raise InputError(
+            f"{path}: the attributes of the functaset are damaged: {_problems(error)}",
+            hint="restore zarr.json from a copy, or encode again with --overwrite",
+        ) from error
+
+
+def attributes_digest(attributes: Mapping[str, Any]) -> str:
+    """The sha256 of attributes as zarr.json holds them, but for the digest itself."""
+    others = {name: value for name, value in attributes.items() if name != "attributes_sha256"}
+    return sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
+
+
+def canonical(value: Any) -> Any:
+    """`value` as JSON would give it back: lists for tuples, null for NaN and infinities."""
+    return from_json(to_json(value, inf_nan_mode="null"))
+
+
+def _problems(error: ValidationError) -> str:
+    def one(problem: Any) -> str:
+        place = ".".join(str(step) for step in problem["loc"])
+        # the context of a failed model is the model itself: its message already holds what was found
+        found = f" (found {shown(problem['input'])})" if place else ""
+        return f"{place}: {problem['msg']}{found}".removeprefix(": ")
+
+    return "; ".join(one(problem) for problem in error.errors(include_url=False)[:4])

@@ -1,0 +1,11 @@
+"""How latents are stored: a class for each way, one line in the table."""
+
+from functaconv.functaset.codecs.codec import Codec
+from functaconv.functaset.codecs.eight_bit import EightBit
+from functaconv.functaset.codecs.float16 import Float16
+from functaconv.functaset.codecs.float32 import Float32
+
+__all__ = ["CODECS", "Codec", "EightBit", "Float16", "Float32"]
+
+CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (Float16, Float32, EightBit)}
+"""by the name that `--bits` takes and the functaset says"""
