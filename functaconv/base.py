@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from functaconv.cache import Cache
 from functaconv.memory import Footprint
 from functaconv.modalities import Axes
 from functaconv.networks import ModulatedNetwork, Placement
@@ -14,29 +15,19 @@ from functaconv.signals.batch import Batch
 from functaconv.signals.geometry import Flat, Geometry, Points
 from functaconv.signals.grid import AnyGrid, GlobeGrid, area_weights
 from functaconv.signals.normalizer import Normalizer
-from functaconv.solvers import (
-    Fit,
-    Linearization,
-    Problem,
-    Solver,
-    along,
-    best_fit,
-    fit,
-    fitting_problem,
-)
+from functaconv.solvers import Fit, Linearization, Problem, Solver, along, best_fit, fit, fitting_problem
 from functaconv.transfer import sent
 
+# grids whose placement is kept (one for each shape of a dataset of mixed sizes, within reason), and their points
 MOST_GRIDS, MOST_KEPT_POINTS = 64, 1 << 22
-"""grids whose placement is kept: one for each shape of a dataset of mixed sizes, within reason; and their points"""
-
+# points sorted into cells at a time
 DECODED_TOGETHER = 1 << 20
-"""points sorted into cells at a time"""
+# bytes of a Jacobian that is kept for all batches, and of all that are kept
 MOST_LINEARIZATION, MOST_LINEARIZATIONS = 1 << 28, 3 << 27
-"""bytes of a Jacobian that is kept for all batches, and of all that are kept"""
+# when only the size of a step matters
 SLIGHT_DAMPING = 1e-3
-"""when only the size of a step matters"""
+# items per channel from which one Jacobian for all is less work than a pullback for each
 PULLBACKS_PER_CHANNEL = 2
-"""items per channel from which one Jacobian for all is less work than a pullback for each"""
 
 
 class Base(nn.Module):
@@ -64,13 +55,8 @@ class Base(nn.Module):
     ) -> None:
         super().__init__()
         self.geometry, self.by_area = geometry or Flat(axes.dims), by_area
-        self.field, self.solver, self.normalizer, self.axes, self.latent = (
-            field,
-            solver,
-            normalizer,
-            axes,
-            latent,
-        )
+        self.field, self.solver, self.normalizer = field, solver, normalizer
+        self.axes, self.latent = axes, latent
         start = torch.zeros(1, field.sites.count, latent)
         self.learned_start = learned_start
         if learned_start:
@@ -80,8 +66,8 @@ class Base(nn.Module):
         # what latents of training items look like: the range of 8-bit codes
         self.register_buffer("latent_mean", torch.zeros(latent))
         self.register_buffer("latent_std", torch.ones(latent))
-        self._grids: dict[tuple[object, ...], _Placed] = {}
-        self._linearizations: dict[tuple[object, ...], Linearization] = {}
+        self._grids: Cache[_Placed] = Cache(MOST_KEPT_POINTS, MOST_GRIDS)
+        self._linearizations: Cache[Linearization] = Cache(MOST_LINEARIZATIONS)
         self._linearized_state: tuple[object, ...] = ()
 
     @torch.no_grad()
@@ -245,14 +231,9 @@ class Base(nn.Module):
             self._linearized_state = state
         pieces = tuple(piece.targets.shape[1:3] for piece in problem.pieces)
         key = (batch.grid, batch.mask_key, pieces, self.field.network.sweep_dtype)
-        if key not in self._linearizations:
-            known = sum(linearization.bytes for linearization in self._linearizations.values())
-            if known + self._linearization_bytes(problem) > MOST_LINEARIZATIONS:
-                self._linearizations.clear()
-            prepared = problem.at(self.start)
-            assert prepared.linearization is not None
-            self._linearizations[key] = prepared.linearization
-        return replace(problem, linearization=self._linearizations[key])
+        size = self._linearization_bytes(problem)
+        linearization = self._linearizations.get(key, size, lambda: problem.linearized(self.start))
+        return replace(problem, linearization=linearization)
 
     def _is_linearized(self, problem: Problem) -> bool:
         """The first step is computed for all items at once, and its Jacobian may be kept."""
@@ -285,18 +266,14 @@ class Base(nn.Module):
         return self._grid(grid, device or self.device).placement
 
     def _grid(self, grid: AnyGrid, device: torch.device) -> "_Placed":
-        """Those of the last grids are kept."""
-        key = (grid, device, self.start.dtype)
-        if key not in self._grids:
-            kept = sum(len(placed.points) for placed in self._grids.values())
-            if len(self._grids) >= MOST_GRIDS or kept + math.prod(grid.shape) > MOST_KEPT_POINTS:
-                self._grids.clear()
+        def placed() -> _Placed:
             like = torch.empty(0, dtype=self.start.dtype, device=device)
             points = self.geometry.points(grid).to(like)
             by_area = self.by_area and isinstance(grid, GlobeGrid)
             weights = area_weights(grid).to(like) if by_area else None
-            self._grids[key] = _Placed(points, self.place(points), weights)
-        return self._grids[key]
+            return _Placed(points, self.place(points), weights)
+
+        return self._grids.get((grid, device, self.start.dtype), math.prod(grid.shape), placed)
 
 
 @dataclass(frozen=True)

@@ -69,11 +69,6 @@ class Linearization:
         """The normal matrix in float64."""
         return replace(self.normal_matrix, matrix=self.normal_matrix.matrix.double())
 
-    @property
-    def bytes(self) -> int:
-        """Memory that it occupies."""
-        return sum(rows.nbytes for rows in self.rows) + self.normal_matrix.matrix.nbytes
-
     def detached(self) -> "Linearization":
         """Derivatives as constants; the latents remain those that the fit begins with."""
         return Linearization(

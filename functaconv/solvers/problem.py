@@ -188,7 +188,11 @@ class Problem:
             return NormalEquations(jt_residual, error, matrices.total(self.reads, self._count))
 
     def at(self, latents: Latents) -> "Problem":
-        """The same problem with the network linearized at one latent for all items (`[1, site, latent]`).
+        """The same problem with the network linearized at one latent for all items (`[1, site, latent]`)."""
+        return replace(self, linearization=self.linearized(latents))
+
+    def linearized(self, latents: Latents) -> Linearization:
+        """The network linearized at one latent for all items (`[1, site, latent]`).
 
         Where the items share their weights too, there is one normal matrix for all.
         """
@@ -206,7 +210,7 @@ class Problem:
                 features.append(start)
                 rows.append(weighted if self.is_shared and not self.field.is_linear else jacobian)
             normal_matrix = matrices.total(self.reads, self._count, is_common=self.is_shared)
-        return replace(self, linearization=Linearization(latents, features, rows, normal_matrix))
+        return Linearization(latents, features, rows, normal_matrix)
 
     @property
     def _count(self) -> int:
