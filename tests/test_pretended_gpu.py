@@ -126,22 +126,22 @@ def test_an_update_waits_once(counter: Counter, layout: dict[str, Any], solver: 
     recipe = recipe_of(layout, SOLVERS[solver], **TRAINING[solver])
     learner = Learner(base_of(recipe), recipe.training)
     batch = images()
-    learner.update(batch, 0.4)
+    learner.update([batch], 0.4)
     for _ in range(2):
         counter.reset()
-        error, norm = learner.update(batch, 0.5)
+        update = learner.update([batch], 0.5)
         assert len(counter.waits) == 1, counter.waits
-        assert error > 0
-        assert norm > 0
+        assert update.error > 0
+        assert update.norm > 0
     assert learner.skipped == 0
 
 
 def test_an_update_at_the_minimum_asks_whether_the_fit_has_converged(counter: Counter) -> None:
     recipe = recipe_of(LAYOUTS["global"], {"kind": "gauss-newton", "steps": 3}, envelope=True, converged=1.0)
     learner = Learner(base_of(recipe), recipe.training)
-    learner.update(images(), 0.4)
+    learner.update([images()], 0.4)
     counter.reset()
-    learner.update(images(), 0.5)
+    learner.update([images()], 0.5)
     assert len(counter.waits) == 2
 
 
@@ -158,9 +158,9 @@ def test_levels_and_areas_of_grids_are_copied_without_waiting(counter: Counter) 
     axes = Axes("grid", 2, 1, "last", 4, ("t",), ("K",))
     base = build(recipe, axes, Normalizer.of_range(signals, "apart"), Globe.around([globe], "sphere")).to(GPU)
     learner, batch = Learner(base, recipe.training), Batch.of(signals, range(4), pin=True)
-    learner.update(batch, 0.4)
+    learner.update([batch], 0.4)
     counter.reset()
-    learner.update(batch, 0.5)
+    learner.update([batch], 0.5)
     assert len(counter.waits) == 1
 
 

@@ -44,7 +44,7 @@ def command(
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Only the first N records.", min=1)] = None,
     allow_pipe: options.AllowPipe = False,
-    workers: Annotated[int | None, typer.Option("--workers", help="Decoding threads.", min=0)] = None,
+    workers: options.Workers = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Do again what failed, in a functaset that is there.")
     ] = False,

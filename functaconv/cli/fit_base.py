@@ -53,6 +53,7 @@ def command(
     log: Annotated[
         Path | None, typer.Option("--log", help="Keep the progress as JSON lines.", metavar="FILE.jsonl")
     ] = None,
+    workers: options.Workers = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -63,36 +64,22 @@ def command(
     from functaconv.data.decoders.transform import parse_size
     from functaconv.engines.ranks import trainers
     from functaconv.recipe import merged
-    from functaconv.settings import assignment, latent_of
-    from functaconv.training import fit_base
+    from functaconv.settings import assignment
+    from functaconv.training import FitOptions, fit_base
 
     settings: dict[str, Any] = {}
     for text in set or ():
         settings = merged(settings, assignment(text))
-    if latent is not None:
-        settings = merged(settings, latent_of(latent))
-    flags: dict[str, dict[str, Any]] = {
-        "data": {
-            "field": field,
-            "channels": channels,
-            "resize": parse_size(resize) if resize else None,
-            "crop": parse_size(crop) if crop else None,
-            "tile": tile,
-        },
-        "solver": {"kind": solver},
-        "training": {"steps": steps, "minutes": minutes, "batch_size": batch_size, "seed": seed},
-    }
-    for section, values in flags.items():
-        given = {key: value for key, value in values.items() if value is not None}
-        if given:
-            settings = merged(settings, {section: given})
-    # of several ranks one talks
+    asked = FitOptions(
+        preset=preset, recipe=recipe, settings=settings, latent=latent, solver=solver, steps=steps, minutes=minutes,
+        batch_size=batch_size, seed=seed, device=device, precision=precision, validation=val, field=field,
+        channels=channels, resize=parse_size(resize) if resize else None, crop=parse_size(crop) if crop else None,
+        tile=tile, log=log, workers=workers, overwrite=overwrite,
+    )  # fmt: skip
+    # of several ranks one prints
     is_first = trainers().is_first
     with Meter(silent=quiet or not is_first) as meter:
-        trained = fit_base(
-            shards, base, preset=preset, recipe=recipe, settings=settings, validation=val, device=device,
-            precision=precision, log=log, overwrite=overwrite, watcher=TrainingMeter(meter),
-        )  # fmt: skip
+        trained = fit_base(shards, base, asked, watcher=TrainingMeter(meter))
     if json and is_first:
         write_json(trained.to_json())
     if json or not is_first:

@@ -28,3 +28,4 @@ Crop = Annotated[
 Tile = Annotated[int | None, typer.Option("--tile", help="Cut larger images into tiles of at most this side.", min=8)]
 AllowPipe = Annotated[bool, typer.Option("--allow-pipe", help="Shards may be pipe:COMMAND, run by the shell.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of all randomness.", min=0)]
+Workers = Annotated[int | None, typer.Option("--workers", help="Decoding threads.", min=0)]

@@ -64,7 +64,7 @@ def command(
     max_error_rate: Annotated[
         float, typer.Option("--max-error-rate", help="More failed items than this share: exit 3.", min=0, max=1)
     ] = 0.01,
-    workers: Annotated[int | None, typer.Option("--workers", help="Decoding threads.", min=0)] = None,
+    workers: options.Workers = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
     quiet: options.Quiet = False,

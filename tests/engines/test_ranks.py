@@ -1,12 +1,14 @@
-"""Ranks that do not talk to each other: everything is made, also what dead ones leave, and little of it twice."""
+"""Which process is which rank, and that ranks which do not talk to each other make everything, little of it twice."""
 
 import heapq
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
-from functaconv.engines.ranks import Ranks, in_turn
+from functaconv.engines.ranks import Ranks, in_turn, ranks, trainers
+from functaconv.errors import UsageError
 
 
 @dataclass
@@ -62,3 +64,114 @@ def test_a_share_is_made_in_order_and_what_is_done_is_passed_over() -> None:
 
 def test_one_process_makes_all_in_order() -> None:
     assert list(in_turn(Ranks(), range(5), turn=lambda task: task, is_done=lambda _: False)) == [0, 1, 2, 3, 4]
+
+
+TORCHRUN = {
+    "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "host",
+    "MASTER_PORT": "29500", "TORCHELASTIC_RUN_ID": "job",
+    "TORCHELASTIC_ERROR_FILE": "/logs/job_x/attempt_0/1/error.json",
+}  # fmt: skip
+ARRAY = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_COUNT": "3", "SLURM_ARRAY_TASK_MIN": "5",
+         "SLURM_ARRAY_JOB_ID": "42"}  # fmt: skip
+STEP = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "42",
+        "SLURM_STEP_ID": "3"}  # fmt: skip
+STEPS = {**ARRAY, "SLURM_ARRAY_TASK_ID": "9", "SLURM_ARRAY_TASK_STEP": "2", "SLURM_ARRAY_TASK_MAX": "9"}
+ALONE_IN_TORCHRUN = {**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, Ranks()),
+        ({"RANK": "", "HOME": "/root"}, Ranks()),
+        (TORCHRUN, Ranks(3, 4, 1, "job", "torchrun")),
+        ({**TORCHRUN, "TORCHELASTIC_RUN_ID": "none"}, Ranks(3, 4, 1, "host:29500", "torchrun", is_named=False)),
+        (
+            {**TORCHRUN, "TORCHELASTIC_RUN_ID": "none", "SLURM_JOB_ID": "8"},
+            Ranks(3, 4, 1, "host:29500/8", "torchrun"),
+        ),
+        (
+            {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"},
+            Ranks(0, 2, 0, "localhost:29500", "torchrun", is_named=False),
+        ),
+        # all on one machine: the folder that torchrun makes for each launch tells launches apart
+        ({**TORCHRUN, "LOCAL_WORLD_SIZE": "4"}, Ranks(3, 4, 1, "job/job_x", "torchrun")),
+        (
+            {**TORCHRUN, "LOCAL_WORLD_SIZE": "4", "TORCHELASTIC_ERROR_FILE": ""},
+            Ranks(3, 4, 1, "job", "torchrun"),
+        ),
+        (ALONE_IN_TORCHRUN, Ranks(0, 1, 0, "job/job_x", "torchrun")),
+        (ARRAY, Ranks(2, 3, 0, "42", "slurm")),
+        (STEPS, Ranks(2, 3, 0, "42", "slurm")),
+        ({**STEPS, "SLURM_ARRAY_TASK_STEP": ""}, Ranks(2, 3, 0, "42", "slurm")),
+        ({**ARRAY, **TORCHRUN}, Ranks(2 * 4 + 3, 12, 1, "42", "slurm")),
+        (STEP, Ranks(5, 8, 1, "42.3", "slurm")),
+        # torchrun's own count is over all machines
+        ({**STEP, **TORCHRUN}, Ranks(3, 4, 1, "job", "torchrun")),
+        ({**ARRAY, **STEP}, Ranks(2 * 8 + 5, 24, 1, "42", "slurm")),
+        ({**STEP, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, Ranks()),
+        # a batch script, before any srun
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "42"}, Ranks()),
+    ],
+)
+def test_a_process_knows_which_of_how_many_it_is(environment: Mapping[str, str], expected: Ranks) -> None:
+    assert ranks(environment) == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"RANK": "0"}, "RANK is set, but not WORLD_SIZE, LOCAL_RANK"),
+        ({"WORLD_SIZE": "2", "RANK": "1"}, "RANK, WORLD_SIZE are set, but not LOCAL_RANK"),
+        ({**TORCHRUN, "RANK": "4"}, r"rank 4 of 4: RANK=4, WORLD_SIZE=4"),
+        ({**TORCHRUN, "RANK": "-1"}, "RANK is '-1'"),
+        ({**TORCHRUN, "WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
+        ({**TORCHRUN, "WORLD_SIZE": "0"}, "rank 3 of 0"),
+        ({"SLURM_ARRAY_TASK_ID": "0"}, "SLURM_ARRAY_TASK_ID is set, but not .*COUNT, .*MIN"),
+        ({name: value for name, value in ARRAY.items() if "MIN" not in name}, "but not SLURM_ARRAY_TASK_MIN"),
+        ({**ARRAY, "SLURM_ARRAY_TASK_ID": "8"}, "rank 3 of 3"),
+        ({**ARRAY, "SLURM_ARRAY_TASK_ID": "4"}, "rank -1 of 3"),
+        ({**ARRAY, "SLURM_ARRAY_TASK_ID": "6.5"}, "not a whole number"),
+        ({**STEPS, "SLURM_ARRAY_TASK_ID": "8"}, "not evenly spaced"),
+        ({**STEP, "SLURM_PROCID": "8"}, "srun make rank 8 of 8: SLURM_PROCID=8, SLURM_STEP_NUM_TASKS=8"),
+        ({"SLURM_STEP_NUM_TASKS": "2"}, "SLURM_STEP_NUM_TASKS is set, but not SLURM_PROCID"),
+        # --array=5,6,9
+        ({**ARRAY, "SLURM_ARRAY_TASK_MAX": "9", "SLURM_ARRAY_TASK_STEP": "1"}, "not evenly spaced"),
+    ],
+)
+def test_half_an_answer_is_an_error(environment: Mapping[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        ranks(environment)
+    assert caught.value.exit_code == 2
+
+
+def test_a_run_has_one_name_whatever_the_rank_and_after_a_restart() -> None:
+    one_machine = {**TORCHRUN, "LOCAL_WORLD_SIZE": "4"}
+    again = {**one_machine, "RANK": "0", "LOCAL_RANK": "0",
+             "TORCHELASTIC_ERROR_FILE": "/logs/job_x/attempt_1/0/error.json"}  # fmt: skip
+    other = {**one_machine, "TORCHELASTIC_ERROR_FILE": "/logs/job_y/attempt_0/1/error.json"}
+    assert ranks(one_machine).run == ranks(again).run != ranks(other).run
+
+
+def test_the_tasks_of_an_array_do_not_train_one_base() -> None:
+    with pytest.raises(UsageError, match="3 tasks of a SLURM array") as caught:
+        trainers(ARRAY)
+    assert "torchrun" in str(caught.value.hint)
+    assert trainers({**ARRAY, "SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_COUNT": "1"}) == Ranks()
+    assert trainers({**ARRAY, **TORCHRUN}) == ranks(TORCHRUN)
+
+
+def test_the_tasks_of_srun_do_not_train_one_base() -> None:
+    with pytest.raises(UsageError, match="8 tasks of srun"):
+        trainers(STEP)
+    assert trainers({**STEP, **TORCHRUN}) == ranks(TORCHRUN)
+
+
+def test_what_is_to_be_replaced_needs_a_run_with_a_name() -> None:
+    nameless = {**TORCHRUN, "TORCHELASTIC_RUN_ID": "none"}
+    with pytest.raises(UsageError, match="which run this is") as caught:
+        ranks(nameless).check_named()
+    assert "--rdzv-id" in str(caught.value.hint)
+    for environment in ({}, TORCHRUN, {**nameless, "LOCAL_WORLD_SIZE": "4"}, {**nameless, "SLURM_JOB_ID": "8"}):
+        ranks(environment).check_named()
+    assert trainers({}) == Ranks()

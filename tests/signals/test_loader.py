@@ -1,30 +1,21 @@
-"""Threads that nobody notices, and a sampler that can be stopped anywhere."""
+"""Threads that decode ahead: in order, a bounded distance, and gone when they are not needed."""
 
 import itertools
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
-import numpy as np
 import pytest
 
 from functaconv.data.items import Record
 from functaconv.data.limits import LARGE, check_ahead
 from functaconv.errors import InputError
-from functaconv.modalities import Axes
-from functaconv.modalities.reading import Reading
 from functaconv.signals.loader import (
     MOST_FETCHED,
-    Collection,
-    Position,
-    Sampler,
     begun_ahead,
     map_ahead,
     prefetched,
 )
-from functaconv.signals.signal import Signal
 
 
 def loader_threads() -> list[str]:
@@ -196,113 +187,3 @@ def test_prefetched_is_at_most_its_depth_ahead() -> None:
         # three in the channel, one in hand
         assert len(produced) - used <= 4
     items.close()
-
-
-def one_shape(index: int) -> Signal:
-    return Signal(str(index), np.full((3, 1), index, np.float32))
-
-
-def three_shapes(index: int) -> Signal | None:
-    """Sizes 1 to 3; every eleventh item cannot be loaded."""
-    return None if index % 11 == 5 else Signal(str(index), np.full((1 + index % 3, 1), index, np.float32))
-
-
-def epoch_of(load: Callable[[int], Signal | None], count: int, size: int) -> list[tuple[int, ...]]:
-    """Positions of the batches of the first epoch."""
-    batches = itertools.takewhile(lambda pair: pair[1].epoch == 0, Sampler(load, range(count), size, 0))
-    return [batch.positions for batch, _ in batches]
-
-
-@pytest.mark.parametrize("load", [one_shape, three_shapes])
-@pytest.mark.parametrize(("count", "size"), [(24, 8), (25, 8), (3, 8), (40, 1), (100, 3)])
-def test_an_epoch_has_every_item_once(load: Callable[[int], Signal | None], count: int, size: int) -> None:
-    seen = Counter(position for batch in epoch_of(load, count, size) for position in batch)
-    assert seen == {index: 1 for index in range(count) if load(index) is not None}
-
-
-def test_short_batches_come_at_the_end_of_an_epoch_only() -> None:
-    assert [len(batch) for batch in epoch_of(one_shape, 25, 8)] == [8, 8, 8, 1]
-
-
-def test_batches_hold_one_shape_and_at_most_their_size() -> None:
-    for batch, _ in itertools.islice(Sampler(three_shapes, range(50), 4, seed=1), 60):
-        assert len(batch) <= 4
-        assert {1 + position % 3 for position in batch.positions} == {batch.shape[0]}
-        assert batch.values[:, 0, 0].tolist() == list(batch.positions)
-
-
-def test_waiting_items_are_bounded() -> None:
-    def own_shape(index: int) -> Signal:
-        return Signal(str(index), np.zeros((index + 1, 1), np.float32))
-
-    for _, position in itertools.islice(Sampler(own_shape, range(100), 2, seed=0), 100):
-        assert len(position.waiting) <= 8 * 2
-
-
-def test_epochs_differ_and_seeds_differ() -> None:
-    def order(seed: int) -> list[int]:
-        return [b.positions[0] for b, _ in itertools.islice(Sampler(one_shape, range(10), 1, seed), 20)]
-
-    assert order(0) == order(0)
-    assert order(0)[:10] != order(0)[10:]
-    assert order(0) != order(1)
-
-
-def first_batches(
-    position: Position | None, load: Callable[[int], Signal | None], count: int, size: int, n: int
-) -> list:
-    sampler = Sampler(load, range(count), size, 3, position)
-    return [(batch.positions, position) for batch, position in itertools.islice(sampler, n)]
-
-
-@pytest.mark.parametrize("load", [one_shape, three_shapes])
-@pytest.mark.parametrize(("count", "size"), [(24, 8), (25, 8), (3, 8), (50, 4), (1, 1)])
-def test_a_sampler_goes_on_from_any_position(load: Callable[[int], Signal | None], count: int, size: int) -> None:
-    whole = first_batches(None, load, count, size, 40)
-    for stopped in range(30):
-        resumed = first_batches(whole[stopped][1], load, count, size, 8)
-        assert resumed == whole[stopped + 1 : stopped + 9], f"stopped after batch {stopped}: {whole[stopped][1]}"
-
-
-def test_a_sampler_without_a_single_item_says_so() -> None:
-    with pytest.raises(InputError, match="no training item"):
-        next(iter(Sampler(lambda _: None, range(5), 2, 0)))
-
-
-def test_a_collection_gives_any_record_and_decodes_it_once(image_shards: Callable[..., Path]) -> None:
-    decoded: list[str] = []
-    reading = Reading(Axes("image", 2, 3))
-
-    def decode(record: Record) -> list[Signal]:
-        decoded.append(record.key)
-        return [tile.signal for tile in reading.tiles(record)]
-
-    shards = sorted(map(str, image_shards(7, items_per_shard=3).glob("*.tar")))
-    items = Collection(shards, decode)
-    assert (len(shards), len(items)) == (3, 7)
-    assert [items[index].key for index in (6, 0, 3, 6)] == ["image0006", "image0000", "image0003", "image0006"]
-    assert decoded == ["image0006", "image0000", "image0003"]
-    assert [signal.key for signal in items.all(workers=2)] == [f"image{n:04d}" for n in range(7)]
-    assert len(decoded) == 7
-    assert items.bytes_kept == 7 * 12 * 12 * 3
-
-
-def test_a_collection_keeps_no_more_than_its_memory(image_shards: Callable[..., Path]) -> None:
-    reading = Reading(Axes("image", 2, 3))
-    (shard,) = image_shards(5).glob("*.tar")
-    items = Collection([str(shard)], lambda record: [t.signal for t in reading.tiles(record)], memory=2 * 12 * 12 * 3)
-    assert [signal.key for signal in items.all(workers=0)] == [f"image{n:04d}" for n in range(5)]
-    assert items.bytes_kept == 2 * 12 * 12 * 3
-    assert items[4].key == "image0004"
-
-
-def test_a_collection_has_so_many_tiles_of_every_record(image_shards: Callable[..., Path]) -> None:
-    reading = Reading(Axes("image", 2, 3), tile=12)
-    (shard,) = image_shards(3, shapes=[(12, 24), (12, 12), (12, 60)]).glob("*.tar")
-    items = Collection([str(shard)], lambda record: [tile.signal for tile in reading.tiles(record)], each=2)
-    assert (items.records, len(items)) == (3, 6)
-    keys = [None if (signal := items[index]) is None else signal.key for index in range(6)]
-    # of five tiles two that lie apart
-    assert keys == ["image0000#0,0", "image0000#0,1", "image0001", None, "image0002#0,0", "image0002#0,2"]
-    assert [len(items.signals(record)) for record in range(3)] == [2, 1, 5]
-    assert sum(1 for _ in items.all(workers=2)) == 8

@@ -10,7 +10,7 @@ from functaconv.conversion import encode
 from functaconv.functaset.reader import open_functaset
 from functaconv.signals import device as devices
 from functaconv.training import Watcher, fit_base
-from functaconv.training import workflow as learning
+from functaconv.training import choice as learning
 
 CPU = torch.device("cpu")
 

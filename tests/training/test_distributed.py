@@ -1,5 +1,6 @@
-"""Many processes: who they are, that they learn what one would, and that none of them is left waiting."""
+"""Several processes that train one base: they learn what one would, and none of them is left waiting."""
 
+import gzip
 import json
 import math
 import os
@@ -16,123 +17,13 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from functaconv.engines.ranks import Ranks, ranks, trainers
 from functaconv.errors import UsageError
-from functaconv.parallel import Ensemble
 from functaconv.recipe import merged
 from functaconv.signals import device as devices
+from functaconv.training.distributed import Group
+from functaconv.training_state import read_state
 
 from .rank import fit
-
-TORCHRUN = {
-    "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "host",
-    "MASTER_PORT": "29500", "TORCHELASTIC_RUN_ID": "job",
-    "TORCHELASTIC_ERROR_FILE": "/logs/job_x/attempt_0/1/error.json",
-}  # fmt: skip
-ARRAY = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_COUNT": "3", "SLURM_ARRAY_TASK_MIN": "5",
-         "SLURM_ARRAY_JOB_ID": "42"}  # fmt: skip
-STEP = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "42",
-        "SLURM_STEP_ID": "3"}  # fmt: skip
-STEPS = {**ARRAY, "SLURM_ARRAY_TASK_ID": "9", "SLURM_ARRAY_TASK_STEP": "2", "SLURM_ARRAY_TASK_MAX": "9"}
-ALONE_IN_TORCHRUN = {**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
-
-
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({}, Ranks()),
-        ({"RANK": "", "HOME": "/root"}, Ranks()),
-        (TORCHRUN, Ranks(3, 4, 1, "job", "torchrun")),
-        ({**TORCHRUN, "TORCHELASTIC_RUN_ID": "none"}, Ranks(3, 4, 1, "host:29500", "torchrun", is_named=False)),
-        (
-            {**TORCHRUN, "TORCHELASTIC_RUN_ID": "none", "SLURM_JOB_ID": "8"},
-            Ranks(3, 4, 1, "host:29500/8", "torchrun"),
-        ),
-        (
-            {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"},
-            Ranks(0, 2, 0, "localhost:29500", "torchrun", is_named=False),
-        ),
-        # all on one machine: the folder that torchrun makes for each launch tells launches apart
-        ({**TORCHRUN, "LOCAL_WORLD_SIZE": "4"}, Ranks(3, 4, 1, "job/job_x", "torchrun")),
-        (
-            {**TORCHRUN, "LOCAL_WORLD_SIZE": "4", "TORCHELASTIC_ERROR_FILE": ""},
-            Ranks(3, 4, 1, "job", "torchrun"),
-        ),
-        (ALONE_IN_TORCHRUN, Ranks(0, 1, 0, "job/job_x", "torchrun")),
-        (ARRAY, Ranks(2, 3, 0, "42", "slurm")),
-        (STEPS, Ranks(2, 3, 0, "42", "slurm")),
-        ({**STEPS, "SLURM_ARRAY_TASK_STEP": ""}, Ranks(2, 3, 0, "42", "slurm")),
-        ({**ARRAY, **TORCHRUN}, Ranks(2 * 4 + 3, 12, 1, "42", "slurm")),
-        (STEP, Ranks(5, 8, 1, "42.3", "slurm")),
-        # torchrun's own count is over all machines
-        ({**STEP, **TORCHRUN}, Ranks(3, 4, 1, "job", "torchrun")),
-        ({**ARRAY, **STEP}, Ranks(2 * 8 + 5, 24, 1, "42", "slurm")),
-        ({**STEP, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, Ranks()),
-        # a batch script, before any srun
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "42"}, Ranks()),
-    ],
-)
-def test_a_process_knows_which_of_how_many_it_is(environment: Mapping[str, str], expected: Ranks) -> None:
-    assert ranks(environment) == expected
-
-
-@pytest.mark.parametrize(
-    ("environment", "message"),
-    [
-        ({"RANK": "0"}, "RANK is set, but not WORLD_SIZE, LOCAL_RANK"),
-        ({"WORLD_SIZE": "2", "RANK": "1"}, "RANK, WORLD_SIZE are set, but not LOCAL_RANK"),
-        ({**TORCHRUN, "RANK": "4"}, r"rank 4 of 4: RANK=4, WORLD_SIZE=4"),
-        ({**TORCHRUN, "RANK": "-1"}, "RANK is '-1'"),
-        ({**TORCHRUN, "WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
-        ({**TORCHRUN, "WORLD_SIZE": "0"}, "rank 3 of 0"),
-        ({"SLURM_ARRAY_TASK_ID": "0"}, "SLURM_ARRAY_TASK_ID is set, but not .*COUNT, .*MIN"),
-        ({name: value for name, value in ARRAY.items() if "MIN" not in name}, "but not SLURM_ARRAY_TASK_MIN"),
-        ({**ARRAY, "SLURM_ARRAY_TASK_ID": "8"}, "rank 3 of 3"),
-        ({**ARRAY, "SLURM_ARRAY_TASK_ID": "4"}, "rank -1 of 3"),
-        ({**ARRAY, "SLURM_ARRAY_TASK_ID": "6.5"}, "not a whole number"),
-        ({**STEPS, "SLURM_ARRAY_TASK_ID": "8"}, "not evenly spaced"),
-        ({**STEP, "SLURM_PROCID": "8"}, "srun make rank 8 of 8: SLURM_PROCID=8, SLURM_STEP_NUM_TASKS=8"),
-        ({"SLURM_STEP_NUM_TASKS": "2"}, "SLURM_STEP_NUM_TASKS is set, but not SLURM_PROCID"),
-        # --array=5,6,9
-        ({**ARRAY, "SLURM_ARRAY_TASK_MAX": "9", "SLURM_ARRAY_TASK_STEP": "1"}, "not evenly spaced"),
-    ],
-)
-def test_half_an_answer_is_an_error(environment: Mapping[str, str], message: str) -> None:
-    with pytest.raises(UsageError, match=message) as caught:
-        ranks(environment)
-    assert caught.value.exit_code == 2
-
-
-def test_a_run_has_one_name_whatever_the_rank_and_after_a_restart() -> None:
-    one_machine = {**TORCHRUN, "LOCAL_WORLD_SIZE": "4"}
-    again = {**one_machine, "RANK": "0", "LOCAL_RANK": "0",
-             "TORCHELASTIC_ERROR_FILE": "/logs/job_x/attempt_1/0/error.json"}  # fmt: skip
-    other = {**one_machine, "TORCHELASTIC_ERROR_FILE": "/logs/job_y/attempt_0/1/error.json"}
-    assert ranks(one_machine).run == ranks(again).run != ranks(other).run
-
-
-def test_the_tasks_of_an_array_do_not_train_one_base() -> None:
-    with pytest.raises(UsageError, match="3 tasks of a SLURM array") as caught:
-        trainers(ARRAY)
-    assert "torchrun" in str(caught.value.hint)
-    assert trainers({**ARRAY, "SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_COUNT": "1"}) == Ranks()
-    assert trainers({**ARRAY, **TORCHRUN}) == ranks(TORCHRUN)
-
-
-def test_the_tasks_of_srun_do_not_train_one_base() -> None:
-    with pytest.raises(UsageError, match="8 tasks of srun"):
-        trainers(STEP)
-    assert trainers({**STEP, **TORCHRUN}) == ranks(TORCHRUN)
-
-
-def test_what_is_to_be_replaced_needs_a_run_with_a_name() -> None:
-    nameless = {**TORCHRUN, "TORCHELASTIC_RUN_ID": "none"}
-    with pytest.raises(UsageError, match="which run this is") as caught:
-        ranks(nameless).check_named()
-    assert "--rdzv-id" in str(caught.value.hint)
-    for environment in ({}, TORCHRUN, {**nameless, "LOCAL_WORLD_SIZE": "4"}, {**nameless, "SLURM_JOB_ID": "8"}):
-        ranks(environment).check_named()
-    assert trainers({}) == Ranks()
 
 
 @pytest.mark.parametrize(("items", "count"), [(0, 3), (1, 2), (2, 3), (7, 3), (64, 8), (5, 1)])
@@ -140,20 +31,13 @@ def test_the_shares_are_the_whole_batch_and_nearly_equal(items: int, count: int)
     found: list[int] = []
     sizes = set()
     for rank in range(count):
-        member = Ensemble()
+        member = Group()
         member.rank, member.count = rank, count
         share = list(range(items))[member.share(items)]
         found += share
         sizes.add(len(share))
     assert found == list(range(items))
     assert max(sizes) - min(sizes) <= 1
-
-
-def test_only_one_module_knows_torch_distributed() -> None:
-    package = Path(devices.__file__).parents[1]
-    assert [
-        path.name for path in sorted(package.rglob("*.py")) if re.search(r"torch\.distributed|c10d", path.read_text())
-    ] == ["parallel.py"]
 
 
 @pytest.mark.parametrize(
@@ -216,8 +100,8 @@ class Launch:
             with self._errors[rank].open("w") as stderr:
                 self.children.append(
                     subprocess.Popen(
-                        [sys.executable, "-m", "tests.rank", *arguments], env=environment, text=True,
-                        stdout=subprocess.PIPE, stderr=stderr, cwd=Path(__file__).parents[1],
+                        [sys.executable, "-m", "tests.training.rank", *arguments], env=environment, text=True,
+                        stdout=subprocess.PIPE, stderr=stderr, cwd=Path(__file__).parents[2],
                     )
                 )  # fmt: skip
 
@@ -286,12 +170,13 @@ ENVELOPE = {"one_step": 0.2, "envelope": True}
 RUNS: dict[str, tuple[str, Settings, Settings]] = {
     # data, settings, plan
     "gradient": ("few", {"solver": GRADIENT, "training": {"inner_points": 40, "outer_points": 60}}, {}),
-    "mixing": ("few", {"solver": GRADIENT, "latent": {"sites": [3, 3], "numbers": 2},
+    "mixup": ("few", {"solver": GRADIENT, "latent": {"sites": [3, 3], "numbers": 2},
                        "training": {"mixup": 0.3, "inner_points": 50}}, {}),
     "gauss-newton": ("few", {"solver": GAUSS_NEWTON, "training": {"one_step": 0.3, "optimizer": "muon"}},
                      {"double": True}),
     "envelope": ("few", {"solver": GAUSS_NEWTON, "training": {**ENVELOPE, "converged": 0.9}}, {"double": True}),
     "not converged": ("few", {"solver": GAUSS_NEWTON, "training": {**ENVELOPE, "converged": 1e-9}}, {"double": True}),
+    "compressed": ("gzip", {"solver": GRADIENT}, {"copies": True}),
     "one item": ("one", {"solver": GAUSS_NEWTON, "training": {**ENVELOPE, "converged": 0.9}}, {"double": True}),
     "sizes": ("mixed", {"solver": GRADIENT}, {"double": True}),
     "range": ("arrays", {"solver": GAUSS_NEWTON, "latent": {"numbers": 3}}, {"double": True}),
@@ -310,15 +195,21 @@ def test_two_ranks_learn_what_one_process_does(
     launch: Launcher,
 ) -> None:
     data = {"few": few, "one": image_shards(2), "mixed": image_shards(14, shapes=[(12, 12), (7, 10), (16, 5)]),
-            "arrays": array_shards(12, (9, 10))}  # fmt: skip
+            "arrays": array_shards(12, (9, 10)), "gzip": tmp_path / "few.tar.gz"}  # fmt: skip
+    (shard,) = few.glob("*.tar")
+    data["gzip"].write_bytes(gzip.compress(shard.read_bytes()))
     runs = [
         {"shards": str(data[shards]), "output": str(tmp_path / ("nan" if name == "again" else name)), "plan": plan,
          "settings": merged(merged(tiny, {"training": {"steps": 9}}), settings)}
         for name, (shards, settings, plan) in RUNS.items()
     ]  # fmt: skip
+    for run in runs:
+        if "copies" in run["plan"]:
+            run["plan"] = {"copies": str(tmp_path / "copies")}
     launched = launch({"runs": runs})
     expected = []
     for run in runs:
+        run["plan"] = {key: value for key, value in run["plan"].items() if key != "copies"}
         if run["output"].endswith("nan"):
             # one process has all items, and the whole gradient is not finite
             run["plan"] = {**run["plan"], "whose": 0}
@@ -327,6 +218,8 @@ def test_two_ranks_learn_what_one_process_does(
     assert (code, other_code) == (0, 0), stderr + other_stderr
     # each rank returns the same
     assert out == other_out
+    # compressed shards are copied once for all ranks of a machine
+    assert len(set((tmp_path / "copies").read_text().split())) == 1
     for run, alone, together in zip(runs, expected, json.loads(out), strict=True):
         tolerance = 1e-9 if run["plan"].get("double") else 2e-5
         assert_alike(Path(run["output"]), Path(run["output"] + "-alone"), tolerance)
@@ -346,42 +239,54 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on(
     asked = ["fit-base", str(few), str(tmp_path / "base"), "--recipe", str(recipe), "--device", "cpu", "--json"]
     ended = launch({"what": "SIGTERM", "whose": 1, "at": [4]}, *asked).end()
     assert [code for code, _, _ in ended] == [75, 75], ended
-    assert all("stopped by SIGTERM; 4 updates are saved" in stderr for _, _, stderr in ended)
+    # a signal is handed on with the gradients of the next update
+    assert all("stopped by SIGTERM; 5 updates are saved" in stderr for _, _, stderr in ended)
     assert not (tmp_path / "base").exists()
     ended = launch({}, *asked).end()
     assert [code for code, _, _ in ended] == [0, 0], ended
-    assert "going on after 4 updates" in ended[0][2]
+    assert "going on after 5 updates" in ended[0][2]
     # of the ranks one talks
     assert (json.loads(ended[0][1])["updates"], ended[1][1:]) == (9, ("", ""))
     fit(str(few), str(tmp_path / "alone"), {}, recipe=recipe)
     assert_alike(tmp_path / "base", tmp_path / "alone", 2e-5)
 
 
-def test_a_rank_that_stands_still_is_named(few: Path, tmp_path: Path, recipe: Path, launch: Launcher) -> None:
+def test_a_rank_that_is_killed_is_named(few: Path, tmp_path: Path, recipe: Path, launch: Launcher) -> None:
     asked = ["fit-base", str(few), str(tmp_path / "base"), "--recipe", str(recipe), "--device", "cpu"]
-    launched = launch({"what": "SIGSTOP", "whose": 1, "at": [4], "timeout": 4}, *asked)
+    launched = launch({"what": "SIGKILL", "whose": 1, "at": [4]}, *asked)
     [(code, _, stderr)] = launched.end(0)
     assert code == 69
-    who = rf"rank 1 \(process {launched.children[1].pid} on .*\), last seen at update 3"
-    assert re.search(f"error: {who}: did not come to update 4 in 4 s", stderr), stderr
-    assert "hint: " in stderr
+    assert re.search(rf"error: rank 1 \(process {launched.children[1].pid} on .*\): gone, or without an answer", stderr)
+    assert "hint: its own message says why; run the same command again" in stderr
     # what the others had learned is not lost
-    assert (tmp_path / "base.training" / "state.safetensors").exists()
+    assert read_state(tmp_path / "base.training" / "state.safetensors").values["updates"] == 3
 
 
-def test_an_error_of_one_rank_is_that_of_all(few: Path, tmp_path: Path, recipe: Path, launch: Launcher) -> None:
+def test_an_error_of_the_first_rank_is_that_of_all(few: Path, tmp_path: Path, recipe: Path, launch: Launcher) -> None:
+    (tmp_path / "base").write_bytes(b"mine")
     asked = ["fit-base", str(few), str(tmp_path / "base"), "--recipe", str(recipe), "--device", "cpu"]
-    ended = launch({"what": "fail", "whose": 1, "at": [4]}, *asked).end()
-    assert [code for code, _, _ in ended] == [65, 65], ended
-    assert all("error: this disk is gone\nhint: buy another" in stderr for _, _, stderr in ended)
+    ended = launch({}, *asked).end()
+    assert [code for code, _, _ in ended] == [73, 73], ended
+    assert all("exists and is not a base" in stderr for _, _, stderr in ended)
+    assert (tmp_path / "base").read_bytes() == b"mine"
+
+
+def test_an_error_of_another_rank_is_told_by_that_rank(
+    few: Path, tmp_path: Path, recipe: Path, launch: Launcher
+) -> None:
+    asked = ["fit-base", str(few), str(tmp_path / "base"), "--recipe", str(recipe), "--device", "cpu"]
+    (code, _, stderr), (other_code, _, other_stderr) = launch({"what": "fail", "whose": 1, "at": [4]}, *asked).end()
+    assert (code, other_code) == (69, 65)
+    assert "error: rank 1 (process" in stderr
+    assert "error: this disk is gone\nhint: buy another" in other_stderr
 
 
 def torchrun(plan: Settings, *arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", *launcher, "-m"]
-    module = "tests.rank" if plan else "functaconv"
+    module = "tests.training.rank" if plan else "functaconv"
     return subprocess.run(
         [*command, module, *arguments], env={**clean(), "PLAN": json.dumps(plan), "FUNCTACONV_RANK_TIMEOUT": "240"},
-        text=True, capture_output=True, check=False, cwd=Path(__file__).parents[1], timeout=250,
+        text=True, capture_output=True, check=False, cwd=Path(__file__).parents[2], timeout=250,
     )  # fmt: skip
 
 
@@ -394,15 +299,9 @@ def test_torchrun_trains_a_base(few: Path, tmp_path: Path, recipe: Path) -> None
 
 
 @pytest.mark.slow
-def test_what_is_there_is_looked_after_by_one_rank(few: Path, tmp_path: Path, recipe: Path, launch: Launcher) -> None:
+def test_an_old_state_is_overwritten_by_one_rank(few: Path, tmp_path: Path, recipe: Path, launch: Launcher) -> None:
     output = tmp_path / "base"
     asked = ["fit-base", str(few), str(output), "--recipe", str(recipe), "--device", "cpu", "--json"]
-    output.write_bytes(b"mine")
-    ended = launch({}, *asked).end()
-    assert [code for code, _, _ in ended] == [73, 73], ended
-    assert all("exists and is not a base" in stderr for _, _, stderr in ended)
-    assert output.read_bytes() == b"mine"
-    output.unlink()
     # an old state goes, and no rank starts from it
     launch({"what": "SIGTERM", "whose": 0, "at": [4]}, *asked).end()
     ended = launch({}, *asked, "--overwrite", "--seed", "1").end()
@@ -439,23 +338,19 @@ def test_torchrun_starts_a_killed_rank_again(few: Path, tmp_path: Path, recipe: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("what", "whose", "message"), [
-    ("SIGKILL", 1, r"rank 1 \(process \d+ on .*\), last seen at update 3: is gone"),
-    ("SIGKILL", 0, r"rank 0 \(process \d+ on .*\), at which the ranks meet, does not answer any more"),
-    ("SIGSTOP", 0, r"rank 0 \(process \d+ on .*\), at which the ranks meet, does not answer any more"),
-])  # fmt: skip
-def test_whoever_is_lost_is_named(
-    few: Path, tmp_path: Path, recipe: Path, launch: Launcher, what: str, whose: int, message: str
+@pytest.mark.parametrize(("what", "whose"), [("SIGKILL", 0), ("SIGSTOP", 1), ("SIGSTOP", 0)])
+def test_a_rank_that_is_gone_or_stands_still_is_named(
+    few: Path, tmp_path: Path, recipe: Path, launch: Launcher, what: str, whose: int
 ) -> None:
     asked = ["fit-base", str(few), str(tmp_path / "base"), "--recipe", str(recipe), "--device", "cpu"]
-    launched = launch({"what": what, "whose": whose, "at": [4], "timeout": 10}, *asked)
+    launched = launch({"what": what, "whose": whose, "at": [4]}, *asked, timeout=30)
     [(code, _, stderr)] = launched.end(1 - whose)
     assert code == 69
-    assert re.search(message, stderr), stderr
+    assert re.search(rf"rank {whose}( \(process \d+ on .*\))?: gone, or without an answer", stderr), stderr
 
 
 @pytest.mark.slow
-def test_a_rank_that_never_comes_is_named(few: Path, tmp_path: Path, recipe: Path, launch: Launcher) -> None:
+def test_a_rank_that_never_comes_is_an_error(few: Path, tmp_path: Path, recipe: Path, launch: Launcher) -> None:
     asked = ["fit-base", str(few), str(tmp_path / "base"), "--recipe", str(recipe), "--device", "cpu"]
     launched = launch({}, *asked, timeout=20)
     launched.children[1].send_signal(signal.SIGSTOP)

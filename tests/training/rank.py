@@ -1,24 +1,27 @@
-"""One rank of several, for `test_parallel.py`: fit-base with something done to it, as the variable PLAN says."""
+"""One rank of several, for `test_distributed.py`: fit-base with something done to it, as the variable PLAN says."""
 
 import json
 import os
 import signal
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
 
+from functaconv.data import copies
 from functaconv.errors import InputError
 from functaconv.signals.normalizer import Normalizer
-from functaconv.training import fit_base, learner
+from functaconv.training import fit_base
 from functaconv.training import run as running
+from functaconv.training.gradients import OuterGradients
 
 
 def change(patches: ExitStack, plan: dict[str, Any]) -> None:
     """`double` computes in float64, `save_every` seconds the state is saved, and in the update `at` the rank `whose`
-    does `what`: nan, fail, or a signal; from then on a rank is waited for `timeout` seconds.
+    does `what`: nan, fail, or a signal. Processes that copy a shard are noted in the file `copies`.
     """
 
     def put(owner: Any, name: str, value: Any) -> None:
@@ -30,22 +33,28 @@ def change(patches: ExitStack, plan: dict[str, Any]) -> None:
         put(Normalizer, "features", lambda self, batch: features(self, batch).double())
     if "save_every" in plan:
         put(running, "SAVE_EVERY", plan["save_every"])
-    descend = learner.Learner._descend
+    if "copies" in plan:
+        copy = copies._copy
 
-    def changed(learning: Any, batch: Any, spent: float) -> Any:
-        loss = descend(learning, batch, spent)
-        if learning.updates + 1 in plan["at"] and "timeout" in plan:
-            # not from the start: on a busy machine the ranks may start a minute apart
-            learning.ensemble._timeout = plan["timeout"]
-        is_due = learning.ensemble.rank == plan["whose"] and learning.updates + 1 in plan["at"]
+        def noted(shard: str, target: Path) -> None:
+            with Path(plan["copies"]).open("a") as file:
+                file.write(f"{os.getpid()}\n")
+            copy(shard, target)
+
+        put(copies, "_copy", noted)
+    descend = OuterGradients.descend
+
+    def changed(gradients: Any, batches: Any, spent: float, updates: int) -> Any:
+        loss = descend(gradients, batches, spent, updates)
+        is_due = gradients._group.rank == plan["whose"] and updates + 1 in plan["at"]
         # once: not again after a restart
         if is_due and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
-            do(plan["what"], learning)
+            do(plan["what"], gradients.base)
         return loss
 
-    def do(what: str, learning: Any) -> None:
+    def do(what: str, base: torch.nn.Module) -> None:
         if what == "nan":
-            for parameter in learning._shared:
+            for parameter in base.parameters():
                 if parameter.grad is not None:
                     parameter.grad.fill_(torch.nan)
         elif what == "fail":
@@ -54,7 +63,7 @@ def change(patches: ExitStack, plan: dict[str, Any]) -> None:
             os.kill(os.getpid(), signal.Signals[what])
 
     if "what" in plan:
-        put(learner.Learner, "_descend", changed)
+        put(OuterGradients, "descend", changed)
 
 
 def fit(shards: str, output: str, plan: dict[str, Any], **options: Any) -> Any:

@@ -13,7 +13,9 @@ from functaconv.recipe import Recipe, merged, validated
 from functaconv.signals.batch import Batch
 from functaconv.signals.normalizer import Normalizer
 from functaconv.signals.signal import Signal
-from functaconv.training.learner import RECHECK_AFTER, Learner
+from functaconv.training.distributed import Group
+from functaconv.training.gradients import RECHECK_AFTER, OuterGradients
+from functaconv.training.learner import Learner
 
 AXES = Axes("image", 2, 3)
 
@@ -51,7 +53,7 @@ def gradients(base: Base) -> dict[str, torch.Tensor]:
 
 
 def stepped(learner: Learner, batch: Batch, spent: float) -> dict[str, torch.Tensor]:
-    learner._descend(batch, spent)
+    learner.gradients.descend([batch], spent, 0)
     return gradients(learner.base)
 
 
@@ -59,19 +61,32 @@ def stepped(learner: Learner, batch: Batch, spent: float) -> dict[str, torch.Ten
 @pytest.mark.parametrize("latent", [{"numbers": 6}, {"numbers": 3, "sites": [1, 3]}], ids=["global", "spatial"])
 def test_where_the_fit_has_converged_the_latents_may_be_held_fixed(batch: Batch, latent: dict[str, Any]) -> None:
     sections: dict[str, Any] = {"latent": latent, "solver": {"steps": 16, "damping": 1e-6}}
-    fixed = Learner(base_of(recipe(**sections, training={"one_step": 0.0})), recipe(**sections).training)
-    fixed.training = recipe(**sections, training={"one_step": 0.0, "converged": 1e-4}).training
+    strict = recipe(**sections, training={"one_step": 0.0, "converged": 1e-4})
+    fixed = Learner(base_of(strict), strict.training)
     graph = recipe(**sections, training={"one_step": 0.0, "envelope": False, "unrolled_steps": 16})
     through = Learner(base_of(graph), graph.training)
     one, other = stepped(fixed, batch, 0.5), stepped(through, batch, 0.5)
-    assert fixed.unconverged_until == 0
+    assert fixed.gradients.unconverged_until == 0
     assert difference(one, other) < 0.02
     # which is not so where it has not: after one step
     early = recipe(**merged(sections, {"solver": {"steps": 1}}))
-    fixed.base, through.base = base_of(early), base_of(early)
-    fixed._backward_at_minimum(batch)
-    through._backward(batch, steps=1)
+    fixed, through = Learner(base_of(early), early.training), Learner(base_of(early), early.training)
+    fixed.gradients._backward_at_minimum([batch], 0)
+    through.gradients._backward([batch], 0, steps=1)
     assert difference(gradients(fixed.base), gradients(through.base)) > 0.1
+
+
+def passes(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Filled with the passes over a batch, as they are made: through so many steps, or at the minimum."""
+    made: list[object] = []
+    backward, at_minimum = OuterGradients._backward, OuterGradients._backward_at_minimum
+    monkeypatch.setattr(
+        OuterGradients, "_backward", lambda *given, steps: made.append(steps) or backward(*given, steps)
+    )
+    monkeypatch.setattr(
+        OuterGradients, "_backward_at_minimum", lambda *given: made.append("minimum") or at_minimum(*given)
+    )
+    return made
 
 
 def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
@@ -82,34 +97,30 @@ def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> 
 
 
 @pytest.mark.usefixtures("doubled")
-def test_where_it_has_not_converged_the_base_learns_through_one_step(batch: Batch) -> None:
+def test_where_it_has_not_converged_the_base_learns_through_one_step(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # so much damping that three steps lead nowhere near the minimum
     far: dict[str, Any] = {"solver": {"damping": 100.0, "steps": 2}}
     learner = Learner(base_of(recipe(**far)), recipe(**far, training={"one_step": 0.0}).training)
     single = Learner(base_of(recipe(**far)), recipe(**far, training={"one_step": 1.0}).training)
     one, other = stepped(learner, batch, 0.5), stepped(single, batch, 0.5)
-    assert learner.unconverged_until == RECHECK_AFTER
+    assert learner.gradients.unconverged_until == RECHECK_AFTER
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
     # until it looks again, it does not fit twice
-    seen: list[Any] = []
-    learner._backward_at_minimum = lambda batch: seen.append(batch)  # type: ignore[assignment, func-returns-value]
-    learner.updates = RECHECK_AFTER - 1
-    learner._descend(batch, 0.5)
-    assert not seen
+    asked = passes(learner, monkeypatch)
+    learner.gradients.descend([batch], 0.5, RECHECK_AFTER - 1)
+    learner.gradients.descend([batch], 0.5, RECHECK_AFTER)
+    assert asked == [1, "minimum", 1]
 
 
 def test_one_step_comes_first(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
     learner = Learner(base_of(recipe()).float(), recipe(training={"one_step": 0.6}).training)
-    asked: list[object] = []
-    backward = learner._backward
-    monkeypatch.setattr(learner, "_backward", lambda batch, steps: asked.append(steps) or backward(batch, steps))
-    monkeypatch.setattr(
-        learner, "_backward_at_minimum", lambda batch: asked.append("minimum") or (backward(batch, 1), 0.0)
-    )
+    asked = passes(learner, monkeypatch)
     for spent in (0.0, 0.59, 0.61):
-        learner.update(batch, spent)
-    assert asked == [1, 1, "minimum"]
+        learner.update([batch], spent)
+    assert asked[:3] == [1, 1, "minimum"]
 
 
 @pytest.mark.usefixtures("doubled")
@@ -147,5 +158,63 @@ def test_a_learned_damping_moves_within_its_limits(batch: Batch, learned: bool) 
     learner = Learner(base_of(chosen).float(), chosen.training)
     before = learner.base.solver.log_damping.item()
     for _ in range(5):
-        learner.update(batch, 0.1)
+        learner.update([batch], 0.1)
     assert (learner.base.solver.log_damping.item() != before) == learned
+
+
+def shares(batch: Batch, ranks: int) -> list[Batch]:
+    return [batch.items(slice(rank * len(batch) // ranks, (rank + 1) * len(batch) // ranks)) for rank in range(ranks)]
+
+
+class Summed(Group):
+    """One of several ranks in one process, which are given the sums of what all of them bring."""
+
+    def __init__(self, rank: int, sums: list[torch.Tensor]) -> None:
+        self.rank, self.count, self.sums = rank, 4, sums
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        self.sums.append(tensor.clone())
+        return sum(self.sums[-self.count :], torch.zeros_like(tensor))
+
+
+@pytest.mark.usefixtures("doubled")
+@pytest.mark.parametrize("latent", [{"numbers": 6}, {"numbers": 3, "sites": [1, 3]}], ids=["global", "spatial"])
+def test_a_batch_in_parts_of_shapes_or_memory_gives_the_gradient_of_the_whole(
+    batch: Batch, latent: dict[str, Any]
+) -> None:
+    chosen = recipe(latent=latent, training={"one_step": 0.0, "envelope": False})
+    whole = stepped(Learner(base_of(chosen), chosen.training), batch, 0.5)
+    # one item at a time, inner steps recomputed
+    parts = stepped(Learner(base_of(chosen), chosen.training, memory=0), batch, 0.5)
+    groups = Learner(base_of(chosen), chosen.training)
+    groups.gradients.descend(shares(batch, 3), 0.5, 0)
+    assert difference(parts, whole) < 1e-12
+    assert difference(gradients(groups.base), whole) < 1e-12
+
+
+@pytest.mark.usefixtures("doubled")
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
+def test_the_last_rank_to_add_its_share_has_the_update_of_all(batch: Batch, order: tuple[int, ...]) -> None:
+    chosen = recipe(training={"one_step": 1.0, "clip": 0.0})
+    alone = Learner(base_of(chosen), chosen.training)
+    expected = alone.update([batch], 0.5)
+    # of four ranks one has no item at all
+    own: list[list[Batch]] = [[share] for share in shares(batch, 3)]
+    sums: list[torch.Tensor] = []
+    for rank in (3, *order):
+        learner = Learner(base_of(chosen), chosen.training, Summed(rank, sums))
+        update = learner.update([] if rank == 3 else own[rank], 0.5, [1.0, float(rank == 1)])
+    assert update.notes == (4.0, 1.0)
+    assert update.error == pytest.approx(expected.error, rel=1e-12)
+    assert update.norm == pytest.approx(expected.norm, rel=1e-9)
+    for name, tensor in learner.base.state_dict().items():
+        torch.testing.assert_close(tensor, alone.base.state_dict()[name], rtol=1e-9, atol=1e-12)
+
+
+def test_a_batch_of_which_nothing_can_be_used_is_no_update(batch: Batch) -> None:
+    learner = Learner(base_of(recipe()).float(), recipe().training)
+    before = {name: tensor.clone() for name, tensor in learner.base.state_dict().items()}
+    update = learner.update([], 0.5)
+    assert (learner.updates, learner.skipped) == (0, 0)
+    assert all(torch.equal(before[name], tensor) for name, tensor in learner.base.state_dict().items())
+    assert update.notes == ()

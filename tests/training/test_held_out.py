@@ -9,7 +9,7 @@ import pytest
 from functaconv.training import fit_base
 from functaconv.training.held_out import LEAST_RUN, MOST_RUNS, held_out
 
-from .conftest import png, tar
+from ..conftest import png, tar
 
 
 def runs_of(indices: list[int]) -> list[list[int]]:

@@ -1,0 +1,163 @@
+"""Which recipe suits the first items, and how they are read."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+
+from functaconv.data.decoders import USABLE_HINT, decode, usable_field
+from functaconv.data.ignored import most_ignored
+from functaconv.data.items import Item
+from functaconv.data.noise import reading
+from functaconv.data.shards import read_records, shown
+from functaconv.errors import InputError, ItemError, UsageError
+from functaconv.modalities import Axes
+from functaconv.modalities.reading import check_possible, count_ignored
+from functaconv.presets import SIZED, Situation
+from functaconv.presets import preset as preset_of
+from functaconv.recipe import DataRecipe, Recipe, validated
+from functaconv.signals.device import half_is_fast, usable_precision
+from functaconv.signals.tiles import Tile, tiles_of
+from functaconv.solvers import SOLVERS
+from functaconv.training.closed_form import learnable
+from functaconv.training.options import FitOptions, layered
+from functaconv.training.progress import Watcher
+
+# items looked at before any work: so many in all, but so many of every shard, up to a limit
+FIRST_ITEMS, LEAST_OF_EACH, MOST_LOOKED_AT = 64, 4, 256
+# of a network whose Jacobians are computed sooner in half precision
+LEAST_WIDTH = 64
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is to be learned."""
+
+    recipe: Recipe
+    axes: Axes
+    tiles: int
+    """of an item, at most"""
+    is_free: bool
+    """no published preset, solver or network was asked for: the base that validates better is written"""
+
+
+def choose(names: Sequence[str], device: torch.device, options: FitOptions, watcher: Watcher) -> Choice:
+    """Settings as asked for, and what suits the first items of the shards for all else."""
+    preset_name, asked = options.asked()
+    data = validated({"data": asked.get("data", {})}).data
+    items = _first_items(names, data, watcher)
+    axes = Axes.of(items, data.channel_axis, data.modality)
+    check_possible(axes, data.transform, data.tile)
+    cut = _first_tiles(items, axes, data.tile)
+    first = cut[0][0].signal
+    latent = asked.get("latent", {})
+    if preset_name in (None, *SIZED) and latent.get("sites") and latent.get("kernel", 1) == 1:
+        # seamless unless something else was asked for
+        latent = {"interpolation": "window"} | latent
+    solver = asked.get("solver", {}).get("kind")
+    situation = Situation(
+        first.shape, axes.channels, device.type == "cuda", validated({"latent": latent}).latent if latent else None,
+        solver,
+    )  # fmt: skip
+    chosen = preset_name or axes.modality.preset
+    recipe = validated(layered(preset_of(str(chosen), situation).settings(), asked))
+    is_free = not _network_asked_for(preset_name, asked)
+    training, budget = recipe.training, asked.get("training", {})
+    is_learned = not recipe.network.has_closed_form and not is_free
+    if training.steps is None and (
+        training.minutes is None or (is_learned and training.minutes == 0 and "minutes" not in budget)
+    ):
+        recipe = recipe.changed({"training": {"minutes": 10.0}})
+    if not learnable(recipe) and is_learned:
+        raise UsageError(
+            f"without minutes there is only the closed form, which is not this network: {recipe.network.described}",
+            hint="leave out --solver, network.kind and network.modulation, or allow --minutes",
+        )
+    if not preset_name:
+        shape = "x".join(map(str, first.shape))
+        watcher.announce(
+            f"{axes.described} of {shape}, {axes.channels} channel{'s' * (axes.channels > 1)}, on {device.type}: "
+            f"recipe {chosen!r} ({_described(recipe)})"
+        )
+    return Choice(recipe, axes, max(map(len, cut)), is_free)
+
+
+def precision_for(name: str, device: torch.device, recipe: Recipe) -> str:
+    """What is learned with; `auto`: Jacobians in bfloat16 where the processor has units for it and the network is large
+    enough to gain, else float32. The base keeps it, and encodes with it where it can.
+    """
+    if name != "auto":
+        return usable_precision(name, device)
+    needs_jacobian = SOLVERS[recipe.solver.kind].needs_jacobian
+    gains = needs_jacobian and recipe.network.sweep_width >= LEAST_WIDTH and learnable(recipe)
+    return "bfloat16" if gains and device.type == "cpu" and half_is_fast("bfloat16") else "float32"
+
+
+def _network_asked_for(preset: str | None, settings: Mapping[str, Any]) -> bool:
+    """A published preset, a solver or a network was chosen: that is what is written, whatever the closed form has."""
+    return (
+        (preset or SIZED[0]) not in SIZED
+        or "kind" in settings.get("solver", {})
+        or not settings.get("network", {}).keys().isdisjoint(("kind", "modulation"))
+    )
+
+
+def _described(recipe: Recipe) -> str:
+    network, latent, training = recipe.network, recipe.latent, recipe.training
+    sites = "x".join(map(str, [*latent.sites, latent.numbers]))
+    if not learnable(recipe):
+        return f"closed form, latent {sites}"
+    budget = f"{training.minutes:g} minutes" if training.minutes else f"{training.steps} steps"
+    return f"{network.described}, latent {sites}, {recipe.solver.kind} solver, batch {training.batch_size}, {budget}"
+
+
+def _first_items(names: Sequence[str], data: DataRecipe, watcher: Watcher) -> list[Item]:
+    items: list[Item] = []
+    problems: list[str] = []
+    ignored = Counter[str]()
+    seen = 0
+    # of every shard some: a second kind of item need not be in the first one
+    each = max(LEAST_OF_EACH, FIRST_ITEMS // len(names))
+    for number, name in enumerate(names):
+        for record in islice(read_records(name, number, unplaced=ignored), each):
+            seen += 1
+            count_ignored(record, data.field, ignored)
+            if record.problem is not None or usable_field(record, data.field) is None:
+                continue
+            try:
+                with reading(record.key):
+                    items.append(
+                        decode(
+                            record, field=data.field, channels=data.channels, transform=data.transform, ignored=ignored
+                        )
+                    )
+            except ItemError as error:
+                problems.append(f"{record.key}: {error}")
+        if len(items) >= MOST_LOOKED_AT:
+            break
+    if not items:
+        why = f"; the first problem: {problems[0]}" if problems else ""
+        why += f"; not read: {most_ignored(ignored)}" if ignored else ""
+        raise InputError(
+            f"no usable item in {', '.join(map(shown, names[:3]))} ({seen} records looked at){why}",
+            hint=USABLE_HINT,
+        )
+    if ignored:
+        watcher.announce(f"not used of the first {seen} records: {most_ignored(ignored)}")
+    return items
+
+
+def _first_tiles(items: Sequence[Item], axes: Axes, tile: int | None) -> list[list[Tile]]:
+    """Those of each item that can be used."""
+    problem, found = "", list[list[Tile]]()
+    for item in items:
+        try:
+            found.append(list(tiles_of(axes.signal(item), tile)))
+        except ItemError as error:
+            problem = f"{item.key}: {error}"
+    if found:
+        return found
+    raise InputError(f"none of the first {len(items)} items can be used; {problem}")

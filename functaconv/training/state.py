@@ -1,0 +1,84 @@
+"""The folder beside an unfinished base that holds the state of its training."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from functaconv.checkpoint import is_base, read_base
+from functaconv.documents import differences
+from functaconv.engines.ranks import trainers
+from functaconv.errors import InputError, OutputExistsError
+from functaconv.files import locked
+from functaconv.functaset.attributes import canonical
+from functaconv.training.distributed import Group
+from functaconv.training_state import TrainingState, read_state, write_state
+
+
+class TrainingFolder:
+    """`BASE.training`: the state, the closed form and the log of a training that is not finished."""
+
+    def __init__(self, output: Path) -> None:
+        self.output, self.path = output, output.with_name(output.name + ".training")
+        self.closed_form, self.log = self.path / "closed-form.safetensors", self.path / "log.jsonl"
+        self._state = self.path / "state.safetensors"
+
+    def read(self, identity: Mapping[str, Any]) -> TrainingState | None:
+        """The state to go on from; OutputExistsError where it is that of other settings."""
+        if not self._state.exists():
+            return None
+        saved = read_state(self._state)
+        if changes := differences(saved.values["identity"], canonical(dict(identity))):
+            raise OutputExistsError(
+                f"an unfinished training in {self.path} has other settings: {'; '.join(changes)}",
+                hint="use the same settings to go on, another name, or --overwrite",
+            )
+        return saved
+
+    def write(self, state: TrainingState) -> None:
+        """Replace the state in one step."""
+        write_state(self._state, state)
+
+    def is_begun(self, identity: Mapping[str, Any]) -> bool:
+        """An unfinished training with these settings is to take the place of what is at `output`."""
+        return self._state.exists() and not differences(
+            read_state(self._state).values["identity"], canonical(dict(identity))
+        )
+
+    def is_of_this_run(self) -> bool:
+        """What is at `output`, or was begun there, was made by these ranks, before torchrun started them again."""
+        run = trainers().run
+        if run is None:
+            return False
+        try:
+            if self._state.exists():
+                return bool(read_state(self._state).values.get("run") == run)
+            return is_base(self.output) and bool(read_base(self.output).description.training.get("run") == run)
+        except InputError:
+            # damaged, and to be overwritten
+            return False
+
+    def clear(self) -> None:
+        """Remove what is ours, and the folder if nothing else is in it."""
+        for file in (*self.path.glob(".state.safetensors.*.tmp"), self._state, self.closed_form, self.log):
+            file.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path.rmdir()
+
+    @contextmanager
+    def claimed(self, group: Group) -> Iterator[None]:
+        """No other run may use the folder meanwhile."""
+        with ExitStack() as lock:
+
+            def claim() -> None:
+                lock.enter_context(locked(self.output))
+                self.path.mkdir(parents=True, exist_ok=True)
+
+            group.first(claim)
+            try:
+                yield
+            finally:
+                if group.is_first:
+                    # it is not empty where a state is saved
+                    with suppress(OSError):
+                        self.path.rmdir()
