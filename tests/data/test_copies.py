@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from functaconv.data.copies import SPARE
+from functaconv.data.copies import SPARE, LocalCopies
 from functaconv.errors import InputError
 from functaconv.modalities import Axes
 from functaconv.modalities.reading import Reading
-from functaconv.signals.loader import Collection
+from functaconv.signals.collection import Collection
 from tests.data.servers import Script
 
 READING = Reading(Axes("image", 2, 3))
@@ -38,7 +38,8 @@ def test_a_collection_copies_what_cannot_be_read_in_any_order(
     zipped.write_bytes(gzip.compress(other.read_bytes()))
     url = serve(bz2.compress(remote.read_bytes())).url + "/a.tar?SECRET"
     told: list[str] = []
-    items = Collection([str(plain), str(zipped), url], lambda one: [READING.signal(one)], announce=told.append)
+    shards = [str(plain), str(zipped), url]
+    items = Collection(shards, lambda one: [READING.signal(one)], copies=LocalCopies(shards, told.append))
     assert [items[index].key for index in (6, 0, 3, 6)] == ["image0006", "image0000", "image0003", "image0006"]
     assert [signal.key for signal in items.all(workers=2)] == [f"image{n:04d}" for n in range(7)]
     assert len(told) == 2
