@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from functaconv.data.archive import Tape, members
 from functaconv.data.decoders import DEFAULT_LIMITS, Limits
@@ -64,21 +64,17 @@ def read_records(
     limits: Limits = DEFAULT_LIMITS,
     tally: Tally | None = None,
     unplaced: Counter[str] | None = None,
-    known: Mapping[str, Any] | None = None,
-    joined: bool = True,
 ) -> Iterator[Record]:
     """The records of one tar from number `start` on, decompressed if need be; of `stream`, if there is one.
 
     InputError, naming shard and record, when the archive is damaged or stops before its end marker: after
     all records that are known to be complete. ServiceError when a server or command fails: the shard may be sound.
-    `known` is the `fingerprint` of a URL when the work began: another object is a ChangedInputError. `begin` is a
-    record's number and offset, as `index_shard` tells them: what is before it is not read. `unplaced` counts what is
-    passed over where there is no record that could say so. Not `joined`, members that lie apart are records of their
-    own, and the headers of the whole shard are not read before the first one is given.
+    `begin` is a record's number and offset, as `index_shard` tells them: what is before it is not read. `unplaced`
+    counts what is passed over where there is no record that could say so.
     """
-    locations = _joins(shard) if joined and stream is None else {}
+    locations = _joins(shard) if stream is None else {}
     with ExitStack() as stack:
-        source = stack.enter_context(opened(shard, stream, known=known))
+        source = stack.enter_context(opened(shard, stream))
         again = stack.enter_context(opened(shard)) if locations else source
         for group in groups(Source(shard, source, begin=begin), start, limits, tally, locations, unplaced):
             if group.number >= start:

@@ -15,6 +15,7 @@ from functaconv.data import patience
 from functaconv.data.items import Record
 from functaconv.data.patience import LostError, Retries, source_timeout
 from functaconv.data.shards import expand_shards, fingerprint, index_shard, is_seekable, read_records
+from functaconv.data.storage import opened
 from functaconv.errors import (
     ChangedInputError,
     FunctaconvError,
@@ -36,12 +37,15 @@ def url_of(script: Script, name: str = "train.tar") -> str:
     return script.url.replace("//", "//user:SECRET1@") + f"/data/{name}?X-Signature=SECRET2#SECRET3"
 
 
-def read_until_error(shard: str, **options: object) -> tuple[list[Record], FunctaconvError | None]:
+def read_until_error(
+    shard: str, known: dict[str, str | int] | None = None
+) -> tuple[list[Record], FunctaconvError | None]:
     records: list[Record] = []
     failure = None
     try:
-        for record in read_records(shard, **options):  # type: ignore[arg-type]
-            records.append(record)  # noqa: PERF402 - those before the error are wanted
+        with opened(shard, known=known) as stream:
+            for record in read_records(shard, stream=stream):
+                records.append(record)  # noqa: PERF402 - those before the error are wanted
     except FunctaconvError as error:
         failure = error
     if failure is not None:
@@ -175,7 +179,7 @@ def test_headers_that_make_no_sense_are_no_numbers_and_still_json(serve: Serve, 
     found = fingerprint(url_of(script))
     json.dumps(found, ensure_ascii=False).encode()
     assert found.get("size", 0) in (0, len(CONTENT))
-    assert as_pairs(list(read_records(url_of(script), known=found))) == RECORDS
+    assert as_pairs(read_until_error(url_of(script), known=found)[0]) == RECORDS
 
 
 def test_who_stops_reading_hangs_up(serve: Serve) -> None:

@@ -285,8 +285,6 @@ def test_members_of_one_key_that_lie_apart_are_one_record_of_a_local_tar(tmp_pat
     with shard.open("rb") as stream:
         assert [read_at(str(shard), one, stream=stream) for one in index_shard(str(shard), stream=stream)] == records
     assert len([record for record in read(tar(members)) if record.fields]) == 9
-    unjoined = list(read_records(str(shard), joined=False))
-    assert as_pairs(unjoined) == as_pairs(read(tar(members)))
 
 
 def test_what_is_joined_counts_towards_the_limits(tmp_path: Path) -> None:
