@@ -119,7 +119,7 @@ def read(work: Work, task: Task) -> Iterator[Portion]:
         unplaced = Counter[str]()
         records = read_records(name, task.shard, start=task.start, begin=begin, stream=stream, unplaced=unplaced)
         wanted = islice(records, None if task.stop is None else task.stop - task.start)
-        # closed whatever happens: decoders that wait for room would wait for ever
+        # closed whatever happens: no thread goes on decoding
         reads = stack.enter_context(closing(begun_ahead(partial(_read, work), wanted, workers=work.workers)))
         yield from _portions(work, task, source, reads, unplaced)
 

@@ -95,7 +95,7 @@ def pack(
         units = _shuffled(_units(selection, options, source), options.seed)
         reading = Reading(options.array, options.transform, options.resolution, selection.is_lone)
         told = Account(selection.ignored)
-        # closed whatever happens: decoders that wait for room would wait for ever
+        # closed whatever happens: no thread goes on decoding
         with closing(_outcomes(units, reading, threads, progress)) as outcomes:
             samples = told.samples(outcomes)
             first = next(samples, None)
