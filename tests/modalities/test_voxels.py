@@ -76,7 +76,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def base(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("base") / "voxels.safetensors"
-    fit_base(str(shards), path, settings=SETTINGS, device="cpu")
+    fit_base(str(shards), path, settings={"latent": {"numbers": 16}}, minutes=0, device="cpu")
     return path
 
 
