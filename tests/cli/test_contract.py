@@ -51,12 +51,12 @@ def test_a_command_has_the_options_of_the_contract(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", OPTIONS)
-@pytest.mark.parametrize("flag", ["--help", "-h"])
-def test_help_goes_to_stdout(command: str, flag: str, invoke: Invoke) -> None:
-    ran = invoke(command, flag)
-    assert (ran.code, ran.errors) == (0, "")
-    assert ran.output.startswith(f"Usage: functaconv {command} ")
-    assert all(f"--{name}" in ran.output for name in OPTIONS[command].split())
+def test_help_goes_to_stdout(command: str, invoke: Invoke) -> None:
+    for flag in ("--help", "-h"):
+        ran = invoke(command, flag)
+        assert (ran.code, ran.errors) == (0, "")
+        assert ran.output.startswith(f"Usage: functaconv {command} ")
+        assert all(f"--{name}" in ran.output for name in OPTIONS[command].split())
 
 
 def test_without_a_command_the_help_is_shown_and_the_code_is_that_of_usage(invoke: Invoke) -> None:
@@ -109,10 +109,10 @@ def test_json_is_one_object_and_all_there_is_on_stdout(
     assert "{" not in ran.errors
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_quiet_says_nothing_on_stderr(name: str, world: World, tmp_path: Path, invoke: Invoke) -> None:
-    ran = invoke(*commands(world, tmp_path)[name], "-q")
-    assert (ran.code, ran.errors) == (0, "")
+def test_quiet_says_nothing_on_stderr(world: World, tmp_path: Path, invoke: Invoke) -> None:
+    for name in ("pack", "fit-base", "encode", "render", "report", "inspect"):
+        ran = invoke(*commands(world, tmp_path)[name], "-q")
+        assert (ran.code, ran.errors) == (0, ""), name
 
 
 def test_quiet_still_tells_errors(tmp_path: Path, invoke: Invoke) -> None:

@@ -17,13 +17,6 @@ SLOWLY = ("--batch-size", "1", "--steps", "60")
 MANY = ("--steps", "150", "--batch-size", "4", "--seed", "3", *SMALL)
 OFTEN = "from functaconv.training import run; run.SAVE_EVERY = 0.0; from functaconv.cli import main; main()"
 """runs the command with a training state after each update"""
-SIGNALS = [
-    pytest.param(signal.SIGTERM, 75, id="SIGTERM"),
-    pytest.param(signal.SIGUSR1, 75, id="SIGUSR1", marks=pytest.mark.slow),
-    pytest.param(signal.SIGINT, 130, id="Ctrl-C"),
-    pytest.param(signal.SIGKILL, -signal.SIGKILL, id="kill -9"),
-]
-
 Start = Callable[..., subprocess.Popen[bytes]]
 
 
@@ -46,7 +39,7 @@ def undisturbed(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("number", "code"), SIGNALS)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGKILL, -signal.SIGKILL)])
 def test_encode_goes_on(
     number: int, code: int, world: World, undisturbed: Path, tmp_path: Path, start: Start, invoke: Invoke
 ) -> None:
@@ -69,7 +62,7 @@ def test_encode_goes_on(
     assert_same_functaset(out, undisturbed / "store.zarr")
 
 
-@pytest.mark.parametrize(("number", "code"), SIGNALS)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
 def test_fit_base_goes_on(
     number: int, code: int, world: World, undisturbed: Path, tmp_path: Path, start: Start, invoke: Invoke
 ) -> None:
@@ -91,20 +84,3 @@ def test_fit_base_goes_on(
     assert "going on" in ran.errors
     assert not (tmp_path / "base.safetensors.training").exists()
     assert_same_base(base, undisturbed / "base.safetensors")
-
-
-@pytest.mark.slow
-def test_an_unfinished_training_with_other_settings_is_left_alone(
-    world: World, tmp_path: Path, start: Start, invoke: Invoke
-) -> None:
-    base = tmp_path / "base.safetensors"
-    state = tmp_path / "base.safetensors.training" / "state.safetensors"
-    process = start("fit-base", world.shards, base, *MANY)
-    wait_until(state.exists, process)
-    process.kill()
-    process.communicate()
-    before = state.read_bytes()
-    ran = invoke("fit-base", world.shards, base, *MANY, "--seed", 4)
-    assert ran.code == 73
-    assert "training.seed: found 3, asked for 4" in ran.errors
-    assert state.read_bytes() == before

@@ -39,7 +39,6 @@ def end(process: "subprocess.Popen[bytes]", number: int) -> str:
     ("number", "code", "sent"),
     [
         pytest.param(signal.SIGTERM, 75, 0.5, id="SIGTERM"),
-        pytest.param(signal.SIGINT, 130, 0.5, id="Ctrl-C", marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, 130, 0.0, id="Ctrl-C before anything"),
     ],
 )
@@ -75,7 +74,6 @@ def test_a_command_that_is_silent_ends_too(world: World, tmp_path: Path, environ
         time.sleep(0.02)
 
 
-@pytest.mark.slow
 def test_a_server_that_is_silent(world: World, tmp_path: Path, environment: Mapping[str, str]) -> None:
     shard = sorted(world.shards.glob("*.tar"))[0].read_bytes()
     local = Path(tmp_path / "local.tar")
