@@ -4,7 +4,6 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +23,7 @@ from tests.conftest import TINY, npy, png, tar
 
 SHAPE = (10, 8, 12)
 SETTINGS = merged(
-    TINY, {"solver": {"kind": "gauss-newton", "steps": 2}, "training": {"optimizer": "muon", "steps": 120}}
+    TINY, {"solver": {"kind": "gauss-newton", "steps": 2}, "training": {"optimizer": "muon", "steps": 60}}
 )
 
 
@@ -203,10 +202,9 @@ def test_images_among_voxels_are_told_early(shards: Path, tmp_path: Path) -> Non
         fit_base(str(mixed), tmp_path / "b.safetensors", settings=SETTINGS)
 
 
-@pytest.mark.parametrize("latent", [{"numbers": 4, "sites": [2, 2, 3]},
-                                    {"numbers": 3, "sites": [2, 2, 2], "interpolation": "linear"}])  # fmt: skip
-def test_sites_have_three_axes(latent: dict[str, Any], shards: Path, tmp_path: Path) -> None:
-    settings = merged(SETTINGS, {"latent": latent, "training": {"steps": 40}})
+def test_sites_have_three_axes(shards: Path, tmp_path: Path) -> None:
+    latent = {"numbers": 3, "sites": [2, 2, 2], "interpolation": "linear"}
+    settings = merged(SETTINGS, {"latent": latent, "training": {"steps": 10}})
     fit_base(str(shards), tmp_path / "b.safetensors", settings=settings, device="cpu")
     path = encode(tmp_path / "b.safetensors", str(shards), tmp_path / "o.zarr", device="cpu", limit=10).path
     functaset = open_functaset(path)
