@@ -255,7 +255,7 @@ class Base(nn.Module):
 
     def place(self, points: Points) -> Placement:
         """Points sorted into cells."""
-        return self.field.sites.place(points.coords, points.apart)
+        return self.field.sites.place(points.coords, points.positions)
 
     def points(self, grid: AnyGrid) -> Points:
         """A grid's points on the base's device."""

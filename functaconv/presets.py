@@ -13,11 +13,10 @@ from functaconv.networks import NetworkOptions, SirenOptions
 from functaconv.recipe import LatentRecipe, Recipe, TrainingRecipe
 from functaconv.solvers import GaussNewtonOptions, GradientOptions, SolverOptions
 
-LEAST_POINTS = 256
+# points of an item in an update of a sized preset: at least, and at most in whole cells
+LEAST_POINTS, MOST_POINTS = 256, 8192
+# values of an item in the inner fit for each number of a global latent: with three, it fits the points drawn
 EQUATIONS = 6
-"""values of an item in the inner fit for each number of a global latent: with three, it fits the points drawn"""
-MOST_POINTS = 8192
-"""of an item in an update of a sized preset, in whole cells"""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 Coords = Float[Tensor, "point coord"]
 """coordinates in the unit interval, square or cube"""
-Places = Float[Tensor, "point axis"]
+Positions = Float[Tensor, "point axis"]
 """where points lie among the sites, in the unit interval, square or cube"""
 CellCoords = Float[Tensor, "cell point coord"]
 """coordinates as the network sees them"""

@@ -3,8 +3,9 @@
 from functaconv.networks.fourier import Fourier, FourierOptions
 from functaconv.networks.modulation import LatentMap, ModulatedNetwork
 from functaconv.networks.network import Inputs, Network, NetworkKind, NetworkOptions
+from functaconv.networks.placement import Placement
 from functaconv.networks.siren import Siren, SirenOptions
-from functaconv.networks.sites import Placement, SiteGrid
+from functaconv.networks.sites import SiteGrid
 
 NETWORKS: dict[str, NetworkKind] = {"siren": Siren, "fourier": Fourier}
 

@@ -26,7 +26,7 @@ from functaconv.errors import UsageError
 from functaconv.networks.cosines import cosines, lowest, weighed
 from functaconv.networks.initial import uniform
 from functaconv.networks.network import Inputs, Network, NetworkOptions, Pullback
-from functaconv.networks.sites import Placement
+from functaconv.networks.placement import Placement
 from functaconv.options import MOST_PARAMETERS, STRICT, Frequency, Width, check_size
 from functaconv.shapes import CellCoords, CellFeatures, Modulations
 

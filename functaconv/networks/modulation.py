@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from functaconv.networks.initial import uniform
 from functaconv.networks.network import Network
+from functaconv.networks.placement import Placement
 from functaconv.networks.reads import Reads
-from functaconv.networks.sites import Placement, SiteGrid, neighbours
+from functaconv.networks.sites import SiteGrid, neighbours
 from functaconv.shapes import CellFeatures, CellJacobian, Latents, Modulations
 
 

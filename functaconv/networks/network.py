@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from functaconv.networks.sites import Placement
+from functaconv.networks.placement import Placement
 from functaconv.shapes import CellCoords, CellFeatures, Modulations
 
 Pullback = Callable[[CellFeatures], Modulations]

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from functaconv.networks.initial import uniform
 from functaconv.networks.network import Inputs, Network, NetworkOptions, Pullback
-from functaconv.networks.sites import Placement
+from functaconv.networks.placement import Placement
 from functaconv.options import MOST_PARAMETERS, STRICT, Depth, Frequency, Width, check_size
 from functaconv.shapes import CellCoords, CellFeatures, Modulations
 

@@ -33,13 +33,13 @@ class Points:
 
     coords: Tensor
     """`[point, coord]`, as the network sees them"""
-    apart: Tensor | None = None
+    positions: Tensor | None = None
     """`[point, axis]`, where among the sites they lie, when that is not what the network sees"""
 
     @property
-    def places(self) -> Tensor:
+    def site_coords(self) -> Tensor:
         """`[point, axis]`, in the unit interval, square or cube that the sites divide."""
-        return self.coords if self.apart is None else self.apart
+        return self.coords if self.positions is None else self.positions
 
     def to(self, like: Tensor) -> "Points":
         """On the device and in the type of a tensor."""
@@ -49,7 +49,7 @@ class Points:
         return self._each(lambda tensor: tensor[chosen])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Points":
-        return Points(change(self.coords), None if self.apart is None else change(self.apart))
+        return Points(change(self.coords), None if self.positions is None else change(self.positions))
 
     def __len__(self) -> int:
         return len(self.coords)

@@ -17,11 +17,12 @@ from torch import Tensor
 from functaconv.networks.reads import Reads
 from functaconv.shapes import CellMatrices, ItemMask, Latents, PerItem
 
+# numbers of an item up to which a matrix shared by all items is assembled
 MOST_ASSEMBLED = 4096
-"""numbers of an item up to which a matrix shared by all items is assembled"""
+# the same for matrices of single items: beyond that their factors cost more than conjugate gradients
 MOST_ASSEMBLED_EACH = 512
-"""the same for matrices of single items: their factors cost more than conjugate gradients beyond that"""
 CONJUGATE_STEPS = 16
+# added where a division by zero would be possible
 TINY = 1e-30
 
 

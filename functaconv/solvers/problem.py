@@ -25,8 +25,8 @@ from functaconv.shapes import (
 from functaconv.solvers.linearization import Gradient, Linearization, NormalEquations, along, onto_sites
 from functaconv.solvers.normal_matrix import CellMatrixSum
 
+# share of the error at the start below which float32 has lost too much of an error that is a difference
 CANCELLED = 1e-3
-"""share of the error at the start below which float32 has lost too much of an error that is a difference"""
 Rows = Float[Tensor, "#item cell value number"]
 """a Jacobian with points and channels side by side"""
 

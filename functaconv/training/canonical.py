@@ -17,9 +17,9 @@ from functaconv.base import Base
 from functaconv.shapes import Latents
 from functaconv.signals.batch import Batch
 
+# of the mean of the normal matrix's eigenvalues, added to each, so that also a number that changes nothing has a
+# length; float32 rounds by some 1e-6 of it
 JITTER = 1e-4
-"""of the mean curvature, added to it, so that also a number that changes nothing has a length; float32 rounds by some
-1e-6 of it"""
 TINY = 1e-30
 
 Matrix = Float[Tensor, "latent latent"]
@@ -34,14 +34,14 @@ class Basis:
     constant: Float[Tensor, " latent"]
 
     @classmethod
-    def of(cls, curvature: Matrix, latents: Latents, *, is_centred: bool) -> "Basis":
+    def of(cls, normal_matrix: Matrix, latents: Latents, *, is_centred: bool) -> "Basis":
         """Such that changes of a canonical latent have the length of the changes they make to the output, along the
         principal axes of the latents: the axes of what they differ from their mean, or from zero.
         """
         flat = latents.flatten(0, 1)
         constant = flat.mean(0) if is_centred else torch.zeros_like(flat[0])
-        # root' root = curvature; not by Cholesky: rounded in float32 a curvature may have negative eigenvalues
-        strength, directions = torch.linalg.eigh(curvature)
+        # root' root = normal_matrix; not by Cholesky: rounded in float32 a normal matrix may have negative eigenvalues
+        strength, directions = torch.linalg.eigh(normal_matrix)
         root = (strength.clamp(min=0) + JITTER * strength.mean().clamp(min=TINY)).sqrt()[:, None] * directions.mT
         seen = (flat - constant) @ root.mT
         axes = torch.linalg.eigh(seen.mT @ seen / len(seen)).eigenvectors.flip(1)
@@ -64,14 +64,14 @@ def make_canonical(base: Base, batches: Iterable[Batch]) -> Basis | None:
     What their mean is becomes part of the network's biases where that is exact; elsewhere latents are not centred. The
     damping goes along: fits go the same way as before.
     """
-    found = [(_curvature(base, batch), base.encode(batch).latents.double().cpu()) for batch in batches]
+    found = [(_normal_matrix(base, batch), base.encode(batch).latents.double().cpu()) for batch in batches]
     found = [(matrix, latents[latents.isfinite().all(-1).all(-1)]) for matrix, latents in found]
     count = sum(len(latents) for _, latents in found)
     if not count:
         return None
     latents = torch.cat([latents for _, latents in found])
-    curvature = torch.stack([matrix * (len(own) / count) for matrix, own in found]).sum(0)
-    basis = Basis.of(curvature, latents, is_centred=base.field.absorbs_constants)
+    normal_matrix = torch.stack([matrix * (len(own) / count) for matrix, own in found]).sum(0)
+    basis = Basis.of(normal_matrix, latents, is_centred=base.field.absorbs_constants)
     base.field.substitute(basis.matrix.to(base.device), basis.constant.to(base.device))
     base.start.copy_(basis.canonical(base.start.double().cpu()))
     base.solver.change_basis(basis.matrix)
@@ -79,7 +79,7 @@ def make_canonical(base: Base, batches: Iterable[Batch]) -> Basis | None:
     return basis
 
 
-def _curvature(base: Base, batch: Batch) -> Matrix:
+def _normal_matrix(base: Base, batch: Batch) -> Matrix:
     """J'WJ of a site at the start, averaged over the batch's items, in units of the error over a site's own points."""
     problem = base.problem(batch, chunk=base.chunk(len(batch)))
     blocks = problem.normal_equations(base.start).normal_matrix.blocks

@@ -19,7 +19,7 @@ REGION = GlobeGrid(tuple(np.arange(58.0, 49.9, -0.5).tolist()), tuple(np.arange(
 
 def by_place(points: Points, grid: GlobeGrid) -> dict[tuple[float, float], list[float]]:
     """Coordinates and place of every point, by latitude and longitude in 0..360."""
-    found = torch.cat([points.coords, points.places], -1).tolist()
+    found = torch.cat([points.coords, points.site_coords], -1).tolist()
     keys = itertools.product(grid.latitude, (round(value % 360, 6) for value in grid.longitude))
     return dict(zip(keys, found, strict=True))
 
@@ -51,8 +51,8 @@ def test_the_training_region_fills_the_unit_cube(grid: GlobeGrid) -> None:
     assert high.max() <= 1 + 1e-6
     # one scale for all axes, so that distances stay true: the longest one is filled
     assert float((high - low).max()) == pytest.approx(1, abs=1e-6)
-    assert points.places.amin() >= 0
-    assert points.places.amax() <= 1
+    assert points.site_coords.amin() >= 0
+    assert points.site_coords.amax() <= 1
 
 
 def test_there_is_no_seam_and_poles_are_points() -> None:
@@ -71,13 +71,13 @@ def test_a_region_is_not_closed_and_crosses_the_date_line() -> None:
         geometry = Globe.around([grid], "planar")
         assert not geometry.is_closed
         assert geometry.span == pytest.approx(20)
-        along = geometry.points(grid).places.reshape(2, 10, 2)[0, :, 1]
+        along = geometry.points(grid).site_coords.reshape(2, 10, 2)[0, :, 1]
         np.testing.assert_allclose(along, (np.arange(10) + 0.5) / 10, atol=1e-6)
 
 
 def test_what_lies_just_outside_a_region_is_beside_it() -> None:
     geometry = Globe.around([REGION], "planar")
-    west, east = geometry.points(GlobeGrid((55.0,), (-11.0, 3.0))).places[:, 1].tolist()
+    west, east = geometry.points(GlobeGrid((55.0,), (-11.0, 3.0))).site_coords[:, 1].tolist()
     assert -0.2 < west < 0
     assert 1 < east < 1.2
 
@@ -96,7 +96,7 @@ def test_any_axes_have_a_geometry(latitudes: list[float], longitudes: list[float
     grid = GlobeGrid(tuple(latitudes), tuple(longitudes))
     points = Globe.around([grid], "sphere").points(grid)
     assert torch.isfinite(points.coords).all()
-    assert torch.isfinite(points.places).all()
+    assert torch.isfinite(points.site_coords).all()
 
 
 def test_points_of_another_kind_are_refused() -> None:
@@ -121,7 +121,7 @@ def test_sites_go_around_the_globe(interpolation: str) -> None:
 
     def reads(longitude: float) -> set[int]:
         points = geometry.points(GlobeGrid((5.0,), (longitude, 100.0)))
-        placement = sites.place(points.coords, points.places)
+        placement = sites.place(points.coords, points.site_coords)
         cell = int((placement.index == 0).any(1).nonzero()[0])
         return set(placement.corners[cell].tolist()) if placement.corners is not None else {cell}
 
@@ -138,7 +138,7 @@ def test_interpolation_has_no_step_at_the_seam() -> None:
     values = torch.randn(15, generator=torch.Generator().manual_seed(0))
     longitudes = (np.arange(-36, 36, 0.05)).tolist()
     points = geometry.points(GlobeGrid((12.0,), tuple(longitudes)))
-    placement = sites.place(points.coords, points.places)
+    placement = sites.place(points.coords, points.site_coords)
     assert placement.corners is not None
     assert placement.blend is not None
     blended = (values[placement.corners][:, None] * placement.blend).sum(-1)[..., None]

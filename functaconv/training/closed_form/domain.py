@@ -86,7 +86,7 @@ def axis_places(grid: AnyGrid, geometry: Geometry) -> list[Tensor]:
     """Where the points of a grid lie along each axis, float64, in the unit interval."""
     if isinstance(grid, Grid):
         return [grid.axis(axis) for axis in range(len(grid.shape))]
-    places = geometry.points(grid).places.double().reshape(*grid.shape, -1)
+    places = geometry.points(grid).site_coords.double().reshape(*grid.shape, -1)
     return [places[:, 0, 0], places[0, :, 1]]
 
 
