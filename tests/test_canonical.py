@@ -340,7 +340,7 @@ def test_codes_of_canonical_latents_have_one_step_where_it_reaches(
     stored = read_base(base_file)
     stored.base.latent_std.copy_(0.5 ** torch.arange(8))
     replace_bytes(tmp_path / "base", base_to_bytes(stored.base, stored.recipe, stored.description.training))
-    quantiser = Work.of(tmp_path / "base", str(images), EncodeOptions(bits="8", device="cpu")).quantiser
+    quantiser = Work.of(tmp_path / "base", str(images), EncodeOptions(bits="8", device="cpu")).codec
     assert quantiser.scale is not None
     assert quantiser.offset is not None
     # 4.5 deviations to either side; a quarter of the widest is the least
@@ -350,6 +350,6 @@ def test_codes_of_canonical_latents_have_one_step_where_it_reaches(
 
 
 def test_codes_of_other_latents_have_a_step_each(gradient_base_file: Path, images: Path) -> None:
-    quantiser = Work.of(gradient_base_file, str(images), EncodeOptions(bits="8", device="cpu")).quantiser
+    quantiser = Work.of(gradient_base_file, str(images), EncodeOptions(bits="8", device="cpu")).codec
     std = read_base(gradient_base_file).base.latent_std.numpy()
     np.testing.assert_allclose(quantiser.scale, 9 / 255 * std, rtol=1e-5)
