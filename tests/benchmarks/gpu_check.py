@@ -1,216 +1,354 @@
-"""On a machine with a GPU: `python -m tests.benchmarks.gpu_check [OUT.json [DATA]]`; writes JSON.
+"""On a machine with a GPU: `python -m tests.benchmarks.gpu_check OUT.json [--section NAME ...]`; writes JSON.
 
-Agreement first, speed after: encode and render on the GPU against the CPU (float32), a base learned for the same
-updates on both, no synchronisation inside the inner loop; then updates and items per second, and what a step of each
-solver costs. With DATA (a folder with cifar10/ as train-*.tar and test-*.tar) also what five minutes of training give:
-Gauss-Newton with 256, 512 and 1024 numbers, gradient steps with 256.
+OUT.json is written after each section, so that a run that is cut short has said what it found. `--device cpu --small`
+tries all of it in a minute or two, without a GPU. With `--data DIR` (a folder with cifar10/ as train-*.tar and
+test-*.tar) also `--cell DATASET:LATENT:MINUTES:SOLVER`: what so many minutes of training give; one cell per call.
+
+A bare machine needs the wheels of the package's `dependencies` (pyproject.toml), torch among them for the CUDA of the
+driver, and no others: `pip download --dest wheels .` on a machine with a network, `pip install --no-index --find-links
+wheels functaconv` there.
 """
 
+import argparse
 import itertools
 import json
+import subprocess
 import sys
 import tempfile
 import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from PIL import Image
 
 from functaconv.base import Base
+from functaconv.checkpoint import read_base
 from functaconv.construction import build
-from functaconv.modalities import Axes
+from functaconv.packing import pack
 from functaconv.presets import Situation, preset
-from functaconv.recipe import LatentRecipe
+from functaconv.recipe import LatentRecipe, Recipe
 from functaconv.signals.batch import Batch
-from functaconv.signals.geometry import Globe
-from functaconv.signals.grid import AnyGrid, GlobeGrid, Grid
+from functaconv.signals.device import matmul_precision, sweep_dtype_of
+from functaconv.signals.grid import Grid
 from functaconv.signals.normalizer import Normalizer
-from functaconv.signals.signal import Signal
 from functaconv.solvers import SOLVERS
+from functaconv.training import fit_base
+from functaconv.training.learner import Learner
 from tests.benchmarks import encode_speed, image_quality
+from tests.benchmarks.gpu_data import IMAGES, grids, images, voxels
 from tests.benchmarks.image_quality import provenance
 
 TOLERANCE = 1e-3
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "global": {"numbers": 64},
+    "nearest": {"numbers": 16, "sites": (4, 4)},
+    "linear": {"numbers": 16, "sites": (4, 4), "interpolation": "linear"},
+    "window": {"numbers": 16, "sites": (4, 4), "interpolation": "window"},
+    "neighbours": {"numbers": 16, "sites": (4, 4), "kernel": 3},
+}
 
 
-def images(count: int, side: int) -> list[Signal]:
-    """Smooth random colour images, uint8."""
-    generator = np.random.default_rng(0)
-    y, x = np.mgrid[:side, :side] / side
-    found = []
-    for number in range(count):
-        waves = generator.normal(size=(8, 3)) / 4
-        where = generator.uniform(-12, 12, size=(8, 2))
-        field = sum(np.sin(a * y + b * x)[..., None] * wave for (a, b), wave in zip(where, waves, strict=True))
-        found.append(Signal(str(number), np.uint8(np.clip(0.5 + 0.3 * field, 0, 1) * 255), 255.0))
-    return found
+class Check:
+    """What is checked, and on what: `small` sizes show that the check itself works."""
 
+    def __init__(self, device: torch.device, *, small: bool = False) -> None:
+        self.device, self.small = device, small
 
-QUALITY = ("cifar10:256:5:gradient", *(f"cifar10:{numbers}:5:gauss-newton" for numbers in (256, 512, 1024)))
+    def size(self, usual: int) -> int:
+        return max(2, usual // 8) if self.small else usual
 
+    def recipe(self, layout: dict[str, Any], solver: str | None = None, name: str = "images") -> Recipe:
+        recipe = preset(name, Situation((32, 32), 3, not self.small, LatentRecipe(**layout), solver))
+        return recipe.changed({"network": {"width": 32, "depth": 3}}) if self.small else recipe
 
-def fresh(name: str, side: int, on_gpu: bool, solver: str | None = None) -> Base:
-    recipe = preset(name, Situation((side, side), 3, on_gpu, solver=solver))
-    return build(recipe, Axes("image", 2, 3), Normalizer.of_code_range(3))
+    def published(self, name: str) -> Recipe:
+        recipe = preset(name, Situation((32, 32), 3, not self.small))
+        return recipe.changed({"network": {"width": 32, "depth": 3}}) if self.small else recipe
+
+    def base(self, recipe: Recipe) -> Base:
+        return build(recipe, IMAGES, Normalizer.of_code_range(3)).to(self.device)
+
+    def batch(self, items: int, side: int = 32) -> Batch:
+        return Batch.of(images(items, side), range(items), pin=self.device.type == "cuda")
+
+    def seconds(self, work: Callable[[], object], repeats: int = 10) -> float:
+        """Of one call, after a first that prepares."""
+        work()
+        self.settle()
+        started = time.perf_counter()
+        for _ in range(repeats):
+            work()
+        self.settle()
+        return (time.perf_counter() - started) / repeats
+
+    def settle(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    @contextmanager
+    def waits(self) -> Iterator[list[str]]:
+        """What the host waits for meanwhile, as torch notices it (not what its libraries do); nothing on the CPU."""
+        found: list[str] = []
+        if self.device.type != "cuda":
+            yield found
+            return
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                yield found
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        found += [f"{one.filename}:{one.lineno}" for one in caught if "called a synchronizing" in str(one.message)]
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found.cpu() - expected.cpu()).norm() / expected.cpu().norm())
 
 
-def voxels() -> tuple[Base, list[Signal], AnyGrid]:
-    """A fresh base for voxels, boxes to encode with it, and where to render them."""
-    recipe = preset("voxels", Situation((16, 16, 16), 1, False))
-    generator = np.random.default_rng(0)
-    signals = []
-    for number in range(16):
-        volume = np.zeros((16, 16, 16, 1), np.uint8)
-        volume[tuple(slice(*sorted(generator.choice(17, 2, replace=False))) for _ in range(3))] = 1
-        signals.append(Signal(str(number), volume))
-    return build(recipe, Axes("voxels", 3, 1, "none"), Normalizer.of_code_range(1)), signals, Grid((24, 24, 24))
-
-
-def grids() -> tuple[Base, list[Signal], AnyGrid]:
-    """The same for global grids with a mask that all share."""
-    globe = GlobeGrid(tuple(np.linspace(90, -90, 37).tolist()), tuple(np.arange(0.0, 360, 5).tolist()))
-    recipe = preset("grids", Situation(globe.shape, 1, False))
-    land = np.zeros((*globe.shape, 1), bool)
-    land[10:20, 30:50] = True
-    down, along = np.meshgrid(np.radians(globe.latitude), np.radians(globe.longitude), indexing="ij")
-    signals = [
-        Signal(str(number), np.float32(np.cos(down) * np.sin(along + number))[..., None], valid=~land, own_grid=globe)
-        for number in range(16)
-    ]
-    axes = Axes("grid", 2, 1, "last", 4, ("t",), ("K",))
-    geometry = Globe.around([globe], "sphere")
-    return build(recipe, axes, Normalizer.of_range(signals), geometry), signals, globe
-
-
-def agreement(name: str, base: Base, signals: list[Signal], grid: AnyGrid) -> dict[str, float]:
-    """How far latents and renders on the GPU are from those on the CPU."""
-    base = base.requires_grad_(False)
-    batch = Batch.of(signals, range(len(signals)), pin=True)
-    on_cpu, points = base.encode(batch), base.geometry.points(grid)
-    rendered = base.decode(on_cpu.latents, points)
-    on_gpu = base.cuda().encode(batch)
-    return {
-        f"{name} latents": relative(on_gpu.latents, on_cpu.latents),
-        f"{name} render": relative(base.decode(on_cpu.latents.cuda(), points), rendered),
-    }
-
-
-def check_agreement() -> dict[str, float]:
+def check_agreement(check: Check) -> dict[str, float]:
+    """How far latents and renders on the device are from those on the CPU."""
+    cases = {name: (build(check.recipe(layout), IMAGES, Normalizer.of_code_range(3)), images(16, 32), Grid((64, 64)))
+             for name, layout in LAYOUTS.items()}  # fmt: skip
+    cases["gradient"] = (
+        build(check.recipe(LAYOUTS["global"], "gradient"), IMAGES, Normalizer.of_code_range(3)),
+        images(16, 32), Grid((64, 64)),
+    )  # fmt: skip
+    cases |= {"voxels": voxels(), "grids": grids()}
     found: dict[str, float] = {}
-    for name, solver in (("images", None), ("images", "gradient"), ("functa-cifar10", None), ("spatial-cifar10", None)):
-        base = fresh(name, 32, on_gpu=False, solver=solver)
-        found |= agreement(f"{name} {solver}" if solver else name, base, images(16, 32), Grid((64, 64)))
-    found |= agreement("voxels", *voxels()) | agreement("grids", *grids())
-    for name, value in found.items():
-        if value > TOLERANCE:
-            raise SystemExit(f"{name}: the GPU differs from the CPU by {value:.2e}, more than {TOLERANCE}")
+    for name, (base, signals, grid) in cases.items():
+        base = base.requires_grad_(False)
+        batch = Batch.of(signals, range(len(signals)), pin=check.device.type == "cuda")
+        # the same pieces on both: other chunks are other sums
+        on_cpu, points = base.encode(batch, chunk=base.chunk(len(batch), "cpu")), base.geometry.points(grid)
+        rendered = base.decode(on_cpu.latents, points)
+        there = base.to(check.device)
+        latents = there.encode(batch, chunk=there.chunk(len(batch), "cpu")).latents
+        found[f"{name} latents"] = relative(latents, on_cpu.latents)
+        found[f"{name} render"] = relative(there.decode(on_cpu.latents.to(check.device), points), rendered)
+    if late := {name: value for name, value in found.items() if not value <= TOLERANCE}:
+        raise SystemExit(f"the device differs from the CPU by more than {TOLERANCE}: {late}")
     return found
 
 
-LAYOUTS: tuple[dict[str, Any], ...] = (
-    {"numbers": 64},
-    {"numbers": 16, "sites": (4, 4)},
-    {"numbers": 16, "sites": (4, 4), "interpolation": "linear"},
-    {"numbers": 16, "sites": (4, 4), "kernel": 3},
-)
-
-
-def check_no_synchronisation() -> None:
-    """The inner loop of every latent layout, with and without a graph, never waits for the device."""
-    for layout, solver in itertools.product(LAYOUTS, SOLVERS):
-        situation = Situation((32, 32), 3, True, LatentRecipe(**layout), solver)
-        base = build(preset("images", situation), Axes("image", 2, 3), Normalizer.of_code_range(3)).cuda()
-        batch = Batch.of(images(16, 32), range(16), pin=True)
+def check_no_synchronisation(check: Check) -> dict[str, int]:
+    """The inner loop of every latent layout, with and without a graph, never waits for the device, nor does its
+    backward pass; a real update waits once.
+    """
+    found: dict[str, int] = {}
+    for (name, layout), solver in itertools.product(LAYOUTS.items(), SOLVERS):
+        recipe = check.recipe(layout, solver)
+        base, batch = check.base(recipe), check.batch(check.size(16))
         problem = base.problem(batch)
         for recompute in (False, True):
             base.fit(problem, recompute=recompute).error.sum().backward()
-            torch.cuda.set_sync_debug_mode("error")
-            try:
-                base.fit(problem, recompute=recompute)
+            with check.waits() as waits:
+                base.fit(problem, recompute=recompute).error.sum().backward()
                 with torch.no_grad():
                     base.fit(problem)
                     base.fit(problem, careful=True)
-            finally:
-                torch.cuda.set_sync_debug_mode("default")
+            if waits:
+                raise SystemExit(f"{name}, {solver}: the inner loop waits at {waits}")
+        learner = Learner(base, recipe.training)
+        learner.update(batch, 0.5)
+        for _ in range(2):
+            with check.waits() as waits:
+                learner.update(batch, 0.5)
+            found[f"{name} {solver}"] = len(waits)
+            if len(waits) > 1:
+                raise SystemExit(f"{name}, {solver}: an update waits at {waits}")
+    return found
 
 
-def learned_alike() -> dict[str, float]:
-    """The same 20 updates on both devices: validation PSNR and the difference of the weights."""
-    from PIL import Image
+def check_repeats(check: Check) -> dict[str, bool]:
+    """Encoding twice gives the same bytes, also while most of the memory is taken."""
+    found = {}
+    for name, layout in LAYOUTS.items():
+        base, batch = check.base(check.recipe(layout)).requires_grad_(False), check.batch(check.size(64))
+        first, second = (base.encode(batch, steps=3).latents for _ in range(2))
+        ballast = _ballast(check.device)
+        # as another process: nothing is known of the grid
+        third = check.base(check.recipe(layout)).requires_grad_(False).encode(batch, steps=3).latents
+        del ballast
+        found[name] = first.equal(second) and first.equal(third)
+    if not all(found.values()):
+        raise SystemExit(f"the same items have other latents the second time: {found}")
+    return found
 
-    from functaconv.checkpoint import read_base
-    from functaconv.packing import pack
-    from functaconv.training import fit_base
 
+def _ballast(device: torch.device) -> torch.Tensor:
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return torch.empty(max(0, free - (6 << 30)), dtype=torch.uint8, device=device)
+    return torch.empty(0)
+
+
+def learned_alike(check: Check) -> dict[str, float]:
+    """The same 20 updates of the same network on both devices: validation PSNR and the difference of the weights."""
+    settings: dict[str, Any] = {
+        # of the kind that is learned, however good the closed form is
+        "network": {"kind": "siren", "width": 64, "depth": 5},
+        "solver": {"steps": 2},
+        "latent": {"numbers": 32},
+        "training": {"steps": 20, "batch_size": 8, "inner_points": 512, "outer_points": 512},
+    }
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "images"
-        source.mkdir()
-        for signal in images(64, 32):
-            Image.fromarray(signal.values).save(source / f"{signal.key}.png")
-        pack(source, Path(folder) / "shards")
-        bases = {}
-        for device in ("cpu", "cuda"):
-            settings = {"training": {"steps": 20, "batch_size": 8}, "network": {"width": 64}, "latent": {"numbers": 32}}
+        shards = _packed(Path(folder), 64)
+        found: dict[str, tuple[float, torch.Tensor]] = {}
+        for device in ("cpu", check.device.type):
             path = Path(folder) / f"{device}.safetensors"
-            trained = fit_base(str(Path(folder) / "shards"), path, settings=settings, device=device)
-            bases[device] = trained.psnr, read_base(path).base.field.network.weights[1]
+            trained = fit_base(str(shards), path, settings=settings, device=device, overwrite=True)
+            found[device] = trained.psnr if trained.learned is None else trained.learned, path.read_bytes()
+            base = read_base(path).base
+            found[device] = found[device][0], base.field.network
+        weights = [
+            torch.cat([value.flatten() for value in network.state_dict().values()]) for _, network in found.values()
+        ]
     return {
-        "psnr_cpu": bases["cpu"][0],
-        "psnr_cuda": bases["cuda"][0],
-        "weights": relative(bases["cuda"][1], bases["cpu"][1]),
+        "psnr_cpu": found["cpu"][0],
+        "psnr_device": found[check.device.type][0],
+        "weights": relative(weights[-1], weights[0]),
     }
 
 
-def speed(name: str, side: int, items: int) -> dict[str, Any]:
-    base = fresh(name, side, on_gpu=True).cuda()
-    batch = Batch.of(images(items, side), range(items), pin=True)
-
-    def encode() -> None:
-        base.encode(batch)
-
-    def update() -> None:
-        loss = base.fit(base.problem(batch)).error.mean()
-        torch.autograd.grad(loss, list(base.field.parameters()))
-
-    return {
-        "preset": name, "items": items, "side": side,
-        "encoded_items_per_second": items / seconds(encode),
-        "outer_gradients_per_second": 1 / seconds(update),
-        "peak_memory_GiB": torch.cuda.max_memory_allocated() / 2**30,
-    }  # fmt: skip
+def _packed(folder: Path, count: int) -> Path:
+    source = folder / "images"
+    source.mkdir()
+    for signal in images(count, 32):
+        Image.fromarray(signal.values).save(source / f"{signal.key}.png")
+    pack(source, folder / "shards")
+    return folder / "shards"
 
 
-def seconds(work: Any, repeats: int = 10) -> float:
-    work()
-    torch.cuda.synchronize()
-    started = time.perf_counter()
-    for _ in range(repeats):
-        work()
-    torch.cuda.synchronize()
-    return (time.perf_counter() - started) / repeats
+def speed(check: Check) -> list[dict[str, Any]]:
+    """Real updates, optimisers included, and items per second of encoding."""
+    rows = []
+    recipes = {
+        **{name: (check.recipe(layout), 64) for name, layout in LAYOUTS.items()},
+        "functa-cifar10": (check.published("functa-cifar10"), 16),
+        "spatial-cifar10": (check.published("spatial-cifar10"), 128),
+    }
+    for name, (recipe, items) in recipes.items():
+        learner, batch = Learner(check.base(recipe), recipe.training), check.batch(check.size(items))
+        many = check.batch(check.size(1024))
+        update = check.seconds(lambda learner=learner, batch=batch: learner.update(batch, 0.5))  # type: ignore[misc]
+        base = check.base(recipe).requires_grad_(False)
+        encode = check.seconds(lambda base=base, many=many: base.encode(many), repeats=3)  # type: ignore[misc]
+        rows.append({"recipe": name, "items": len(batch), "updates_per_second": 1 / update,
+                     "encoded_items_per_second": len(many) / encode})  # fmt: skip
+        if check.device.type == "cuda":
+            rows[-1]["peak_memory_GiB"] = torch.cuda.max_memory_allocated() / 2**30
+    return rows
+
+
+def precisions(check: Check) -> dict[str, Any]:
+    """How far half-precision Jacobians and tf32 are from float32, and how long they take."""
+    recipe, found = check.recipe(LAYOUTS["global"]), {}
+    batch = check.batch(check.size(256))
+    expected: torch.Tensor | None = None
+    for precision in ("float32", "float16", "bfloat16", *(["tf32"] if check.device.type == "cuda" else [])):
+        base = check.base(recipe).requires_grad_(False)
+        base.field.network.sweep_dtype = sweep_dtype_of(precision)
+        with matmul_precision(precision, check.device):
+            fit = base.encode(batch, steps=3)
+            latents, error = fit.latents, float(fit.error.mean())
+            expected = latents if expected is None else expected
+            took = check.seconds(lambda base=base: base.encode(batch, steps=3), repeats=3)  # type: ignore[misc]
+        found[precision] = {"latents": relative(latents, expected), "error": error, "seconds": took}
+    return found
+
+
+def cholesky(check: Check) -> dict[str, float]:
+    """Milliseconds to factor and solve many small matrices."""
+    found = {}
+    for count, side in ((check.size(16_384), 16), (check.size(1024), 256)):
+        root = torch.randn(count, side, side, device=check.device)
+        matrix = root @ root.mT + side * torch.eye(side, device=check.device)
+        vector = torch.randn(count, side, 1, device=check.device)
+        factor, _ = torch.linalg.cholesky_ex(matrix)
+        works = {"factor": lambda matrix=matrix: torch.linalg.cholesky_ex(matrix),
+                 "solve": lambda vector=vector, factor=factor: torch.cholesky_solve(vector, factor)}  # fmt: skip
+        for name, work in works.items():
+            found[f"{name} {count} x {side}"] = 1e3 * check.seconds(work, repeats=3)
+    return found
+
+
+def command_line(check: Check) -> dict[str, Any]:
+    """Seconds of the commands, from start to end."""
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shards = _packed(folder, check.size(2048))
+        device = ["--device", check.device.type, "--json", "--quiet"]
+        small = ["--latent", "4", "--set", "network.width=16"] if check.small else []
+        commands: dict[str, list[Any]] = {
+            "fit-base": [shards, folder / "base", "--steps", "10" if check.small else "400", *small, *device],
+            "encode": [folder / "base", shards, folder / "out.zarr", *device],
+        }
+        for command, arguments in commands.items():
+            started = time.perf_counter()
+            done = subprocess.run([sys.executable, "-m", "functaconv", command, *map(str, arguments)],
+                                  stdout=subprocess.PIPE, check=True, text=True)  # fmt: skip
+            said = json.loads(done.stdout)
+            known = {name: said[name] for name in ("updates", "items_per_second") if name in said}
+            found[command] = {"seconds": time.perf_counter() - started, **known}
+    return found
+
+
+def steps(check: Check) -> list[dict[str, Any]]:
+    """What a step of each solver costs."""
+    networks = [("16", 16)] if check.small else encode_speed.NETWORKS
+    return [encode_speed.measure(*network, check.device) for network in networks]
+
+
+SECTIONS: dict[str, Callable[[Check], Any]] = {
+    "waits": check_no_synchronisation,
+    "agreement": check_agreement,
+    "repeats": check_repeats,
+    "learned": learned_alike,
+    "cholesky": cholesky,
+    "precisions": precisions,
+    "speed": speed,
+    "steps": steps,
+    "command_line": command_line,
+}
 
 
 def main() -> None:
-    if not torch.cuda.is_available():
-        raise SystemExit("there is no CUDA device")
-    check_no_synchronisation()
-    result = {
-        **provenance("float32"), "agreement": check_agreement(), "learned": learned_alike(),
-        "speed": [speed("images", 32, 64), speed("functa-cifar10", 32, 16), speed("spatial-cifar10", 32, 128)],
-        "steps": [encode_speed.measure(*network, torch.device("cuda")) for network in encode_speed.NETWORKS],
-    }  # fmt: skip
-    if len(sys.argv) > 2:
-        work = Path(sys.argv[1]).with_suffix("")
-        result["quality"] = [image_quality.measure(Path(sys.argv[2]), work, cell) for cell in QUALITY]
-    text = json.dumps(result, indent=2)
-    print(text)
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(text + "\n")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--section", action="append", choices=[*SECTIONS], help="only these")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--cell", action="append", default=[])
+    asked = parser.parse_args()
+    device = torch.device(asked.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        parser.error("there is no CUDA device: --device cpu --small tries the check itself")
+    check, report = Check(device, small=asked.small), dict[str, Any](provenance("float32"))
+
+    def write() -> None:
+        asked.out.write_text(json.dumps(report, indent=2) + "\n")
+        print(json.dumps(report))
+
+    for name in [] if asked.cell and not asked.section else asked.section or SECTIONS:
+        started = time.perf_counter()
+        try:
+            report[name] = SECTIONS[name](check)
+        except (SystemExit, RuntimeError) as error:
+            # the other sections are of use without it
+            report[name] = {"failed": str(error)}
+        report[f"{name}_seconds"] = round(time.perf_counter() - started, 1)
+        write()
+    for cell in asked.cell:
+        report.setdefault("quality", []).append(image_quality.measure(asked.data, asked.out.with_suffix(""), cell))
+        write()
+    sys.exit(any(isinstance(one, dict) and "failed" in one for one in report.values()))
 
 
 if __name__ == "__main__":
