@@ -3,11 +3,12 @@
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from functaconv.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Region = tuple[tuple[float, float], ...]
 """lower and upper end along each axis, in the unit interval; beyond it one extrapolates"""
@@ -36,14 +37,18 @@ class Grid:
     def points(self) -> int:
         return math.prod(self.shape)
 
-    def axis(self, number: int) -> Tensor:
+    def axis(self, number: int) -> "Tensor":
         """Cell centres along one axis, float64."""
+        import torch
+
         low, high = (0.0, 1.0) if self.region is None else self.region[number]
         size = self.shape[number]
         return low + (high - low) * (torch.arange(size, dtype=torch.float64) + 0.5) / size
 
-    def coords(self) -> Tensor:
+    def coords(self) -> "Tensor":
         """Cell centres, `[point, coord]`, float32, last axis fastest."""
+        import torch
+
         # rounded once, at the end: a centre must not depend on how it was reached
         axes = [self.axis(number).float() for number in range(len(self.shape))]
         return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
@@ -66,14 +71,18 @@ class GlobeGrid:
     def points(self) -> int:
         return math.prod(self.shape)
 
-    def degrees(self) -> tuple[Tensor, Tensor]:
+    def degrees(self) -> "tuple[Tensor, Tensor]":
         """Latitude and longitude of every point, `[point]`, float64, last axis fastest."""
+        import torch
+
         axes = [torch.tensor(axis, dtype=torch.float64) for axis in (self.latitude, self.longitude)]
         latitude, longitude = torch.meshgrid(*axes, indexing="ij")
         return latitude.flatten(), longitude.flatten()
 
-    def on_sphere(self) -> Tensor:
+    def on_sphere(self) -> "Tensor":
         """The points on the unit sphere, `[point, (x, y, z)]`, float64: x to longitude 0, z to the north pole."""
+        import torch
+
         latitude, longitude = self.degrees()
         # a turn more or less is the same place, to the last bit
         latitude, longitude = latitude.deg2rad(), (longitude % 360).deg2rad()
@@ -85,11 +94,13 @@ AnyGrid = Grid | GlobeGrid
 
 
 @lru_cache(maxsize=64)
-def area_weights(grid: GlobeGrid) -> Tensor:
+def area_weights(grid: GlobeGrid) -> "Tensor":
     """The area that every point of a regular grid stands for, `[point]`, float32: the cosine of its latitude, in units
     of the mean over the grid. At the poles, where the cosine is 0, a row keeps the cap that reaches half way to its
     neighbour.
     """
+    import torch
+
     rows = torch.tensor(grid.latitude, dtype=torch.float64).deg2rad().cos().clamp(min=0)
     gaps = torch.tensor(grid.latitude, dtype=torch.float64).diff().abs()
     if len(gaps):
