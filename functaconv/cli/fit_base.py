@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from functaconv.cli import options
-from functaconv.cli.console import counted, decibels, table, write_json, write_lines
+from functaconv.cli.console import decibels, table, write_json, write_lines
+from functaconv.words import counted
 
 
 def command(

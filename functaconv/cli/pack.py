@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from functaconv.cli import options
-from functaconv.cli.console import counted, say, size, table, write_json, write_lines
+from functaconv.cli.console import say, table, write_json, write_lines
 from functaconv.errors import UsageError
+from functaconv.words import counted, size
 
 if TYPE_CHECKING:
     from functaconv.packing import PackPlan

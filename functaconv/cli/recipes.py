@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from functaconv.cli import options
-from functaconv.cli.console import counted, table, write_json, write_lines
+from functaconv.cli.console import table, write_json, write_lines
+from functaconv.words import counted
 
 
 def command(

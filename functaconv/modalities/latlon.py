@@ -135,13 +135,6 @@ class LatLon(Modality):
             unit, most, weighted = (summary[key][name] for key in ("units", "max_error", "weighted_rmse"))
             yield f"error of {name}", f"RMSE {rmse} {unit} ({weighted} weighted by area), at most {most} {unit}"
 
-    def rows(self, summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        for name, rmse in summary.get("rmse", {}).items():
-            unit = summary["units"][name]
-            yield f"RMSE of {name}", f"{rmse} {unit}"
-            yield f"RMSE of {name}, weighted by area", f"{summary['weighted_rmse'][name]} {unit}"
-            yield f"Largest error of {name}", f"{summary['max_error'][name]} {unit}"
-
 
 def _grid(item: Item) -> GlobeGrid:
     latitude, longitude = item.attributes["latitude"], item.attributes["longitude"]

@@ -206,10 +206,6 @@ class Modality:
             if (value := summary.get(measure.report)) is not None:
                 yield measure.label or measure.report, str(value)
 
-    def rows(self, summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """The same on a page."""
-        return self.lines(summary)
-
     def can_draw(self, axes: int, channels: int) -> bool:
         """Whether an item makes a picture."""
         return axes == 2 and channels in (1, 3)

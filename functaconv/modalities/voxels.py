@@ -74,11 +74,6 @@ class Voxels(Modality):
         if text := self.agreement_text(summary):
             yield "voxels", f"{text}, IoU {summary['iou']:.4f}"
 
-    def rows(self, summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        if (accuracy := summary.get("voxel_accuracy")) is not None:
-            yield "Voxels right at 0.5", f"{100 * accuracy:.2f}%"
-            yield "Intersection over union at 0.5", f"{summary['iou']:.4f}"
-
 
 def _are_voxels(items: Sequence[Item]) -> bool:
     """All are volumes of 0 and 1, and something is in them."""

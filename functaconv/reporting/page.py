@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -15,9 +14,9 @@ from PIL import Image
 from functaconv.checkpoint import base_of
 from functaconv.errors import MissingExtraError
 from functaconv.files import replace_bytes
-from functaconv.modalities import MODALITIES
 from functaconv.reporting.result import ItemQuality, Report
 from functaconv.reporting.thumbnails import Thumbnails, can_show
+from functaconv.summary_text import described
 
 WORST, BEST = 16, 8
 BINS = 40
@@ -70,7 +69,7 @@ def to_html(report: Report, path: Path | str) -> None:
         name=report.functaset.path.resolve().name,
         complaint=None if report.complaint is None else str(report.complaint),
         tiles=list(_tiles(report)),
-        rows=list(_rows(report.summary)),
+        rows=list(described(report.summary)),
         by_numbers=[(keep, _decibel(value)) for keep, value in report.summary.get("psnr_by_numbers", {}).items()],
         histogram=_histogram(report.items.psnr),
         galleries=[
@@ -123,48 +122,6 @@ def _tiles(report: Report) -> Iterator[tuple[str, str]]:
         yield "raw size to stored", f"{size['raw_per_item'] / size['per_item']:.1f} : 1"
 
 
-def _rows(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The whole summary in words."""
-    quality, size, latent = summary["psnr"], summary["bytes"], summary["latent"]
-    yield "Solver", f"{summary['solver']}, {summary['steps']} step{'s' * (summary['steps'] != 1)}"
-    sites = " × ".join(map(str, latent["sites"]))
-    yield "Latent", f"{latent['numbers']} numbers" + (f" on {sites} sites" if sites else ", global")
-    yield "PSNR, mean over items", _decibel(quality["mean"])
-    yield "PSNR, lowest", _decibel(quality["min"])
-    for name in ("p5", "p50", "p95"):
-        yield f"PSNR, {'median' if name == 'p50' else name[1:] + '% of items below'}", _decibel(quality[name])
-    yield "PSNR of the mean error", _decibel(summary["psnr_of_mean_mse"])
-    for kind in MODALITIES.values():
-        yield from kind.rows(summary)
-    yield "Functaset", f"{size['store']:,} bytes"
-    yield "Base, shared", f"{size['base']:,} bytes"
-    if size["raw_per_item"]:
-        yield "Raw size per item", f"{size['raw_per_item']:,.0f} bytes"
-    if summary["items_per_second"]:
-        yield "Speed of encoding", f"{summary['items_per_second']:,.1f} items/s"
-    if "against" in summary:
-        against = summary["against"]
-        yield "Compared with originals", f"{against['items']:,} items, {_decibel(against['psnr_mean'])}"
-        yield "Largest difference from stored", _decibel(against["largest_difference_db"], 4)
-        if against["missing"] or against["extra"]:
-            yield "Without counterpart", f"{against['missing']} in the shards only, {against['extra']} here only"
-    if summary.get("seams") is not None:
-        yield "Steps across cells at 4 times the size, relative to others", f"{summary['seams']:.3f}"
-    if summary.get("closed_form"):
-        known = summary["closed_form"]
-        yield "Closed form, on the base's validation items", f"{_decibel(known['psnr'])} after {known['seconds']:.0f} s"
-    if "pca" in summary:
-        pca = summary["pca"]
-        yield (
-            "PCA with as many numbers",
-            f"left out: {pca['reason']}"
-            if pca["psnr"] is None
-            else f"{_decibel(pca['psnr'])} (this functaset {_signed(pca['difference'])})",
-        )
-        if pca.get("psnr_per_patch") is not None:
-            yield "PCA per patch", _decibel(pca["psnr_per_patch"])
-
-
 def _histogram(psnr: np.ndarray) -> str | None:
     finite = psnr[np.isfinite(psnr)]
     if not len(finite):
@@ -207,9 +164,5 @@ def _data_url(content: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
 
 
-def _signed(value: float | None) -> str:
-    return "—" if value is None else f"{value:+.2f} dB".replace("-", "−")
-
-
-def _decibel(value: float | None, digits: int = 2) -> str:
-    return "—" if value is None else f"{value:.{digits}f} dB"
+def _decibel(value: float | None) -> str:
+    return "—" if value is None else f"{value:.2f} dB"
