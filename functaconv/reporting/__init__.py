@@ -34,7 +34,7 @@ def report(
     baseline: str | None = None,
     min_psnr: float | None = None,
     allow_pipe: bool = False,
-    device: str = "cpu",
+    device: str = "auto",
     progress: bool = False,
 ) -> Report:
     """Quality and size of a functaset, from what it says of itself.

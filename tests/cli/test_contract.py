@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from functaconv.checkpoint import read_base
 from functaconv.cli.app import app
 from tests.cli.conftest import SMALL, Invoke, World
 from tests.conftest import png, tar
@@ -19,7 +20,7 @@ from tests.conftest import png, tar
 OPTIONS = {
     "pack": "resize crop field resolution variable start stop stride level items-per-shard seed dry-run overwrite",
     "fit-base": "preset recipe set latent solver steps minutes batch-size seed device precision val field channels "
-    "resize crop tile log overwrite",
+    "resize crop tile log workers overwrite",
     "encode": "steps solver batch-size bits device precision field resize crop tile keep min-gain max-error-rate "
     "min-psnr limit workers allow-pipe retry-failed engine gpus-per-task dry-run overwrite",
     "render": "item key size scale region like mask no-mask format",
@@ -193,6 +194,17 @@ def test_flags_win_over_the_environment_over_the_recipe_over_the_preset(
     assert (told["updates"], told["latent"]["numbers"]) == (1, 4)
     told = invoke("fit-base", world.shards, tmp_path / "two", "--recipe", recipe, "--json", "--steps", 3).json
     assert told["updates"] == 3
+
+
+def test_a_preset_and_a_budget_on_the_command_line_win_over_those_of_the_recipe(
+    world: World, tmp_path: Path, invoke: Invoke
+) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('preset = "functa-cifar10"\n[training]\nminutes = 60\n[latent]\nnumbers = 4\n')
+    given = ("--recipe", recipe, "--json", "--preset", "images", "--steps", 2, *SMALL[:4])
+    told = invoke("fit-base", world.shards, tmp_path / "base", *given).json
+    assert (told["recipe"], told["updates"], told["latent"]["numbers"]) == ("images", 2, 4)
+    assert "minutes" not in read_base(tmp_path / "base").recipe.settings()["training"]
 
 
 # 75 and 130 are in test_interruption.py

@@ -1,6 +1,7 @@
 """A report says what the functaset says, and finds out when that is not so."""
 
 import csv
+import inspect
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -23,6 +24,7 @@ from functaconv.data.shards import read_records
 from functaconv.errors import InputError, MissingExtraError, UsageError, VerificationError
 from functaconv.functaset.reader import open_functaset
 from functaconv.metrics import mse_of, psnr
+from functaconv.rendering import render
 from functaconv.reporting import Report, report, to_csv, to_html
 from functaconv.reporting.comparison import lengths
 from functaconv.reporting.thumbnails import Thumbnails
@@ -437,3 +439,7 @@ def test_a_report_is_about_what_is_stored(store: Path, images: Path) -> None:
     with pytest.raises(UsageError) as caught:
         report(open_functaset(store).truncated(2), against=str(images))
     assert "encode --keep" in str(caught.value.hint)
+
+
+def test_a_report_chooses_its_device_as_the_other_verbs_do() -> None:
+    assert {inspect.signature(verb).parameters["device"].default for verb in (report, render)} == {"auto"}

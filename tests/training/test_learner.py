@@ -211,6 +211,22 @@ def test_the_last_rank_to_add_its_share_has_the_update_of_all(batch: Batch, orde
         torch.testing.assert_close(tensor, alone.base.state_dict()[name], rtol=1e-9, atol=1e-12)
 
 
+def test_points_and_mixup_are_drawn_from_seeds_of_their_own(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+
+    class Recorded(torch.Generator):
+        def manual_seed(self, seed: int) -> torch.Generator:
+            seeds.append(seed)
+            return super().manual_seed(seed)
+
+    chosen = recipe(training={"mixup": 0.5, "inner_points": 20, "outer_points": 20, "seed": 3})
+    learner = Learner(base_of(chosen).float(), chosen.training)
+    monkeypatch.setattr(torch, "Generator", Recorded)
+    for _ in range(3):
+        learner.update([batch], 0.1)
+    assert len(seeds) == len(set(seeds)) == 6
+
+
 def test_a_batch_of_which_nothing_can_be_used_is_no_update(batch: Batch) -> None:
     learner = Learner(base_of(recipe()).float(), recipe().training)
     before = {name: tensor.clone() for name, tensor in learner.base.state_dict().items()}
