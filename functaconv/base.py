@@ -13,7 +13,7 @@ from functaconv.networks import ModulatedNetwork, Placement
 from functaconv.shapes import CellFeatures, Coords, Features, Latents, PerItem
 from functaconv.signals.batch import Batch
 from functaconv.signals.geometry import Flat, Geometry, Points
-from functaconv.signals.grid import AnyGrid, GlobeGrid, area_weights
+from functaconv.signals.grid import AnyGrid
 from functaconv.signals.normalizer import Normalizer
 from functaconv.solvers import Fit, Linearization, Problem, Solver, along, best_fit, fit, fitting_problem
 from functaconv.transfer import sent
@@ -269,9 +269,8 @@ class Base(nn.Module):
         def placed() -> _Placed:
             like = torch.empty(0, dtype=self.start.dtype, device=device)
             points = self.geometry.points(grid).to(like)
-            by_area = self.by_area and isinstance(grid, GlobeGrid)
-            weights = area_weights(grid).to(like) if by_area else None
-            return _Placed(points, self.place(points), weights)
+            areas = grid.areas() if self.by_area else None
+            return _Placed(points, self.place(points), None if areas is None else areas.to(like))
 
         return self._grids.get((grid, device, self.start.dtype), math.prod(grid.shape), placed)
 

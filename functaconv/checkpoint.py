@@ -23,9 +23,10 @@ from functaconv.functaset.reader import Functaset
 from functaconv.functaset.schema import BASE, check_keep
 from functaconv.modalities import MODALITIES, Axes
 from functaconv.modalities.latlon import LONGEST_NAME
+from functaconv.modalities.sphere import Globe
 from functaconv.recipe import Recipe, merged, validated
 from functaconv.settings import of_earlier
-from functaconv.signals.geometry import Flat, Geometry, Globe
+from functaconv.signals.geometry import Flat, Geometry
 from functaconv.signals.normalizer import MOST_LEVELS, MOST_VALUE, Normalizer, are_possible
 
 FORMAT = "functaconv-base"

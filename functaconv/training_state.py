@@ -14,7 +14,7 @@ from torch import Tensor
 from functaconv.documents import parse_json
 from functaconv.errors import InputError
 from functaconv.files import replace_bytes
-from functaconv.signals.geometry import Globe
+from functaconv.modalities.sphere import Globe
 
 _ANEW = "--overwrite starts the training anew"
 

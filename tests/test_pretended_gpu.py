@@ -10,10 +10,11 @@ import torch
 from functaconv.base import Base
 from functaconv.construction import build
 from functaconv.modalities import Axes
+from functaconv.modalities.latlon_grid import GlobeGrid
+from functaconv.modalities.sphere import Globe
 from functaconv.recipe import Recipe, validated
 from functaconv.signals.batch import Batch
-from functaconv.signals.geometry import Flat, Globe
-from functaconv.signals.grid import GlobeGrid
+from functaconv.signals.geometry import Flat
 from functaconv.signals.normalizer import Normalizer
 from functaconv.signals.signal import Signal
 from functaconv.training.closed_form import Situation, fit_closed_form

@@ -16,8 +16,8 @@ from functaconv.functaset.grids import GridTable
 from functaconv.functaset.schema import NO_TIME, columns
 from functaconv.measuring import measure
 from functaconv.metrics import psnr
+from functaconv.modalities.latlon_grid import GlobeGrid
 from functaconv.signals.batch import Batch
-from functaconv.signals.grid import GlobeGrid
 from functaconv.signals.loader import prefetched
 from functaconv.signals.signal import Signal
 

@@ -1,7 +1,8 @@
 """Where the points of a stored item lay."""
 
 from functaconv.functaset.reader import Functaset
-from functaconv.signals.grid import AnyGrid, GlobeGrid, Grid
+from functaconv.modalities.latlon_grid import GlobeGrid
+from functaconv.signals.grid import AnyGrid, Grid
 
 
 def native_grid(functaset: Functaset, row: int) -> AnyGrid:

@@ -6,10 +6,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from functaconv.data.items import OF_GRIDS, Item
 from functaconv.errors import InputError, ItemError, OtherVariablesError
+from functaconv.modalities.latlon_grid import GlobeGrid, area_weights
 from functaconv.modalities.modality import Axes, ChannelAxis, Measure, Modality
-from functaconv.signals.grid import GlobeGrid
+from functaconv.signals.grid import AnyGrid
 from functaconv.signals.signal import Signal
 
 if TYPE_CHECKING:
@@ -85,7 +88,7 @@ class LatLon(Modality):
         )
 
     def geometry(self, grids: Iterable[Any], axes: Axes, kind: str) -> "Geometry":  # noqa: ARG002 - always two
-        from functaconv.signals.geometry import Globe
+        from functaconv.modalities.sphere import Globe
 
         return Globe.around(grids, "planar" if kind == "planar" else "sphere")
 
@@ -118,9 +121,17 @@ class LatLon(Modality):
             return attributes
         return {name: value for name, value in attributes.items() if name != "time"}
 
-    def compare(self, found: "Compared") -> "dict[str, Tensor]":
-        from functaconv.signals.grid import area_weights
+    def blank(self, array: np.ndarray, grid: AnyGrid, native: AnyGrid, missing: np.ndarray) -> None:
+        """The nearest point counts."""
+        assert isinstance(grid, GlobeGrid)
+        assert isinstance(native, GlobeGrid)
+        row = np.abs(np.array(native.latitude)[None] - np.array(grid.latitude)[:, None]).argmin(1)
+        around = np.array(grid.longitude)[:, None] - np.array(native.longitude)[None]
+        column = np.abs((around + 180) % 360 - 180).argmin(1)
+        for here, nearest in enumerate(row):
+            array[here][missing[nearest][column]] = np.nan
 
+    def compare(self, found: "Compared") -> "dict[str, Tensor]":
         squared = found.difference.square()
         # the unit comes last: the square of a small one would be 0
         rmse = found.mean(squared, (1,)).sqrt() * found.unit

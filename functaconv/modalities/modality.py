@@ -12,6 +12,7 @@ import numpy as np
 
 from functaconv.data.items import Item
 from functaconv.errors import InputError, ItemError
+from functaconv.signals.grid import AnyGrid
 from functaconv.signals.signal import Signal
 
 if TYPE_CHECKING:
@@ -187,6 +188,10 @@ class Modality:
     def meta(self, attributes: Mapping[str, Any]) -> Mapping[str, Any]:
         """The attributes that are stored as JSON: what has no column."""
         return attributes
+
+    def blank(self, array: np.ndarray, grid: AnyGrid, native: AnyGrid, missing: np.ndarray) -> None:
+        """Put NaN into a rendered `[*grid, channel]` array where values of the native grid were `missing`."""
+        raise NotImplementedError
 
     @property
     def measure_names(self) -> tuple[str, ...]:

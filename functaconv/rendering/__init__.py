@@ -2,8 +2,9 @@
 
 from functaconv.rendering.decoding import Picture, arrays, pictures
 from functaconv.rendering.formats import FORMATS
-from functaconv.rendering.view import View, grid_of_file, region_of, selection_of, size_of
+from functaconv.rendering.view import grid_of_file, region_of, selection_of, size_of
 from functaconv.rendering.workflow import Rendered, render
+from functaconv.signals.grid import View
 
 __all__ = [
     "FORMATS",

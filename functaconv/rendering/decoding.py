@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,16 +11,13 @@ from torch import Tensor
 from functaconv.base import DECODED_TOGETHER, Base
 from functaconv.checkpoint import base_of
 from functaconv.errors import UsageError
-from functaconv.functaset.grids import StoredGrid
 from functaconv.functaset.native import native_grid
 from functaconv.functaset.reader import Functaset
-from functaconv.rendering.view import MOST_VALUES, SMALLER, View
+from functaconv.modalities import MODALITIES
 from functaconv.signals.device import device_of
-from functaconv.signals.geometry import Points
-from functaconv.signals.grid import AnyGrid, GlobeGrid, Grid
+from functaconv.signals.grid import MOST_VALUES, SMALLER, AnyGrid, Grid, View
 from functaconv.summary import Items
 
-Places = TypeVar("Places", Grid, GlobeGrid)
 BATCH_VALUES = 1 << 24
 """of the items rendered together: 64 MiB"""
 MOST_TOGETHER = 256
@@ -72,6 +68,7 @@ def pictures(
     index = index or Items.of(functaset.keys, functaset.shapes, functaset.tiles)
     base = base_of(functaset, device_of(device))
     numbers = range(len(index)) if chosen is None else chosen
+    kind = functaset.layout.kind
     places = _Places(functaset, index, view, base.axes.channels)
     for group in _alike(index, numbers, places, base.axes.channels):
         grid = places.grid(group[0])
@@ -91,8 +88,8 @@ def pictures(
             _to_values(base, decoded, levels)
         for number, row, array in zip(group, rows, decoded.numpy(), strict=True):
             array = array.reshape(*grid.shape, base.axes.channels)
-            if masked and isinstance(grid, GlobeGrid):
-                _blank_missing(array, grid, *functaset.grid_of(int(row)))
+            if masked and kind.has_coordinates and (missing := functaset.grid_of(int(row))[1]) is not None:
+                kind.blank(array, grid, native_grid(functaset, int(row)), missing)
             yield Picture(str(index.keys[number]), array, grid, int(row))
 
 
@@ -101,7 +98,7 @@ class _Places:
 
     def __init__(self, functaset: Functaset, index: Items, view: View, channels: int) -> None:
         self._functaset, self._index, self._view, self._channels = functaset, index, view, channels
-        self._known: dict[int, GlobeGrid] = {}
+        self._known: dict[int, AnyGrid] = {}
 
     def kind(self, number: int) -> tuple[int, ...]:
         """Equal for items whose points lie at the same places."""
@@ -112,16 +109,17 @@ class _Places:
 
     def grid(self, number: int) -> AnyGrid:
         if not self._functaset.layout.kind.has_coordinates:
-            return self._possible(self._view.grid(self._index.shape[number].tolist()))
+            if self._view.like is not None:
+                names = " and ".join(kind.in_full for kind in MODALITIES.values() if kind.has_coordinates)
+                raise UsageError(f"--like is for {names}", hint="--size or --scale")
+            return self._possible(Grid(tuple(self._index.shape[number].tolist())).resampled(self._view))
         row = int(self._index.first[number])
         which = int(self._functaset.measure("grid")[row])
         if which not in self._known:
-            native = native_grid(self._functaset, row)
-            assert isinstance(native, GlobeGrid)
-            self._known[which] = self._possible(self._view.globe(native))
+            self._known[which] = self._possible(native_grid(self._functaset, row).resampled(self._view))
         return self._known[which]
 
-    def _possible(self, grid: Places) -> Places:
+    def _possible(self, grid: AnyGrid) -> AnyGrid:
         if grid.points * self._channels > MOST_VALUES:
             raise UsageError(
                 f"{'x'.join(map(str, grid.shape))} points of {self._channels} channels are too much for one item: "
@@ -156,18 +154,9 @@ def _decoded(base: Base, latents: Tensor, grid: AnyGrid) -> Tensor:
     together = max(1, DECODED_TOGETHER // row)
     for first in range(0, grid.shape[0], together):
         rows = slice(first, first + together)
-        if isinstance(grid, GlobeGrid):
-            points = base.geometry.points(replace(grid, latitude=grid.latitude[rows]))
-        else:
-            points = Points(_coords(grid, rows))
+        points = base.geometry.points(grid, (rows,))
         out[:, first * row : first * row + len(points)] = base.decode(latents, points).cpu()
     return out
-
-
-def _coords(grid: Grid, rows: slice) -> Tensor:
-    """`grid.coords()` of some rows."""
-    first, *others = (grid.axis(number).float() for number in range(len(grid.shape)))
-    return torch.stack(torch.meshgrid(first[rows], *others, indexing="ij"), -1).reshape(-1, len(grid.shape))
 
 
 def _to_values(base: Base, decoded: Tensor, levels: tuple[str | None, ...]) -> None:
@@ -175,17 +164,6 @@ def _to_values(base: Base, decoded: Tensor, levels: tuple[str | None, ...]) -> N
     for start in range(0, decoded.shape[1], DECODED_TOGETHER):
         part = decoded[:, start : start + DECODED_TOGETHER]
         part.copy_(base.normalizer.values(part, levels))
-
-
-def _blank_missing(array: np.ndarray, grid: GlobeGrid, stored: StoredGrid, mask: np.ndarray | None) -> None:
-    """NaN where the nearest point of the item's own grid is missing."""
-    if mask is None:
-        return
-    row = np.abs(stored.latitude[None] - np.array(grid.latitude)[:, None]).argmin(1)
-    around = np.array(grid.longitude)[:, None] - stored.longitude[None]
-    column = np.abs((around + 180) % 360 - 180).argmin(1)
-    for here, nearest in enumerate(row):
-        array[here][mask[nearest][column]] = np.nan
 
 
 def _joined(base: Base, functaset: Functaset, index: Items, number: int, grid: Grid) -> Tensor:

@@ -14,7 +14,8 @@ from functaconv.functaset.reader import Functaset, open_functaset
 from functaconv.rendering.decoding import Picture, pictures
 from functaconv.rendering.formats import FORMATS, Format, format_of
 from functaconv.rendering.output import Names, sink
-from functaconv.rendering.view import View, selection_of
+from functaconv.rendering.view import selection_of
+from functaconv.signals.grid import View
 from functaconv.summary import Items
 
 MOST_VALUES = 1 << 29

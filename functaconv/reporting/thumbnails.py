@@ -12,8 +12,6 @@ from functaconv.functaset.reader import Functaset
 from functaconv.modalities import Axes
 from functaconv.reporting.result import Table
 from functaconv.signals.batch import Batch
-from functaconv.signals.geometry import Points
-from functaconv.signals.grid import GlobeGrid, Grid
 from functaconv.signals.normalizer import Normalizer
 from functaconv.signals.signal import Signal
 
@@ -52,8 +50,8 @@ class Thumbnails:
         for row, number in self.rows():
             grid = native_grid(self.functaset, row)
             seen = self.seen(number, row)
-            # the places of the points that are shown, and of no others: there may be thousands for each of these
-            points = base.geometry.points(_sliced(grid, seen)) if isinstance(grid, GlobeGrid) else _places(grid, seen)
+            # of the points that are shown, and of no others: there may be thousands for each of these
+            points = base.geometry.points(grid, seen)
             shape = tuple(len(range(size)[part]) for size, part in zip(grid.shape, seen, strict=True))
             latent = torch.from_numpy(self.functaset.latents(slice(row, row + 1))).reshape(1, -1, base.latent)
             features = base.decode(latent.to(base.device), points.to(base.start))
@@ -88,16 +86,3 @@ class Thumbnails:
 
     def _step(self, number: int) -> int:
         return -(-int(self.table.items.shape[number].max()) // MOST_PIXELS)
-
-
-def _sliced(grid: GlobeGrid, seen: tuple[slice, ...]) -> GlobeGrid:
-    return GlobeGrid(grid.latitude[seen[0]], grid.longitude[seen[1]])
-
-
-def _places(grid: Grid, seen: tuple[slice, ...]) -> Points:
-    """Cell centres of some of the points of a whole item."""
-    axes = [
-        ((torch.arange(*part.indices(size), dtype=torch.float64) + 0.5) / size).float()
-        for size, part in zip(grid.shape, seen, strict=True)
-    ]
-    return Points(torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes)))

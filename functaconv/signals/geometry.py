@@ -1,30 +1,13 @@
-"""What a network sees of a grid's points, and where they lie among the sites of latents.
+"""What a network sees of a grid's points, and where they lie among the sites of latents."""
 
-Images and voxels: cell centres of the unit square or cube, for both. Latitude-longitude grids: points on the sphere,
-moved and scaled so that those of the training items fill the unit cube; among the sites they lie by latitude and
-longitude.
-"""
-
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Protocol, runtime_checkable
 
-import torch
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass as validated_dataclass
 from torch import Tensor
 
 from functaconv.errors import UsageError
-from functaconv.signals.grid import AnyGrid, GlobeGrid, Grid
-
-DECIMALS = 3
-"""of degrees, about a hundred metres"""
-CLOSED = 1.5
-"""a gap between neighbouring longitudes this many times the usual one is the end of a region"""
-
-Degrees = Annotated[float, Field(ge=-720, le=720)]
+from functaconv.signals.grid import AnyGrid, Grid
 
 
 @dataclass(frozen=True)
@@ -55,6 +38,26 @@ class Points:
         return len(self.coords)
 
 
+@runtime_checkable
+class Geometry(Protocol):
+    """From the points of grids to coordinates."""
+
+    @property
+    def axes(self) -> int:
+        """How many axes the sites have."""
+
+    @property
+    def coords(self) -> int:
+        """How many coordinates the network sees."""
+
+    @property
+    def is_closed(self) -> bool:
+        """The last point of the last axis is a neighbour of the first."""
+
+    def points(self, grid: AnyGrid, spans: tuple[slice, ...] = ()) -> Points:
+        """The grid's points, last axis fastest; some of them along the first axes, where `spans` are given."""
+
+
 @dataclass(frozen=True)
 class Flat:
     """The unit interval, square or cube."""
@@ -70,97 +73,7 @@ class Flat:
     def is_closed(self) -> bool:
         return False
 
-    def points(self, grid: AnyGrid) -> Points:
+    def points(self, grid: AnyGrid, spans: tuple[slice, ...] = ()) -> Points:
         if not isinstance(grid, Grid):
             raise UsageError("the base is for plain arrays, these points lie on the globe")
-        return Points(grid.coords())
-
-
-@validated_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
-class Globe:
-    """Latitude and longitude."""
-
-    kind: Literal["sphere", "planar"]
-    """sphere: the network sees x, y, z; planar: how far down and along the region a point lies"""
-    north: Degrees
-    south: Degrees
-    middle: Degrees
-    """longitude half way between the region's ends"""
-    span: Annotated[float, Field(gt=0, le=360)]
-    """degrees of longitude; 360 where the grid closes the circle"""
-    centre: tuple[float, float, float]
-    """of the box around the training items' points on the unit sphere"""
-    side: Annotated[float, Field(gt=0, le=2.5)]
-    """of that box, the longest"""
-
-    def __post_init__(self) -> None:
-        if not self.north > self.south:
-            raise ValueError(f"the region reaches from {self.south} to {self.north} degrees")
-
-    @property
-    def axes(self) -> int:
-        return 2
-
-    @property
-    def coords(self) -> int:
-        return 3 if self.kind == "sphere" else 2
-
-    @property
-    def is_closed(self) -> bool:
-        """The last column is a neighbour of the first."""
-        return self.span == 360
-
-    def points(self, grid: AnyGrid) -> Points:
-        if not isinstance(grid, GlobeGrid):
-            raise UsageError("the base is for latitude-longitude grids, these points have no latitude and longitude")
-        latitude, longitude = grid.degrees()
-        down = (self.north - latitude) / (self.north - self.south)
-        # the nearer way around: what lies just outside the region stays beside it
-        along = 0.5 + ((longitude - self.middle + 180) % 360 - 180) / self.span
-        places = torch.stack([down, along], -1)
-        if self.kind == "planar":
-            return Points(places.float())
-        coords = 0.5 + (grid.on_sphere() - torch.tensor(self.centre, dtype=torch.float64)) / self.side
-        return Points(coords.float(), places.float())
-
-    @classmethod
-    def around(cls, grids: Iterable[GlobeGrid], kind: Literal["sphere", "planar"]) -> "Globe":
-        """The region that the grids cover, their outermost cells included."""
-        distinct = list(dict.fromkeys(grids))
-        if not distinct:
-            raise UsageError("there is no grid")
-        # files round their degrees in different ways: a hair's breadth is no gap
-        latitudes = sorted({round(value, DECIMALS) for grid in distinct for value in grid.latitude})
-        edge = _usual_gap(latitudes) / 2
-        north, south = min(90.0, latitudes[-1] + edge), max(-90.0, latitudes[0] - edge)
-        longitudes = {round(value % 360, DECIMALS) % 360 for grid in distinct for value in grid.longitude}
-        middle, span = _circle(sorted(longitudes))
-        points = torch.cat([grid.on_sphere() for grid in distinct])
-        low, high = points.amin(0), points.amax(0)
-        centre, side = ((low + high) / 2).tolist(), float((high - low).max())
-        return cls(
-            kind=kind, north=north, south=south, middle=middle, span=span,
-            centre=(centre[0], centre[1], centre[2]), side=side or 1.0,
-        )  # fmt: skip
-
-
-Geometry = Flat | Globe
-
-
-def _usual_gap(values: list[float]) -> float:
-    """The median distance between neighbours; a degree where there is only one value."""
-    gaps = sorted(after - before for before, after in pairwise(values))
-    return gaps[len(gaps) // 2] if gaps else 1.0
-
-
-def _circle(longitudes: list[float]) -> tuple[float, float]:
-    """Middle and span of longitudes in 0..360, ascending: all around, or without the widest gap between them."""
-    usual = _usual_gap(longitudes)
-    ahead = [*longitudes[1:], longitudes[0] + 360]
-    gap, end = max((after - before, before) for before, after in zip(longitudes, ahead, strict=True))
-    if gap <= CLOSED * usual:
-        # edges of sites half way between columns
-        return math.remainder(longitudes[0] - usual / 2 + 180, 360), 360.0
-    span = 360 - gap + usual
-    middle = end + usual / 2 - span / 2
-    return math.remainder(middle, 360), span
+        return Points(grid.part_coords(spans))

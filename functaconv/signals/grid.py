@@ -1,9 +1,8 @@
-"""Where the points of an array lie: cell centres of the unit interval, square or cube; or places on the globe."""
+"""Where the points of an item lie: the protocol, and cell centres of the unit interval, square or cube."""
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from functaconv.errors import UsageError
 
@@ -14,6 +13,44 @@ Region = tuple[tuple[float, float], ...]
 """lower and upper end along each axis, in the unit interval; beyond it one extrapolates"""
 
 AXES = {1: ("position",), 2: ("row", "column"), 3: ("depth", "row", "column")}
+MOST_VALUES = 1 << 27
+"""of one rendered item, all channels: half a GiB of float32, of which a file format makes a copy or two"""
+SMALLER = "render it smaller with --size or --scale, or in parts with --region"
+
+
+@runtime_checkable
+class AnyGrid(Protocol):
+    """Where the points of an item lie. Grids are compared by value, and are keys of what is computed for them."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Points along each axis."""
+
+    @property
+    def points(self) -> int: ...
+
+    def areas(self) -> "Tensor | None":
+        """How much of the domain each point stands for, `[point]`, mean 1; None where all stand for the same."""
+
+    def halved(self) -> "AnyGrid":
+        """The grid with two points for each along every axis, over the same extent."""
+
+    def resampled(self, view: "View") -> "AnyGrid":
+        """The grid of an item that is rendered; a UsageError where the view makes no sense for it."""
+
+
+@dataclass(frozen=True)
+class View:
+    """At what size, and which part of the unit interval, square or cube; of a grid, which latitudes and longitudes.
+
+    Without a size an item has its native resolution times `scale`, in `region` as elsewhere. `like` is a grid in place
+    of all that.
+    """
+
+    size: tuple[int, ...] | None = None
+    scale: float = 1.0
+    region: Region | None = None
+    like: AnyGrid | None = None
 
 
 @dataclass(frozen=True)
@@ -47,64 +84,36 @@ class Grid:
 
     def coords(self) -> "Tensor":
         """Cell centres, `[point, coord]`, float32, last axis fastest."""
+        return self.part_coords(())
+
+    def part_coords(self, spans: tuple[slice, ...]) -> "Tensor":
+        """The same of some of the cells along the first axes."""
         import torch
 
         # rounded once, at the end: a centre must not depend on how it was reached
-        axes = [self.axis(number).float() for number in range(len(self.shape))]
+        spans = (*spans, *(slice(None),) * len(self.shape))
+        axes = [self.axis(number)[spans[number]].float() for number in range(len(self.shape))]
         return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
 
+    def areas(self) -> None:
+        """None: cells are alike."""
 
-@dataclass(frozen=True)
-class GlobeGrid:
-    """Every latitude with every longitude, in degrees north and east: in any order, from any origin, at any spacing."""
+    def halved(self) -> "Grid":
+        return Grid(tuple(2 * size for size in self.shape))
 
-    latitude: tuple[float, ...]
-    """of the rows"""
-    longitude: tuple[float, ...]
-    """of the columns"""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return len(self.latitude), len(self.longitude)
-
-    @property
-    def points(self) -> int:
-        return math.prod(self.shape)
-
-    def degrees(self) -> "tuple[Tensor, Tensor]":
-        """Latitude and longitude of every point, `[point]`, float64, last axis fastest."""
-        import torch
-
-        axes = [torch.tensor(axis, dtype=torch.float64) for axis in (self.latitude, self.longitude)]
-        latitude, longitude = torch.meshgrid(*axes, indexing="ij")
-        return latitude.flatten(), longitude.flatten()
-
-    def on_sphere(self) -> "Tensor":
-        """The points on the unit sphere, `[point, (x, y, z)]`, float64: x to longitude 0, z to the north pole."""
-        import torch
-
-        latitude, longitude = self.degrees()
-        # a turn more or less is the same place, to the last bit
-        latitude, longitude = latitude.deg2rad(), (longitude % 360).deg2rad()
-        x, y = latitude.cos() * longitude.cos(), latitude.cos() * longitude.sin()
-        return torch.stack([x, y, latitude.sin()], -1)
-
-
-AnyGrid = Grid | GlobeGrid
-
-
-@lru_cache(maxsize=64)
-def area_weights(grid: GlobeGrid) -> "Tensor":
-    """The area that every point of a regular grid stands for, `[point]`, float32: the cosine of its latitude, in units
-    of the mean over the grid. At the poles, where the cosine is 0, a row keeps the cap that reaches half way to its
-    neighbour.
-    """
-    import torch
-
-    rows = torch.tensor(grid.latitude, dtype=torch.float64).deg2rad().cos().clamp(min=0)
-    gaps = torch.tensor(grid.latitude, dtype=torch.float64).diff().abs()
-    if len(gaps):
-        # the mean cosine over half a row next to a pole
-        cap = math.sin(math.radians(float(gaps.min())) / 4) / 2
-        rows = rows.clamp(min=cap)
-    return (rows / rows.mean()).float().repeat_interleave(len(grid.longitude))
+    def resampled(self, view: View) -> "Grid":
+        spans = view.region or ((0.0, 1.0),) * len(self.shape)
+        shape = view.size
+        if shape is None:
+            shape = tuple(
+                max(1, round(size * (high - low) * view.scale))
+                for size, (low, high) in zip(self.shape, spans, strict=False)
+            )
+        if len(shape) != len(self.shape) or len(spans) != len(self.shape):
+            raise UsageError(
+                f"the items have {len(self.shape)} axes; the size or region has {max(len(shape), len(spans))}",
+                hint="--size takes HxW for images, --region y0:y1,x0:x1",
+            )
+        if math.prod(shape) > MOST_VALUES:
+            raise UsageError(f"{'x'.join(map(str, shape))} is too large for one item", hint=SMALLER)
+        return Grid(tuple(shape), view.region)

@@ -15,11 +15,12 @@ from functaconv.data.copies import LocalCopies
 from functaconv.data.items import Record
 from functaconv.errors import InputError, ItemError, OtherVariablesError
 from functaconv.modalities import Axes
+from functaconv.modalities.sphere import Globe
 from functaconv.recipe import Recipe
 from functaconv.signals.batch import Batch, batched
 from functaconv.signals.collection import Collection
-from functaconv.signals.geometry import Flat, Geometry, Globe
-from functaconv.signals.grid import GlobeGrid
+from functaconv.signals.geometry import Flat, Geometry
+from functaconv.signals.grid import AnyGrid
 from functaconv.signals.normalizer import Normalizer, levels_of
 from functaconv.signals.sampler import Draw, Position, draws, loaded
 from functaconv.signals.signal import Signal
@@ -131,11 +132,11 @@ class Dataset:
     def _looked_through(self) -> dict[str, Any]:
         """The same, from the training items themselves, in values that JSON has."""
         axes, data = self._source.axes, self._source.recipe.data
-        grids: dict[GlobeGrid, None] = {}
+        grids: dict[AnyGrid, None] = {}
 
         def signals() -> Iterator[Signal]:
             for signal in self._items.all(workers=os.cpu_count() or 1):
-                if isinstance(signal.own_grid, GlobeGrid):
+                if signal.own_grid is not None:
                     grids[signal.own_grid] = None
                 yield signal
 

@@ -14,11 +14,11 @@ from functaconv.errors import InputError, OutputExistsError, UsageError
 from functaconv.functaset import open_functaset
 from functaconv.functaset.schema import NO_TIME
 from functaconv.functaset.verify import verify
+from functaconv.modalities.latlon_grid import GlobeGrid
+from functaconv.modalities.sphere import Globe
 from functaconv.recipe import merged
 from functaconv.rendering import View, arrays, render
 from functaconv.reporting import report
-from functaconv.signals.geometry import Globe
-from functaconv.signals.grid import GlobeGrid
 from functaconv.training import fit_base
 from tests.conftest import TINY, npy, tar
 
@@ -235,10 +235,10 @@ def test_an_item_without_any_value_is_a_failed_item(base: Path, tmp_path: Path) 
 
 def test_scaling_keeps_pole_rows_and_refines_the_rest(store: Path) -> None:
     native = GlobeGrid((90.0, 45.0, 0.0, -45.0, -90.0), (0.0, 90.0, 180.0, 270.0))
-    fine = View(scale=2).globe(native)
+    fine = native.resampled(View(scale=2))
     assert fine.latitude == (90.0, 67.5, 45.0, 22.5, 0.0, -22.5, -45.0, -67.5, -90.0)
     assert fine.longitude == (-22.5, 22.5, 67.5, 112.5, 157.5, 202.5, 247.5, 292.5)
-    without = View(scale=3).globe(GlobeGrid((10.0, 0.0, -10.0), (0.0, 10.0)))
+    without = GlobeGrid((10.0, 0.0, -10.0), (0.0, 10.0)).resampled(View(scale=3))
     np.testing.assert_allclose(without.latitude[1::3], (10, 0, -10), atol=1e-9)
     (_, native_array), (_, thrice) = (
         next(arrays(open_functaset(store), [0], view=View(scale=scale), device="cpu")) for scale in (1, 3)
@@ -248,7 +248,7 @@ def test_scaling_keeps_pole_rows_and_refines_the_rest(store: Path) -> None:
 
 def test_a_region_is_in_degrees(store: Path) -> None:
     (_, array) = next(arrays(open_functaset(store), [0], view=View(region=((-20, 40), (-50, 50))), device="cpu"))
-    grid = View(region=((-20, 40), (-50, 50))).globe(GlobeGrid(tuple(LATITUDE), tuple(LONGITUDE)))
+    grid = GlobeGrid(tuple(LATITUDE), tuple(LONGITUDE)).resampled(View(region=((-20, 40), (-50, 50))))
     assert all(-20 <= value <= 40 for value in grid.latitude)
     assert {round((value + 180) % 360 - 180) for value in grid.longitude} == {-40, -20, 0, 20, 40}
     assert array.shape == (*grid.shape, 1)
@@ -443,17 +443,17 @@ def test_items_on_another_grid_are_not_the_stored_ones(store: Path, tmp_path: Pa
     ],
 )
 def test_an_axis_that_begins_anew_is_refined_on_its_way(longitude: tuple[float, ...], expected: np.ndarray) -> None:
-    found = View(scale=2).globe(GlobeGrid((10.0, 0.0), longitude))
+    found = GlobeGrid((10.0, 0.0), longitude).resampled(View(scale=2))
     np.testing.assert_allclose(np.array(found.longitude) % 360, expected % 360, atol=1e-9)
     assert (np.diff(found.longitude) > 0).all()
 
 
 def test_a_region_runs_from_west_to_east() -> None:
     grid = GlobeGrid((10.0, 0.0), tuple(np.arange(0.0, 360, 20).tolist()))
-    assert View(region=((-5, 15), (-50, 50))).globe(grid).longitude == (-40.0, -20.0, 0.0, 20.0, 40.0)
-    assert View(region=((-5, 15), (0, 360))).globe(grid).longitude == grid.longitude
+    assert grid.resampled(View(region=((-5, 15), (-50, 50)))).longitude == (-40.0, -20.0, 0.0, 20.0, 40.0)
+    assert grid.resampled(View(region=((-5, 15), (0, 360)))).longitude == grid.longitude
     rolled = GlobeGrid((10.0, 0.0), (180.0, 270.0, 0.0, 90.0))
-    assert View((1, 4), region=((-5, 15), (0, 40))).globe(rolled).longitude == (5.0, 15.0, 25.0, 35.0)
+    assert rolled.resampled(View((1, 4), region=((-5, 15), (0, 40)))).longitude == (5.0, 15.0, 25.0, 35.0)
 
 
 def test_a_variable_that_an_item_misses_altogether_has_no_error(tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from functaconv.errors import UsageError
+from functaconv.modalities.latlon_grid import GlobeGrid, area_weights
+from functaconv.modalities.sphere import Globe
 from functaconv.networks import SiteGrid
-from functaconv.signals.geometry import Flat, Globe, Points
-from functaconv.signals.grid import GlobeGrid, Grid, area_weights
+from functaconv.signals.geometry import Flat, Points
+from functaconv.signals.grid import Grid
 
 GLOBAL = GlobeGrid(tuple(np.arange(90.0, -91, -10).tolist()), tuple(np.arange(0.0, 360, 15).tolist()))
 REGION = GlobeGrid(tuple(np.arange(58.0, 49.9, -0.5).tolist()), tuple(np.arange(-10.0, 2.1, 0.5).tolist()))

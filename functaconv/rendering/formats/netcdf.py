@@ -15,9 +15,9 @@ from functaconv.errors import InputError, MissingExtraError, UsageError
 from functaconv.files import replace_bytes
 from functaconv.functaset.reader import Functaset
 from functaconv.functaset.schema import NO_TIME, TIME
+from functaconv.modalities.latlon_grid import GlobeGrid
 from functaconv.rendering.decoding import Picture
 from functaconv.rendering.formats.format import Format
-from functaconv.signals.grid import GlobeGrid
 
 if TYPE_CHECKING:
     import xarray

@@ -11,9 +11,10 @@ import numpy as np
 from functaconv.checkpoint import base_from_bytes, base_to_bytes, read_base
 from functaconv.documents import differences
 from functaconv.errors import InputError
+from functaconv.modalities.sphere import Globe
 from functaconv.recipe import Recipe
 from functaconv.signals.batch import Batch, batched
-from functaconv.signals.geometry import Geometry, Globe
+from functaconv.signals.geometry import Geometry
 from functaconv.signals.signal import Signal
 from functaconv.training.closed_form import ClosedForm
 

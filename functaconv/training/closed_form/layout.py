@@ -1,8 +1,6 @@
 """The cells of a grid as a windowed fit sees them: alike cells share one matrix; and the same grid twice as fine."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
@@ -12,7 +10,7 @@ from functaconv.base import Base
 from functaconv.networks import Fourier, Placement
 from functaconv.shapes import Latents
 from functaconv.signals.geometry import Geometry
-from functaconv.signals.grid import AnyGrid, GlobeGrid, Grid
+from functaconv.signals.grid import AnyGrid
 from functaconv.training.closed_form.sample import Group
 
 ALIKE = 1e-4
@@ -102,10 +100,7 @@ class Finer:
         shape = grid.shape
         closed = [geometry.is_closed and axis == len(shape) - 1 for axis in range(len(shape))]
         matrices = tuple(_lanczos(size, around).to(device) for size, around in zip(shape, closed, strict=True))
-        if isinstance(grid, GlobeGrid):
-            latitude, longitude = (tuple(_halved(places)) for places in (grid.latitude, grid.longitude))
-            return cls(GlobeGrid(latitude, longitude), shape, matrices)
-        return cls(Grid(tuple(2 * size for size in shape)), shape, matrices)
+        return cls(grid.halved(), shape, matrices)
 
     def interpolated(self, values: Float[Tensor, "item point channel"]) -> Float[Tensor, "item fine channel"]:
         found = values.reshape(len(values), *self.shape, -1)
@@ -129,13 +124,6 @@ class Between:
         finer = Finer.of(group.grid, base.geometry, base.device)
         share = torch.full((finer.grid.points,), weight / finer.grid.points, device=base.device)
         return cls(Layout.of(base, finer.grid, share), finer)
-
-
-def _halved(places: Sequence[float]) -> list[float]:
-    """A quarter of the way to either neighbour of each place along an axis."""
-    steps = [(after - before) / 4 for before, after in pairwise(places)] or [0.25]
-    return [place + shift for place, back, ahead in zip(places, [steps[0], *steps], [*steps, steps[-1]], strict=True)
-            for shift in (-back, ahead)]  # fmt: skip
 
 
 def _lanczos(size: int, is_closed: bool) -> Float[Tensor, "fine coarse"]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from functaconv.signals.batch import Batch
 from functaconv.signals.geometry import Geometry
-from functaconv.signals.grid import AnyGrid, GlobeGrid, area_weights
+from functaconv.signals.grid import AnyGrid
 from functaconv.signals.normalizer import Normalizer
 from functaconv.training.closed_form.domain import Average, Mean, Transform
 
@@ -58,9 +58,9 @@ class Sample:
             weights = None
             if own[0].mask_key is not None and own[0].valid is not None:
                 weights = own[0].valid[0].all(-1).float().to(device)
-            if by_area and isinstance(grid, GlobeGrid):
-                area = area_weights(grid).to(device)
-                weights = area if weights is None else area * weights
+            if by_area and (areas := grid.areas()) is not None:
+                areas = areas.to(device)
+                weights = areas if weights is None else areas * weights
             groups.append(Group(grid, weights, tuple(own)))
         return cls(normalizer, geometry, tuple(groups), device)
 
