@@ -5,9 +5,10 @@ import numpy as np
 from functaconv.base import Base
 from functaconv.construction import build
 from functaconv.modalities import Axes
+from functaconv.modalities.latlon_grid import GlobeGrid
+from functaconv.modalities.sphere import Globe
 from functaconv.presets import Situation, preset
-from functaconv.signals.geometry import Globe
-from functaconv.signals.grid import AnyGrid, GlobeGrid, Grid
+from functaconv.signals.grid import AnyGrid, Grid
 from functaconv.signals.normalizer import Normalizer
 from functaconv.signals.signal import Signal
 
