@@ -21,15 +21,8 @@ SOLVERS = {
 }
 
 
-# each layout, and each solver twice
-PAIRS = [
-    ("global", "gradient"),
-    ("global", "chord"),
-    ("nearest", "gauss-newton"),
-    ("linear", "chord"),
-    ("kernel3", "gradient"),
-    ("kernel3", "gauss-newton"),
-]
+# each layout, each solver
+PAIRS = [("global", "gradient"), ("nearest", "gauss-newton"), ("linear", "chord"), ("kernel3", "gradient")]
 
 
 @pytest.fixture(params=PAIRS, ids="-".join)

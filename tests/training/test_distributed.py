@@ -262,6 +262,7 @@ def test_a_rank_that_is_killed_is_named(few: Path, tmp_path: Path, recipe: Path,
     assert read_state(tmp_path / "base.training" / "state.safetensors").values["updates"] == 3
 
 
+@pytest.mark.slow
 def test_an_error_of_the_first_rank_is_that_of_all(few: Path, tmp_path: Path, recipe: Path, launch: Launcher) -> None:
     (tmp_path / "base").write_bytes(b"mine")
     asked = ["fit-base", str(few), str(tmp_path / "base"), "--recipe", str(recipe), "--device", "cpu"]
@@ -271,6 +272,7 @@ def test_an_error_of_the_first_rank_is_that_of_all(few: Path, tmp_path: Path, re
     assert (tmp_path / "base").read_bytes() == b"mine"
 
 
+@pytest.mark.slow
 def test_an_error_of_another_rank_is_told_by_that_rank(
     few: Path, tmp_path: Path, recipe: Path, launch: Launcher
 ) -> None:
@@ -290,6 +292,7 @@ def torchrun(plan: Settings, *arguments: str, launcher: tuple[str, ...] = ()) ->
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_torchrun_trains_a_base(few: Path, tmp_path: Path, recipe: Path) -> None:
     asked = ["fit-base", str(few), str(tmp_path / "base"), "--recipe", str(recipe), "--device", "cpu", "--json"]
     done = torchrun({}, *asked)
@@ -312,12 +315,9 @@ def test_an_old_state_is_overwritten_by_one_rank(few: Path, tmp_path: Path, reci
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("solver", [GRADIENT, GAUSS_NEWTON], ids=["gradient", "gauss-newton"])
-def test_after_200_updates_they_still_agree(
-    images: Path, tmp_path: Path, tiny: Settings, launch: Launcher, solver: Settings
-) -> None:
+def test_after_100_updates_they_still_agree(images: Path, tmp_path: Path, tiny: Settings, launch: Launcher) -> None:
     run = {"shards": str(images), "plan": {"double": True},
-           "settings": merged(tiny, {"solver": solver, "training": {"steps": 200}})}  # fmt: skip
+           "settings": merged(tiny, {"solver": GAUSS_NEWTON, "training": {"steps": 100}})}  # fmt: skip
     launched = launch({"runs": [{**run, "output": str(tmp_path / "base")}]})
     fit(output=str(tmp_path / "alone"), **run)
     assert [code for code, _, _ in launched.end()] == [0, 0]
@@ -325,10 +325,9 @@ def test_after_200_updates_they_still_agree(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("whose", [0, 1])
-def test_torchrun_starts_a_killed_rank_again(few: Path, tmp_path: Path, recipe: Path, whose: int) -> None:
+def test_torchrun_starts_a_killed_rank_again(few: Path, tmp_path: Path, recipe: Path) -> None:
     asked = ["fit-base", str(few), str(tmp_path / "base"), "--recipe", str(recipe), "--device", "cpu", "--json"]
-    plan = {"what": "SIGKILL", "whose": whose, "at": [6], "save_every": -1}
+    plan = {"what": "SIGKILL", "whose": 1, "at": [6], "save_every": -1}
     done = torchrun(plan, *asked, launcher=("--max-restarts=1",))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["updates"] == 9
@@ -338,12 +337,12 @@ def test_torchrun_starts_a_killed_rank_again(few: Path, tmp_path: Path, recipe: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("what", "whose"), [("SIGKILL", 0), ("SIGSTOP", 1), ("SIGSTOP", 0)])
+@pytest.mark.parametrize(("what", "whose"), [("SIGKILL", 0), ("SIGSTOP", 1)])
 def test_a_rank_that_is_gone_or_stands_still_is_named(
     few: Path, tmp_path: Path, recipe: Path, launch: Launcher, what: str, whose: int
 ) -> None:
     asked = ["fit-base", str(few), str(tmp_path / "base"), "--recipe", str(recipe), "--device", "cpu"]
-    launched = launch({"what": what, "whose": whose, "at": [4]}, *asked, timeout=30)
+    launched = launch({"what": what, "whose": whose, "at": [4]}, *asked, timeout=10)
     [(code, _, stderr)] = launched.end(1 - whose)
     assert code == 69
     assert re.search(rf"rank {whose}( \(process \d+ on .*\))?: gone, or without an answer", stderr), stderr
@@ -352,7 +351,7 @@ def test_a_rank_that_is_gone_or_stands_still_is_named(
 @pytest.mark.slow
 def test_a_rank_that_never_comes_is_an_error(few: Path, tmp_path: Path, recipe: Path, launch: Launcher) -> None:
     asked = ["fit-base", str(few), str(tmp_path / "base"), "--recipe", str(recipe), "--device", "cpu"]
-    launched = launch({}, *asked, timeout=20)
+    launched = launch({}, *asked, timeout=10)
     launched.children[1].send_signal(signal.SIGSTOP)
     [(code, _, stderr)] = launched.end(0)
     assert code == 69

@@ -52,9 +52,12 @@ class Notes(Watcher):
         self.lines.append(progress)
 
 
-@pytest.fixture(params=["gradient", "gauss-newton"])
+both_solvers = pytest.mark.parametrize("solver", ["gradient", "gauss-newton"], indirect=True)
+
+
+@pytest.fixture
 def solver(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+    return str(getattr(request, "param", "gauss-newton"))
 
 
 @pytest.fixture
@@ -76,7 +79,11 @@ def same(first: Path, second: Path) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
-@pytest.mark.parametrize("latent", [{"numbers": 8}, {"numbers": 4, "sites": [2, 3]}], ids=["global", "spatial"])
+@pytest.mark.parametrize(
+    ("solver", "latent"),
+    [("gradient", {"numbers": 8}), ("gauss-newton", {"numbers": 4, "sites": [2, 3]})],
+    indirect=["solver"],
+)
 def test_a_short_run_is_better_than_no_run(
     images: Path, tmp_path: Path, train: Callable[..., Trained], latent: Settings, solver: str
 ) -> None:
@@ -98,7 +105,11 @@ VARIANTS = {
 
 
 # 3, 6 and 9 are the ends of epochs; 9 is the end of the run
-@pytest.mark.parametrize("at", [1, 2, 3, 4, 6, 8, 9])
+@pytest.mark.parametrize(
+    ("solver", "at"),
+    [("gradient", 1), ("gauss-newton", 3), ("gradient", 4), ("gauss-newton", 8), ("gradient", 9)],
+    indirect=["solver"],
+)
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     few: Path, tmp_path: Path, train: Callable[..., Trained], monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
@@ -114,7 +125,11 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     assert not (tmp_path / "stopped.training").exists()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("solver", "variant"),
+    [("gauss-newton", "plain"), ("gradient", "points"), ("gauss-newton", "cells"), ("gradient", "learned")],
+    indirect=["solver"],
+)
 def test_a_run_that_broke_ends_as_one_that_did_not(
     few: Path, tmp_path: Path, train: Callable[..., Trained], monkeypatch: pytest.MonkeyPatch, variant: str
 ) -> None:
@@ -270,6 +285,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, calls: Callable[[int], bool]) -> None
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", norm)
 
 
+@both_solvers
 def test_an_update_that_is_not_finite_is_left_out(
     few: Path, tmp_path: Path, train: Callable[..., Trained], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,6 +326,7 @@ def test_a_run_that_cannot_be_saved_says_that_it_diverged(
     assert not (tmp_path / "base").exists()
 
 
+@both_solvers
 def test_images_of_mixed_sizes_train(
     image_shards: Callable[..., Path], tmp_path: Path, train: Callable[..., Trained]
 ) -> None:

@@ -31,8 +31,7 @@ from functaconv.signals.signal import Signal
 from functaconv.solvers import fit
 from functaconv.training import canonical, fit_base
 from functaconv.training.canonical import Basis, make_canonical
-
-from .conftest import TINY, smooth
+from tests.conftest import TINY, smooth
 
 SHAPE = (9, 8)
 LATENTS: dict[str, dict[str, Any]] = {
