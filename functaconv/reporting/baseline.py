@@ -15,8 +15,8 @@ from functaconv.functaset.reader import Functaset
 from functaconv.metrics import psnr
 from functaconv.modalities import Modality, modality_of
 from functaconv.modalities.reading import Reading
-from functaconv.pca import MOST_BYTES, Analysis, Pca, analysis, cells_of
 from functaconv.reporting.comparison import read_items
+from functaconv.reporting.pca import MOST_BYTES, Analysis, Pca, analysis, cells_of
 from functaconv.reporting.result import Table
 from functaconv.signals.batch import Batch, batched
 from functaconv.signals.grid import AnyGrid
@@ -117,7 +117,7 @@ def fit_baseline(functaset: Functaset, base: Base, reading: Reading, shards: Seq
         rows = sum(len(index_shard(shard)) for shard in shards)
     if baseline.numbers >= values:
         baseline.reason = f"the latent holds {baseline.numbers} numbers, an item has {values} values"
-    whole = None if baseline.reason else analysis(values, rows, baseline.numbers, base.device)
+    whole = None if baseline.reason else analysis(values, rows, base.device)
     if whole is None and baseline.reason is None:
         baseline.reason = f"it would take more than {MOST_BYTES >> 30} GiB for items of {values} values"
     cells = _of_cells(base, shape, rows)
@@ -155,7 +155,7 @@ def _of_cells(base: Base, shape: tuple[int, ...], rows: int | None) -> Analysis 
     if base.latent >= values:
         return None
     every = None if rows is None else rows * math.prod(base.sites)
-    return analysis(values, every, base.latent, base.device)
+    return analysis(values, every, base.device)
 
 
 def _read(

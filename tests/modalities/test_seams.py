@@ -9,8 +9,8 @@ from PIL import Image
 
 from functaconv.conversion import encode
 from functaconv.metrics import seam_ratio, seams
-from functaconv.pca import analysis
 from functaconv.reporting import report
+from functaconv.reporting.pca import analysis
 from functaconv.training import fit_base
 from tests.conftest import npy, tar
 
@@ -65,7 +65,7 @@ def test_windows_have_none_and_independent_cells_have(tmp_path: Path) -> None:
 
     cell = SIDE // sites
     cells = items.reshape(-1, sites, cell, sites, cell).transpose(0, 1, 3, 2, 4).reshape(-1, cell * cell)
-    pca = analysis(cells.shape[1], len(cells), numbers)
+    pca = analysis(cells.shape[1], len(cells))
     assert pca is not None
     pca.add(torch.from_numpy(cells))
     known = pca.pca(numbers).reconstruct(torch.from_numpy(cells)).numpy().reshape(-1, cell, cell, 1)

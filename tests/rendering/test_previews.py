@@ -30,9 +30,9 @@ def test_nothing_is_a_white_picture() -> None:
 
 def test_a_full_grid_fills_the_picture_up_to_a_margin() -> None:
     rows, columns = (voxel_preview(np.ones((8, 8, 8)), 200) < 255).any(axis=-1).nonzero()
-    assert min(rows.min(), columns.min(), 199 - rows.max(), 199 - columns.max()) == pytest.approx(6, abs=1)
-    assert abs(rows.mean() - 99.5) < 1
-    assert abs(columns.mean() - 99.5) < 1
+    assert min(rows.min(), columns.min(), 199 - rows.max(), 199 - columns.max()) == pytest.approx(6, abs=3)
+    assert abs(rows.mean() - 99.5) < 2
+    assert abs(columns.mean() - 99.5) < 2
 
 
 ALL, LOW, HIGH = slice(None), slice(0, 4), slice(12, 16)
@@ -49,11 +49,12 @@ def test_z_is_up_x_leads_to_the_right_and_y_away() -> None:
     assert back[0] < front[0] - 20
 
 
-def test_the_sides_of_a_box_differ_in_brightness_the_top_being_brightest() -> None:
-    picture = voxel_preview(np.ones((16, 16, 16))).mean(axis=-1)
-    top, front, right = picture[60, 128], picture[180, 90], picture[160, 215]
-    assert top > front + 20
-    assert front > right + 20
+def test_what_is_nearer_is_brighter() -> None:
+    picture = voxel_preview(block(ALL, slice(0, 2), ALL) + block(ALL, slice(14, 16), ALL)).mean(axis=-1)
+    seen = picture[picture < 255]
+    assert seen.max() > seen.min() + 60
+    front, back = (voxel_preview(block(ALL, part, ALL)).astype(float) for part in (slice(0, 2), slice(14, 16)))
+    assert front[front < 255].mean() > back[back < 255].mean() + 40
 
 
 def test_the_near_covers_the_far() -> None:

@@ -269,7 +269,7 @@ def test_unsuitable_training_items_leave_pca_out(
 
 
 def test_pca_that_takes_too_much_memory_is_left_out(store: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("functaconv.pca.MOST_BYTES", 200_000)
+    monkeypatch.setattr("functaconv.reporting.pca.MOST_BYTES", 200_000)
     pca = report(store, against=str(images), baseline="pca", train=str(images)).summary["pca"]
     assert "GiB" in pca["reason"]
     assert pca["psnr_per_patch"] > 0

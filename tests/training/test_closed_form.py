@@ -9,8 +9,8 @@ import torch
 from functaconv.checkpoint import read_base
 from functaconv.errors import UsageError
 from functaconv.modalities import Axes
-from functaconv.pca import analysis
 from functaconv.recipe import validated
+from functaconv.reporting.pca import analysis
 from functaconv.settings import latent_of
 from functaconv.signals.batch import Batch
 from functaconv.signals.geometry import Flat
@@ -18,6 +18,7 @@ from functaconv.signals.grid import Grid
 from functaconv.signals.normalizer import Normalizer
 from functaconv.training import fit_base
 from functaconv.training.closed_form import Situation, fit_closed_form
+from functaconv.training.closed_form.whole import leading
 
 CPU = torch.device("cpu")
 
@@ -47,7 +48,7 @@ def test_as_many_cosines_as_points_are_pca() -> None:
     found = fitted([batch], "5", closed_form={"features": 42})
     fit = found.base.encode(batch)
     rows = batch.values.flatten(1) / 8
-    pca = analysis(rows.shape[1], len(rows), 5)
+    pca = analysis(rows.shape[1], len(rows))
     assert pca is not None
     pca.add(rows)
     # weighted by the inverse of the errors, and without: both near the best there is
@@ -107,3 +108,13 @@ def test_what_was_asked_for_is_written(images: Path, tmp_path: Path, tiny: dict[
 def test_a_network_that_cannot_be_fitted_in_closed_form_wants_minutes(images: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not this network: siren"):
         fit_base(str(images), tmp_path / "b", settings={"solver": {"kind": "gradient"}, "training": {"minutes": 0}})
+
+
+def test_iterating_captures_what_diagonalising_does() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(500, 120, generator=generator, dtype=torch.float64) / torch.arange(1, 121)
+    matrix = rows.mT @ rows
+    found, exact = (leading(matrix, 8, dense=dense) for dense in (10, 120))
+    torch.testing.assert_close(found.mT @ found, torch.eye(8, dtype=found.dtype))
+    captured = [float((basis.mT @ matrix @ basis).trace()) for basis in (found, exact)]
+    assert captured[0] == pytest.approx(captured[1], rel=1e-5)
