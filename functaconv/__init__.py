@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from functaconv.checkpoint import read_base as read_base
     from functaconv.conversion import encode as encode
     from functaconv.errors import FunctaconvError as FunctaconvError
+    from functaconv.functaset.opening import open_functaset as open_functaset
     from functaconv.functaset.reader import Functaset as Functaset
-    from functaconv.functaset.reader import open_functaset as open_functaset
     from functaconv.inspection import inspect as inspect
     from functaconv.packing import pack as pack
     from functaconv.recipe import Recipe as Recipe
@@ -26,7 +26,7 @@ _HOMES = {
     "encode": "conversion",
     "fit_base": "training",
     "inspect": "inspection",
-    "open_functaset": "functaset.reader",
+    "open_functaset": "functaset.opening",
     "pack": "packing",
     "read_base": "checkpoint",
     "render": "rendering",

@@ -14,7 +14,8 @@ from PIL import Image, ImageDraw
 from functaconv import conversion, training
 from functaconv.errors import MissingExtraError, OutputExistsError
 from functaconv.files import replace_bytes
-from functaconv.functaset.reader import Functaset, open_functaset
+from functaconv.functaset.opening import open_functaset
+from functaconv.functaset.reader import Functaset
 from functaconv.packing import pack
 from functaconv.rendering import View, arrays, render
 from functaconv.reporting import report, to_csv

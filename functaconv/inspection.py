@@ -19,7 +19,8 @@ from functaconv.data.shards import (
 )
 from functaconv.documents import parse_json
 from functaconv.errors import FunctaconvError, InputError, UsageError, VerificationError
-from functaconv.functaset.reader import Functaset, read_attributes
+from functaconv.functaset.opening import read_attributes
+from functaconv.functaset.reader import Functaset
 from functaconv.functaset.schema import PARTS, vectors
 from functaconv.functaset.unfinished import Parts, is_unfinished, read_begun
 from functaconv.functaset.verify import Problem, joined, problems_of

@@ -13,7 +13,7 @@ from PIL import Image
 
 from functaconv.cli.app import run
 from functaconv.demonstration import MARKER, ZOOM, _next_steps
-from functaconv.functaset.reader import open_functaset
+from functaconv.functaset.opening import open_functaset
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"(?:<!-- (?P<kind>[\w ]+) -->\n)?```(?P<language>bash|python)\n(?P<code>.*?)```", re.DOTALL)

@@ -32,7 +32,8 @@ from functaconv.errors import (
 )
 from functaconv.files import locked
 from functaconv.functaset.blocks import Block
-from functaconv.functaset.reader import Functaset, open_functaset
+from functaconv.functaset.opening import open_functaset
+from functaconv.functaset.reader import Functaset
 from functaconv.functaset.schema import PARTS
 from functaconv.functaset.unfinished import Found, Parts, create, look, recover
 from functaconv.functaset.writer import sweep

@@ -3,7 +3,9 @@
 from functaconv.functaset.attributes import Attributes, Quantisation, Solver
 from functaconv.functaset.blocks import Block, Failure
 from functaconv.functaset.codecs import CODECS, Codec
-from functaconv.functaset.reader import Functaset, Row, open_functaset
+from functaconv.functaset.opening import open_functaset
+from functaconv.functaset.reader import Functaset
+from functaconv.functaset.row import Row
 from functaconv.functaset.schema import Bits, Layout
 from functaconv.functaset.unfinished import Parts, Plan
 

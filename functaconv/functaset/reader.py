@@ -1,67 +1,28 @@
 """Reading a functaset: rows as numpy, by number or key, with damage reported and never passed on."""
 
 import difflib
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property, partial
-from hashlib import file_digest, sha256
+from functools import cached_property
 from operator import index as as_index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
-from pydantic import TypeAdapter, ValidationError
 
 from functaconv.documents import parse_json
 from functaconv.errors import InputError
 from functaconv.functaset.attributes import parse_attributes
 from functaconv.functaset.blocks import Failure
 from functaconv.functaset.codecs import Codec
-from functaconv.functaset.files import array_bytes, read_bytes, read_json, read_root, whole_file
+from functaconv.functaset.companions import Size, read_base_bytes, read_failures, read_report, size_of
 from functaconv.functaset.grids import StoredGrid, read_grids
-from functaconv.functaset.schema import BASE, FAILED, FORMAT, REPORT, Column, check_keep, columns, shown, vectors
-from functaconv.functaset.stored_array import HINT, StoredArray, difference, open_array, rows_in_words
-from functaconv.functaset.unfinished import is_unfinished
+from functaconv.functaset.row import Row, selection
+from functaconv.functaset.schema import Column, check_keep, columns, vectors
+from functaconv.functaset.stored_array import HINT, StoredArray, difference, open_array
 
 if TYPE_CHECKING:
     from functaconv.functaset.dataset import LatentDataset
-
-
-MOST_BASE = 9 << 30
-"""bytes of a base: of the largest that a recipe may ask for"""
-MOST_FAILURES = 1 << 30
-"""bytes of `failed.jsonl`: millions of lines"""
-MOST_LINE = 1 << 24
-_Failure = TypeAdapter(Failure)
-
-
-@dataclass(frozen=True, eq=False)
-class Row:
-    """One converted item."""
-
-    latent: np.ndarray
-    """float32 [*sites, latent]"""
-    key: str
-    label: int
-    shape: tuple[int, ...]
-    mse: float
-    psnr: float
-    shard: int
-    """which input it came from"""
-    meta: Any
-    tile: tuple[int, ...] | None
-    """origin, then the shape of the whole image"""
-
-
-@dataclass(frozen=True)
-class Size:
-    """Bytes on disk."""
-
-    store: int
-    """the arrays and failures: what grows with the items"""
-    base: int
 
 
 class Functaset:
@@ -91,8 +52,10 @@ class Functaset:
         return f"Functaset({str(self.path)!r}: {len(self)} items, latent {sites} {self.layout.bits})"
 
     def __reduce__(self) -> tuple[Any, ...]:
+        from functaconv.functaset.opening import reopened
+
         # a worker opens it anew: nothing of zarr's threads and handles travels
-        return _open, (self.path, self.layout.latent if self.is_truncated else None)
+        return reopened, (self.path, self.layout.latent if self.is_truncated else None)
 
     def truncated(self, keep: int) -> "Functaset":
         """The same items with only the first, most important `keep` numbers of every site.
@@ -111,9 +74,7 @@ class Functaset:
     @property
     def latent(self) -> zarr.Array[Any]:
         """The latents as stored, `[item, *sites, latent]`, all numbers of them."""
-        found = self.array("latent")
-        assert found is not None
-        return found
+        return self._array_of("latent").zarr
 
     @property
     def raw_attributes(self) -> dict[str, Any]:
@@ -204,7 +165,7 @@ class Functaset:
 
     def latents(self, rows: slice | np.ndarray | None = None, *, normalize: bool = False) -> np.ndarray:
         """float32 `[item, *sites, latent]`; normalised to mean 0 and deviation 1 per latent when asked."""
-        stored = self._array_of("latent").read(self._selection(rows))
+        stored = self._array_of("latent").read(selection(rows, len(self)))
         # numbers that were made up may be of any size
         with np.errstate(over="ignore", invalid="ignore"):
             found = self.codec.decode(stored)
@@ -257,52 +218,19 @@ class Functaset:
 
     def each_failure(self) -> Iterator[Failure]:
         """The same one by one: there may be many."""
-        path = whole_file(self.path, FAILED, MOST_FAILURES)
-        try:
-            with path.open("rb") as file:
-                for number, line in enumerate(iter(partial(file.readline, MOST_LINE), b""), start=1):
-                    if len(line) == MOST_LINE:
-                        raise ValueError(f"line {number} is longer than {MOST_LINE} bytes")
-                    yield _Failure.validate_python(parse_json(line))
-        except (OSError, ValueError) as error:
-            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-            raise InputError(f"{path}: cannot be read: {reason}", hint="restore it from a copy") from error
+        return read_failures(self.path)
 
     @property
     def report(self) -> dict[str, Any]:
         """What `encode` reported."""
-        found = read_json(self.path / REPORT)
-        if not isinstance(found, dict):
-            raise InputError(f"{self.path / REPORT}: expected an object, found {shown(found)}")
-        for name in ("count", "failed"):
-            if not isinstance(found.get(name), int):
-                raise InputError(f"{self.path / REPORT}: {name} is {shown(found.get(name))}, expected a number")
-        return found
+        return read_report(self.path)
 
     def base_bytes(self) -> bytes:
         """The base, as it was when the items were encoded."""
-        path, found = whole_file(self.path, BASE, MOST_BASE), b""
-        try:
-            with path.open("rb") as file:
-                digest = file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read: {error}", hint="put the base back") from error
-        if digest == self.attributes.base_sha256:
-            # memory is taken for the right one only
-            found = read_bytes(self.path, BASE, MOST_BASE)
-            digest = sha256(found).hexdigest()
-        if digest != self.attributes.base_sha256:
-            raise InputError(
-                f"{path}: found sha256 {digest}, expected {self.attributes.base_sha256}",
-                hint="put back the base that encoded these items: any other decodes them to nonsense",
-            )
-        return found
+        return read_base_bytes(self.path, self.attributes.base_sha256)
 
     def nbytes(self) -> Size:
-        try:
-            return Size(store=array_bytes(self.path), base=(self.path / BASE).stat().st_size)
-        except OSError as error:
-            raise InputError(f"{error.filename}: cannot be read: {error.strerror}", hint=HINT) from error
+        return size_of(self.path)
 
     def expected(self) -> list[tuple[Column, int]]:
         """The arrays that the attributes promise, each with its length."""
@@ -362,50 +290,6 @@ class Functaset:
             raise IndexError(f"item {row} of {len(self)}")
         return row % len(self)
 
-    def _selection(self, rows: slice | np.ndarray | None) -> slice | np.ndarray:
-        if rows is None or isinstance(rows, slice):
-            start, stop, step = (rows or slice(None)).indices(len(self))
-            return slice(start, max(start, stop)) if step == 1 else np.arange(start, stop, step)
-        chosen = np.asarray(rows)
-        if chosen.dtype == bool:
-            if chosen.shape != (len(self),):
-                raise IndexError(f"a mask of shape {chosen.shape} for {len(self)} items")
-            return np.flatnonzero(chosen)
-        chosen = chosen.astype(np.int64, casting="same_kind") if chosen.size else chosen.astype(np.int64)
-        if ((chosen < -len(self)) | (chosen >= len(self))).any():
-            raise IndexError(f"items {chosen.min()} to {chosen.max()} of {len(self)}")
-        return np.where(chosen < 0, chosen + len(self), chosen)
-
-
-def open_functaset(path: str | os.PathLike[str]) -> Functaset:
-    """The finished functaset at `path`; InputError if there is none or its arrays are not all there."""
-    functaset = read_attributes(path)
-    found: list[StoredArray] = []
-    problems: list[str] = []
-    for column, count in functaset.expected():
-        array = functaset.stored(column.name)
-        if problem := difference(array, column, count):
-            problems.append(problem)
-        elif array is not None:
-            found.append(array)
-    if not problems:
-        # all of them first: a count that is wrong everywhere would have us look for files that nobody promised
-        problems += [
-            f"{array.name}: {rows_in_words(start, stop)} lost: {problem}"
-            for array in found
-            for start, stop, problem in array.lost()
-        ]
-        problems += [problem for grid in functaset.grids for problem in grid.lost()]
-    if not problems:
-        problems += [thin for array in found if (thin := array.implausible())]
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise InputError(
-            f"{functaset.path}: {problems[0]}{more}",
-            hint=HINT,
-        )
-    return functaset
-
 
 def _descriptions(root: dict[str, Any], path: Path) -> dict[str, Any]:
     """What zarr.json says of each array, by path."""
@@ -414,23 +298,3 @@ def _descriptions(root: dict[str, Any], path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InputError(f"{path}: zarr.json does not describe the arrays", hint=HINT)
     return found
-
-
-def _open(path: Path, keep: int | None) -> Functaset:
-    """As it was before it was pickled."""
-    functaset = open_functaset(path)
-    return functaset if keep is None else functaset.truncated(keep)
-
-
-def read_attributes(path: str | os.PathLike[str]) -> Functaset:
-    """The functaset at `path`, its arrays unchecked."""
-    path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}: there is nothing of this name", hint="expected a functaset, a .zarr folder")
-    file = path / "zarr.json"
-    root = read_root(file, within=path) if os.path.lexists(file) else {}
-    attributes = root.get("attributes")
-    sealed = isinstance(attributes, dict) and "functaconv" in attributes
-    if not sealed and is_unfinished(path):
-        raise InputError(f"{path}: an unfinished {FORMAT}", hint="encode was interrupted: run it again to finish it")
-    return Functaset(path, root if sealed else {})

@@ -10,7 +10,8 @@ from typing import BinaryIO
 from tqdm.auto import tqdm
 
 from functaconv.errors import InputError, OutputExistsError, UsageError
-from functaconv.functaset.reader import Functaset, open_functaset
+from functaconv.functaset.opening import open_functaset
+from functaconv.functaset.reader import Functaset
 from functaconv.rendering.decoding import Picture, pictures
 from functaconv.rendering.formats import FORMATS, Format, format_of
 from functaconv.rendering.output import Names, sink

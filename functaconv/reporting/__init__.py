@@ -12,7 +12,8 @@ import torch
 from functaconv.checkpoint import base_of
 from functaconv.data.shards import expand_shards
 from functaconv.errors import FunctaconvError, UsageError, VerificationError
-from functaconv.functaset.reader import Functaset, open_functaset
+from functaconv.functaset.opening import open_functaset
+from functaconv.functaset.reader import Functaset
 from functaconv.metrics import psnr
 from functaconv.reporting.baseline import Baseline, fit_baseline
 from functaconv.reporting.comparison import TOLERANCE_DB, Comparer

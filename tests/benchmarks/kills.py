@@ -23,7 +23,7 @@ from typing import Any
 
 from functaconv.conversion import EncodeOptions
 from functaconv.conversion.work import Work
-from functaconv.functaset.reader import open_functaset
+from functaconv.functaset.opening import open_functaset
 from functaconv.functaset.verify import verify
 from tests.benchmarks.image_quality import provenance
 

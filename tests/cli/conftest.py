@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from functaconv.cli.app import run
-from functaconv.functaset.reader import open_functaset
+from functaconv.functaset.opening import open_functaset
 from tests.conftest import png
 
 SIDE = 16

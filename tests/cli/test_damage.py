@@ -24,7 +24,7 @@ import zstandard
 from functaconv.cli.app import run
 from functaconv.conversion import Watcher, encode
 from functaconv.errors import StoppedError
-from functaconv.functaset.reader import open_functaset
+from functaconv.functaset.opening import open_functaset
 from tests.cli.conftest import Invoke, Ran, World
 from tests.conftest import png, tar
 from tests.hostile import deep_json, packed

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from functaconv.functaset.reader import open_functaset
+from functaconv.functaset.opening import open_functaset
 from tests.cli.conftest import SMALL, Invoke, Ran, World, assert_same_functaset, wait_until
 from tests.data.servers import Answer, Script, serving
 

@@ -20,7 +20,7 @@ from functaconv.checkpoint import read_base
 from functaconv.data.decoders import decode
 from functaconv.data.items import Record
 from functaconv.errors import ItemError
-from functaconv.functaset.reader import open_functaset
+from functaconv.functaset.opening import open_functaset
 from functaconv.rendering import render
 from tests import hostile
 from tests.cli.conftest import World

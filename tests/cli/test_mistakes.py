@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from functaconv.functaset.reader import open_functaset
+from functaconv.functaset.opening import open_functaset
 from tests.cli.conftest import SMALL, Invoke, Ran, World
 from tests.conftest import npy, png, tar
 

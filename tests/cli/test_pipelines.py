@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from functaconv.functaset.reader import open_functaset
+from functaconv.functaset.opening import open_functaset
 from tests.cli.conftest import Invoke, Ran, World
 
 Shell = Callable[[str], Ran]

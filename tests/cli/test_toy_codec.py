@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from functaconv.functaset.codecs import CODECS, Codec
-from functaconv.functaset.reader import open_functaset
+from functaconv.functaset.opening import open_functaset
 
 from .conftest import Invoke, World
 

@@ -8,7 +8,7 @@ from functaconv.checkpoint import base_to_bytes, read_base
 from functaconv.conversion import Encoded
 from functaconv.data.shards import read_records
 from functaconv.errors import InputError, StoppedError
-from functaconv.functaset.reader import open_functaset
+from functaconv.functaset.opening import open_functaset
 from tests.conftest import png, tar
 from tests.conversion.test_encode import FEW, Killer, noise, run, shards, small_blocks
 

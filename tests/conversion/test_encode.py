@@ -33,7 +33,8 @@ from functaconv.errors import (
     UsageError,
 )
 from functaconv.functaset.blocks import Block
-from functaconv.functaset.reader import Functaset, open_functaset
+from functaconv.functaset.opening import open_functaset
+from functaconv.functaset.reader import Functaset
 from functaconv.functaset.unfinished import Parts
 from functaconv.functaset.verify import verify
 from functaconv.metrics import mse_of, psnr

@@ -11,7 +11,7 @@ import pytest
 from functaconv.conversion import work
 from functaconv.data.ignored import APPLE_DOUBLE, CUT_JSON, FRAMES, HIDDEN, LABELS, LINKS, NO_LABELS, NO_SUFFIX
 from functaconv.errors import InputError, StoppedError
-from functaconv.functaset.reader import open_functaset
+from functaconv.functaset.opening import open_functaset
 from functaconv.inspection import inspect
 from tests.conftest import npy, png, tar
 from tests.conversion.test_encode import Killer, run

@@ -16,7 +16,7 @@ from functaconv.conversion.work import Work
 from functaconv.errors import ChangedInputError, StoppedError, UsageError
 from functaconv.functaset.attributes import Budgets
 from functaconv.functaset.blocks import Block
-from functaconv.functaset.reader import open_functaset
+from functaconv.functaset.opening import open_functaset
 from functaconv.functaset.unfinished import look
 from functaconv.signals.signal import Signal
 from tests.conftest import png, tar

@@ -21,7 +21,7 @@ from functaconv.conversion.tasks import tasks
 from functaconv.conversion.work import Work
 from functaconv.engines.ranks import Ranks
 from functaconv.errors import FunctaconvError, InputError, OutputExistsError, UsageError
-from functaconv.functaset.reader import open_functaset
+from functaconv.functaset.opening import open_functaset
 from functaconv.functaset.unfinished import Parts
 from functaconv.functaset.verify import verify
 from tests.conversion.test_encode import Killer, stored_tree

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from functaconv.conversion import encode
-from functaconv.functaset.reader import open_functaset
+from functaconv.functaset.opening import open_functaset
 from functaconv.functaset.verify import verify
 from tests.benchmarks.kills import contents
 

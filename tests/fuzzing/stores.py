@@ -23,7 +23,7 @@ from functaconv.functaset import Parts, Plan, arrays, open_functaset
 from functaconv.functaset.attributes import Budgets
 from functaconv.functaset.blocks import Block, Failure, Grids
 from functaconv.functaset.grids import GridTable, write_grids
-from functaconv.functaset.reader import read_attributes
+from functaconv.functaset.opening import read_attributes
 from functaconv.functaset.schema import PARTS, Layout, columns, vectors
 from functaconv.functaset.unfinished import create, look
 from functaconv.functaset.verify import problems_of

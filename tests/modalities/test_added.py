@@ -14,7 +14,8 @@ from functaconv.cli.console import summary_lines
 from functaconv.conversion import encode
 from functaconv.data.items import Item
 from functaconv.errors import UsageError
-from functaconv.functaset.reader import Functaset, open_functaset
+from functaconv.functaset.opening import open_functaset
+from functaconv.functaset.reader import Functaset
 from functaconv.inspection import inspect
 from functaconv.modalities import MODALITIES, Axes, ChannelAxis, Measure, Modality
 from functaconv.modalities.compared import Compared

@@ -11,7 +11,8 @@ from PIL import Image
 
 from functaconv.conversion import encode
 from functaconv.errors import InputError, OutputExistsError, UsageError
-from functaconv.functaset.reader import Functaset, open_functaset
+from functaconv.functaset.opening import open_functaset
+from functaconv.functaset.reader import Functaset
 from functaconv.rendering import (
     FORMATS,
     Picture,

@@ -22,7 +22,7 @@ from functaconv.conversion import encode
 from functaconv.data.decoders import decode
 from functaconv.data.shards import read_records
 from functaconv.errors import InputError, MissingExtraError, UsageError, VerificationError
-from functaconv.functaset.reader import open_functaset
+from functaconv.functaset.opening import open_functaset
 from functaconv.metrics import mse_of, psnr
 from functaconv.rendering import render
 from functaconv.reporting import Report, report, to_csv, to_html

@@ -7,7 +7,7 @@ import torch
 
 from functaconv.checkpoint import read_base
 from functaconv.conversion import encode
-from functaconv.functaset.reader import open_functaset
+from functaconv.functaset.opening import open_functaset
 from functaconv.signals import device as devices
 from functaconv.training import Watcher, fit_base
 from functaconv.training import choice as learning

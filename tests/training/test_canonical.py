@@ -18,7 +18,7 @@ from functaconv.conversion.work import Work
 from functaconv.data.shards import expand_shards, read_records
 from functaconv.errors import UsageError
 from functaconv.files import replace_bytes
-from functaconv.functaset.reader import open_functaset
+from functaconv.functaset.opening import open_functaset
 from functaconv.metrics import psnr
 from functaconv.modalities import Axes
 from functaconv.modalities.reading import Reading

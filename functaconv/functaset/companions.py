@@ -1,0 +1,77 @@
+"""The files beside the arrays of a functaset: its base, its report, the records that failed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from functaconv.documents import parse_json
+from functaconv.errors import InputError
+from functaconv.functaset.blocks import Failure
+from functaconv.functaset.files import array_bytes, read_bytes, read_json, whole_file
+from functaconv.functaset.schema import BASE, FAILED, REPORT, shown
+
+# bytes of a base: of the largest that a recipe may ask for; of `failed.jsonl`: millions of lines; and of one line
+MOST_BASE, MOST_FAILURES, MOST_LINE = 9 << 30, 1 << 30, 1 << 24
+_FAILURE = TypeAdapter(Failure)
+
+
+@dataclass(frozen=True)
+class Size:
+    """Bytes on disk."""
+
+    store: int
+    """the arrays and failures: what grows with the items"""
+    base: int
+
+
+def read_failures(root: Path) -> Iterator[Failure]:
+    """The records that could not be converted, one by one: there may be many."""
+    path = whole_file(root, FAILED, MOST_FAILURES)
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(iter(partial(file.readline, MOST_LINE), b""), start=1):
+                if len(line) == MOST_LINE:
+                    raise ValueError(f"line {number} is longer than {MOST_LINE} bytes")
+                yield _FAILURE.validate_python(parse_json(line))
+    except (OSError, ValueError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise InputError(f"{path}: cannot be read: {reason}", hint="restore it from a copy") from error
+
+
+def read_report(root: Path) -> dict[str, Any]:
+    """What `encode` reported."""
+    found = read_json(root / REPORT)
+    if not isinstance(found, dict):
+        raise InputError(f"{root / REPORT}: expected an object, found {shown(found)}", hint="restore it from a copy")
+    for name in ("count", "failed"):
+        if not isinstance(found.get(name), int):
+            raise InputError(
+                f"{root / REPORT}: {name} is {shown(found.get(name))}, expected a number", hint="restore it from a copy"
+            )
+    return found
+
+
+def read_base_bytes(root: Path, digest: str) -> bytes:
+    """The base with this sha256; an InputError for any other."""
+    content = read_bytes(root, BASE, MOST_BASE)
+    if (found := sha256(content).hexdigest()) != digest:
+        raise InputError(
+            f"{root / BASE}: found sha256 {found}, expected {digest}",
+            hint="put back the base that encoded these items: any other decodes them to nonsense",
+        )
+    return content
+
+
+def size_of(root: Path) -> Size:
+    """Bytes on disk of the functaset."""
+    try:
+        return Size(store=array_bytes(root), base=(root / BASE).stat().st_size)
+    except OSError as error:
+        raise InputError(
+            f"{error.filename}: cannot be read: {error.strerror}", hint="restore it from a copy"
+        ) from error
