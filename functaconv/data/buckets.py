@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from zarr.storage import ObjectStore
 
 BUCKETS = {"s3": "S3Store", "gs": "GCSStore", "az": "AzureStore"}
-_PIECE = 1 << 16
 # for public buckets, as obstore reads it
 _UNSIGNED = {"s3": "AWS_SKIP_SIGNATURE", "gs": "GOOGLE_SKIP_SIGNATURE", "az": "AZURE_SKIP_SIGNATURE"}
 # where a machine of Amazon, Google or Microsoft asks for its credentials, when there are no others
@@ -58,7 +57,8 @@ def _open(url: str, key: str, position: int, timeout: float) -> Body:
         store = _store(url, timeout)
         # asked for with a range even from 0 on, an empty object would be an error
         found = obstore.get(store, key, options={"range": {"offset": position}} if position else {})
-    pieces = iter(found.stream(min_chunk_size=_PIECE))
+    # as they come: of a connection that breaks often, what came before is not asked for again
+    pieces = iter(found.stream(min_chunk_size=1))
     rest = b""
 
     def read(count: int) -> bytes:
@@ -204,6 +204,8 @@ def judge(error: Exception, url: str, seconds: float) -> LostError | RefusedErro
     status = re.search(r"status code: ([0-9]{3})\b", text)
     if status:
         return RefusedError(int(status[1]), hint=hint if status[1] in ("401", "403") else None)
+    if "Account must be specified" in text:
+        return RefusedError(401, "no account", "set AZURE_STORAGE_ACCOUNT_NAME")
     if "Received redirect" in text:
         return RefusedError(301, "the bucket lies in another region", "set AWS_REGION")
     if re.search(r"kind: Timeout|TimedOut|timed out", text):

@@ -1,11 +1,14 @@
 """Shards from S3, as moto has it, and as a server that breaks off."""
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from functaconv.data import patience
+from functaconv.data.grids import open_fields
 from functaconv.data.shards import expand_shards, fingerprint, read_records
 from functaconv.data.storage import opened
 from functaconv.errors import ChangedInputError, FunctaconvError, InputError, ServiceError, UsageError
@@ -101,6 +104,30 @@ def test_a_way_to_the_service_that_breaks_costs_no_record(bucket: Any, at: Calla
         for name in names:
             assert as_pairs(list(read_records(name))) == RECORDS
     bucket.objects.filter(Prefix="many/").delete()
+
+
+def test_a_zarr_store_in_a_bucket_is_read_like_a_folder(bucket: Any, tmp_path: Any) -> None:
+    xarray = pytest.importorskip("xarray", reason="the extra era5 is not installed")
+    axes = {"time": [0.0, 1.0], "latitude": ("latitude", [50.0, 40.0], {"units": "degrees_north"}),
+            "longitude": ("longitude", [0.0, 10.0, 20.0], {"units": "degrees_east"})}  # fmt: skip
+    values = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
+    dataset = xarray.Dataset({"t": (("time", "latitude", "longitude"), values)}, coords=axes)
+    dataset.to_zarr(tmp_path / "a.zarr", zarr_format=2, consolidated=False)
+    files = [path for path in (tmp_path / "a.zarr").rglob("*") if path.is_file()]
+    for path in files:
+        bucket.upload_file(str(path), path.relative_to(tmp_path).as_posix())
+    with open_fields("s3://bucket/a.zarr") as fields:
+        found = [array for _, array, _ in fields]
+    bucket.objects.filter(Prefix="a.zarr/").delete()
+    np.testing.assert_array_equal(found, values)
+
+
+def test_a_container_of_azure_needs_an_account(hasty: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("AZURE_")]:
+        monkeypatch.delenv(name)
+    with pytest.raises(InputError, match=r"401 Unauthorized \(no account\)") as caught:
+        list(read_records(expand_shards(["az://container/a.tar"])[0]))
+    assert caught.value.hint == "set AZURE_STORAGE_ACCOUNT_NAME"
 
 
 def test_an_object_that_disappears_has_changed(bucket: Any) -> None:
