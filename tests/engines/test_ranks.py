@@ -1,7 +1,6 @@
 """Which process is which rank, and that ranks which do not talk to each other make everything, little of it twice."""
 
 import heapq
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,9 +78,8 @@ STEPS = {**ARRAY, "SLURM_ARRAY_TASK_ID": "9", "SLURM_ARRAY_TASK_STEP": "2", "SLU
 ALONE_IN_TORCHRUN = {**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
 
 
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
+def test_a_process_knows_which_of_how_many_it_is() -> None:
+    for environment, expected in [
         ({}, Ranks()),
         ({"RANK": "", "HOME": "/root"}, Ranks()),
         (TORCHRUN, Ranks(3, 4, 1, "job", "torchrun")),
@@ -112,15 +110,12 @@ ALONE_IN_TORCHRUN = {**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "
         ({**STEP, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, Ranks()),
         # a batch script, before any srun
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "42"}, Ranks()),
-    ],
-)
-def test_a_process_knows_which_of_how_many_it_is(environment: Mapping[str, str], expected: Ranks) -> None:
-    assert ranks(environment) == expected
+    ]:
+        assert ranks(environment) == expected
 
 
-@pytest.mark.parametrize(
-    ("environment", "message"),
-    [
+def test_half_an_answer_is_an_error() -> None:
+    for environment, message in [
         ({"RANK": "0"}, "RANK is set, but not WORLD_SIZE, LOCAL_RANK"),
         ({"WORLD_SIZE": "2", "RANK": "1"}, "RANK, WORLD_SIZE are set, but not LOCAL_RANK"),
         ({**TORCHRUN, "RANK": "4"}, r"rank 4 of 4: RANK=4, WORLD_SIZE=4"),
@@ -137,12 +132,10 @@ def test_a_process_knows_which_of_how_many_it_is(environment: Mapping[str, str],
         ({"SLURM_STEP_NUM_TASKS": "2"}, "SLURM_STEP_NUM_TASKS is set, but not SLURM_PROCID"),
         # --array=5,6,9
         ({**ARRAY, "SLURM_ARRAY_TASK_MAX": "9", "SLURM_ARRAY_TASK_STEP": "1"}, "not evenly spaced"),
-    ],
-)
-def test_half_an_answer_is_an_error(environment: Mapping[str, str], message: str) -> None:
-    with pytest.raises(UsageError, match=message) as caught:
-        ranks(environment)
-    assert caught.value.exit_code == 2
+    ]:
+        with pytest.raises(UsageError, match=message) as caught:
+            ranks(environment)
+        assert caught.value.exit_code == 2
 
 
 def test_a_run_has_one_name_whatever_the_rank_and_after_a_restart() -> None:

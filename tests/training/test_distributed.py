@@ -26,18 +26,18 @@ from functaconv.training_state import read_state
 from .rank import fit
 
 
-@pytest.mark.parametrize(("items", "count"), [(0, 3), (1, 2), (2, 3), (7, 3), (64, 8), (5, 1)])
-def test_the_shares_are_the_whole_batch_and_nearly_equal(items: int, count: int) -> None:
-    found: list[int] = []
-    sizes = set()
-    for rank in range(count):
-        member = Group()
-        member.rank, member.count = rank, count
-        share = list(range(items))[member.share(items)]
-        found += share
-        sizes.add(len(share))
-    assert found == list(range(items))
-    assert max(sizes) - min(sizes) <= 1
+def test_the_shares_are_the_whole_batch_and_nearly_equal() -> None:
+    for items, count in [(0, 3), (1, 2), (2, 3), (7, 3), (64, 8), (5, 1)]:
+        found: list[int] = []
+        sizes = set()
+        for rank in range(count):
+            member = Group()
+            member.rank, member.count = rank, count
+            share = list(range(items))[member.share(items)]
+            found += share
+            sizes.add(len(share))
+        assert found == list(range(items))
+        assert max(sizes) - min(sizes) <= 1
 
 
 @pytest.mark.parametrize(

@@ -544,28 +544,23 @@ def test_only_images_are_cut(array_shards: Callable[..., Path], tmp_path: Path, 
         train(array_shards(3, (8, 9)), tmp_path / "base", data={"tile": 8})
 
 
-@pytest.mark.parametrize(
-    ("minutes", "each", "steps", "said"),
-    [
+def test_a_budget_for_few_updates_is_said_once() -> None:
+    for minutes, each, steps, said in [
         (1, 0.5, None, ["2 updates/s", "about 116 ", "--minutes 5"]),
         (100, 60, None, ["0.017 updates/s", "about 96 ", "--minutes 504"]),
         (1, 0.1, None, []),
         (1, 0.5, 100, []),
         (None, 0.5, 100, []),
-    ],
-)
-def test_a_budget_for_few_updates_is_said_once(
-    minutes: float | None, each: float, steps: int | None, said: list[str]
-) -> None:
-    notes = Notes()
-    pace = Pace(TrainingRecipe(minutes=minutes, steps=steps), notes.announce)
-    # the first update compiles, allocates, reads
-    seconds = 5 * each
-    for update in range(1, 60):
-        pace.note(5 * each if update == 1 else each, updates=update, left=60 * (minutes or 0) - seconds)
-        seconds += each
-    assert len(notes.messages) == bool(said)
-    assert all(part in notes.messages[0] for part in said)
+    ]:
+        notes = Notes()
+        pace = Pace(TrainingRecipe(minutes=minutes, steps=steps), notes.announce)
+        # the first update compiles, allocates, reads
+        seconds = 5 * each
+        for update in range(1, 60):
+            pace.note(5 * each if update == 1 else each, updates=update, left=60 * (minutes or 0) - seconds)
+            seconds += each
+        assert len(notes.messages) == bool(said)
+        assert all(part in notes.messages[0] for part in said)
 
 
 def test_a_short_run_says_that_it_is_too_short(

@@ -216,10 +216,10 @@ FILES: dict[str, bytes] = {
 }
 
 
-@pytest.mark.parametrize("suffix", FILES)
-def test_content_decides_what_a_member_is(suffix: str) -> None:
-    for name in ("jpg", "png", "npy", "tif"):
-        assert_content_decides(suffix, name)
+def test_content_decides_what_a_member_is() -> None:
+    for suffix in FILES:
+        for name in ("jpg", "png", "npy", "tif"):
+            assert_content_decides(suffix, name)
 
 
 def assert_content_decides(suffix: str, name: str) -> None:
@@ -363,20 +363,17 @@ def test_channels_are_converted(pixels: np.ndarray, channels: int, expected: Cal
     np.testing.assert_array_equal(item.array, expected())
 
 
-@pytest.mark.parametrize(
-    ("transform", "shape"),
-    [
+def test_resize_comes_before_crop_and_keeps_type_and_range() -> None:
+    for transform, shape in [
         (ImageTransform(resize=4), (4, 8)),
         (ImageTransform(resize=(5, 7)), (5, 7)),
         (ImageTransform(crop=10), (10, 10)),
         (ImageTransform(crop=(12, 6)), (12, 6)),
         (ImageTransform(resize=6, crop=(4, 12)), (4, 12)),
         (ImageTransform(), (16, 32)),
-    ],
-)
-def test_resize_comes_before_crop_and_keeps_type_and_range(transform: ImageTransform, shape: tuple[int, int]) -> None:
-    for dtype in ("uint8", "uint16", "float32"):
-        assert_resized(transform, shape, dtype)
+    ]:
+        for dtype in ("uint8", "uint16", "float32"):
+            assert_resized(transform, shape, dtype)
 
 
 def assert_resized(transform: ImageTransform, shape: tuple[int, int], dtype: str) -> None:
@@ -435,9 +432,8 @@ def test_other_sizes_are_usage_errors() -> None:
             parse_size(text)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "expected"),
-    [
+def test_arrays_keep_shape_and_values_and_become_native() -> None:
+    for dtype, expected in [
         ("float64", "float32"),
         ("float16", "float32"),
         (">f8", "float32"),
@@ -445,18 +441,16 @@ def test_other_sizes_are_usage_errors() -> None:
         ("int8", "int8"),
         (">i4", "int32"),
         ("uint64", "uint64"),
-    ],
-)
-def test_arrays_keep_shape_and_values_and_become_native(dtype: str, expected: str) -> None:
-    array = (np.arange(24) % 2).reshape(2, 3, 4).astype(dtype)
-    for fields in ({"npy": npy(array)}, {"npy": npy(np.asfortranarray(array))}, {"npz": npz(anything=array)}):
-        item = decode(record(**fields))
-        assert (item.kind, item.peak) == ("array", None)
-        assert item.array.dtype == np.dtype(expected)
-        assert item.array.dtype.isnative
-        assert item.array.flags.c_contiguous
-        assert item.array.flags.writeable
-        np.testing.assert_array_equal(item.array, array)
+    ]:
+        array = (np.arange(24) % 2).reshape(2, 3, 4).astype(dtype)
+        for fields in ({"npy": npy(array)}, {"npy": npy(np.asfortranarray(array))}, {"npz": npz(anything=array)}):
+            item = decode(record(**fields))
+            assert (item.kind, item.peak) == ("array", None)
+            assert item.array.dtype == np.dtype(expected)
+            assert item.array.dtype.isnative
+            assert item.array.flags.c_contiguous
+            assert item.array.flags.writeable
+            np.testing.assert_array_equal(item.array, array)
 
 
 def test_arrays_without_usable_numbers_are_refused() -> None:
