@@ -22,15 +22,13 @@ from functaconv.errors import InputError, UsageError
 from functaconv.functaset.reader import Functaset
 from functaconv.functaset.schema import BASE, check_keep
 from functaconv.modalities import MODALITIES, Axes
-from functaconv.modalities.latlon import LONGEST_NAME
 from functaconv.modalities.sphere import Globe
 from functaconv.recipe import Recipe, merged, validated
 from functaconv.settings import of_earlier
 from functaconv.signals.geometry import Flat, Geometry
 from functaconv.signals.normalizer import MOST_LEVELS, MOST_VALUE, Normalizer, are_possible
 
-FORMAT = "functaconv-base"
-VERSION = 1
+FORMAT, VERSION = "functaconv-base", 1
 # bytes: a header names each shard of the training. As Python's objects they take thirty times as much
 MOST_HEADER = 8 << 20
 _LENGTH = 8
@@ -276,8 +274,6 @@ def _geometry(description: Description, axes: Axes) -> Geometry:
     names = axes.channels if axes.modality.has_coordinates else 0
     if not names == len(axes.variables) == len(axes.units) == len(set(axes.variables)):
         raise ValueError(f"{len(set(axes.variables))} different variables for {axes.channels} channels")
-    if not all(0 < len(name) <= LONGEST_NAME for name in axes.variables):
-        raise ValueError("the variables have no names of their own")
     if (description.geometry is None) == axes.modality.has_coordinates:
         raise ValueError(f"{axes.described} and the geometry {description.geometry} do not go together")
     for offset, scale in [(description.offset, description.scale), *description.levels.values()]:
@@ -297,8 +293,6 @@ def _check_values(tensors: Mapping[str, Tensor], base: Base) -> None:
     mean, std = tensors["latent_mean"], tensors["latent_std"]
     if (std < 0).any() or (std > MOST_VALUE).any() or (mean.abs() > MOST_VALUE).any():
         raise ValueError("latent_mean and latent_std are those of no latents")
-    if METRIC in tensors and not base.is_canonical:
-        raise ValueError(f"a {METRIC}, which the solver has not")
     if METRIC in tensors:
         metric = tensors[METRIC]
         if metric.shape != (base.latent, base.latent) or torch.linalg.cholesky_ex(metric.double()).info:

@@ -4,33 +4,30 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from functaconv.checkpoint import StoredBase, base_of, begins_like_base, read_base
 from functaconv.data.decoders import parse_field
 from functaconv.data.naming import hinted, is_local
-from functaconv.data.shards import (
-    expand_shards,
-    is_read_once,
-)
+from functaconv.data.shards import expand_shards, is_read_once
 from functaconv.documents import parse_json
 from functaconv.errors import FunctaconvError, InputError, UsageError, VerificationError
 from functaconv.functaset.opening import read_attributes
 from functaconv.functaset.reader import Functaset
-from functaconv.functaset.schema import PARTS, vectors
+from functaconv.functaset.schema import PARTS
 from functaconv.functaset.unfinished import Parts, is_unfinished, read_begun
-from functaconv.functaset.verify import Problem, joined, problems_of
+from functaconv.functaset.verify import Problem, affected, problems_of
 from functaconv.survey import Survey
 from functaconv.training_state import read_state
 
 STATE = "state.safetensors"
-MOST_NAMED = 100
+# bytes
 LAST_OF_LOG = 1 << 20
-"""bytes"""
+OF_TRAINING = (
+    *("updates", "seconds", "psnr", "closed_form", "learned"),
+    *("items", "validation_items", "shapes", "truncated_from"),
+)
 
 
 @dataclass(frozen=True)
@@ -157,20 +154,7 @@ def _of_base(stored: StoredBase) -> dict[str, Any]:
             "canonical": base.is_canonical,
         },
         "solver": {"name": recipe.solver.kind, "steps": recipe.solver.steps},
-        "training": {
-            name: training.get(name)
-            for name in (
-                "updates",
-                "seconds",
-                "psnr",
-                "closed_form",
-                "learned",
-                "items",
-                "validation_items",
-                "shapes",
-                "truncated_from",
-            )
-        },
+        "training": {name: training.get(name) for name in OF_TRAINING},
         "tool_version": stored.description.tool_version,
         "sha256": stored.sha256,
     }
@@ -258,7 +242,7 @@ def _functaset(path: Path, verify: bool) -> Inspection:
     }
     if verify:
         problems = list(dict.fromkeys([*problems, *problems_of(functaset), *_misfits(functaset)]))
-        facts["affected"] = _affected(functaset, problems)
+        facts["affected"] = affected(functaset, problems)
     return Inspection("functaset", facts, [problem.text for problem in problems])
 
 
@@ -270,30 +254,6 @@ def _misfits(functaset: Functaset) -> Iterator[Problem]:
             base_of(functaset)
         except InputError as error:
             yield Problem(str(error), ((0, len(functaset)),))
-
-
-def _affected(functaset: Functaset, problems: Sequence[Problem]) -> dict[str, Any]:
-    """How many rows are worth less for the problems, and the keys of the first of them."""
-    # as runs: how many rows there are is one of the things that may be wrong
-    affected = joined((run for problem in problems for run in problem.rows), _rows_there(functaset))
-    rows = list(islice((row for start, stop in affected for row in range(start, stop)), MOST_NAMED))
-    try:
-        keys = functaset.stored("key")
-        names = [] if keys is None or not rows else keys.read(np.array(rows)).tolist()
-    except FunctaconvError:
-        names = []
-    names = names or [f"row {row}" for row in rows]
-    return {"rows": sum(stop - start for start, stop in affected), "keys": names}
-
-
-def _rows_there(functaset: Functaset) -> int:
-    """How many rows there can be: no more than the longest array has."""
-    lengths = [0]
-    for column, _ in functaset.expected():
-        if column.name not in vectors(functaset.attributes.layout):
-            with suppress(FunctaconvError):
-                lengths.append(len(functaset.stored(column.name) or ()))
-    return min(len(functaset), max(lengths))
 
 
 def _begun(path: Path, verify: bool) -> Inspection:

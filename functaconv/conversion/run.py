@@ -13,7 +13,8 @@ from functaconv.conversion.block import encode_blocks
 from functaconv.conversion.options import EncodeOptions
 from functaconv.conversion.progress import Bar, Progress, Watcher
 from functaconv.conversion.reading import Portion, check_first_items, read
-from functaconv.conversion.seal import NothingUsableError, complaint_of, forget_failed, reopen, seal
+from functaconv.conversion.retry import forget_failed, reopen
+from functaconv.conversion.seal import NothingUsableError, complaint_of, seal
 from functaconv.conversion.tasks import Task, expected_records, is_done, tasks
 from functaconv.conversion.work import Work
 from functaconv.data.naming import is_local

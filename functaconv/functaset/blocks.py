@@ -14,7 +14,6 @@ import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
 
 from functaconv.documents import parse_json
-from functaconv.errors import InputError
 from functaconv.files import replacing
 from functaconv.functaset.attributes import Ignored
 from functaconv.functaset.files import damaged, first_problem, whole_file
@@ -28,7 +27,6 @@ MOST_BLOCK = 1 << 30
 _ARRAYS = ("latent", "label", "shape", "mse", "psnr", "record")
 _OF_GRIDS = ("grid", "mask", "time")
 _OF_BLOCK = ("shard", "number", "start", "stop", "is_last", "source", "run", "ignored")
-
 
 Count = Annotated[int, Field(strict=True, ge=0, le=2**40)]
 Claim = Annotated[bool, Field(strict=True)]
@@ -235,6 +233,7 @@ def read_block(path: Path, layout: Layout | None = None, *, within: Path) -> Blo
         facts = _facts(members)
         of_block: dict[str, Any] = {name: getattr(facts, name) for name in _OF_BLOCK}
         rows: dict[str, Any] = {name: members[name] for name in _ARRAYS}
+        of_grids = [members[name] for name in _OF_GRIDS if name in members]
         block = Block(
             **of_block,
             **rows,
@@ -242,7 +241,7 @@ def read_block(path: Path, layout: Layout | None = None, *, within: Path) -> Blo
             meta=_texts(members, "meta") if facts.has_meta else None,
             tile=members.get("tile"),
             measures={name: members[f"measure_{name}"] for name in facts.measures},
-            grids=_grids(members) if "grid" in members else None,
+            grids=Grids(GridTable.from_members(members), *of_grids) if of_grids else None,
             failures=facts.failures,
         )
         if facts.rows != len(block):
@@ -262,13 +261,9 @@ def _members(path: Path, within: Path) -> Iterator[Mapping[str, np.ndarray]]:
             # of sizes that were made up numpy warns before it refuses them
             with np.errstate(all="ignore"), np.load(file, allow_pickle=False) as members:
                 yield members
-    except InputError as error:
-        raise damaged(path, error) from error
-    except ValidationError as error:
-        raise damaged(path, first_problem(error)) from error
     # numpy and zipfile raise whatever they like on damaged bytes
     except Exception as error:
-        raise damaged(path, error) from error
+        raise damaged(path, first_problem(error) if isinstance(error, ValidationError) else error) from error
 
 
 def _check_sizes(file: BinaryIO) -> None:
@@ -280,10 +275,6 @@ def _check_sizes(file: BinaryIO) -> None:
             if member.compress_type != zipfile.ZIP_STORED or room < 0:
                 raise ValueError(f"{member.filename} is compressed, or larger than the file")
     file.seek(0)
-
-
-def _grids(members: Mapping[str, np.ndarray]) -> Grids:
-    return Grids(GridTable.from_members(members), **{name: members[name] for name in _OF_GRIDS})
 
 
 def _facts(members: Mapping[str, np.ndarray]) -> BlockFacts:

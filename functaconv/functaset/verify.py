@@ -2,9 +2,11 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +24,8 @@ from functaconv.modalities import MODALITIES
 Run = tuple[int, int]
 """rows that follow each other: the first, and the one after the last"""
 
+# affected items that are listed by key
+MOST_NAMED = 100
 # what zarr.json says besides the attributes and the arrays
 _ENVELOPE = {
     "attributes": None,
@@ -54,7 +58,31 @@ def problems_of(functaset: Functaset) -> list[Problem]:
     return [*dict.fromkeys(found), *_changed(functaset)]
 
 
-def joined(runs: Iterable[Run], end: int) -> list[Run]:
+def affected(functaset: Functaset, problems: Sequence[Problem]) -> dict[str, Any]:
+    """How many rows are worth less for the problems, and the keys of the first of them."""
+    # as runs: how many rows there are is one of the things that may be wrong
+    runs = _joined((run for problem in problems for run in problem.rows), _rows_there(functaset))
+    rows = list(islice((row for start, stop in runs for row in range(start, stop)), MOST_NAMED))
+    try:
+        keys = functaset.stored("key")
+        names = [] if keys is None or not rows else keys.read(np.array(rows)).tolist()
+    except FunctaconvError:
+        names = []
+    names = names or [f"row {row}" for row in rows]
+    return {"rows": sum(stop - start for start, stop in runs), "keys": names}
+
+
+def _rows_there(functaset: Functaset) -> int:
+    """How many rows there can be: no more than the longest array has."""
+    lengths = [0]
+    for column, _ in functaset.expected():
+        if column.name not in vectors(functaset.attributes.layout):
+            with suppress(FunctaconvError):
+                lengths.append(len(functaset.stored(column.name) or ()))
+    return min(len(functaset), max(lengths))
+
+
+def _joined(runs: Iterable[Run], end: int) -> list[Run]:
     """The same rows before `end`, in ascending order, no row twice."""
     result: list[Run] = []
     for start, stop in sorted(runs):

@@ -1,0 +1,122 @@
+"""From a functaset back to its blocks, without those where something failed: they are made again."""
+
+from pathlib import Path
+
+import numpy as np
+
+from functaconv.conversion.work import Work
+from functaconv.errors import InputError, UsageError
+from functaconv.functaset.attributes import Range
+from functaconv.functaset.blocks import Block, Grids
+from functaconv.functaset.grids import GridTable
+from functaconv.functaset.reader import Functaset
+from functaconv.functaset.schema import PARTS
+from functaconv.functaset.unfinished import Parts, create
+from functaconv.functaset.writer import clear
+
+
+def reopen(work: Work, functaset: Functaset) -> int:
+    """Put an unfinished functaset in the place of one that has failures, for whom holds the lock: with the blocks that
+    have none, taken from its arrays. The number of records that are to be done anew.
+    """
+    attributes, bad, mended = functaset.attributes, dict[int, list[int]](), set[int]()
+    if len(attributes.blocks) != len(work.names):
+        raise InputError(f"{functaset.path} does not say how its shards were cut", hint="--overwrite converts all anew")
+    for failure in functaset.each_failure():
+        bad.setdefault(failure.input, []).append(failure.record)
+        if failure.is_damage:
+            # what follows the damage may be there now
+            _check_unlimited(work)
+            mended.add(failure.input)
+    anew = 0
+
+    def fill(root: Path) -> None:
+        nonlocal anew
+        parts = Parts(root)
+        for shard, ranges in enumerate(attributes.blocks):
+            rows = np.flatnonzero(functaset.shards == shard)
+            start, records = 0, functaset.measure("record")[rows]
+            for number, one in enumerate(ranges):
+                if shard in mended or any(start <= record < one.stop for record in bad.get(shard, ())):
+                    anew += one.stop - start
+                else:
+                    first, end = np.searchsorted(records, [start, one.stop])
+                    is_last = number == len(ranges) - 1
+                    parts.write(_block(work, functaset, rows[first:end], shard, number, start, one, is_last))
+                start = one.stop
+
+    create(functaset.path, work.plan, work.budgets, run=None, fill=fill)
+    return anew
+
+
+def _block(
+    work: Work, functaset: Functaset, rows: np.ndarray, shard: int, number: int, start: int, one: Range, is_last: bool
+) -> Block:
+    """Rows of a functaset as the block that they came from."""
+
+    def column(name: str) -> np.ndarray:
+        array = functaset.stored(name)
+        assert array is not None
+        # rows of a block lie together
+        return array.read(slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 0))
+
+    layout = functaset.attributes.layout
+    return Block(
+        shard=shard,
+        number=number,
+        start=start,
+        stop=one.stop,
+        is_last=is_last,
+        source=functaset.attributes.input[shard],
+        run=work.digest,
+        latent=column("latent"),
+        keys=[str(key) for key in column("key")],
+        label=column("label"),
+        shape=column("shape"),
+        mse=column("mse"),
+        psnr=column("psnr"),
+        record=column("record"),
+        meta=None if functaset.stored("meta") is None else [str(text) for text in column("meta")],
+        tile=column("tile") if layout.tiled else None,
+        measures={name: column(name) for name in layout.kind.measure_names},
+        grids=_grids(functaset, rows, column("time")) if layout.kind.has_coordinates else None,
+        ignored=one.ignored,
+    )
+
+
+def _grids(functaset: Functaset, rows: np.ndarray, time: np.ndarray) -> Grids:
+    table = GridTable()
+    grid, mask = np.full((2, len(rows)), -1, np.int32)
+    for place, row in enumerate(rows):
+        axes, missing = functaset.grid_of(int(row))
+        grid[place] = table.number(axes.latitude, axes.longitude)
+        mask[place] = table.mask_number(int(grid[place]), missing)
+    return Grids(table, grid, mask, time)
+
+
+def forget_failed(work: Work, path: Path) -> int:
+    """Remove the blocks of the unfinished functaset at `path` in which a record failed, for whom holds the lock; all of
+    a shard that was damaged. The number of records that are to be done anew.
+    """
+    # a seal that was killed has left arrays of these blocks
+    clear(path)
+    parts, anew = Parts(path / PARTS), 0
+    for files in (listed.files for listed in parts.listed().values()):
+        facts = {file: parts.facts_of(file) for file in files.values()}
+        failures = [failure for one in facts.values() for failure in one.failures]
+        is_damaged = any(failure.is_damage for failure in failures)
+        if is_damaged:
+            _check_unlimited(work)
+        for file, one in facts.items():
+            if is_damaged or one.failures:
+                anew += one.stop - one.start
+                file.unlink()
+    return anew
+
+
+def _check_unlimited(work: Work) -> None:
+    if work.options.limit is not None:
+        raise UsageError(
+            "--retry-failed with --limit: a shard was damaged, and may have more records now",
+            hint="--overwrite converts all of it again",
+        )
