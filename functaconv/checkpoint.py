@@ -55,7 +55,7 @@ class Description(BaseModel):
     levels: dict[str, tuple[Bounded, Bounded]] = Field(default_factory=dict, max_length=MOST_LEVELS)
     """offset and scale of each level that has its own"""
     geometry: Globe | None = None
-    """of latitude-longitude grids"""
+    """of items that lie at places of their own"""
     training: dict[str, Any] = Field(default_factory=dict)
     """updates, seconds, items, shapes seen, validation PSNR, fingerprint of the data"""
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")

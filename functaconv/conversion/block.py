@@ -16,7 +16,6 @@ from functaconv.functaset.grids import GridTable
 from functaconv.functaset.schema import NO_TIME, columns
 from functaconv.measuring import measure
 from functaconv.metrics import psnr
-from functaconv.modalities.latlon_grid import GlobeGrid
 from functaconv.signals.batch import Batch
 from functaconv.signals.loader import prefetched
 from functaconv.signals.signal import Signal
@@ -67,7 +66,7 @@ def _encode(work: Work, portion: Portion, table: GridTable, report: Callable[[fl
     reads = portion.reads
     tiles = [(number, tile) for number, read in enumerate(reads) for tile in read.tiles]
     fitted = _fit(work, [tile.signal for _, tile in tiles], report)
-    # an image with a tile that cannot be fitted is lost as a whole
+    # an item with a tile that cannot be fitted is lost as a whole
     lost = {tiles[position][0]: reason for position, reason in sorted(fitted.reasons.items(), reverse=True)}
     reasons = {number: read.reason for number, read in enumerate(reads) if read.reason is not None} | lost
     name = shown(work.names[portion.shard])
@@ -114,8 +113,7 @@ def _grids(work: Work, table: GridTable, signals: Sequence[Signal]) -> Grids:
     grid, mask = np.full((2, len(signals)), -1, np.int32)
     time = np.full(len(signals), NO_TIME, np.int64)
     for row, signal in enumerate(signals):
-        assert isinstance(signal.own_grid, GlobeGrid)
-        grid[row] = table.number(np.array(signal.own_grid.latitude), np.array(signal.own_grid.longitude))
+        grid[row] = table.number(*work.layout.kind.stored_axes(signal.grid))
         mask[row] = table.mask_number(int(grid[row]), None if signal.valid is None else ~signal.valid)
         seconds = work.layout.kind.seconds(signal.attributes or {})
         if seconds is not None:

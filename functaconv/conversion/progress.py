@@ -12,7 +12,7 @@ from functaconv.metrics import psnr
 INFINITE_DB = 200.0
 """what a perfect item counts in a running mean"""
 FAR_FROM_TRAINING = 1.5
-"""an image this many times larger or smaller along an axis than any in training deserves a warning"""
+"""an item this many times larger or smaller along an axis than any in training deserves a warning"""
 LEAST_COMPARED, MOST_DISTINCT = 16, 0.5
 """items from which on their sizes are compared, and the share of distinct ones that deserves a warning"""
 

@@ -89,7 +89,7 @@ def _grids(functaset: Functaset, rows: np.ndarray, time: np.ndarray) -> Grids:
     grid, mask = np.full((2, len(rows)), -1, np.int32)
     for place, row in enumerate(rows):
         axes, missing = functaset.grid_of(int(row))
-        grid[place] = table.number(axes.latitude, axes.longitude)
+        grid[place] = table.number(*axes.axes)
         mask[place] = table.mask_number(int(grid[place]), missing)
     return Grids(table, grid, mask, time)
 

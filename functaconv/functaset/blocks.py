@@ -81,7 +81,7 @@ class Block:
     """int32 [item], which record of its shard it was"""
     meta: list[str] | None = None
     tile: np.ndarray | None = None
-    """int32 [item, 2 * axis]: origin, then the shape of the whole image"""
+    """int32 [item, 2 * axis]: origin, then the shape of the whole item"""
     measures: dict[str, np.ndarray] = field(default_factory=dict)
     """float32 [item] or [item, variable], by name: what is measured besides mse"""
     grids: "Grids | None" = None
@@ -153,7 +153,7 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class Grids:
-    """Where and when the rows of a block of latitude-longitude grids are."""
+    """Where and when the rows of a block are, that lie at places of their own."""
 
     table: GridTable
     grid: np.ndarray
@@ -165,7 +165,7 @@ class Grids:
 
     def check(self, variables: int) -> None:
         """ValueError unless every row has a grid and mask that are there, masks of so many variables."""
-        if any(axes.shape not in ((), (len(axes.latitude), len(axes.longitude), variables)) for axes in self.table):
+        if any(axes.shape not in ((), (*axes.size, variables)) for axes in self.table):
             raise ValueError(f"masks that are not of {variables} variables")
         masks = np.array([len(axes.masks) for axes in self.table])
         if ((self.grid < 0) | (self.grid >= len(masks))).any():

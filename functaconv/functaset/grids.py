@@ -37,6 +37,10 @@ class Axes:
     masks: list[np.ndarray] = field(default_factory=list)
     """the bits of each, 1 where a value is missing"""
 
+    @property
+    def size(self) -> tuple[int, int]:
+        return len(self.latitude), len(self.longitude)
+
     def mask(self, number: int) -> np.ndarray:
         """Bool `[row, column, variable]`, True where a value is missing."""
         return np.unpackbits(self.masks[number], count=math.prod(self.shape)).reshape(self.shape).astype(bool)
@@ -218,6 +222,11 @@ class StoredGrid:
     def longitude(self) -> np.ndarray:
         """float64 [column], degrees east."""
         return _degrees(self._longitude, MOST_DEGREES)
+
+    @property
+    def axes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Places of the rows, and of the columns."""
+        return self.latitude, self.longitude
 
     def mask(self, number: int) -> np.ndarray:
         """Bool `[row, column, variable]`, True where a value is missing."""

@@ -121,12 +121,12 @@ class Functaset:
 
     @cached_property
     def tiles(self) -> np.ndarray | None:
-        """int32 [item, 2 * axis]: origin, then the shape of the whole image; None when nothing is tiled."""
+        """int32 [item, 2 * axis]: origin, then the shape of the whole item; None when nothing is tiled."""
         return self._column("tile") if self.layout.tiled else None
 
     @cached_property
     def grids(self) -> list[StoredGrid]:
-        """Axes and masks of latitude-longitude grids; empty for items of other kinds."""
+        """Axes and masks of items that lie at places of their own; empty for others."""
         return read_grids(self.stored) if self.layout.kind.has_coordinates else []
 
     def grid_of(self, item: int) -> tuple[StoredGrid, np.ndarray | None]:

@@ -55,7 +55,7 @@ class Layout(BaseModel):
     """numbers per site"""
     bits: Bits
     tiled: bool = False
-    """items may be tiles of larger images: each row says where it came from"""
+    """items may be tiles of larger ones: each row says where it came from"""
     modality: Name = "array"
     variables: tuple[Name, ...] = Field(default=(), max_length=4096)
     """grids: the names of their channels"""

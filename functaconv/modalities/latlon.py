@@ -121,12 +121,18 @@ class LatLon(Modality):
             return attributes
         return {name: value for name, value in attributes.items() if name != "time"}
 
+    def stored_axes(self, grid: AnyGrid) -> tuple[np.ndarray, np.ndarray]:
+        assert isinstance(grid, GlobeGrid)
+        return np.array(grid.latitude), np.array(grid.longitude)
+
+    def grid_of(self, rows: np.ndarray, columns: np.ndarray) -> GlobeGrid:
+        return GlobeGrid(tuple(rows.tolist()), tuple(columns.tolist()))
+
     def blank(self, array: np.ndarray, grid: AnyGrid, native: AnyGrid, missing: np.ndarray) -> None:
         """The nearest point counts."""
-        assert isinstance(grid, GlobeGrid)
-        assert isinstance(native, GlobeGrid)
-        row = np.abs(np.array(native.latitude)[None] - np.array(grid.latitude)[:, None]).argmin(1)
-        around = np.array(grid.longitude)[:, None] - np.array(native.longitude)[None]
+        (latitude, longitude), (rows, columns) = self.stored_axes(grid), self.stored_axes(native)
+        row = np.abs(rows[None] - latitude[:, None]).argmin(1)
+        around = longitude[:, None] - columns[None]
         column = np.abs((around + 180) % 360 - 180).argmin(1)
         for here, nearest in enumerate(row):
             array[here][missing[nearest][column]] = np.nan

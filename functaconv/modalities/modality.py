@@ -189,6 +189,14 @@ class Modality:
         """The attributes that are stored as JSON: what has no column."""
         return attributes
 
+    def stored_axes(self, grid: AnyGrid) -> tuple[np.ndarray, np.ndarray]:
+        """With `has_coordinates`: the places of an own grid's rows and columns, float64, as a functaset stores them."""
+        raise NotImplementedError
+
+    def grid_of(self, rows: np.ndarray, columns: np.ndarray) -> AnyGrid:
+        """The grid whose stored axes these are."""
+        raise NotImplementedError
+
     def blank(self, array: np.ndarray, grid: AnyGrid, native: AnyGrid, missing: np.ndarray) -> None:
         """Put NaN into a rendered `[*grid, channel]` array where values of the native grid were `missing`."""
         raise NotImplementedError

@@ -31,7 +31,7 @@ class Inputs:
     is_planar: bool = True
     """the coordinates are places along the axes, not points in space"""
     is_closed: bool = False
-    """along the last axis of the whole domain the end meets the beginning, as longitudes around the globe do"""
+    """along the last axis of the whole domain the end meets the beginning, as around the globe"""
 
 
 class NetworkOptions:

@@ -36,7 +36,7 @@ class SiteGrid:
     """local: coordinates start anew in each cell (with windows: in the two cells around a site); global: they run on,
     in units of a cell's side; both: the place within the cell, and beside it the coordinates as they are"""
     is_closed: bool = False
-    """along the last axis the end is a neighbour of the beginning, as longitudes are around the globe"""
+    """along the last axis the end is a neighbour of the beginning, as around the globe"""
 
     @property
     def count(self) -> int:

@@ -46,8 +46,8 @@ def arrays(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Key and float32 array (channels last) of items, in order, decoded in batches.
 
-    Images are fractions of their code range, voxels occupancy, other arrays in their own units unless `features`
-    (scaled to 0..1 by the training range) are asked for. What a grid's own mask leaves out is NaN.
+    Values are fractions of a code range where there is one, others in their own units unless `features` (scaled to
+    0..1 by the training range) are asked for. What a grid's own mask leaves out is NaN.
     """
     for picture in pictures(functaset, chosen, view=view, device=device, index=index, features=features):
         yield picture.key, picture.array

@@ -12,9 +12,9 @@ from functaconv.signals.grid import Region
 
 
 def grid_of_file(path: Path) -> GlobeGrid:
-    """The latitudes and longitudes of a NetCDF or GRIB file, or a zarr store."""
-    latitude, longitude = axes_of(path)
-    return GlobeGrid(tuple(latitude), tuple(longitude))
+    """The grid of a NetCDF or GRIB file, or a zarr store."""
+    rows, columns = axes_of(path)
+    return GlobeGrid(tuple(rows), tuple(columns))
 
 
 def size_of(text: str) -> tuple[int, ...]:

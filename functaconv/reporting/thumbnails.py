@@ -16,7 +16,7 @@ from functaconv.signals.normalizer import Normalizer
 from functaconv.signals.signal import Signal
 
 MOST_PIXELS = 192
-"""along the longer side: of larger images every second, third, ... pixel is shown"""
+"""along the longer side: of larger ones every second, third, ... pixel is shown"""
 
 
 def can_show(axes: Axes) -> bool:

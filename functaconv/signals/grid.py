@@ -41,7 +41,7 @@ class AnyGrid(Protocol):
 
 @dataclass(frozen=True)
 class View:
-    """At what size, and which part of the unit interval, square or cube; of a grid, which latitudes and longitudes.
+    """At what size, and which part of the unit interval, square or cube; of places on the globe, which degrees.
 
     Without a size an item has its native resolution times `scale`, in `region` as elsewhere. `like` is a grid in place
     of all that.

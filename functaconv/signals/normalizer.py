@@ -29,9 +29,8 @@ Constants = tuple[tuple[float, ...], tuple[float, ...]]
 class Normalizer:
     """`feature = (value - offset) / scale`, per channel, and per level where the levels' ranges differ wildly.
 
-    Images come as a fraction of their code range (255, 65535) and voxels as occupancy: offset 0 and scale 1. Other
-    arrays are scaled by the range of the training items. `scale` is the unit of the mean squared error, whatever a
-    level's own is.
+    Values of a known code range (255, 65535, 1) come as a fraction of it: offset 0 and scale 1. Others are scaled by
+    the range of the training items. `scale` is the unit of the mean squared error, whatever a level's own is.
     """
 
     offset: tuple[float, ...]
@@ -97,7 +96,7 @@ class Normalizer:
         return features
 
     def values(self, features: Tensor, levels: tuple[str | None, ...] = ()) -> Tensor:
-        """Raw units again; images stay a fraction of their code range. `levels` are those of the items."""
+        """Raw units again; codes stay a fraction of their range. `levels` are those of the items."""
         offset, scale = self.constants(levels, features.device)
         return features * scale + offset
 

@@ -1,4 +1,4 @@
-"""Cutting a large image into tiles of about the training size, and where a tile lies in the whole."""
+"""Cutting a large item into tiles of about the training size, and where a tile lies in the whole."""
 
 import itertools
 import math

@@ -216,12 +216,12 @@ class ConjugateGradients:
         direction = preconditioned = self.preconditioner.solve(residual)
         energy = _dot(residual, preconditioned)
         for _ in range(self.steps):
-            image = self.normal_matrix.times(direction) + _times(self.added, direction)
-            curved = _dot(direction, image)
+            applied = self.normal_matrix.times(direction) + _times(self.added, direction)
+            curved = _dot(direction, applied)
             # what has converged stays where it is: 0 / 0 is no step
             length = torch.where(curved > TINY, energy / curved.clamp(min=TINY), 0.0)[:, None, None]
             solution = solution + length * direction
-            residual = residual - length * image
+            residual = residual - length * applied
             preconditioned = self.preconditioner.solve(residual)
             before, energy = energy, _dot(residual, preconditioned)
             ratio = torch.where(before > TINY, energy / before.clamp(min=TINY), 0.0)[:, None, None]

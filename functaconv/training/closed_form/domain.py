@@ -134,10 +134,10 @@ def fit_mean(averages: Sequence[Average], counts: Sequence[int], most: int) -> M
     penalty = ROUGHNESS * frequencies.square().sum(1).square()[None, :, None] * total / len(averages)
 
     def normal(coefficients: Tensor) -> Tensor:
-        image = penalty * coefficients
+        applied = penalty * coefficients
         for average in averages:
-            image = image + average.transform.analyse(average.transform.synthesise(coefficients) * average.weights)
-        return image
+            applied = applied + average.transform.analyse(average.transform.synthesise(coefficients) * average.weights)
+        return applied
 
     aim = sum(average.transform.analyse((average.values * average.weights)[None]) for average in averages)
     assert isinstance(aim, Tensor)
@@ -147,9 +147,9 @@ def fit_mean(averages: Sequence[Average], counts: Sequence[int], most: int) -> M
     for _ in range(STEPS):
         if not energy > 1e-14 * aim.square().sum():
             break
-        image = normal(along)
-        length = energy / (along * image).sum()
-        found, residual = found + length * along, residual - length * image
+        applied = normal(along)
+        length = energy / (along * applied).sum()
+        found, residual = found + length * along, residual - length * applied
         energy, before = residual.square().sum(), energy
         along = residual + energy / before * along
     size = found[0].square().sum(1)

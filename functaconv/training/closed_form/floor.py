@@ -95,5 +95,5 @@ def _in_time(items: Sequence[tuple[int, Signal]]) -> dict[int, int]:
 
 
 def planar(geometry: Geometry) -> Geometry:
-    """The geometry that a closed form sees: latitude and longitude, not points on the sphere."""
+    """The geometry that a closed form sees: a plane, not points on the sphere."""
     return replace(geometry, kind="planar") if isinstance(geometry, Globe) else geometry

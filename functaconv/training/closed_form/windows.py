@@ -262,22 +262,22 @@ class _System:
         for _ in range(STEPS):
             if not residual.norm() > ENOUGH * self.aim.norm():
                 break
-            image = self._times(along, ridge)
-            length = energy / (along * image).sum()
-            found, residual = found + length * along, residual - length * image
+            applied = self._times(along, ridge)
+            length = energy / (along * applied).sum()
+            found, residual = found + length * along, residual - length * applied
             turned = precondition(residual)
             before, energy = energy, (residual * turned).sum()
             along = turned + energy / before * along
         return found
 
     def _times(self, weights: Tensor, ridge: Tensor) -> Tensor:
-        image = ridge[:, None] * weights
+        applied = ridge[:, None] * weights
         for gram, second in zip(self.grams, self.seconds, strict=True):
             kinds, corners = gram.shape[:2]
             turned = gram.reshape(-1, self.features) @ weights.flatten(1)
             turned = turned.reshape(kinds, corners, self.features, corners, -1, self.numbers)
-            image = image + torch.einsum("gafbck,galbk->fcl", turned, second)
-        return image
+            applied = applied + torch.einsum("gafbck,galbk->fcl", turned, second)
+        return applied
 
 
 def _inverse(matrix: Tensor) -> Tensor:
