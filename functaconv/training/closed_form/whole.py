@@ -207,14 +207,14 @@ def leading(matrix: Tensor, count: int, *, dense: int = DENSE) -> Tensor:
     basis: Tensor = torch.linalg.qr(matrix @ start.to(matrix)).Q
     captured = 0.0
     for _ in range(MOST_ITERATIONS):
-        image = matrix @ basis
-        values, turned = torch.linalg.eigh(basis.mT @ image)
+        applied = matrix @ basis
+        values, turned = torch.linalg.eigh(basis.mT @ applied)
         total = float(values[-count:].sum())
         if total - captured <= PRECISION * total:
             rotation: Tensor = turned[:, -count:].flip(1)
             return basis @ rotation
         captured = total
-        basis = torch.linalg.qr(image).Q
+        basis = torch.linalg.qr(applied).Q
     return basis[:, :count]
 
 
