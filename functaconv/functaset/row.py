@@ -21,7 +21,7 @@ class Row:
     """which input it came from"""
     meta: Any
     tile: tuple[int, ...] | None
-    """origin, then the shape of the whole image"""
+    """origin, then the shape of the whole item"""
 
 
 def selection(rows: slice | np.ndarray | None, count: int) -> slice | np.ndarray:
