@@ -1,0 +1,42 @@
+"""The page about the format is true: its example reads what is written, and its tables name all that there is."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import functaconv
+from functaconv.functaset import Layout, open_functaset
+from functaconv.functaset.attributes import Attributes
+from functaconv.functaset.schema import columns, vectors
+
+from .conftest import encode
+
+PAGE = (Path(functaconv.__file__).parent / "FORMAT.md").read_text(encoding="utf-8")
+NAMES = set(re.findall(r"`([a-z_0-9]+)`", PAGE))
+
+
+def test_the_example_reads_it_with_nothing_but_zarr(
+    tmp_path: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    functaset = open_functaset(encode(tmp_path / "out.zarr", layout))
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    assert "functaconv." not in example
+    read: dict[str, np.ndarray] = {}
+    exec(example, read)  # noqa: S102 - the page is ours
+    assert np.array_equal(read["latents"], functaset.latents())
+    assert read["keys"].tolist() == functaset.keys.tolist()
+    assert np.array_equal(read["labels"], functaset.labels)
+    assert capsys.readouterr().out.startswith(f"{len(functaset)} items, the first is {functaset.keys[0]}")
+
+
+@pytest.mark.parametrize("modality", ["array", "image", "voxels", "grid"])
+def test_every_array_is_on_the_page(modality: str) -> None:
+    layout = Layout(axes=("row", "column"), latent=4, bits="8", tiled=True, modality=modality, variables=("t",))
+    assert {column.name for column in columns(layout, meta=True)} | set(vectors(layout)) <= NAMES
+
+
+def test_every_attribute_is_on_the_page() -> None:
+    assert set(Attributes.model_fields) <= NAMES
