@@ -281,7 +281,7 @@ def test_hostile_bases_are_refused_in_little_time_and_memory(base_file: Path, tm
 
 
 def limited(paths: list[Path], sound: Path) -> dict[str, tuple[int, str, float]]:
-    """How `inspect --verify` ends on each, what it says and how many seconds of a CPU it takes, with half a GiB to spare."""
+    """How `inspect --verify` ends on each, what it says and the seconds of a CPU it takes, with half a GiB to spare."""
     program = """
 import contextlib, io, json, resource, sys, time
 from pathlib import Path
