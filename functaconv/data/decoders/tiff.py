@@ -42,6 +42,9 @@ def read_tiff(content: bytes, check_size: Callable[[int, int, int], None]) -> tu
     _check_tags(content)
     with tifffile.TiffFile(io.BytesIO(content), **_NO_DIALECTS) as file:
         page = file.pages.first
+        sides = (page.imagewidth, page.imagelength, page.imagedepth, page.tilewidth, page.tilelength)
+        if not all(isinstance(side, int) for side in (*sides, page.samplesperpixel, page.rowsperstrip)):
+            raise ItemError("a width, a height or another number that is a list of numbers")
         if page.is_tiled:
             check_size(page.tilewidth, page.tilelength, 1)
         if _is_photograph(page):

@@ -145,6 +145,16 @@ def test_pages_after_the_first_are_counted_but_not_smaller_copies() -> None:
     assert ignored == {PAGES: 1}
 
 
+def test_a_width_that_is_a_list_of_numbers_is_refused() -> None:
+    content = bytearray(written(integers("uint16", 40, 40, 5), photometric="minisblack"))
+    (first,) = struct.unpack_from("<L", content, 4)
+    tag, kind, _ = struct.unpack_from("<HHL", content, first + 2)
+    assert tag == 256
+    struct.pack_into("<HHLL", content, first + 2, tag, kind, 200, len(content) // 2)
+    with pytest.raises(ItemError, match="list of numbers"):
+        read(bytes(content))
+
+
 def test_a_chain_of_pages_without_end_is_no_loop() -> None:
     content = bytearray(written(integers("uint16", 9, 7)))
     (first,) = struct.unpack_from("<L", content, 4)
