@@ -1,4 +1,4 @@
-"""Kill -9 again and again: `python -m tests.benchmarks.kills BASE SHARDS OUT.json [--kills 20] [--seed 0]`.
+"""Kill -9 again and again: `python -m tests.benchmarks.kills BASE SHARDS OUT.json [--kills 20] [--seed 0] [--block N]`.
 
 SHARDS are encoded by one to three ranks, all of which are killed at a random moment, again and again, until that has
 happened so many times; each time the functaset is complete before that, it is compared with one that nobody disturbed
@@ -152,10 +152,15 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--block", type=int, default=0, help="records that are saved together, instead of the base's")
+    parser.add_argument("--patience", type=float, default=6.0, help="seconds after the first item, at most")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = disturb(asked.base, asked.shards, Path(folder), kills=asked.kills, seed=asked.seed)
-    block = Work.of(asked.base, asked.shards, EncodeOptions(device="cpu")).block
+        found = disturb(
+            asked.base, asked.shards, Path(folder), kills=asked.kills, seed=asked.seed, block=asked.block,
+            patience=asked.patience,
+        )  # fmt: skip
+    block = asked.block or Work.of(asked.base, asked.shards, EncodeOptions(device="cpu")).block
     most = block * (found.ranks_killed + found.ranks_ended)
     row = {
         "kills": found.kills, "ranks_killed": found.ranks_killed, "functasets": found.completed, "items": found.items,
