@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from functaconv.engines.ranks import Ranks, in_turn
-from functaconv.functaset.reader import open_functaset
+from functaconv.functaset.opening import open_functaset
 from tests.benchmarks.image_quality import provenance
 from tests.benchmarks.kills import PROGRAM, contents
 
