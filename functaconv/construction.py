@@ -5,7 +5,7 @@ import torch
 from functaconv.base import Base
 from functaconv.errors import UsageError, lookup
 from functaconv.modalities import Axes
-from functaconv.networks import NETWORKS, Inputs, LatentMap, ModulatedNetwork, SiteGrid
+from functaconv.networks import NETWORKS, Inputs, LatentMap, ModulatedNetwork, Network, Observed, SiteGrid
 from functaconv.networks.sites import Frame
 from functaconv.recipe import Recipe
 from functaconv.signals.geometry import Flat, Geometry
@@ -40,7 +40,12 @@ def build(
         is_planar=geometry.coords == axes.dims,
         is_closed=geometry.is_closed,
     )
-    network = lookup(NETWORKS, recipe.network.kind, what="network")(inputs, recipe.network, generator=generator)
+    network: Network = lookup(NETWORKS, recipe.network.kind, what="network")(
+        inputs, recipe.network, generator=generator
+    )
+    operator = axes.modality.operator
+    if operator is not None and not recipe.network.has_closed_form:
+        network = Observed(network, operator)
     latent_map = LatentMap(grid, latent.numbers, network.modulations, kernel=latent.kernel, generator=generator)
     solver = lookup(SOLVERS, recipe.solver.kind, what="solver")(latent.numbers, recipe.solver, generator=generator)
     return Base(

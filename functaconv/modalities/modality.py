@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from functaconv.modalities.compared import Compared
+    from functaconv.networks import Operator
     from functaconv.signals.geometry import Geometry
 
 ChannelAxis = Literal["auto", "last", "first", "none"]
@@ -115,6 +116,9 @@ class Modality:
     """items say where their points lie, what their channels are called and when they were, and a functaset keeps it"""
     frame: Literal["local", "both"] = "local"
     """what the network sees of a point: its place in the cell of its site, or that and its place in the whole"""
+    operator: "Operator | None" = None
+    """what items hold in place of the function's values at points: averages over a footprint, say. The closed form is
+    one of values at points."""
     convention = "cell centres of the unit interval, square or cube; first axis first"
     """of coordinates, for readers of a functaset"""
     measures: tuple[Measure, ...] = ()

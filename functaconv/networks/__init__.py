@@ -3,6 +3,7 @@
 from functaconv.networks.fourier import Fourier, FourierOptions
 from functaconv.networks.modulation import LatentMap, ModulatedNetwork
 from functaconv.networks.network import Inputs, Network, NetworkKind, NetworkOptions
+from functaconv.networks.observed import Average, Observed, Operator
 from functaconv.networks.placement import Placement
 from functaconv.networks.siren import Siren, SirenOptions
 from functaconv.networks.sites import SiteGrid
@@ -11,6 +12,7 @@ NETWORKS: dict[str, NetworkKind] = {"siren": Siren, "fourier": Fourier}
 
 __all__ = [
     "NETWORKS",
+    "Average",
     "Fourier",
     "FourierOptions",
     "Inputs",
@@ -19,6 +21,8 @@ __all__ = [
     "Network",
     "NetworkKind",
     "NetworkOptions",
+    "Observed",
+    "Operator",
     "Placement",
     "Siren",
     "SirenOptions",
