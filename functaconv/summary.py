@@ -72,15 +72,23 @@ class Size:
     """of the arrays as they were before"""
 
 
+@dataclass(frozen=True)
+class Method:
+    """How the latents were fitted, and their shape."""
+
+    solver: str
+    steps: int
+    sites: tuple[int, ...]
+    numbers: int
+    """of an item, over all its sites"""
+
+
 def summarise(
     mse: NDArray[np.float64],
     *,
     failed: int,
     ignored: Mapping[str, int],
-    solver: str,
-    steps: int,
-    sites: tuple[int, ...],
-    numbers: int,
+    method: Method,
     size: Size,
     items_per_second: float | None,
     measures: Mapping[str, Any] | None = None,
@@ -95,9 +103,9 @@ def summarise(
         "count": count,
         "failed": failed,
         "ignored": dict(ignored),
-        "solver": solver,
-        "steps": steps,
-        "latent": {"sites": list(sites), "numbers": numbers},
+        "solver": method.solver,
+        "steps": method.steps,
+        "latent": {"sites": list(method.sites), "numbers": method.numbers},
         "psnr": {
             "mean": _number(quality.mean()) if count else None,
             "min": _number(quality.min()) if count else None,

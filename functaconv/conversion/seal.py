@@ -29,7 +29,7 @@ from functaconv.functaset.schema import PARTS
 from functaconv.functaset.unfinished import Listed, Parts
 from functaconv.functaset.writer import Arrays, assembled
 from functaconv.functaset.writer import seal as seal_store
-from functaconv.summary import Items, Size, of_measures, raw_bytes, summarise
+from functaconv.summary import Items, Method, Size, of_measures, raw_bytes, summarise
 
 
 @dataclass
@@ -120,7 +120,7 @@ def _report(work: Work, made: Arrays, blocks: Blocks, items_per_second: float | 
     items = Items.of(None, shapes, made.column("tile") if work.layout.tiled else None)
     report = summarise(
         items.mse(made.column("mse"), shapes), failed=blocks.failed, ignored=blocks.ignored,
-        solver=stored.recipe.solver.kind, steps=work.steps, sites=stored.base.sites, numbers=stored.base.numbers,
+        method=Method(stored.recipe.solver.kind, work.steps, stored.base.sites, stored.base.numbers),
         size=Size(made.nbytes(), len(stored.content), raw_bytes(items.shape, _normaliser(work))),
         items_per_second=items_per_second,
         measures=of_measures(

@@ -5,14 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from functaconv.summary import Items, Size, raw_bytes, summarise
+from functaconv.summary import Items, Method, Size, raw_bytes, summarise
 
 SIZE = Size(store=1000, base=300, raw=24000)
 
 
 def summary_of(mse: list[float], **changes: object) -> dict[str, object]:
     options = {
-        "failed": 1, "ignored": {".md": 2}, "solver": "gradient", "steps": 3, "sites": (2, 2), "numbers": 16,
+        "failed": 1, "ignored": {".md": 2}, "method": Method("gradient", 3, (2, 2), 16),
         "size": SIZE, "items_per_second": 12.5, **changes,
     }  # fmt: skip
     return summarise(np.array(mse), **options)  # type: ignore[arg-type]
