@@ -1,13 +1,11 @@
 """Everything that can go wrong around an encoding, each with its exit code; whatever can be gone on with, is."""
 
 import errno
-import io
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -34,27 +32,6 @@ def encode(world: World, tmp_path: Path, invoke: Invoke) -> Encode:
         return invoke("encode", world.base, *arguments, out or tmp_path / "out.zarr", "--device", "cpu")
 
     return call
-
-
-def header_of(shard: bytes, number: int) -> int:
-    """Where a member's header begins."""
-    with tarfile.open(fileobj=io.BytesIO(shard)) as archive:
-        return archive.getmembers()[number].offset
-
-
-def test_a_pipe_that_breaks(world: World, shard: bytes, tmp_path: Path, environment: Mapping[str, str]) -> None:
-    process = subprocess.Popen(
-        ["functaconv", "encode", world.base, "-", tmp_path / "out.zarr", "--device", "cpu"],
-        stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
-    )  # fmt: skip
-    assert process.stdin is not None
-    process.stdin.write(shard[: header_of(shard, 4) + 600])
-    process.stdin.close()
-    errors = process.stderr.read().decode() if process.stderr else ""
-    assert process.wait() == 65, errors
-    if process.stderr:
-        process.stderr.close()
-    assert open_functaset(tmp_path / "out.zarr").attributes.count >= 1
 
 
 @pytest.fixture

@@ -45,12 +45,6 @@ def test_a_reader_that_leaves_early_is_no_error(world: World, shell: Shell) -> N
     assert ran.errors == ""
 
 
-def test_python_reads_the_report(world: World, shell: Shell) -> None:
-    ran = shell(f"functaconv report {world.store} --json | python -m json.tool")
-    assert (ran.code, ran.errors) == (0, "")
-    assert '"psnr_of_mean_mse"' in ran.output
-
-
 def test_a_pipe_that_was_cut_is_damaged_input(world: World, shell: Shell) -> None:
     ran = shell(f"head -c 9000 {world.shards}/shard-000000.tar | functaconv encode {world.base} - cut.zarr --json")
     assert ran.code == 65

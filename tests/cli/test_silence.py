@@ -74,6 +74,7 @@ def test_a_command_that_is_silent_ends_too(world: World, tmp_path: Path, environ
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_silent(world: World, tmp_path: Path, environment: Mapping[str, str]) -> None:
     shard = sorted(world.shards.glob("*.tar"))[0].read_bytes()
     local = Path(tmp_path / "local.tar")
