@@ -215,16 +215,8 @@ class Recipe:
         return dict[str, Any](_without_none(adapter(Recipe).dump_python(self, mode="json")))
 
     def changed(self, settings: Mapping[str, Any]) -> "Recipe":
-        """The same recipe with some settings replaced, given as nested tables.
-
-        A network or solver of another kind begins with its own defaults.
-        """
-        kept = self.settings()
-        for section in TABLES:
-            own = settings.get(section)
-            if isinstance(own, Mapping) and own.get("kind", kept[section]["kind"]) != kept[section]["kind"]:
-                del kept[section]
-        return validated(merged(kept, settings))
+        """The same recipe with some settings replaced, given as nested tables."""
+        return validated(merged(self.settings(), settings))
 
     def to_toml(self) -> str:
         return tomli_w.dumps(self.settings())
@@ -266,7 +258,12 @@ def sections() -> Iterator[tuple[str, type]]:
 
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested tables, with those of `over` in place of, or beside, those of `under`."""
+    """Nested tables, with those of `over` in place of, or beside, those of `under`.
+
+    A table of another kind (of network, of solver) takes nothing over: it has options of its own.
+    """
+    if "kind" in under and over.get("kind", under["kind"]) != under["kind"]:
+        return dict(over)
     result = dict(under)
     for key, value in over.items():
         below = result.get(key)

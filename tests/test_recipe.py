@@ -12,12 +12,14 @@ from functaconv.base import Base
 from functaconv.construction import build
 from functaconv.errors import InputError, UsageError
 from functaconv.modalities import Axes
+from functaconv.networks import FourierOptions, SirenOptions
 from functaconv.presets import PRESETS, Situation, preset
-from functaconv.recipe import LatentRecipe, Recipe, validated
-from functaconv.settings import assignment, from_toml, latent_of
+from functaconv.recipe import LatentRecipe, Recipe, merged, validated
+from functaconv.settings import assignment, from_toml, latent_of, of_earlier
 from functaconv.signals.batch import Batch
 from functaconv.signals.grid import Grid
 from functaconv.signals.normalizer import Normalizer
+from functaconv.solvers import GaussNewtonOptions, GradientOptions
 
 SMALL = Situation((32, 32), 3, on_gpu=False)
 RGB = Axes("image", 2, 3)
@@ -89,6 +91,35 @@ def test_changes_replace_single_settings_only() -> None:
     assert changed.training == replace(recipe.training, rate=1e-4)
     assert changed.latent == replace(recipe.latent, sites=(4, 4))
     assert (changed.network, changed.solver) == (recipe.network, recipe.solver)
+
+
+def test_another_kind_begins_with_its_own_defaults() -> None:
+    recipe = preset("images", SMALL)
+    changed = recipe.changed({"network": {"kind": "fourier", "width": 7}, "solver": {"kind": "gradient"}})
+    assert changed.network == FourierOptions(width=7)
+    assert changed.solver == GradientOptions()
+    assert (
+        merged({"solver": {"kind": "gradient", "steps": 2}}, {"solver": {"steps": 5}})["solver"]["kind"] == "gradient"
+    )
+
+
+def test_recipes_of_earlier_bases_are_read() -> None:
+    """They held the options of all networks, and of all solvers, side by side."""
+    network = {"kind": "fourier", "width": 128, "depth": 5, "w0_first": 30.0, "w0_hidden": 30.0, "output_offset": 0.5,
+               "modulation": "shift", "skips": False, "frequencies": 0, "features": 42, "mean_features": 9}  # fmt: skip
+    solver = {"kind": "gauss-newton", "steps": 1, "per_step": True, "initial": [0.5, 0.5], "limits": [1e-6, 10.0],
+              "damping": 1e-5, "learned_damping": False, "chord": False}  # fmt: skip
+    training = {"steps": 7, "through": 3, "mixing": 0.5}
+    stored = {"name": "a", "network": network, "solver": solver, "training": training}
+    recipe = validated(of_earlier(stored))
+    assert recipe.network == FourierOptions(features=42, mean_features=9)
+    assert recipe.solver == GaussNewtonOptions(steps=1, damping=1e-5)
+    assert (recipe.training.steps, recipe.training.unrolled_steps, recipe.training.mixup) == (7, 3, 0.5)
+    recipe = validated(of_earlier({"network": {**network, "kind": "siren"}, "solver": {**solver, "kind": "gradient"}}))
+    assert recipe.network == SirenOptions()
+    assert recipe.solver == GradientOptions(steps=1)
+    now = preset("images", SMALL)
+    assert of_earlier(now.settings()) == now.settings(), "recipes of today stay as they are"
 
 
 @pytest.mark.parametrize(
