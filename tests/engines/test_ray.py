@@ -1,6 +1,7 @@
 """Ray's tasks make what one process makes, also when the process of one is killed."""
 
 import gzip
+import importlib
 import json
 import os
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from functaconv.conversion import encode
+from functaconv.conversion import Watcher, encode
 from functaconv.functaset.opening import open_functaset
 from functaconv.functaset.verify import verify
 from tests.benchmarks.kills import contents
@@ -125,3 +126,21 @@ def test_a_shard_that_is_read_through_is_one_task(
     assert process.returncode == 65, errors.decode()
     assert 550 < json.loads(written)["count"] < 600
     assert open_functaset(tmp_path / "out.zarr").failures[-1].is_damage
+
+
+def test_gpus_of_the_cluster_that_tasks_do_not_use_are_named(base_file: Path, shards: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    class Heard(Watcher):
+        def announce(self, message: str) -> None:
+            said.append(message)
+
+    ray = importlib.import_module("ray")
+    ray.init(num_cpus=1, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        encode(base_file, str(shards), tmp_path / "out.zarr", engine="ray", watcher=Heard())
+    finally:
+        ray.shutdown()
+    assert [message for message in said if "GPUs" in message] == [
+        "the cluster has 2 GPUs, but the tasks run on CPUs: --gpus-per-task 1"
+    ]
