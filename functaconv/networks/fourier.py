@@ -130,6 +130,8 @@ class Fourier(Network):
             )
         )
         self.biases = nn.ParameterList(torch.zeros(out) for out in hidden)
+        # latents change the output as much however many features there are; the closed form fits the latent map itself
+        self.reach = 1.0 if options.has_closed_form else readout[0] ** -0.5
         bound = readout[0] ** -0.5 if hidden else 0.0
         self.readout = nn.Parameter(uniform(math.prod(readout), low=-bound, high=bound, generator=generator))
 
@@ -180,7 +182,7 @@ class Fourier(Network):
     def absorb(self, modulation: Float[Tensor, " modulation"]) -> None:
         """Make a modulation that all items share part of the network."""
         if self.is_linear:
-            self.readout.copy_(self.readout + modulation)
+            self.readout.copy_(self.readout + self.reach * modulation)
             return
         for bias, shift in zip(self.biases, self._split(modulation), strict=True):
             bias.copy_(bias + shift)
@@ -196,7 +198,7 @@ class Fourier(Network):
         if not self._is_one_cell(placement):
             return super().features(modulation, placement)
         # one cell reads one site: items side by side
-        weights = (modulation + self.readout)[:, 0].reshape(len(modulation), -1, self.channels)
+        weights = (self.reach * modulation + self.readout)[:, 0].reshape(len(modulation), -1, self.channels)
         read = self._read_out(placement, weights.permute(1, 0, 2).flatten(1))
         read = read.reshape(*placement.index.shape, len(weights), self.channels).permute(2, 0, 1, 3)
         return self._whole(read, placement)
@@ -212,7 +214,7 @@ class Fourier(Network):
                 by_weight = torch.einsum("cpf,icph->icfh", hidden, cotangent)[:, :, None]
             else:
                 by_weight = torch.einsum("cpf,icph->icpfh", hidden, cotangent)
-            return placement.gather(by_weight.flatten(-2))
+            return self.reach * placement.gather(by_weight.flatten(-2))
 
         return self._whole(self._read_by_items(hidden, placement.spread(modulation)), placement), pullback
 
@@ -224,7 +226,7 @@ class Fourier(Network):
         """
         if not self.is_linear:
             return super().jacobian(modulation, placement, onto)
-        weights = onto.reshape(len(onto) // self.channels, -1)
+        weights = (self.reach * onto).reshape(len(onto) // self.channels, -1)
         shape = (1, *placement.index.shape, self.channels, onto.shape[1])
         if self._is_one_cell(placement):
             return self.features(modulation, placement), self._read_out(placement, weights).reshape(shape)
@@ -256,7 +258,7 @@ class Fourier(Network):
         self, hidden: Float[Tensor, "cell point number"], modulation: Float[Tensor, "item cell #point modulation"]
     ) -> CellFeatures:
         """Sums of what is read out, with weights that differ from item to item and from cell to cell."""
-        weights = modulation + self.readout
+        weights = self.reach * modulation + self.readout
         weights = weights.reshape(*weights.shape[:3], -1, self.channels)
         if weights.shape[2] == 1:
             return torch.einsum("cpf,icfh->icph", hidden, weights[:, :, 0])
