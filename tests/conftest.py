@@ -30,6 +30,8 @@ TINY = {
 def one_thread() -> None:
     """Tests are small: on a busy machine of two cores a second thread makes them ten times slower, by waiting."""
     torch.set_num_threads(1)
+    # of the processes that tests start, too
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
