@@ -56,6 +56,13 @@ def test_as_many_cosines_as_points_are_pca() -> None:
     assert best * 0.999 <= float(fit.error.mean()) < 1.5 * best
 
 
+def test_a_latent_may_have_more_numbers_than_there_are_components() -> None:
+    batch = textures(9, (6,))
+    fit = fitted([batch], "8").base.encode(batch)
+    assert fit.latents.shape == (9, 1, 8)
+    assert float(fit.error.max()) < 1e-6
+
+
 @pytest.mark.parametrize(
     ("latent", "shape"), [("4x3", (16,)), ("3x4x3", (12, 16)), ("2x2x2x6", (6, 6, 6)), ("6x7x3", (30, 41))]
 )

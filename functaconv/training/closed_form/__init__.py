@@ -118,7 +118,9 @@ def _whole(
     network.frequencies.copy_(basis.frequencies)
     network.mean_frequencies.copy_(basis.mean.frequencies)
     network.mean.copy_(basis.mean.weights)
-    base.field.latent_map.weight.copy_(basis.weights.flatten(0, 1))
+    weights = basis.weights.flatten(0, 1)
+    # a few small items have fewer components than a latent has numbers: the others of these change nothing
+    base.field.latent_map.weight.zero_()[:, : weights.shape[1]] = weights
     return base, chosen
 
 
