@@ -13,7 +13,7 @@ form. Shifts, or shifts and scales, modulate the layers instead.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
@@ -63,7 +63,7 @@ class FourierOptions(NetworkOptions):
     """readout: latents change the output's weights; shift, film: they shift, or shift and scale, the hidden layers"""
 
     @model_validator(mode="after")
-    def _is_possible(self) -> Self:
+    def _is_possible(self) -> "FourierOptions":
         if self.modulation != "readout" and not self.layers:
             raise ValueError(f"{self.modulation} modulates hidden layers, and there are none: set network.layers")
         if self.layers:

@@ -135,7 +135,7 @@ class Network(nn.Module, ABC):
         rows = [pullback(unit.expand_as(features))[0] @ onto for unit in units]
         return self._whole(features, placement), torch.stack(rows, 3)
 
-    def _split(self, modulations: Float[Tensor, "item cell #point modulation"]) -> Sequence[Tensor]:
+    def _split(self, modulations: Float[Tensor, "*rest modulation"]) -> Sequence[Tensor]:
         return torch.split(modulations, list(self.parts), -1)
 
     def _whole(self, features: CellFeatures, placement: Placement) -> CellFeatures:

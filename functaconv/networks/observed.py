@@ -1,7 +1,7 @@
 """Data that are not the function's values at points, but what an operator makes of them: averages, integrals, rays."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from functaconv.networks.network import Network
 from functaconv.shapes import CellCoords, CellFeatures
 
 
+@runtime_checkable
 class Operator(Protocol):
     """From values of the function to what was observed at a point."""
 

@@ -5,7 +5,7 @@ Layer l computes `sin(w0 * (scale * (W h + b) + shift))`; the last layer is line
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -46,7 +46,7 @@ class SirenOptions(NetworkOptions):
     """learned frequencies whose sines and cosines stand in for the coordinates; 0 for none"""
 
     @model_validator(mode="after")
-    def _is_of_possible_size(self) -> Self:
+    def _is_of_possible_size(self) -> "SirenOptions":
         size = self.width * (self.width * (self.depth - 2) + 2 * self.frequencies)
         check_size(size, MOST_PARAMETERS, "parameters")
         return self
