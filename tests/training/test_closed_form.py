@@ -56,6 +56,14 @@ def test_as_many_cosines_as_points_are_pca() -> None:
     assert best * 0.999 <= float(fit.error.mean()) < 1.5 * best
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_latent_may_have_as_many_numbers_as_there_are_items(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.rand(20, 1, 3, generator=generator) + 0.1 * torch.rand(20, 32 * 32, 3, generator=generator)
+    batch = Batch(Grid((32, 32)), values, None, None, tuple(range(20)))
+    assert float(fitted([batch], "16").base.encode(batch).error.max()) < 1e-2
+
+
 def test_a_latent_may_have_more_numbers_than_there_are_components() -> None:
     batch = textures(9, (6,))
     fit = fitted([batch], "8").base.encode(batch)

@@ -167,7 +167,8 @@ def _components(training: _Coefficients, others: _Coefficients, features: int, n
         if best is not None and not quality > best[1]:
             break
         best = found, quality
-        error = training.energy - (rows @ found).square().sum(1) / channels
+        # rounding leaves a little less than nothing of items that are all alike
+        error = (training.energy - (rows @ found).square().sum(1) / channels).clamp(min=0)
         weights = 1 / error.clamp(min=TINY + float(error.mean()) / MOST_WEIGHT)
         weights = weights / weights.mean()
     assert best is not None
