@@ -3,22 +3,22 @@
 import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from functaconv.conversion.block import encode_blocks
+from functaconv.conversion.job import Job
 from functaconv.conversion.options import EncodeOptions
 from functaconv.conversion.progress import Bar, Progress, Watcher
-from functaconv.conversion.reading import Portion, check_first_items, read
+from functaconv.conversion.reading import check_first_items
 from functaconv.conversion.retry import forget_failed, reopen
 from functaconv.conversion.seal import NothingUsableError, complaint_of, seal
-from functaconv.conversion.tasks import Task, expected_records, is_done, tasks
+from functaconv.conversion.tasks import expected_records, is_done, tasks
 from functaconv.conversion.work import Work
 from functaconv.data.naming import is_local
-from functaconv.data.shards import fingerprint, index_shard, is_seekable
+from functaconv.data.shards import fingerprint
 from functaconv.engines import ENGINES
 from functaconv.engines.ranks import Ranks, in_turn
 from functaconv.engines.ranks import ranks as ranks_of_environment
@@ -39,7 +39,7 @@ from functaconv.functaset.schema import PARTS
 from functaconv.functaset.unfinished import Found, Parts, create, look, recover
 from functaconv.functaset.writer import sweep
 from functaconv.interruption import AskedToStop, Stop, stopping
-from functaconv.signals.device import matmul_precision, said_of_precision
+from functaconv.signals.device import said_of_precision
 
 PIPED = "what came through a pipe cannot be resumed: --overwrite begins anew"
 PATIENCE = 60.0
@@ -58,27 +58,6 @@ class Encoded:
     was_finished: bool = False
     reported_elsewhere: bool = False
     """another process of the run prints this report"""
-
-
-@dataclass(frozen=True)
-class DryRun:
-    """What `encode --dry-run` shows."""
-
-    shards: tuple[str, ...]
-    records: int | None
-    done: int
-    numbers: int
-    bytes_per_item: int
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "shards": len(self.shards),
-            "records": self.records,
-            "already_done": self.done,
-            "numbers_per_item": self.numbers,
-            "bytes_per_item": self.bytes_per_item,
-            "bytes": None if self.records is None else self.records * self.bytes_per_item,
-        }
 
 
 def encode(
@@ -108,73 +87,6 @@ def encode(
     if said := said_of_precision(options.precision, work.precision):
         watcher.announce(said)
     return Run(work, Path(os.path.realpath(output)), ranks or ranks_of_environment(), watcher).encode()
-
-
-def dry_run(
-    base: Path | str,
-    shards: str | Sequence[str],
-    output: Path | str,
-    options: EncodeOptions | None = None,
-    **keywords: Any,
-) -> DryRun:
-    """What `encode` would do with these arguments, without doing it."""
-    options = replace(options or EncodeOptions(), **keywords)
-    work, path = Work.of(base, shards, options), Path(os.path.realpath(output))
-    found = look(path)
-    overwrite = options.overwrite or found.is_empty
-    found.check(path, work.plan, overwrite=overwrite)
-    records = None
-    if not work.is_piped and all(map(is_seekable, work.names)):
-        records = sum(len(index_shard(name)) for name in work.names)
-        records = records if options.limit is None else min(records, options.limit)
-    done = 0
-    if found.exists and not overwrite:
-        done = (records or 0) if found.is_finished else _records(Parts(path / PARTS))
-    numbers = work.stored.base.numbers
-    return DryRun(work.names, records, done, numbers, numbers * work.codec.dtype.itemsize)
-
-
-@dataclass
-class Job:
-    """What an engine runs; to another process only the work travels."""
-
-    work: Work
-    parts: Parts | None = None
-    progress: Progress | None = None
-    records: dict[int, int] = field(default_factory=dict)
-    """of the shards that were read, up to now"""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Job, (self.work,)
-
-    def announce(self, message: str) -> None:
-        """Something that a user wants to know of the engine."""
-        if self.progress is not None:
-            self.progress.watcher.announce(message)
-
-    def read(self, task: Task) -> Iterator[Portion]:
-        """The portions of a task."""
-        for portion in read(self.work, task):
-            self.records[task.shard] = portion.stop
-            yield portion
-            # not held while the next one is decoded
-            del portion
-
-    def encode(self, portions: Iterator[Portion]) -> Iterator[Block]:
-        """The blocks of the portions, but for those that another process has finished meanwhile."""
-        tell = None if self.progress is None else self.progress.batch
-        with matmul_precision(self.work.precision, self.work.stored.base.device):
-            yield from encode_blocks(self.work, self._missing(portions), tell)
-
-    def _missing(self, portions: Iterator[Portion]) -> Iterator[Portion]:
-        is_begin, is_done = True, False
-        for portion in portions:
-            if is_begin:
-                is_done = self.parts is not None and self.parts.has(portion.shard, portion.number)
-            is_begin = portion.is_end
-            if not is_done:
-                yield portion
-            del portion
 
 
 @dataclass
@@ -272,7 +184,7 @@ class Run:
     def _convert(self) -> float | None:
         """Make the blocks that are missing; with how many items per second."""
         parts = Parts(self.path / PARTS)
-        progress = Progress(self.watcher, self.work, before=_records(parts), total=expected_records(self.work))
+        progress = Progress(self.watcher, self.work, before=parts.records, total=expected_records(self.work))
         job = Job(self.work, parts, progress)
         # with a limit, how far a shard reaches depends on those before it: one process knows what it has read
         knows_records = self.ranks.count == 1 and self.work.options.engine == "local"
@@ -359,8 +271,3 @@ class Run:
                     f"changed input: {functaset.path} was made from another {found['name']} (size or content differ)",
                     hint="--overwrite converts the new one, or choose another name",
                 )
-
-
-def _records(parts: Parts) -> int:
-    """How many records are in finished blocks."""
-    return sum(facts.stop - facts.start for facts in parts.facts())

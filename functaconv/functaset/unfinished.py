@@ -241,6 +241,11 @@ class Parts:
             for _, file in sorted(listed.files.items()):
                 yield self.facts_of(file)
 
+    @property
+    def records(self) -> int:
+        """How many records are in finished blocks."""
+        return sum(facts.stop - facts.start for facts in self.facts())
+
     def facts_of(self, file: Path) -> BlockFacts:
         return read_facts(file, within=self.root)
 
