@@ -5,6 +5,7 @@ are checked here, before anything is read.
 """
 
 import math
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,10 @@ class StoredArray:
             raise _damaged(name, "a codec that no functaset uses")
         if not isinstance(array.serializer, _SERIALIZERS) or not isinstance((None, *compressors)[-1], Crc32cCodec):
             raise _damaged(name, "its chunks have no checksums, or their values are stored in an unknown way")
+        self.is_sharded = array.shards is not None
+        codecs: Any = array.metadata.to_dict()["codecs"]
+        if self.is_sharded and codecs[0]["configuration"].get("index_location") != "end":
+            raise _damaged(name, "its files begin with their index, which no functaset's do")
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -115,14 +120,34 @@ class StoredArray:
         name = self.file(number)
         most = MOST_TEXT_FILE if self.dtype == "str" else OVERHEAD + 2 * self.rows_per_file * self.row_bytes
         try:
-            size = whole_file(self.root, name, most).stat().st_size
+            file = whole_file(self.root, name, most)
         except InputError as error:
             return (
                 f"{name} is missing"
                 if isinstance(error.__cause__, (FileNotFoundError, NotADirectoryError))
                 else str(error)
             )
-        return None if size else f"{name} is empty"
+        size = file.stat().st_size
+        if not size:
+            return f"{name} is empty"
+        return f"{name} lacks a chunk" if self.is_sharded and self._lacks_chunk(file, size, number) else None
+
+    def _lacks_chunk(self, file: Path, size: int, number: int) -> bool:
+        """The index at the end of a file gives every chunk's offset and length. Where these lead nowhere, zarr gives
+        fill values.
+        """
+        chunks = self.rows_per_file // self.rows_per_chunk
+        index = 16 * chunks + 4
+        if size < index:
+            # zarr says so
+            return False
+        used = math.ceil(min(self.rows_per_file, len(self) - number * self.rows_per_file) / self.rows_per_chunk)
+        with file.open("rb") as opened:
+            opened.seek(-index, os.SEEK_END)
+            starts, lengths = np.frombuffer(opened.read(16 * used), "<u8").reshape(used, 2).T
+        end = size - index
+        # first one by one: their sum may be beyond 64 bits
+        return bool(((lengths == 0) | (lengths > end) | (starts > end) | (starts + lengths > end)).any())
 
 
 def open_array(root: Path, name: str, description: object) -> StoredArray:

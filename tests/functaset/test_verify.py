@@ -83,7 +83,7 @@ def test_numbers_that_are_not_finite_are_found(store: Path) -> None:
 def test_a_chunk_of_fill_values_that_was_left_out_is_a_loss(store: Path) -> None:
     array = zarr.open_array(store / "latent", mode="r+")
     array[4:6] = np.nan
-    assert verify(store) == ["latent: NaN or infinite in 2 rows, the first is row 4"]
+    assert verify(store) == ["latent: rows 4 to 7 lost: latent/c/1/0/0/0 lacks a chunk"]
 
 
 def test_counts_that_contradict_each_other_are_found(store: Path) -> None:
