@@ -77,8 +77,10 @@ def group_of(ranks: Ranks, device: torch.device) -> Iterator[Group]:
         return
     patience = timedelta(seconds=_timeout())
     try:
-        # another training of the same processes has keys of its own
-        store = PrefixStore(f"training-{next(_TRAININGS)}", _store(patience))
+        # another training of the same processes has keys of its own, and so has what torchrun starts again: its store
+        # may still hold the addresses of the ranks before
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = PrefixStore(f"training-{attempt}-{next(_TRAININGS)}", _store(patience))
         dist.init_process_group("gloo", store=store, rank=ranks.rank, world_size=ranks.count, timeout=patience)
         group = _Connected(ranks, store, device, patience)
     except (RuntimeError, ValueError) as error:
