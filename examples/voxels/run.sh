@@ -1,5 +1,5 @@
 #!/bin/sh
-# usage: run.sh [FOLDER] [WORK]; MINUTES shortens the training
+# usage: run.sh [FOLDER] [WORK]
 set -eu
 here=$(dirname "$0")
 folder=${1:-}
@@ -12,8 +12,7 @@ if [ -z "$folder" ]; then
 fi
 
 functaconv pack "$folder" "$work/shards" --resolution 32 --overwrite
-functaconv fit-base "$work/shards" "$work/base.safetensors" --recipe "$here/recipe.toml" \
-    ${MINUTES:+--minutes "$MINUTES"} --overwrite
+functaconv fit-base "$work/shards" "$work/base.safetensors" --recipe "$here/recipe.toml" --overwrite
 functaconv encode "$work/base.safetensors" "$work/shards" "$work/shapes.zarr" --overwrite
 functaconv report "$work/shapes.zarr" --against "$work/shards" --baseline pca --train "$work/shards"
 
