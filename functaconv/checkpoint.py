@@ -26,7 +26,7 @@ from functaconv.modalities.sphere import Globe
 from functaconv.recipe import Recipe, merged, validated
 from functaconv.settings import of_earlier
 from functaconv.signals.geometry import Flat, Geometry
-from functaconv.signals.normalizer import MOST_LEVELS, MOST_VALUE, Normalizer, are_possible
+from functaconv.signals.normalizer import MOST_LEVELS, MOST_VALUE, Normalizer, PerChannel, are_possible
 
 FORMAT, VERSION = "functaconv-base", 1
 # bytes: a header names each shard of the training. As Python's objects they take thirty times as much
@@ -36,8 +36,6 @@ _LENGTH = 8
 _DAMAGED = "the file is damaged: restore it from a copy, or make it again with fit-base"
 METRIC = "solver.metric"
 """what canonical bases have and others have not"""
-
-Bounded = Annotated[tuple[float, ...], Field(min_length=1, max_length=4096)]
 
 
 class Description(BaseModel):
@@ -50,9 +48,9 @@ class Description(BaseModel):
     tool_version: str = ""
     recipe: dict[str, Any]
     axes: dict[str, Any]
-    offset: Bounded
-    scale: Bounded
-    levels: dict[str, tuple[Bounded, Bounded]] = Field(default_factory=dict, max_length=MOST_LEVELS)
+    offset: PerChannel
+    scale: PerChannel
+    levels: dict[str, tuple[PerChannel, PerChannel]] = Field(default_factory=dict, max_length=MOST_LEVELS)
     """offset and scale of each level that has its own"""
     geometry: Globe | None = None
     """of items that lie at places of their own"""

@@ -20,6 +20,7 @@ from functaconv.functaset.unfinished import Parts, is_unfinished, read_begun
 from functaconv.functaset.verify import Problem, affected, problems_of
 from functaconv.survey import Survey
 from functaconv.training_state import read_state
+from functaconv.words import counted
 
 STATE = "state.safetensors"
 # bytes
@@ -92,7 +93,7 @@ def _judged(found: Inspection, verify: bool) -> Inspection:
     if not verify or not found.problems:
         return found
     count = len(found.problems)
-    more = f"; {count - 1} more problem{'s' * (count > 2)}" if count > 1 else ""
+    more = f"; {counted(count - 1, 'more problem')}" if count > 1 else ""
     message = f"the {found.kind} do{'es' * (found.kind != 'shards')} not verify: {found.problems[0]}{more}"
     return replace(found, complaint=VerificationError(message, hint=_HINTS[found.kind]))
 

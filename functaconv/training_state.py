@@ -15,10 +15,9 @@ from functaconv.documents import parse_json
 from functaconv.errors import InputError
 from functaconv.files import replace_bytes
 from functaconv.modalities.sphere import Globe
+from functaconv.signals.normalizer import PerChannel
 
 _ANEW = "--overwrite starts the training anew"
-
-Bounded = Annotated[tuple[float, ...], Field(min_length=1, max_length=4096)]
 
 
 @dataclass(frozen=True)
@@ -44,9 +43,9 @@ class _StateValues(BaseModel):
     validated_at: int = 0
     position: dict[str, Any] = {}
     shapes: list[list[int]] = []
-    offset: Bounded = (0.0,)
-    scale: Bounded = (1.0,)
-    levels: dict[str, tuple[Bounded, Bounded]] = {}
+    offset: PerChannel = (0.0,)
+    scale: PerChannel = (1.0,)
+    levels: dict[str, tuple[PerChannel, PerChannel]] = {}
     geometry: Globe | None = None
 
 

@@ -9,6 +9,7 @@ import typer
 from functaconv.cli import options
 from functaconv.cli.console import say, write_json
 from functaconv.errors import UsageError
+from functaconv.words import counted
 
 
 def command(
@@ -73,4 +74,4 @@ def command(
     if json and out != "-":
         write_json({"count": rendered.count, "path": rendered.path, "files": list(rendered.files)})
     elif not quiet:
-        say(f"rendered {rendered.count} item{'s' * (rendered.count != 1)} to {'stdout' if out == '-' else out}")
+        say(f"rendered {counted(rendered.count, 'item')} to {'stdout' if out == '-' else out}")

@@ -21,6 +21,7 @@ from functaconv.errors import ChangedInputError, InputError, ItemError
 from functaconv.modalities.reading import count_ignored, stored_length
 from functaconv.signals.loader import Ahead, begun_ahead
 from functaconv.signals.tiles import Tile
+from functaconv.words import counted
 
 FIRST_ITEMS = 16
 PORTION_BYTES = 64 << 20
@@ -203,7 +204,7 @@ def check_first_items(work: Work) -> None:
     # one item that does not fit is a failed item; but colour would be lost without a word
     if len(found) == len(looks) or any(look.loses_colour for look in looks):
         raise InputError(
-            f"the base is for {axes.described} of {axes.channels} channel{'s' * (axes.channels > 1)}: {found[0]}",
+            f"the base is for {axes.described} of {counted(axes.channels, 'channel')}: {found[0]}",
             hint="learn a base on such data with fit-base"
             + ("; --channels 1 converts to gray" if axes.modality.can_transform and axes.channels == 1 else ""),
         )

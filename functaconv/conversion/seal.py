@@ -30,6 +30,7 @@ from functaconv.functaset.unfinished import Listed, Parts
 from functaconv.functaset.writer import Arrays, assembled
 from functaconv.functaset.writer import seal as seal_store
 from functaconv.summary import Items, Method, Size, of_measures, raw_bytes, summarise
+from functaconv.words import counted
 
 
 @dataclass
@@ -194,7 +195,7 @@ def complaint_of(functaset: Functaset, max_error_rate: float, min_psnr: float | 
     hurt = summary.get("damaged")
     if isinstance(hurt, list) and hurt:
         return InputError(
-            f"{len(hurt)} damaged shard{'s' * (len(hurt) > 1)}: {hurt[0]}",
+            f"{counted(len(hurt), 'damaged shard')}: {hurt[0]}",
             hint="the items before the damage are converted; mend the shard, and --retry-failed converts it again",
         )
     count, failed = int(report["count"]), int(report["failed"])

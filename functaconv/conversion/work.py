@@ -66,7 +66,7 @@ class Work:
         usual = _usual_batch(stored, kind)
         work = cls(
             stored=stored,
-            names=tuple(expand_shards([shards] if isinstance(shards, str) else shards, allow_pipe=options.allow_pipe)),
+            names=tuple(expand_shards(shards, allow_pipe=options.allow_pipe)),
             options=options,
             steps=options.steps or stored.base.solver.steps,
             precision=_precision(options.precision, stored, torch.device(kind)),

@@ -21,14 +21,16 @@ _SUPPORTED = (
 _RANGE = re.compile(r"(\{\d+\.\.\d+(?:\.\.\d+)?\})")
 
 
-def expand_shards(specs: Sequence[str], *, allow_pipe: bool = False) -> list[str]:
+def expand_shards(specs: str | Sequence[str], *, allow_pipe: bool = False) -> list[str]:
     """The shards that paths, globs, braces, directories, URLs, comma lists, `-` and `pipe:` stand for, in that order.
 
     A name that exists is taken as it is, whatever it contains. The same shard twice is an error. A command is run by
     whoever reads the name `pipe:COMMAND`: without `allow_pipe` there will be none. In a command only braces around a
     range of numbers are expanded. In a list with commas a URL goes on to the next URL: other names stand before it.
     """
-    shards = [shard for spec in specs for shard in _expand(spec, allow_pipe)]
+    shards = [
+        shard for spec in ([specs] if isinstance(specs, str) else specs) for shard in _expand(str(spec), allow_pipe)
+    ]
     if not shards:
         raise UsageError("no shards given", hint=_SUPPORTED)
     counts = Counter(os.path.realpath(shard) if is_local(shard) else shard for shard in shards)

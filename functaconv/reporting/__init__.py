@@ -60,9 +60,9 @@ def report(
     if against is not None:
         place = device_of(device)
         with matmul_precision("auto", place), torch.inference_mode():
-            shards = expand_shards(_listed(against), allow_pipe=allow_pipe)
+            shards = expand_shards(against, allow_pipe=allow_pipe)
             comparer = Comparer(functaset, table, base_of(functaset, place), shards)
-            training = None if train is None else expand_shards(_listed(train), allow_pipe=allow_pipe)
+            training = None if train is None else expand_shards(train, allow_pipe=allow_pipe)
             yardstick = fit_baseline_of(comparer, training)
             thumbnails = _thumbnails(functaset, table, comparer)
             also = [] if yardstick is None else [yardstick.see]
@@ -118,10 +118,6 @@ def _check_request(
         )
     if train is not None and baseline is None:
         raise UsageError("training shards are for a baseline", hint="--baseline pca")
-
-
-def _listed(shards: str | Sequence[str]) -> list[str]:
-    return [shards] if isinstance(shards, str) else [str(shard) for shard in shards]
 
 
 def _thumbnails(functaset: Functaset, table: Table, comparer: Comparer) -> Thumbnails | None:

@@ -30,6 +30,7 @@ from functaconv.signals.batch import Batch, batched
 from functaconv.signals.loader import map_ahead, prefetched
 from functaconv.signals.signal import Signal
 from functaconv.signals.tiles import Tile
+from functaconv.words import counted
 
 TOLERANCE_DB = 0.01
 NOISE = 1e-6
@@ -133,7 +134,7 @@ class Comparison:
             ("in the shards, not in the functaset", self.missing),
             ("in the functaset, not in the shards", self.extra),
         )
-        return [f"{len(found)} item{'s' * (len(found) > 1)} {kind}: {_listed(found)}" for kind, found in kinds if found]
+        return [f"{counted(len(found), 'item')} {kind}: {_listed(found)}" for kind, found in kinds if found]
 
 
 class Comparer:

@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from functaconv.errors import InputError
@@ -16,6 +17,8 @@ from functaconv.transfer import sent
 
 Levels = Literal["auto", "together", "apart"]
 MOST_LEVELS = 4096
+PerChannel = Annotated[tuple[float, ...], Field(min_length=1, max_length=4096)]
+"""as files hold offsets and scales, for validators"""
 # of constants: room is left for arithmetic in float32
 MOST_VALUE, LEAST_SCALE = 1e30, 1e-35
 NARROW = 0.5

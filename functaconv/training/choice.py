@@ -25,6 +25,7 @@ from functaconv.solvers import SOLVERS
 from functaconv.training.closed_form import learnable
 from functaconv.training.options import FitOptions, layered
 from functaconv.training.progress import Watcher
+from functaconv.words import counted
 
 # items looked at before any work: so many in all, but so many of every shard, up to a limit
 FIRST_ITEMS, LEAST_OF_EACH, MOST_LOOKED_AT = 64, 4, 256
@@ -79,7 +80,7 @@ def choose(names: Sequence[str], device: torch.device, options: FitOptions, watc
     if not preset_name:
         shape = "x".join(map(str, first.shape))
         watcher.announce(
-            f"{axes.described} of {shape}, {axes.channels} channel{'s' * (axes.channels > 1)}, on {device.type}: "
+            f"{axes.described} of {shape}, {counted(axes.channels, 'channel')}, on {device.type}: "
             f"recipe {chosen!r} ({_described(recipe)})"
         )
     return Choice(recipe, axes, max(map(len, cut)), is_free)

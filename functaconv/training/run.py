@@ -224,7 +224,8 @@ class Run:
     def _end_without_learning(self) -> Trained:
         if self.request.recipe.training.minutes != 0:
             self.watcher.announce("this network is linear in its latent: nothing is left to learn")
-        return self._write(self.floor.content, self.floor.recipe, self.floor.psnr, learned=None)
+        facts = self._facts(self.floor.psnr, 0)
+        return self._write(self.floor.content, self.floor.recipe, self.floor.psnr, facts, learned=None)
 
     def _end(self, update: Update) -> Trained:
         """Validate; write the base that was learned, or the closed form if it is better and no other was asked for."""
@@ -237,17 +238,18 @@ class Run:
                 f"the closed form is written: {floor.psnr:.2f} dB on held-out items, the learned base has {quality:.2f}"
             )
             facts = self._facts(floor.psnr, self.learner.updates, learned=quality)
-            return self._write(floor.with_facts(facts), floor.recipe, floor.psnr, learned=quality)
+            return self._write(floor.with_facts(facts), floor.recipe, floor.psnr, facts, learned=quality)
         if average.solver.exports_canonical:
             make_canonical(average, self.data.latent_sample())
         elif latents := [average.encode(batch).latents.cpu() for batch in self.data.latent_sample()]:
             average.describe_latents(torch.cat(latents))
         facts = self._facts(quality, self.learner.updates, learned=quality)
         content = base_to_bytes(average, self.request.recipe, facts)
-        return self._write(content, self.request.recipe, quality, learned=quality)
+        return self._write(content, self.request.recipe, quality, facts, learned=quality)
 
-    def _write(self, content: bytes, recipe: Recipe, quality: float, *, learned: float | None) -> Trained:
-        facts = self._facts(quality, self.learner.updates if learned is not None else 0, learned=learned)
+    def _write(
+        self, content: bytes, recipe: Recipe, quality: float, facts: Mapping[str, Any], *, learned: float | None
+    ) -> Trained:
         replace_bytes(self.request.output, content)
         self.folder.clear()
         return Trained(

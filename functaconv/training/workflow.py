@@ -70,7 +70,7 @@ def fit_base(
 
 
 def _request(shards: str | Sequence[str], output: Path, options: FitOptions, watcher: Watcher) -> Request:
-    names = expand_shards(_listed(shards))
+    names = expand_shards(shards)
     if "-" in names:
         raise InputError(
             "fit-base reads its items many times and cannot take them from a pipe",
@@ -78,7 +78,7 @@ def _request(shards: str | Sequence[str], output: Path, options: FitOptions, wat
         )
     device = device_of(options.device)
     choice = choose(names, device, options, watcher)
-    validation = expand_shards(_listed(options.validation)) if options.validation else []
+    validation = expand_shards(options.validation) if options.validation else []
     asked = options.precision if options.precision == "auto" else precision_of(options.precision, device)
     precision = precision_for(options.precision, device, choice.recipe)
     if said := said_of_precision(options.precision, precision):
@@ -111,10 +111,6 @@ def _check_alike(group: Group, identity: Mapping[str, Any]) -> None:
             f"rank {group.rank} was asked for another training than rank 0: {'; '.join(changes)}",
             hint="give all ranks the same command, and the same shards under the same names",
         )
-
-
-def _listed(shards: str | Sequence[str]) -> list[str]:
-    return [shards] if isinstance(shards, str) else list(shards)
 
 
 def _already(output: Path, identity: Mapping[str, Any], overwrite: bool) -> Trained | None:

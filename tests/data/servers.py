@@ -123,11 +123,18 @@ def _running(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
             # whoever asked has hung up
             pass
 
-    with Server(("127.0.0.1", 0), handler) as server:
+    with _in_thread(Server(("127.0.0.1", 0), handler)) as url:
+        yield url
+
+
+@contextmanager
+def _in_thread(server: socketserver.TCPServer) -> Iterator[str]:
+    """The URL of a server that answers while the block runs."""
+    with server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}"
+            yield f"http://127.0.0.1:{server.server_address[1]}"
         finally:
             server.shutdown()
             thread.join()
@@ -154,11 +161,5 @@ def breaking(port: int, after: int) -> Iterator[str]:
     class Server(socketserver.ThreadingTCPServer):
         daemon_threads = True
 
-    with Server(("127.0.0.1", 0), Way) as way:
-        thread = threading.Thread(target=way.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{way.server_address[1]}"
-        finally:
-            way.shutdown()
-            thread.join()
+    with _in_thread(Server(("127.0.0.1", 0), Way)) as url:
+        yield url

@@ -7,17 +7,15 @@ import lzma
 import sys
 import tracemalloc
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from functaconv.data.decoders import Limits
-from functaconv.data.items import Record
 from functaconv.data.shards import read_records
-from functaconv.errors import InputError, MissingExtraError
-from tests.data.test_shards import MEMBERS, Pipe, as_pairs, read, tar
+from functaconv.errors import MissingExtraError
+from tests.data.test_shards import MEMBERS, as_pairs, read, read_until_error, tar
 
 
 def zstd(content: bytes) -> bytes:
@@ -43,17 +41,6 @@ def compressed(kind: str) -> bytes:
     """In two streams, the first of which ends within a member."""
     make = COMPRESSORS[kind]
     return make(CONTENT[:3000]) + make(CONTENT[3000:NEEDED])
-
-
-def read_until_error(content: bytes, pipe: bool) -> tuple[list[Record], InputError | None]:
-    records: list[Record] = []
-    stream: Any = Pipe(content) if pipe else io.BytesIO(content)
-    try:
-        for record in read_records("x.tar", stream=stream):
-            records.append(record)  # noqa: PERF402 - those before the error are wanted
-    except InputError as error:
-        return records, error
-    return records, None
 
 
 @pytest.mark.parametrize("pipe", [False, True], ids=["file", "pipe"])
