@@ -3,6 +3,7 @@
 import io
 import os
 import tarfile
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -24,6 +25,15 @@ TINY = {
     "training": {"steps": 60, "batch_size": 8, "rate": 2e-3, "warmup": 0.05, "ema": 0.9},
 }
 """settings that learn something in about a second"""
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for temporary files, empty at first."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
 
 
 @pytest.fixture(scope="session", autouse=True)

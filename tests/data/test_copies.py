@@ -4,7 +4,6 @@ import bz2
 import gc
 import gzip
 import shutil
-import tempfile
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
@@ -20,14 +19,6 @@ from tests.data.servers import Script
 
 READING = Reading(Axes("image", 2, 3))
 Usage = namedtuple("Usage", "total used free")
-
-
-@pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
 
 
 def test_a_collection_copies_what_cannot_be_read_in_any_order(

@@ -4,7 +4,6 @@ import io
 import json
 import os
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -180,15 +179,6 @@ def zipped(folder: Path, path: Path, prefix: str = "") -> Path:
             if file.is_file():
                 archive.write(file, prefix + file.relative_to(folder).as_posix())
     return path
-
-
-@pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where archives are unpacked; empty afterwards."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
 
 
 @pytest.mark.parametrize("name", ["download.nc", "download.zip", "download", "download.grib"])
