@@ -76,6 +76,8 @@ def group_of(ranks: Ranks, device: torch.device) -> Iterator[Group]:
         yield Group()
         return
     patience = timedelta(seconds=_timeout())
+    # imports what optimisers need; imported later it would hold the groups that exist by then for ever
+    torch.compiler.reset()
     try:
         # another training of the same processes has keys of its own, and so has what torchrun starts again: its store
         # may still hold the addresses of the ranks before
@@ -91,6 +93,7 @@ def group_of(ranks: Ranks, device: torch.device) -> Iterator[Group]:
     try:
         yield group
     finally:
+        group.leave()
         dist.destroy_process_group()
 
 
@@ -102,6 +105,12 @@ class _Connected(Group):
         self._gradients = dist.new_group(backend="nccl", timeout=patience) if device.type == "cuda" else None
         self._objects = dist.new_group(backend="gloo", timeout=LONGEST_WORK)
         store.set(f"name/{self.rank}", f"rank {self.rank} (process {os.getpid()} on {socket.gethostname()})")
+
+    def leave(self) -> None:
+        """Let go of the groups: their threads end with the last reference, and one that still runs when Python ends may
+        abort the process.
+        """
+        del self._gradients, self._objects
 
     def sum(self, tensor: Tensor) -> Tensor:
         with self._naming_the_lost():
