@@ -128,9 +128,9 @@ def _digest(content: bytes, known: str | None) -> str:
     header = _header(content)
     said = header["__metadata__"]["functaconv"]
     header["__metadata__"]["functaconv"] = said.replace(f'"sha256":"{known}"', '"sha256":null')
-    found = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    found.update(memoryview(content)[length:])
-    return found.hexdigest()
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    digest.update(memoryview(content)[length:])
+    return digest.hexdigest()
 
 
 def read_base(path: Path | str, device: torch.device | str = "cpu") -> StoredBase:
@@ -185,12 +185,12 @@ def base_from_bytes(content: bytes, name: str, device: torch.device | str = "cpu
         # lengths, offsets, types and shapes are compared with the content before memory is taken
         tensors = load_bytes(content)
         said = _header(content)["__metadata__"]["functaconv"]
-        found = parse_json(said.encode())
+        described = parse_json(said.encode())
     except SafetensorError as error:
         raise InputError(f"{name} does not hold a base: {error}", hint=_DAMAGED) from None
     except (KeyError, TypeError, ValueError):
         raise _not_a_base(name) from None
-    description = _described(found, name)
+    description = _described(described, name)
     # one of an older functaconv has no digest
     known = description.sha256
     if known is not None and known != _digest(content, known):
@@ -239,20 +239,20 @@ class _Training(BaseModel):
 
 def _header(content: bytes) -> dict[str, Any]:
     """What a safetensors file says of its tensors, and of itself."""
-    found: dict[str, Any] = json.loads(content[_LENGTH : _LENGTH + int.from_bytes(content[:_LENGTH], "little")])
-    return found
+    header: dict[str, Any] = json.loads(content[_LENGTH : _LENGTH + int.from_bytes(content[:_LENGTH], "little")])
+    return header
 
 
-def _described(found: Any, name: str) -> Description:
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+def _described(value: Any, name: str) -> Description:
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise _not_a_base(name)
-    if found.get("version") != VERSION:
+    if value.get("version") != VERSION:
         raise InputError(
-            f"{name} has base version {found.get('version')!r:.80}; this functaconv reads {VERSION}",
+            f"{name} has base version {value.get('version')!r:.80}; this functaconv reads {VERSION}",
             hint="install the functaconv that wrote it, or a newer one",
         )
     try:
-        return Description.model_validate(found)
+        return Description.model_validate(value)
     except ValidationError as error:
         raise InputError(f"{name} has a damaged description: {error.errors()[0]['msg']}", hint=_DAMAGED) from None
 

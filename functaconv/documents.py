@@ -29,16 +29,18 @@ def parse_json(content: bytes) -> Any:
     return value
 
 
-def differences(found: Any, asked: Any, name: str = "") -> list[str]:
+def differences(before: Any, asked: Any, name: str = "") -> list[str]:
     """Each place where two JSON values differ, with both values."""
-    if isinstance(found, dict) and isinstance(asked, dict):
-        names = sorted(found.keys() | asked.keys())
+    if isinstance(before, dict) and isinstance(asked, dict):
+        names = sorted(before.keys() | asked.keys())
         return [
             line
             for key in names
-            for line in differences(found.get(key, _ABSENT), asked.get(key, _ABSENT), f"{name}.{key}".removeprefix("."))
+            for line in differences(
+                before.get(key, _ABSENT), asked.get(key, _ABSENT), f"{name}.{key}".removeprefix(".")
+            )
         ]
-    return [] if found == asked else [f"{name}: found {found!r}, asked for {asked!r}"]
+    return [] if before == asked else [f"{name}: found {before!r}, asked for {asked!r}"]
 
 
 def _depth(value: Any) -> int:

@@ -88,14 +88,15 @@ def inspect(
         ) from None
 
 
-def _judged(found: Inspection, verify: bool) -> Inspection:
+def _judged(inspection: Inspection, verify: bool) -> Inspection:
     """With a complaint when what was to be verified is damaged."""
-    if not verify or not found.problems:
-        return found
-    count = len(found.problems)
+    if not verify or not inspection.problems:
+        return inspection
+    count = len(inspection.problems)
     more = f"; {counted(count - 1, 'more problem')}" if count > 1 else ""
-    message = f"the {found.kind} do{'es' * (found.kind != 'shards')} not verify: {found.problems[0]}{more}"
-    return replace(found, complaint=VerificationError(message, hint=_HINTS[found.kind]))
+    verb = "do" if inspection.kind == "shards" else "does"
+    message = f"the {inspection.kind} {verb} not verify: {inspection.problems[0]}{more}"
+    return replace(inspection, complaint=VerificationError(message, hint=_HINTS[inspection.kind]))
 
 
 def _is_base(path: Path) -> bool:
@@ -220,8 +221,8 @@ def _functaset(path: Path, verify: bool) -> Inspection:
     summary = attributes.summary
     size: dict[str, Any] = {}
     try:
-        found = functaset.nbytes()
-        size = {"store": found.store, "base": found.base, "per_item": summary.get("bytes_per_item")}
+        bytes_on_disk = functaset.nbytes()
+        size = {"store": bytes_on_disk.store, "base": bytes_on_disk.base, "per_item": summary.get("bytes_per_item")}
     except InputError as error:
         problems.append(Problem(str(error)))
     facts: dict[str, Any] = {
@@ -270,7 +271,7 @@ def _begun(path: Path, verify: bool) -> Inspection:
             if not verify:
                 raise
             problems.append(str(error))
-    found = {
+    facts_of_run = {
         "shards": len(begun.settings.shards),
         "shards_done": sum(one.is_complete for one in listed.values()),
         "records_done": records,
@@ -278,7 +279,7 @@ def _begun(path: Path, verify: bool) -> Inspection:
         "bits": begun.layout.bits,
         "solver": {"name": begun.settings.solver, "steps": begun.settings.steps},
     }
-    return Inspection("unfinished functaset", found, problems)
+    return Inspection("unfinished functaset", facts_of_run, problems)
 
 
 _KINDS: tuple[tuple[Callable[[Path], bool], Callable[[Path, bool], Inspection]], ...] = (

@@ -27,6 +27,6 @@ def compare(base: Base, batch: Batch, features: Features, decoded: Features) -> 
     _, unit = base.normalizer.constants((), features.device)
     _, own = base.normalizer.constants(batch.levels, features.device)
     # a level's own range is the unit of what the network models, that of all of the error
-    found = Compared(batch, features, decoded, (decoded - features) * (own / unit), unit)
-    measures = {"mse": found.mean(found.difference.square(), (1, 2)), **base.axes.modality.compare(found)}
+    compared = Compared(batch, features, decoded, (decoded - features) * (own / unit), unit)
+    measures = {"mse": compared.mean(compared.difference.square(), (1, 2)), **base.axes.modality.compare(compared)}
     return {name: values.float().cpu().numpy() for name, values in measures.items()}

@@ -130,19 +130,19 @@ def of_measures(
     units: Sequence[str] = (),
 ) -> dict[str, Any]:
     """One number for each measure of the modality, or one for each of its variables, in that one's units."""
-    found: dict[str, Any] = {}
+    by_name: dict[str, Any] = {}
     for measure in kind.measures:
         known = measures[measure.name].astype(np.float64)
         if not measure.by_variable:
-            found[measure.report] = _number(float(_COMBINE[measure.combine](known))) if len(known) else None
+            by_name[measure.report] = _number(float(_COMBINE[measure.combine](known))) if len(known) else None
         elif len(known):
             each = _COMBINE[measure.combine](known)
-            found[measure.report] = {
+            by_name[measure.report] = {
                 variable: _significant(value) for variable, value in zip(variables, each, strict=True)
             }
     if variables:
-        found["units"] = dict(zip(variables, units, strict=True))
-    return found
+        by_name["units"] = dict(zip(variables, units, strict=True))
+    return by_name
 
 
 def _mean(known: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -88,7 +88,7 @@ class Survey:
         return max(1, FIRST_RECORDS - self.looked_at)
 
     def _note(self, name: str, looked: "_Looked") -> None:
-        record, found = looked.record, looked.found
+        record, item = looked.record, looked.item
         if record.is_joined:
             return
         self.looked_at += 1
@@ -101,14 +101,14 @@ class Survey:
         self.repeated += key in self.seen
         if len(self.seen) < MOST_COMPARED:
             self.seen.add(key)
-        if isinstance(found, str):
+        if isinstance(item, str):
             self.unusable += 1
-            self._tell(found, f"{name}: record {record.record} ({record.key})")
-        elif found is None:
+            self._tell(item, f"{name}: record {record.record} ({record.key})")
+        elif item is None:
             self.without_array += 1
         else:
-            self.forms[f"{found.kind} {'x'.join(map(str, found.array.shape))} {found.array.dtype}"] += 1
-            self.labels[found.label >= 0] += 1
+            self.forms[f"{item.kind} {'x'.join(map(str, item.array.shape))} {item.array.dtype}"] += 1
+            self.labels[item.label >= 0] += 1
 
     def _tell(self, problem: str, place: str = "") -> None:
         """Count a problem; the first of its kind is listed. Those that differ in numbers alone are of one kind."""
@@ -122,7 +122,7 @@ class Survey:
         return [first if count == 1 else f"{count} records like {first}" for first, count in self.kinds.values()]
 
     def facts(self, names: Sequence[str], verify: bool) -> dict[str, Any]:
-        found: dict[str, Any] = {
+        facts: dict[str, Any] = {
             "shards": len(names),
             "records": self.records,
             "bytes": sum(map(_bytes, names)),
@@ -134,8 +134,8 @@ class Survey:
             "without_array": self.without_array,
         }
         if verify:
-            found |= {"unusable": self.unusable, "damaged_shards": self.damaged, "duplicate_keys": self.repeated}
-        return found
+            facts |= {"unusable": self.unusable, "damaged_shards": self.damaged, "duplicate_keys": self.repeated}
+        return facts
 
 
 def _bytes(name: str) -> int:
@@ -152,5 +152,5 @@ class _Looked:
     """A record, and what is in it: an item, or why there is none; None when it holds no array."""
 
     record: Record
-    found: Item | str | None
+    item: Item | str | None
     ignored: Counter[str]

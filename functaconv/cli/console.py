@@ -48,6 +48,6 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
 
 def by_numbers_lines(summary: Mapping[str, Any]) -> list[str]:
     """What fewer numbers are worth, where that was measured, for people."""
-    found = {keep: value for keep, value in summary.get("psnr_by_numbers", {}).items() if value is not None}
-    lines = [f"  {value:6.2f} dB  {counted(int(keep), 'number')}" for keep, value in found.items()]
+    known = {keep: value for keep, value in summary.get("psnr_by_numbers", {}).items() if value is not None}
+    lines = [f"  {value:6.2f} dB  {counted(int(keep), 'number')}" for keep, value in known.items()]
     return ["", "with only the first numbers of each site", *lines] if lines else []

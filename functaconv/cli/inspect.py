@@ -22,16 +22,16 @@ def command(
     """What a base, a functaset or a set of shards holds, at a glance."""
     from functaconv.inspection import inspect
 
-    found = inspect(path[0] if len(path) == 1 else path, verify=verify, field=field, allow_pipe=allow_pipe)
+    inspection = inspect(path[0] if len(path) == 1 else path, verify=verify, field=field, allow_pipe=allow_pipe)
     if json:
-        write_json({"kind": found.kind, **found.facts, "problems": found.problems, "verified": verify})
+        write_json({"kind": inspection.kind, **inspection.facts, "problems": inspection.problems, "verified": verify})
     else:
-        write_lines(table([("kind", found.kind), *_flat(found.facts)]))
-        write_lines(f"problem: {problem}" for problem in found.problems)
-        if verify and not found.problems:
+        write_lines(table([("kind", inspection.kind), *_flat(inspection.facts)]))
+        write_lines(f"problem: {problem}" for problem in inspection.problems)
+        if verify and not inspection.problems:
             write_lines(["verified: no problem found"])
-    if found.complaint is not None:
-        raise found.complaint
+    if inspection.complaint is not None:
+        raise inspection.complaint
 
 
 def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -143,15 +143,15 @@ def _fit(work: Work, signals: Sequence[Signal], report: Callable[[float, np.ndar
         for positions in together(signals, work.batch_size, MOST_TOGETHER[device])
     )
     for batch in prefetched(batches):
-        found = base.encode(batch, steps=work.steps, min_gain=work.options.min_gain, chunk=work.chunk)
-        latents = found.latents
+        fit = base.encode(batch, steps=work.steps, min_gain=work.options.min_gain, chunk=work.chunk)
+        latents = fit.latents
         # here a batch waits for the device: between the inner loop and the codec, and below for its error
         values = latents.cpu().numpy().reshape(len(batch), *shape)
         positions = np.array(batch.positions)
         fits = codec.fits(values)
         stored = codec.encode(np.where(fits.reshape(-1, *(1,) * len(shape)), values, 0))
         kept = torch.from_numpy(codec.decode(stored).reshape(latents.shape)).to(base.device)
-        measured = measure(base, batch, kept, found)
+        measured = measure(base, batch, kept, fit)
         mse = measured["mse"]
         fits &= np.isfinite(mse)
         fitted.latent[positions] = stored

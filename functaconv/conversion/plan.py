@@ -44,15 +44,15 @@ def dry_run(
     """What `encode` would do with these arguments, without doing it."""
     options = replace(options or EncodeOptions(), **keywords)
     work, path = Work.of(base, shards, options), Path(os.path.realpath(output))
-    found = look(path)
-    overwrite = options.overwrite or found.is_empty
-    found.check(path, work.plan, overwrite=overwrite)
+    existing = look(path)
+    overwrite = options.overwrite or existing.is_empty
+    existing.check(path, work.plan, overwrite=overwrite)
     records = None
     if not work.is_piped and all(map(is_seekable, work.names)):
         records = sum(len(index_shard(name)) for name in work.names)
         records = records if options.limit is None else min(records, options.limit)
     done = 0
-    if found.exists and not overwrite:
-        done = (records or 0) if found.is_finished else Parts(path / PARTS).records
+    if existing.exists and not overwrite:
+        done = (records or 0) if existing.is_finished else Parts(path / PARTS).records
     numbers = work.stored.base.numbers
     return DryRun(work.names, records, done, numbers, numbers * work.codec.dtype.itemsize)

@@ -85,11 +85,11 @@ class Portion:
     @property
     def ignored(self) -> Counter[str]:
         """What was among the records, and what was not, that is not converted."""
-        found = Counter[str]()
+        total = Counter[str]()
         for counts in (*(read.ignored for read in self.reads), self.unplaced):
             for kind, count in counts.items():
-                ignore(found, kind, count)
-        return found
+                ignore(total, kind, count)
+        return total
 
     @property
     def stop(self) -> int:
@@ -200,11 +200,11 @@ def check_first_items(work: Work) -> None:
         return
     if not looks:
         raise InputError(nothing_usable(work, ignored), hint=USABLE_HINT)
-    found = [look.mismatch for look in looks if look.mismatch]
+    mismatches = [look.mismatch for look in looks if look.mismatch]
     # one item that does not fit is a failed item; but colour would be lost without a word
-    if len(found) == len(looks) or any(look.loses_colour for look in looks):
+    if len(mismatches) == len(looks) or any(look.loses_colour for look in looks):
         raise InputError(
-            f"the base is for {axes.described} of {counted(axes.channels, 'channel')}: {found[0]}",
+            f"the base is for {axes.described} of {counted(axes.channels, 'channel')}: {mismatches[0]}",
             hint="learn a base on such data with fit-base"
             + ("; --channels 1 converts to gray" if axes.modality.can_transform and axes.channels == 1 else ""),
         )

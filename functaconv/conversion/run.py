@@ -36,7 +36,7 @@ from functaconv.functaset.blocks import Block
 from functaconv.functaset.opening import open_functaset
 from functaconv.functaset.reader import Functaset
 from functaconv.functaset.schema import PARTS
-from functaconv.functaset.unfinished import Found, Parts, create, look, recover
+from functaconv.functaset.unfinished import Existing, Parts, create, look, recover
 from functaconv.functaset.writer import sweep
 from functaconv.interruption import AskedToStop, Stop, stopping
 from functaconv.signals.device import said_of_precision
@@ -101,10 +101,10 @@ class Run:
 
     def encode(self) -> Encoded:
         self._check_request()
-        found = self._found()
-        if found.is_finished and not self._replaces(found) and not self.work.options.retry_failed:
+        existing = self._existing()
+        if existing.is_finished and not self._replaces(existing) and not self.work.options.retry_failed:
             return self._finished()
-        if not found.exists or self._replaces(found):
+        if not existing.exists or self._replaces(existing):
             # before anything is made or replaced
             check_first_items(self.work)
         with stopping(self.watcher.announce) as self.stop, ExitStack() as held:
@@ -141,34 +141,34 @@ class Run:
         if options.overwrite:
             ranks.check_named()
 
-    def _found(self) -> Found:
+    def _existing(self) -> Existing:
         """What is at the output: nothing, or what may be gone on with or replaced."""
-        found = look(self.path)
-        replaces = self._replaces(found)
-        if found.exists and self.work.is_piped and not replaces:
+        existing = look(self.path)
+        replaces = self._replaces(existing)
+        if existing.exists and self.work.is_piped and not replaces:
             raise OutputExistsError(
                 f"{self.path} exists, and {PIPED.partition(':')[0]}", hint="--overwrite, or another name"
             )
-        found.check(self.path, self.work.plan, overwrite=replaces)
-        return found
+        existing.check(self.path, self.work.plan, overwrite=replaces)
+        return existing
 
-    def _replaces(self, found: Found) -> bool:
+    def _replaces(self, existing: Existing) -> bool:
         """It is to be replaced; but not by one of several ranks what another one of them has begun."""
-        wanted = self.work.options.overwrite or found.is_empty
-        return wanted and (self.ranks.run is None or found.run != self.ranks.run)
+        wanted = self.work.options.overwrite or existing.is_empty
+        return wanted and (self.ranks.run is None or existing.run != self.ranks.run)
 
     def _begun(self) -> bool:
         """Begin the functaset, or join those who began it; False where it is finished. The lock is in our hand."""
         recover(self.path)
-        found = self._found()
-        if not found.exists or self._replaces(found):
+        existing = self._existing()
+        if not existing.exists or self._replaces(existing):
             create(self.path, self.work.plan, self.work.budgets, run=self.ranks.run)
             return True
-        if found.budgets is not None:
-            self.work = self.work.with_budgets(found.budgets)
+        if existing.budgets is not None:
+            self.work = self.work.with_budgets(existing.budgets)
         if not self.work.options.retry_failed:
-            return not found.is_finished
-        if found.is_finished:
+            return not existing.is_finished
+        if existing.is_finished:
             functaset = open_functaset(self.path)
             if not functaset.attributes.failed:
                 return False
@@ -219,11 +219,11 @@ class Run:
 
     def _sealed(self, items_per_second: float | None) -> Encoded:
         """Make a functaset of the blocks; the lock is in our hand."""
-        found = look(self.path)
-        if found.is_finished:
+        existing = look(self.path)
+        if existing.is_finished:
             return self._finished()
         # while it was made another run may have put one of its own there
-        found.check(self.path, self.work.plan, overwrite=False)
+        existing.check(self.path, self.work.plan, overwrite=False)
         try:
             report, duplicates = seal(self.work, self.path, run=self.ranks.run, items_per_second=items_per_second)
         except NothingUsableError:
@@ -265,9 +265,9 @@ class Run:
             # one that was never opened has no more than a name, and asking a server takes time
             if number in mended or "size" not in known or not is_local(name):
                 continue
-            found = fingerprint(name)
-            if found != {key: known.get(key) for key in found}:
+            current = fingerprint(name)
+            if current != {key: known.get(key) for key in current}:
                 raise ChangedInputError(
-                    f"changed input: {functaset.path} was made from another {found['name']} (size or content differ)",
+                    f"changed input: {functaset.path} was made from another {current['name']} (size or content differ)",
                     hint="--overwrite converts the new one, or choose another name",
                 )

@@ -64,10 +64,10 @@ def all_blocks(parts: Parts, names: Sequence[str], run: str, limit: int | None =
     A StoppedError where some are missing, a ChangedInputError where a shard became another one on the way, an
     InputError for blocks of something else.
     """
-    found, listed, room = Blocks(), parts.listed(), limit
+    blocks, listed, room = Blocks(), parts.listed(), limit
     for shard, name in enumerate(names):
-        found.ranges.append([])
-        found.sources.append({"name": short_name(name)})
+        blocks.ranges.append([])
+        blocks.sources.append({"name": short_name(name)})
         if room == 0:
             continue
         one = listed.pop(shard, Listed())
@@ -82,18 +82,18 @@ def all_blocks(parts: Parts, names: Sequence[str], run: str, limit: int | None =
             is_after_end = one.last is not None and number > one.last
             if is_after_end or (facts.run, facts.shard, facts.number, facts.start) != (run, shard, number, start):
                 raise damaged(file, "it is no block of this run")
-            if number and facts.source != found.sources[-1]:
+            if number and facts.source != blocks.sources[-1]:
                 raise ChangedInputError(
                     f"changed input: {shown(name)} became another one while it was read",
                     hint=f"delete the blocks {one.files[0].name[:6]}-*.npz in {parts.root} and run again",
                 )
-            found.sources[-1] = facts.source
-            found.add(file, facts)
+            blocks.sources[-1] = facts.source
+            blocks.add(file, facts)
             start = facts.stop
         room = None if room is None else room - min(room, start)
     if listed:
         raise damaged(next(iter(listed[min(listed)].files.values())), "it is no block of this run")
-    return found
+    return blocks
 
 
 def seal(work: Work, path: Path, *, run: str | None, items_per_second: float | None) -> tuple[dict[str, Any], int]:
@@ -139,14 +139,16 @@ def _report(work: Work, made: Arrays, blocks: Blocks, items_per_second: float | 
 
 def _normaliser(work: Work) -> dict[str, Any]:
     normalizer = work.stored.base.normalizer
-    found: dict[str, Any] = {
+    constants: dict[str, Any] = {
         "offset": list(normalizer.offset),
         "scale": list(normalizer.scale),
         "itemsize": work.stored.base.axes.itemsize,
     }
     if normalizer.levels:
-        found["levels"] = {level: [list(offset), list(scale)] for level, (offset, scale) in normalizer.levels.items()}
-    return found
+        constants["levels"] = {
+            level: [list(offset), list(scale)] for level, (offset, scale) in normalizer.levels.items()
+        }
+    return constants
 
 
 def _attributes(

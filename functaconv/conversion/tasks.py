@@ -67,8 +67,8 @@ def tasks(work: Work, parts: Parts, records_of: Callable[[int], int | None]) -> 
             facts = parts.facts_of(done.files[done.last])
             if is_local(name):
                 # cheap; a server is not asked
-                found = fingerprint(name)
-                check_same(name, {key: facts.source.get(key) for key in found}, found)
+                current = fingerprint(name)
+                check_same(name, {key: facts.source.get(key) for key in current}, current)
             used = facts.stop
         else:
             source = parts.facts_of(next(iter(done.files.values()))).source if done.files else None
@@ -158,8 +158,8 @@ def _index(name: str) -> tuple[dict[str, Any], list[RecordLocation]] | None:
     return {**fingerprint(name), "names": digest_of_names(name)}, locations
 
 
-def check_same(name: str, known: Mapping[str, Any] | None, found: Mapping[str, Any]) -> None:
-    if known is not None and (changes := differences(dict(known), dict(found))):
+def check_same(name: str, known: Mapping[str, Any] | None, current: Mapping[str, Any]) -> None:
+    if known is not None and (changes := differences(dict(known), dict(current))):
         raise ChangedInputError(
             f"changed input: {shown(name)} is not what it was when the work began: {'; '.join(changes)}",
             hint="put the input back as it was, or start again with --overwrite",

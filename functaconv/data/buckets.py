@@ -56,9 +56,9 @@ def _open(url: str, key: str, position: int, timeout: float) -> Body:
     with answers(url):
         store = _store(url, timeout)
         # asked for with a range even from 0 on, an empty object would be an error
-        found = obstore.get(store, key, options={"range": {"offset": position}} if position else {})
+        response = obstore.get(store, key, options={"range": {"offset": position}} if position else {})
     # as they come: of a connection that breaks often, what came before is not asked for again
-    pieces = iter(found.stream(min_chunk_size=1))
+    pieces = iter(response.stream(min_chunk_size=1))
     rest = b""
 
     def read(count: int) -> bytes:
@@ -69,8 +69,8 @@ def _open(url: str, key: str, position: int, timeout: float) -> Body:
         piece, rest = rest[:count], rest[count:]
         return piece
 
-    etag, modified = found.meta["e_tag"], found.meta["last_modified"]
-    return Body(Announcement(found.meta["size"], etag, modified.isoformat()), found.range[0], read)
+    etag, modified = response.meta["e_tag"], response.meta["last_modified"]
+    return Body(Announcement(response.meta["size"], etag, modified.isoformat()), response.range[0], read)
 
 
 def list_objects(pattern: str) -> list[str]:
@@ -91,11 +91,11 @@ def list_objects(pattern: str) -> list[str]:
             return [entry["path"] for entry in obstore.list_with_delimiter(store, folder or None)["objects"]]
 
     try:
-        found = Retries(name, timeout).run(listed)
+        paths = Retries(name, timeout).run(listed)
     except RefusedError as error:
         raise InputError(f"cannot list {name}: the server answers {error}", hint=error.hint) from None
     parts = key.split("/")
-    return sorted(f"{scheme_of(pattern)}://{bucket}/{path}" for path in found if _fits(path.split("/"), parts))
+    return sorted(f"{scheme_of(pattern)}://{bucket}/{path}" for path in paths if _fits(path.split("/"), parts))
 
 
 def _fits(path: Sequence[str], pattern: Sequence[str]) -> bool:

@@ -68,10 +68,10 @@ def _expand(spec: str, allow_pipe: bool) -> list[str]:
         return _urls(spec)
     if glob.has_magic(spec):
         names = glob.glob(spec, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-        found = sorted(name for name in names if not Path(name).is_dir())
-        if not found:
+        files = sorted(name for name in names if not Path(name).is_dir())
+        if not files:
             raise InputError(f"no file matches {hinted(spec)!r}", hint="check the pattern, and quote it in the shell")
-        return [_local(name) for name in found]
+        return [_local(name) for name in files]
     raise InputError(f"no such shard: {hinted(spec)!r}", hint=_SUPPORTED)
 
 
@@ -118,12 +118,12 @@ def _urls(spec: str) -> list[str]:
         return [spec]
     if not (spec.endswith("/") or glob.has_magic(spec)):
         return [spec]
-    found = list_objects(spec)
-    if not found:
+    objects = list_objects(spec)
+    if not objects:
         raise InputError(
             f"no object matches {name}", hint="a prefix that ends in / stands for the *.tar directly below it"
         )
-    return found
+    return objects
 
 
 def _tars(folder: Path) -> list[str]:

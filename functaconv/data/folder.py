@@ -104,8 +104,8 @@ def _files(
 ) -> Iterator[Path]:
     try:
         status = folder.stat()
-        with os.scandir(folder) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+        with os.scandir(folder) as scan:
+            entries = sorted(scan, key=lambda entry: entry.name)
     except OSError as error:
         raise InputError(f"cannot read the folder {folder}: {error.strerror or error}") from error
     here = (status.st_dev, status.st_ino)

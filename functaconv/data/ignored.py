@@ -103,9 +103,9 @@ def number_for_each(name: str) -> str:
     return f"{name} with a number for each item"
 
 
-def named_otherwise(suffix: str, found: str) -> str:
+def named_otherwise(suffix: str, content_format: str) -> str:
     """The kind of members that are read although their suffix promises another format."""
-    return f"suffix .{suffix} for {found} data"
+    return f"suffix .{suffix} for {content_format} data"
 
 
 def ignored_lines(ignored: Mapping[str, int]) -> list[str]:

@@ -66,9 +66,9 @@ def _mesh(content: bytes, suffix: str, ignored: Counter[str]) -> tuple[np.ndarra
     """Vertices `[vertex, 3]` and triangles `[face, 3]` of a file."""
     import trimesh
 
-    found = format_of(content)
+    content_format = format_of(content)
     # a binary STL may begin with anything
-    kind = suffix if found is None else found.lower()
+    kind = suffix if content_format is None else content_format.lower()
     if kind not in MESH_SUFFIXES:
         raise ItemError(f"{suffix}: expected a mesh, found {format_in_words(content)}")
     try:

@@ -114,13 +114,13 @@ def read_at(
 ) -> Record:
     """The record that `index_shard` found at `location`; `stream` is the shard, if it is open already."""
     with opened(shard, stream) as source:
-        found = list(groups(Source(shard, source, location), 0, limits))
-        if len(found) != 1:
+        matching = list(groups(Source(shard, source, location), 0, limits))
+        if len(matching) != 1:
             raise InputError(
                 f"{shown(shard)}: no record at byte {location.offset}, where record {location.record} was",
                 hint="the shard was changed while in use; start again",
             )
-        return _completed(found[0], location, source, limits).record(index)
+        return _completed(matching[0], location, source, limits).record(index)
 
 
 def _joins(shard: str) -> Mapping[int, RecordLocation]:
@@ -128,11 +128,11 @@ def _joins(shard: str) -> Mapping[int, RecordLocation]:
     if is_read_once(shard) or not is_seekable(shard):
         return {}
     try:
-        found = _known_scan(shard)
+        scan = _known_scan(shard)
     except InputError:
         # told where the damage is come upon; without an index nothing is joined
         return {}
-    return {one.record: one for one in found.locations if one.elsewhere or one.is_joined}
+    return {one.record: one for one in scan.locations if one.elsewhere or one.is_joined}
 
 
 @dataclass(frozen=True)
@@ -173,22 +173,22 @@ def _scan(shard: str, stream: BinaryIO) -> _Scan:
         locations.append(RecordLocation(group.number, group.offset, group.end - group.offset, (), is_joined))
         suffixes.append(same.setdefault(own, own))
         if is_joined:
-            found = tuple(Elsewhere(suffix, *place) for suffix, place in group.places.items())
-            locations[home] = replace(locations[home], elsewhere=locations[home].elsewhere + found)
+            apart = tuple(Elsewhere(suffix, *place) for suffix, place in group.places.items())
+            locations[home] = replace(locations[home], elsewhere=locations[home].elsewhere + apart)
             suffixes[home] |= own
     places = _places_of({target for _, _, target in links}, stream) if links else {}
     for number, suffix, target in links:
         if target in places:
-            found = (*locations[number].elsewhere, Elsewhere(suffix, *places[target]))
-            locations[number] = replace(locations[number], elsewhere=found)
+            apart = (*locations[number].elsewhere, Elsewhere(suffix, *places[target]))
+            locations[number] = replace(locations[number], elsewhere=apart)
     return _Scan(tuple(locations), digest.hexdigest()[:32])
 
 
 def _places_of(names: set[str], stream: BinaryIO) -> dict[str, tuple[int, int]]:
     """Where the bodies of the members with these names are, and their sizes."""
     stream.seek(0)
-    found = (member for member in members(Tape(stream), whole=True) if member is not None)
-    return {one.name: (one.start, one.size) for one in found if one.kind == "file" and one.name in names}
+    all_members = (member for member in members(Tape(stream), whole=True) if member is not None)
+    return {one.name: (one.start, one.size) for one in all_members if one.kind == "file" and one.name in names}
 
 
 def _completed(group: Group, location: RecordLocation | None, stream: BinaryIO, limits: Limits) -> Group:

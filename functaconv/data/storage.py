@@ -73,8 +73,12 @@ def fingerprint(shard: str, stream: BinaryIO | None = None) -> dict[str, str | i
     if not is_local(shard):
         with _remote(shard, None) if stream is None else nullcontext(stream) as remote:
             assert isinstance(remote, RemoteStream)
-            found = remote.announcement()
-        said = {"size": found.size, "etag": found.etag, "modified": None if found.etag else found.modified}
+            announced = remote.announcement()
+        said = {
+            "size": announced.size,
+            "etag": announced.etag,
+            "modified": None if announced.etag else announced.modified,
+        }
         return name | {key: value for key, value in said.items() if value is not None}
     with opened(shard, stream) as file:
         size = file.seek(0, os.SEEK_END)

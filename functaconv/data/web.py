@@ -67,16 +67,16 @@ def _open(url: str, login: dict[str, str], position: int, timeout: float) -> Bod
     if response.status not in (200, 206):
         response.close()
         raise RefusedError(response.status)
-    found = re.fullmatch(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]+|\*)", response.headers.get("Content-Range", ""))
-    is_part = response.status == 206 and found is not None
-    size = count_in(found[2] if is_part and found else response.headers.get("Content-Length"))
+    content_range = re.fullmatch(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]+|\*)", response.headers.get("Content-Range", ""))
+    is_part = response.status == 206 and content_range is not None
+    size = count_in(content_range[2] if is_part and content_range else response.headers.get("Content-Length"))
     announced = Announcement(size, response.headers.get("ETag"), response.headers.get("Last-Modified"))
 
     def read(count: int) -> bytes:
         with _lost():
             return response.read1(count)
 
-    return Body(announced, int(found[1]) if is_part and found else 0, read, response.close)
+    return Body(announced, int(content_range[1]) if is_part and content_range else 0, read, response.close)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

@@ -144,13 +144,13 @@ def _of_step(environment: Mapping[str, str]) -> Ranks | None:
 
 def _are_set(environment: Mapping[str, str], names: Sequence[str]) -> bool:
     """All of them, or none: some alone are a mistake."""
-    found = [name for name in names if environment.get(name)]
-    if found and (missing := [name for name in names if name not in found]):
+    given = [name for name in names if environment.get(name)]
+    if given and (missing := [name for name in names if name not in given]):
         raise UsageError(
-            f"{', '.join(found)} {'is' if len(found) == 1 else 'are'} set, but not {', '.join(missing)}",
-            hint=f"set {', '.join(names)}, or none of them (`unset {' '.join(found)}`)",
+            f"{', '.join(given)} {'is' if len(given) == 1 else 'are'} set, but not {', '.join(missing)}",
+            hint=f"set {', '.join(names)}, or none of them (`unset {' '.join(given)}`)",
         )
-    return bool(found)
+    return bool(given)
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:

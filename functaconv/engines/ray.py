@@ -55,7 +55,7 @@ def run(job: Any, tasks: Iterable[Any], stop: Stop) -> Generator[Any]:
 def _next(ray: Any, blocks: Any) -> Any:
     """The next block of a task; None at its end."""
     try:
-        found = ray.get(next(blocks))
+        block = ray.get(next(blocks))
     except StopIteration:
         return None
     except ray.exceptions.RayError as error:
@@ -64,9 +64,9 @@ def _next(ray: Any, blocks: Any) -> Any:
             hint="run the same command again to go on; more --gpus-per-task, or fewer CPUs given to Ray, are fewer "
             "tasks at a time",
         ) from error
-    if isinstance(found, FunctaconvError):
-        raise found
-    return found
+    if isinstance(block, FunctaconvError):
+        raise block
+    return block
 
 
 def _blocks(jobs: list[Any], task: Any) -> Iterator[Any]:

@@ -155,20 +155,20 @@ class Attributes(_Frozen):
         return _Summary.model_validate(self.summary).ignored
 
 
-def parse_attributes(found: object, path: Path) -> Attributes:
-    """The attributes in `found`, or an InputError that says what is wrong with them."""
-    if not isinstance(found, Mapping) or found.get("format") != FORMAT:
+def parse_attributes(attributes: object, path: Path) -> Attributes:
+    """The attributes, validated; an InputError says what is wrong with them."""
+    if not isinstance(attributes, Mapping) or attributes.get("format") != FORMAT:
         raise InputError(
             f"{path} is not a functaset: its zarr.json has no attributes.functaconv with format {FORMAT!r}",
             hint="expected a .zarr folder that `functaconv encode` made",
         )
-    if found.get("version") != VERSION:
+    if attributes.get("version") != VERSION:
         raise InputError(
-            f"{path}: found functaset version {found.get('version')!r}, this functaconv reads {VERSION}",
+            f"{path}: found functaset version {attributes.get('version')!r}, this functaconv reads {VERSION}",
             hint="install the functaconv that wrote it, or a newer one",
         )
     try:
-        return Attributes.model_validate(found)
+        return Attributes.model_validate(attributes)
     except ValidationError as error:
         raise InputError(
             f"{path}: the attributes of the functaset are damaged: {_problems(error)}",
@@ -191,7 +191,7 @@ def _problems(error: ValidationError) -> str:
     def one(problem: Any) -> str:
         place = ".".join(str(step) for step in problem["loc"])
         # the context of a failed model is the model itself: its message already holds what was found
-        found = f" (found {shown(problem['input'])})" if place else ""
-        return f"{place}: {problem['msg']}{found}".removeprefix(": ")
+        value = f" (found {shown(problem['input'])})" if place else ""
+        return f"{place}: {problem['msg']}{value}".removeprefix(": ")
 
     return "; ".join(one(problem) for problem in error.errors(include_url=False)[:4])

@@ -145,10 +145,10 @@ class Block:
         if name in self.measures:
             return self.measures[name]
         holder = self.grids if name in _OF_GRIDS else self
-        found = getattr(holder, name, None)
-        if not isinstance(found, np.ndarray):
+        array = getattr(holder, name, None)
+        if not isinstance(array, np.ndarray):
             raise ValueError(f"{name}: the block has no such column")
-        return found
+        return array
 
 
 @dataclass(frozen=True, eq=False)

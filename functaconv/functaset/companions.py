@@ -45,23 +45,24 @@ def read_failures(root: Path) -> Iterator[Failure]:
 
 def read_report(root: Path) -> dict[str, Any]:
     """What `encode` reported."""
-    found = read_json(root / REPORT)
-    if not isinstance(found, dict):
-        raise InputError(f"{root / REPORT}: expected an object, found {shown(found)}", hint="restore it from a copy")
+    report = read_json(root / REPORT)
+    if not isinstance(report, dict):
+        raise InputError(f"{root / REPORT}: expected an object, found {shown(report)}", hint="restore it from a copy")
     for name in ("count", "failed"):
-        if not isinstance(found.get(name), int):
+        if not isinstance(report.get(name), int):
             raise InputError(
-                f"{root / REPORT}: {name} is {shown(found.get(name))}, expected a number", hint="restore it from a copy"
+                f"{root / REPORT}: {name} is {shown(report.get(name))}, expected a number",
+                hint="restore it from a copy",
             )
-    return found
+    return report
 
 
 def read_base_bytes(root: Path, digest: str) -> bytes:
     """The base with this sha256; an InputError for any other."""
     content = read_bytes(root, BASE, MOST_BASE)
-    if (found := sha256(content).hexdigest()) != digest:
+    if (actual := sha256(content).hexdigest()) != digest:
         raise InputError(
-            f"{root / BASE}: found sha256 {found}, expected {digest}",
+            f"{root / BASE}: found sha256 {actual}, expected {digest}",
             hint="put back the base that encoded these items: any other decodes them to nonsense",
         )
     return content

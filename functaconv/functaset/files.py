@@ -30,8 +30,8 @@ def read_json(path: Path, *, within: Path | None = None) -> Any:
 
 def read_root(path: Path, *, within: Path) -> dict[str, Any]:
     """The zarr.json of a store, in which the text `attributes.functaconv` is parsed where it is one."""
-    found = read_json(path, within=within)
-    root: dict[str, Any] = found if isinstance(found, dict) else {}
+    content = read_json(path, within=within)
+    root: dict[str, Any] = content if isinstance(content, dict) else {}
     attributes = root.get("attributes")
     if isinstance(attributes, dict) and isinstance(text := attributes.get("functaconv"), str):
         try:
@@ -97,17 +97,17 @@ def whole_file(root: Path, name: str, most: int) -> Path:
     """
     path = root / name
     try:
-        found = path.stat()
+        status = path.stat()
         # looking for links costs less than following all names from the root of the file system
         is_inside = not _has_link(root, name) or Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error)) from error
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise _unreadable(path, "it is not a file")
     if not is_inside:
         raise _unreadable(path, f"it is a link that leads out of {root}")
-    if found.st_size > most:
-        raise _unreadable(path, f"{found.st_size} bytes, expected at most {most}")
+    if status.st_size > most:
+        raise _unreadable(path, f"{status.st_size} bytes, expected at most {most}")
     return path
 
 

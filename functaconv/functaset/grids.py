@@ -235,10 +235,10 @@ class StoredGrid:
 
 
 def _degrees(array: StoredArray, most: float) -> np.ndarray:
-    found = array.read()
-    if not (np.abs(found) <= most).all():
+    degrees = array.read()
+    if not (np.abs(degrees) <= most).all():
         raise InputError(f"{array.name}: found something else than degrees", hint=_RESTORE)
-    return found
+    return degrees
 
 
 def read_grids(arrays_of: Callable[[str], StoredArray | None]) -> list[StoredGrid]:

@@ -14,24 +14,24 @@ from functaconv.functaset.unfinished import is_unfinished
 def open_functaset(path: str | os.PathLike[str]) -> Functaset:
     """The finished functaset at `path`; InputError if there is none or its arrays are not all there."""
     functaset = read_attributes(path)
-    found: list[StoredArray] = []
+    arrays: list[StoredArray] = []
     problems: list[str] = []
     for column, count in functaset.expected():
         array = functaset.stored(column.name)
         if problem := difference(array, column, count):
             problems.append(problem)
         elif array is not None:
-            found.append(array)
+            arrays.append(array)
     if not problems:
         # all of them first: a count that is wrong everywhere would have us look for files that nobody promised
         problems += [
             f"{array.name}: {rows_in_words(start, stop)} lost: {problem}"
-            for array in found
+            for array in arrays
             for start, stop, problem in array.lost()
         ]
         problems += [problem for grid in functaset.grids for problem in grid.lost()]
     if not problems:
-        problems += [thin for array in found if (thin := array.implausible())]
+        problems += [thin for array in arrays if (thin := array.implausible())]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise InputError(f"{functaset.path}: {problems[0]}{more}", hint=HINT)

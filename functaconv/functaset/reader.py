@@ -79,8 +79,8 @@ class Functaset:
     @property
     def raw_attributes(self) -> dict[str, Any]:
         """As zarr.json has them."""
-        found: dict[str, Any] = self._root["attributes"]["functaconv"]
-        return found
+        attributes: dict[str, Any] = self._root["attributes"]["functaconv"]
+        return attributes
 
     @property
     def envelope(self) -> dict[str, Any]:
@@ -100,11 +100,11 @@ class Functaset:
     @cached_property
     def shapes(self) -> np.ndarray:
         """int32 [item, axis]: native resolution."""
-        found = self._column("shape")
-        if (found < 1).any():
-            row = int(np.argmax((found < 1).any(axis=1)))
-            raise InputError(f"{self.path}: shape: row {row} has {tuple(found[row].tolist())} points", hint=HINT)
-        return found
+        shapes = self._column("shape")
+        if (shapes < 1).any():
+            row = int(np.argmax((shapes < 1).any(axis=1)))
+            raise InputError(f"{self.path}: shape: row {row} has {tuple(shapes[row].tolist())} points", hint=HINT)
+        return shapes
 
     @cached_property
     def mse(self) -> np.ndarray:
@@ -168,14 +168,14 @@ class Functaset:
         stored = self._array_of("latent").read(selection(rows, len(self)))
         # numbers that were made up may be of any size
         with np.errstate(over="ignore", invalid="ignore"):
-            found = self.codec.decode(stored)
+            latents = self.codec.decode(stored)
             if self.is_truncated:
                 # a copy: a view would keep all numbers in memory
-                found = found[..., : self.layout.latent].copy()
+                latents = latents[..., : self.layout.latent].copy()
             if normalize:
                 mean, std = self._moments
-                found = (found - mean) / std
-        return found
+                latents = (latents - mean) / std
+        return latents
 
     def __getitem__(self, item: int) -> Row:
         row = self._row(item)
@@ -193,12 +193,12 @@ class Functaset:
 
     def index(self, key: str) -> int:
         """The row of the item with this key."""
-        found = self._rows_by_key.get(key)
-        if found is None:
+        row = self._rows_by_key.get(key)
+        if row is None:
             near = difflib.get_close_matches(key, self._rows_by_key, n=3, cutoff=0.5)
             hint = f"near it: {', '.join(near)}" if near else "`functaconv report --csv` lists the keys"
             raise InputError(f"{self.path} has no item with key {key!r}", hint=hint)
-        return found
+        return row
 
     def batches(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
         """First row and float32 latents of each run of `size` items, in order."""
@@ -270,19 +270,19 @@ class Functaset:
         column = Column(name, "float32")
         if problem := difference(self.stored(name), column, self.attributes.latent):
             raise InputError(f"{self.path}: {problem}", hint=HINT)
-        found = self._array_of(name).read()
-        if not np.isfinite(found).all():
+        values = self._array_of(name).read()
+        if not np.isfinite(values).all():
             raise InputError(f"{self.path}: {name} holds values that are not finite", hint=HINT)
-        return found
+        return values
 
     def _column(self, name: str) -> np.ndarray:
         return self._array_of(name).read()
 
     def _array_of(self, name: str) -> StoredArray:
-        found = self.stored(name)
-        if found is None:
+        array = self.stored(name)
+        if array is None:
             raise InputError(f"{self.path}: {name}: the array is missing", hint=HINT)
-        return found
+        return array
 
     def _row(self, item: int) -> int:
         row = as_index(item)
@@ -294,7 +294,7 @@ class Functaset:
 def _descriptions(root: dict[str, Any], path: Path) -> dict[str, Any]:
     """What zarr.json says of each array, by path."""
     consolidated = root.get("consolidated_metadata")
-    found = consolidated.get("metadata") if isinstance(consolidated, dict) else None
-    if not isinstance(found, dict):
+    arrays = consolidated.get("metadata") if isinstance(consolidated, dict) else None
+    if not isinstance(arrays, dict):
         raise InputError(f"{path}: zarr.json does not describe the arrays", hint=HINT)
-    return found
+    return arrays

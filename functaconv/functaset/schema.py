@@ -133,7 +133,7 @@ def columns(layout: Layout, *, meta: bool) -> tuple[Column, ...]:
     sites = (*layout.sites, layout.latent)
     dims = (*SITE_AXES[len(layout.sites)], "latent")
     axes = len(layout.axes)
-    found = [
+    result = [
         Column("latent", layout.codec.dtype.name, dims, sites, fill=layout.codec.fill),
         Column("key", "str", fill=""),
         Column("label", "int64", fill=-1),
@@ -146,18 +146,18 @@ def columns(layout: Layout, *, meta: bool) -> tuple[Column, ...]:
     each = ("variable",), (len(layout.variables),)
     for measure in layout.kind.measures:
         dims, tail = each if measure.by_variable else ((), ())
-        found.append(Column(measure.name, "float32", dims, tail, nan))
+        result.append(Column(measure.name, "float32", dims, tail, nan))
     if layout.kind.has_coordinates:
-        found += [
+        result += [
             Column("grid", "int32", fill=-1),
             Column("mask", "int32", fill=-1),
             Column("time", "int64", fill=NO_TIME, attributes={**TIME, "_FillValue": NO_TIME}),
         ]
     if meta:
-        found.append(Column("meta", "str", fill=""))
+        result.append(Column("meta", "str", fill=""))
     if layout.tiled:
-        found.append(Column("tile", "int32", ("tile_axis",), (2 * axes,)))
-    return tuple(found)
+        result.append(Column("tile", "int32", ("tile_axis",), (2 * axes,)))
+    return tuple(result)
 
 
 def vectors(layout: Layout) -> tuple[str, ...]:

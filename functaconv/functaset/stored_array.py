@@ -109,9 +109,9 @@ class StoredArray:
         for start, stop, problem in self.lost(numbers):
             raise InputError(f"{self.name}: {rows_in_words(start, stop)} lost: {problem}", hint=HINT)
         try:
-            found = self.zarr[rows] if isinstance(rows, slice) else self.zarr.oindex[rows]
+            values = self.zarr[rows] if isinstance(rows, slice) else self.zarr.oindex[rows]
             # zarr gives texts in a type of numpy's own
-            return np.asarray(found, object if self.dtype == "str" else self.dtype)
+            return np.asarray(values, object if self.dtype == "str" else self.dtype)
         # codecs raise whatever they like on damaged bytes
         except Exception as error:
             raise InputError(f"{self.name}: {where} cannot be read: {_reason(error)}", hint=HINT) from error

@@ -38,10 +38,10 @@ class Plan:
     def content(self) -> dict[str, Any]:
         """As JSON has it."""
         layout, settings = self.layout.model_dump(), dict(self.settings)
-        found: dict[str, Any] = canonical(
+        content: dict[str, Any] = canonical(
             {"format": FORMAT, "version": VERSION, "layout": layout, "settings": settings}
         )
-        return found
+        return content
 
     @property
     def digest(self) -> str:
@@ -50,7 +50,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Found:
+class Existing:
     """What is at the place of an output."""
 
     exists: bool
@@ -82,10 +82,10 @@ class Found:
             )
 
 
-def look(path: Path) -> Found:
+def look(path: Path) -> Existing:
     """What is at `path`."""
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return Found(exists=False)
+        return Existing(exists=False)
     root = _root_or_none(path)
     attributes = root.get("attributes") if root else None
     sealed = attributes.get("functaconv") if isinstance(attributes, dict) else None
@@ -93,17 +93,17 @@ def look(path: Path) -> Found:
         try:
             known = parse_attributes(sealed, path)
         except InputError as error:
-            return Found(True, {}, is_finished=True, problem=error)
+            return Existing(True, {}, is_finished=True, problem=error)
         plan = Plan(known.layout, known.settings).content
-        return Found(True, plan, known.budgets, known.run, is_finished=True, is_empty=not known.count)
+        return Existing(True, plan, known.budgets, known.run, is_finished=True, is_empty=not known.count)
     settings = _json_or_none(path, f"{PARTS}/{SETTINGS}")
     if settings is None or settings.get("format") != FORMAT:
-        return Found(exists=True)
+        return Existing(exists=True)
     budgets, run = settings.pop("budgets", None), settings.pop("run", None)
     try:
-        return Found(True, settings, Budgets.model_validate(budgets), run)
+        return Existing(True, settings, Budgets.model_validate(budgets), run)
     except ValidationError as error:
-        return Found(True, settings, problem=damaged(path / PARTS / SETTINGS, first_problem(error)))
+        return Existing(True, settings, problem=damaged(path / PARTS / SETTINGS, first_problem(error)))
 
 
 def is_unfinished(path: Path) -> bool:
@@ -183,10 +183,10 @@ def _root_or_none(path: Path) -> dict[str, Any] | None:
 
 def _json_or_none(path: Path, name: str) -> dict[str, Any] | None:
     try:
-        found = read_json(path / name, within=path)
+        content = read_json(path / name, within=path)
     except InputError:
         return None
-    return found if isinstance(found, dict) else None
+    return content if isinstance(content, dict) else None
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ class Parts:
 
     def listed(self) -> dict[int, Listed]:
         """The finished blocks by shard."""
-        found: dict[int, dict[int, Path]] = {}
+        files_of: dict[int, dict[int, Path]] = {}
         last: dict[int, int] = {}
         with os.scandir(self.root) as entries:
             names = sorted(entry.name for entry in entries)
@@ -230,10 +230,10 @@ class Parts:
             if (match := _NAME.fullmatch(name)) is None:
                 continue
             shard, number = int(match[1]), int(match[2])
-            found.setdefault(shard, {})[number] = self.root / name
+            files_of.setdefault(shard, {})[number] = self.root / name
             if match[3]:
                 last[shard] = number
-        return {shard: Listed(files, last.get(shard)) for shard, files in found.items()}
+        return {shard: Listed(files, last.get(shard)) for shard, files in files_of.items()}
 
     def facts(self) -> Iterator[BlockFacts]:
         """What the finished blocks say besides their rows, in the order of the input."""

@@ -54,8 +54,8 @@ def verify(path: str | os.PathLike[str]) -> list[str]:
 
 def problems_of(functaset: Functaset) -> list[Problem]:
     """The same with the rows as numbers: every chunk is read, every count and digest compared."""
-    found = [*_descriptions(functaset), *_arrays(functaset), *_grids(functaset), *_companions(functaset)]
-    return [*dict.fromkeys(found), *_changed(functaset)]
+    problems = [*_descriptions(functaset), *_arrays(functaset), *_grids(functaset), *_companions(functaset)]
+    return [*dict.fromkeys(problems), *_changed(functaset)]
 
 
 def affected(functaset: Functaset, problems: Sequence[Problem]) -> dict[str, Any]:

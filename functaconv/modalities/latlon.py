@@ -59,9 +59,9 @@ class LatLon(Modality):
         variables = _names(first, "variable", channels)
         expected = _described_variables(first)
         for item in items:
-            if (found := _described_variables(item)) != expected:
+            if (variables_of_item := _described_variables(item)) != expected:
                 raise InputError(
-                    f"mixed dataset: {first.key} holds {expected}, {item.key} {found}",
+                    f"mixed dataset: {first.key} holds {expected}, {item.key} {variables_of_item}",
                     hint="put grids of different variables, or in different units, in shards of their own",
                 )
         if len(set(variables)) < channels or not all(0 < len(name) <= LONGEST_NAME for name in variables):
@@ -109,8 +109,8 @@ class LatLon(Modality):
         if not isinstance(text, str) or str(attributes.get("calendar", "standard")) not in _CALENDARS:
             return None
         try:
-            found = datetime.fromisoformat(text)
-            return int((found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
+            time = datetime.fromisoformat(text)
+            return int((time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)).timestamp())
         except ValueError:
             return None
         except OverflowError:
@@ -137,14 +137,14 @@ class LatLon(Modality):
         for here, nearest in enumerate(row):
             array[here][missing[nearest][column]] = np.nan
 
-    def compare(self, found: "Compared") -> "dict[str, Tensor]":
-        squared = found.difference.square()
+    def compare(self, compared: "Compared") -> "dict[str, Tensor]":
+        squared = compared.difference.square()
         # the unit comes last: the square of a small one would be 0
-        rmse = found.mean(squared, (1,)).sqrt() * found.unit
-        largest = found.largest(found.difference.abs()) * found.unit
-        assert isinstance(found.batch.grid, GlobeGrid)
-        area = area_weights(found.batch.grid).to(found.features)[None, :, None]
-        weighted = found.mean(squared, (1,), area).sqrt() * found.unit
+        rmse = compared.mean(squared, (1,)).sqrt() * compared.unit
+        largest = compared.largest(compared.difference.abs()) * compared.unit
+        assert isinstance(compared.batch.grid, GlobeGrid)
+        area = area_weights(compared.batch.grid).to(compared.features)[None, :, None]
+        weighted = compared.mean(squared, (1,), area).sqrt() * compared.unit
         return {"rmse": rmse, "max_error": largest.masked_fill(rmse.isnan(), math.nan), "weighted_rmse": weighted}
 
     def lines(self, summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

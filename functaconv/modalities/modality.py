@@ -58,8 +58,8 @@ class Axes:
                     f"mixed dataset: {first.key} is {_described(first)}, {item.key} {_described(item)}",
                     hint="put them in shards of their own, or choose a member with --field",
                 )
-        found = (one.axes(items, channel_axis, modality) for one in reversed(MODALITIES.values()))
-        return next(axes for axes in found if axes is not None)
+        readings = (one.axes(items, channel_axis, modality) for one in reversed(MODALITIES.values()))
+        return next(axes for axes in readings if axes is not None)
 
     @property
     def modality(self) -> "Modality":
@@ -209,7 +209,7 @@ class Modality:
     def measure_names(self) -> tuple[str, ...]:
         return tuple(measure.name for measure in self.measures)
 
-    def compare(self, found: "Compared") -> "dict[str, Tensor]":  # noqa: ARG002 - nothing but the mean squared error
+    def compare(self, compared: "Compared") -> "dict[str, Tensor]":  # noqa: ARG002 - nothing but the mean squared error
         """The measures of decoded items, by name: `[item]` or `[item, channel]`."""
         return {}
 
@@ -235,9 +235,9 @@ class Modality:
             codes[row] = np.rint(np.clip(np.nan_to_num(values), 0, 1) * 255)
         return codes
 
-    def agreement_text(self, found: Mapping[str, Any]) -> str:
+    def agreement_text(self, summary: Mapping[str, Any]) -> str:
         """What a report's table says of the `agreement_measure`, in words; empty for nothing."""
-        share = None if self.agreement_measure is None else found.get(self.agreement_measure.report)
+        share = None if self.agreement_measure is None else summary.get(self.agreement_measure.report)
         return "" if share is None else f"{100 * share:.2f}% {self.agreement_words}"
 
 

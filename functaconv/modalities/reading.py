@@ -86,7 +86,7 @@ def _check_size(signal: Signal, tile: int | None) -> None:
     tiles = math.prod(math.ceil(size / (tile or size)) for size in signal.shape)
     if points > MOST_POINTS or values > MOST_VALUES:
         advice = "; --tile cuts it, --resize makes it smaller" if signal.peak is not None else ""
-        found, expected = f"{points} points ({values} values)", f"{MOST_POINTS} ({MOST_VALUES})"
-        raise ItemError(f"{found} to be fitted together, expected at most {expected}{advice}")
+        actual, expected = f"{points} points ({values} values)", f"{MOST_POINTS} ({MOST_VALUES})"
+        raise ItemError(f"{actual} to be fitted together, expected at most {expected}{advice}")
     if tiles > MOST_TILES or tiles * stored_length(signal) > MOST_ATTRIBUTES:
         raise ItemError(f"too many tiles ({tiles}), or too much json and txt for so many: give a larger --tile")

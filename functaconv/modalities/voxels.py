@@ -50,12 +50,12 @@ class Voxels(Modality):
         if not (array.min() >= 0 and array.max() <= 1):
             raise ItemError(f"occupancy lies between 0 and 1, found {array.min():g} to {array.max():g}")
 
-    def compare(self, found: "Compared") -> "dict[str, Tensor]":
-        is_full, was_full = found.decoded > OCCUPIED, found.features > OCCUPIED
+    def compare(self, compared: "Compared") -> "dict[str, Tensor]":
+        is_full, was_full = compared.decoded > OCCUPIED, compared.features > OCCUPIED
         both, either = (is_full & was_full).sum((1, 2)), (is_full | was_full).sum((1, 2))
         # of two empty volumes: nothing is wrong
         iou = (both / either.clamp(min=1)).masked_fill(either == 0, 1.0)
-        return {"accuracy": self.agreement(found.decoded, found.features), "iou": iou}
+        return {"accuracy": self.agreement(compared.decoded, compared.features), "iou": iou}
 
     def agreement(self, decoded: "Tensor", features: "Tensor") -> "Tensor":
         right = ((decoded > OCCUPIED) == (features > OCCUPIED)).flatten(1)

@@ -142,7 +142,7 @@ def _matched(seen: Sequence[_Seen], choice: FieldChoice, said: str) -> Iterator[
     by_set: dict[tuple[Any, ...], list[_Seen]] = {}
     for it in seen:
         by_set.setdefault((it.grid, it.variables), []).append(it)
-    series = [_in_time(found) for found in by_set.values()]
+    series = [_in_time(same_kind) for same_kind in by_set.values()]
     groups: list[list[_Series]] = []
     for one in series:
         home = next((group for group in groups if all(_fit(other, one) for other in group)), None)
@@ -177,8 +177,8 @@ def _common_start(names: Sequence[str]) -> str:
     return "".join(letters[0] for letters in alike).rstrip("_-/ ")
 
 
-def _in_time(found: Sequence[_Seen]) -> _Series:
-    ordered = sorted(found, key=lambda it: it.labels[:1])
+def _in_time(contents: Sequence[_Seen]) -> _Series:
+    ordered = sorted(contents, key=lambda it: it.labels[:1])
     labels = tuple(chain.from_iterable(it.labels for it in ordered))
     return _Series(ordered[0].variables, ordered[0].grid, tuple(it.file for it in ordered), labels)
 

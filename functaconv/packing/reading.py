@@ -215,10 +215,10 @@ def _checked(
 
 def _true_suffix(suffix: str, content: bytes) -> str:
     """The suffix, or one that says what the content is, where that is something else."""
-    found = format_of(content)
-    if PROMISED[suffix] == found:
+    content_format = format_of(content)
+    if PROMISED[suffix] == content_format:
         return suffix
-    return next(other for other, promised in PROMISED.items() if promised == found)
+    return next(other for other, promised in PROMISED.items() if promised == content_format)
 
 
 def _encoded(item: Item) -> dict[str, bytes]:

@@ -116,13 +116,13 @@ def _lone_file(source: Path | str) -> File | None:
     origin = Origin.of(source)
     if is_url or path.is_dir():
         return File(source, ZARR, origin.key, origin.shown)
-    found, suffix = _format(path), path.suffix.lower().removeprefix(".")
-    if found == "zip" and suffix != "npz":
+    content_format, suffix = _format(path), path.suffix.lower().removeprefix(".")
+    if content_format == "zip" and suffix != "npz":
         return File(path, ZIP, origin.key, origin.shown)
-    if found in FIELDS or suffix in FIELD_SUFFIXES:
+    if content_format in FIELDS or suffix in FIELD_SUFFIXES:
         return File(path, "nc", origin.key, origin.shown)
-    if found == "npy" or suffix in ("npy", "npz"):
-        return File(path, "npy" if found == "npy" else suffix, origin.key, origin.shown)
+    if content_format == "npy" or suffix in ("npy", "npz"):
+        return File(path, "npy" if content_format == "npy" else suffix, origin.key, origin.shown)
     raise InputError(
         f"neither a folder nor a file of grids: {path}",
         hint=f"put it into a folder of its own and pack that; files of grids end in {', '.join(FIELD_SUFFIXES)}",
@@ -133,11 +133,11 @@ def _below(
     folder: Path, said: str, suffix: str | None, labels: bool | None, exclude: Path | None, stack: ExitStack
 ) -> Selection:
     """The files below a folder; the folder stands for `said`."""
-    found = walk(folder, _wanted(suffix), exclude=exclude)
-    ignored = found.ignored
+    walked = walk(folder, _wanted(suffix), exclude=exclude)
+    ignored = walked.ignored
     _name_unchosen(ignored, suffix)
     files: list[File] = []
-    for candidate in found.candidates:
+    for candidate in walked.candidates:
         name = relative_name(candidate.path, folder)
         file = File(candidate.path, _suffix(candidate.path) or "", candidate.key, name, candidate.label)
         if file.suffix in (ZIP, ZARR, *FIELD_SUFFIXES) and _format(candidate.path) == "zip":
@@ -151,7 +151,7 @@ def _below(
         raise InputError(f"nothing to pack in {said}: found {text}", hint=f"expected {', '.join(PACKED_SUFFIXES)}")
     _check_one_kind(files, said)
     _count_captions(files, ignored)
-    classes = found.classes
+    classes = walked.classes
     if labels and not classes:
         raise InputError(f"no classes in {said}: some files lie beside the sub-folders, expected all within them")
     if labels is False:
@@ -165,11 +165,11 @@ def _wanted(suffix: str | None) -> Callable[[Path], bool]:
     def is_wanted(path: Path) -> bool:
         if path.is_dir():
             return is_fields(path) and suffix in (None, ZARR)
-        found = _suffix(path)
+        own_suffix = _suffix(path)
         if suffix is None:
-            return found is not None
+            return own_suffix is not None
         # zip: archives of many files may hold what is wanted
-        return _ends(path.name.lower(), suffix) or found == ZIP
+        return _ends(path.name.lower(), suffix) or own_suffix == ZIP
 
     return is_wanted
 
@@ -246,7 +246,7 @@ def _check_one_kind(files: Sequence[File], said: str) -> None:
     for name, form in zip(names, forms, strict=True):
         by_stem.setdefault(str(name)[: len(str(name)) - len(form)], set()).add(form)
     # of names, not of files
-    several = sum(len(found) > 1 for found in by_stem.values())
+    several = sum(len(forms_of_name) > 1 for forms_of_name in by_stem.values())
     counts = Counter(forms)
     if len(kinds) > 1:
         what = f"files of several kinds ({', '.join(sorted(kinds))})"

@@ -123,8 +123,8 @@ class Stack:
 
     def items(self) -> Iterator[tuple[str, np.ndarray, int]]:
         """Key, array and label (-1 without) of each."""
-        with stored(Path(self.file.place), self.array) as found:
-            for number, part in enumerate(found.split(self.axis)):
+        with stored(Path(self.file.place), self.array) as array:
+            for number, part in enumerate(array.split(self.axis)):
                 key = f"{self.file.key}_{number:0{len(str(self.count - 1))}d}"
                 yield key, part, self.file.label if self.labels is None else self.labels[number]
 
@@ -138,7 +138,7 @@ def stacks(
     """
     axis, labels = split.axis, split.labels
     label_file = None if labels is None or labels.startswith(_OF_NPZ) else _label_file(labels, files, source)
-    found: list[tuple[File, str | None, tuple[int, ...]]] = []
+    usable: list[tuple[File, str | None, tuple[int, ...]]] = []
     others: list[tuple[File, str]] = []
     flat: list[tuple[str, int]] = []
     for file in files:
@@ -157,17 +157,17 @@ def stacks(
             elif axis >= len(axes):
                 raise ItemError(f"shape {axes} has no axis {axis}")
             else:
-                found.append((file, name, axes))
+                usable.append((file, name, axes))
         except ItemError as error:
             others.append((file, str(error)))
-    counts = {axes[axis] for _, _, axes in found}
+    counts = {axes[axis] for _, _, axes in usable}
     for name, length in flat:
         if length in counts:
             ignore(ignored, number_for_each(name))
             others = [(file, reason) for file, reason in others if file.shown != name]
     return [
         Stack(file, name, axis, axes[axis], None if labels is None else _labels(file, axes[axis], labels, label_file))
-        for file, name, axes in found
+        for file, name, axes in usable
     ], others
 
 

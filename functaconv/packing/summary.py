@@ -72,10 +72,10 @@ class Account:
             sets = "; ".join(f"{', '.join(names)} ({count})" for names, count in self._variables.most_common(_MAX_TOLD))
             yield f"items of different variables, of which one set can be learned: {sets}; --variable chooses"
         lists = {axes[0]: name for name, axes in self._axes.items() if len(axes) == 1}
-        found = {name: axes for name, axes in self._axes.items() if looks_like_a_stack(axes, lists)}
-        if found:
-            name, axes = next(iter(found.items()))
-            more = f" (and {len(found) - 1} more like it)" if len(found) > 1 else ""
+        stack_like = {name: axes for name, axes in self._axes.items() if looks_like_a_stack(axes, lists)}
+        if stack_like:
+            name, axes = next(iter(stack_like.items()))
+            more = f" (and {len(stack_like) - 1} more like it)" if len(stack_like) > 1 else ""
             labels = f" --labels {lists[axes[0]]}" if axes[0] in lists else ""
             yield f"{name} is one item of shape {axes}{more}; if it holds {axes[0]}: --split-axis 0{labels}"
 

@@ -52,10 +52,10 @@ def plan(source: Path | str, options: PackOptions | None = None, **keywords: Any
                 items, size = items + unit.count, size + Path(unit.file.place).stat().st_size
             else:
                 for file in unit.files:
-                    with opened(file, unit.choice, name=file.key, readers=len(unit.parts)) as found:
+                    with opened(file, unit.choice, name=file.key, readers=len(unit.parts)) as fields:
                         # other parts hold other channels of the same items
-                        items += found.count if file in unit.parts[0] else 0
-                        size, passes = size + found.bytes, max(passes, found.passes)
+                        items += fields.count if file in unit.parts[0] else 0
+                        size, passes = size + fields.bytes, max(passes, fields.passes)
         is_known = not any(isinstance(unit, File) for unit in units)
         return PackPlan(len(selection.files), items if is_known else None, size, passes)
 
@@ -119,8 +119,8 @@ def pack(
 def _units(selection: Selection, options: PackOptions, source: Path | str) -> list[Unit]:
     """What is read together, in the order of the files."""
     if options.split is not None:
-        found, others = stacks(selection.files, options.split, options.array, Path(source), selection.ignored)
-        return [*found, *(replace(file, problem=reason) for file, reason in others)]
+        cut, others = stacks(selection.files, options.split, options.array, Path(source), selection.ignored)
+        return [*cut, *(replace(file, problem=reason) for file, reason in others)]
     grids = [file for file in selection.files if file.kind == GRID]
     if not grids:
         return [*selection.files]

@@ -34,12 +34,12 @@ def check_target(target: Path, source: Path, overwrite: bool) -> None:
     if target.exists() and target.resolve() == source.resolve():
         raise UsageError("source and target are the same folder", hint="give a new directory for the shards")
     names = [path.name for path in target.iterdir()] if target.exists() else []
-    found = sorted(name for name in names if not _UNFINISHED.fullmatch(name))
-    if found and not overwrite:
+    present = sorted(name for name in names if not _UNFINISHED.fullmatch(name))
+    if present and not overwrite:
         raise OutputExistsError(
-            f"{target} is not empty ({', '.join(found[:3])})", hint="give a new directory, or --overwrite"
+            f"{target} is not empty ({', '.join(present[:3])})", hint="give a new directory, or --overwrite"
         )
-    foreign = [name for name in found if name.lower().endswith(".tar") and not _OURS.fullmatch(name)]
+    foreign = [name for name in present if name.lower().endswith(".tar") and not _OURS.fullmatch(name)]
     if foreign:
         raise OutputExistsError(
             f"{target} holds tars that pack did not write ({', '.join(foreign[:3])})", hint="give a new directory"

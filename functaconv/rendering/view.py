@@ -48,8 +48,8 @@ def selection_of(texts: Sequence[str], count: int) -> list[int]:
         if match[1] is not None:
             index = int(match[1])
             if not -count <= index < count:
-                found = f"0 to {count - 1}" if count else "it is empty"
-                raise InputError(f"there is no item {index}: the functaset has {count}", hint=found)
+                hint = f"0 to {count - 1}" if count else "it is empty"
+                raise InputError(f"there is no item {index}: the functaset has {count}", hint=hint)
             chosen.append(index % count)
         else:
             span = slice(*(int(end) if end else None for end in (match[2], match[3])))

@@ -85,15 +85,15 @@ def _together(functaset: Functaset, rendered: Iterable[Picture], path: Path, kin
             f"{path} exists" + (", and render did not make it" if overwrite else ""),
             hint="choose another name" + ("" if overwrite else ", or --overwrite"),
         )
-    found: list[Picture] = []
+    pictures: list[Picture] = []
     values = 0
     for picture in rendered:
         values += picture.array.size
         if values > MOST_VALUES:
             raise UsageError("that is too much for one file", hint="name a directory, or choose items with --item")
-        found.append(picture)
-    kind.write(found, functaset, path)
-    return Rendered(len(found), str(path), (str(path),))
+        pictures.append(picture)
+    kind.write(pictures, functaset, path)
+    return Rendered(len(pictures), str(path), (str(path),))
 
 
 def _chosen(functaset: Functaset, index: Items, items: Sequence[int | str] | None, keys: Sequence[str]) -> list[int]:
@@ -114,10 +114,10 @@ def _format(asked: str | None, target: str, functaset: Functaset, count: int) ->
     if asked is None:
         is_named = suffix in FORMATS or (count == 1 and suffix not in ("", "tar"))
         asked = suffix if target != "-" and is_named else functaset.layout.kind.usual_format
-    found = format_of(asked, functaset)
+    chosen = format_of(asked, functaset)
     other = FORMATS.get(suffix) if target != "-" else None
-    if found.is_store != (other is not None and other.is_store):
-        name = found.name if found.is_store else suffix
+    if chosen.is_store != (other is not None and other.is_store):
+        name = chosen.name if chosen.is_store else suffix
         raise UsageError(f"{target} does not name a {asked} store", hint=f"write {name} to a name that ends in .{name}")
     if count == 1 and suffix in FORMATS and suffix != asked:
         raise UsageError(f"{target} does not name a {asked} file", hint="leave --format out, or name it so")
@@ -125,7 +125,7 @@ def _format(asked: str | None, target: str, functaset: Functaset, count: int) ->
         raise UsageError(
             f"{target} names one file, and {count} items are to be rendered", hint="name a directory, or a .tar"
         )
-    return found
+    return chosen
 
 
 def _holds_many(suffix: str) -> bool:

@@ -66,30 +66,30 @@ def report(
             yardstick = fit_baseline_of(comparer, training)
             thumbnails = _thumbnails(functaset, table, comparer)
             also = [] if yardstick is None else [yardstick.see]
-            found = comparer.compare(thumbnails=thumbnails, also=also, progress=progress)
+            comparison = comparer.compare(thumbnails=thumbnails, also=also, progress=progress)
             seams = measured_seams(functaset, comparer.base)
         originals = {} if thumbnails is None else thumbnails.pictures
-        table = replace(table, found_psnr=psnr(table.items.mse(found.mse, functaset.shapes)))
-        problems += found.describe()
+        table = replace(table, found_psnr=psnr(table.items.mse(comparison.mse, functaset.shapes)))
+        problems += comparison.describe()
         compared = 0 if table.found_psnr is None else int((~np.isnan(table.found_psnr)).sum())
         ours = math.nan if table.found_psnr is None else _mean(table.found_psnr)
         summary["against"] = {
             "items": compared,
             "psnr_mean": _rounded(ours),
-            "largest_difference_db": _rounded(found.largest) if compared else None,
-            "missing": len(found.missing),
-            "extra": len(found.extra),
+            "largest_difference_db": _rounded(comparison.largest) if compared else None,
+            "missing": len(comparison.missing),
+            "extra": len(comparison.extra),
             **of_measures(
                 functaset.layout.kind,
-                _compared(found.measures, found.mse),
+                _compared(comparison.measures, comparison.mse),
                 functaset.attributes.variables,
                 functaset.attributes.units,
             ),
         }
-        if found.mse_by_numbers:
+        if comparison.mse_by_numbers:
             summary["psnr_by_numbers"] = {
                 str(keep): _rounded(_mean(psnr(table.items.mse(mse, functaset.shapes))))
-                for keep, mse in found.mse_by_numbers.items()
+                for keep, mse in comparison.mse_by_numbers.items()
             }
         if functaset.layout.sites:
             summary["seams"] = None if seams is None else round(seams, 4)
@@ -129,16 +129,16 @@ def _thumbnails(functaset: Functaset, table: Table, comparer: Comparer) -> Thumb
 
 def _contradictions(functaset: Functaset, table: Table, summary: dict[str, Any]) -> list[str]:
     """Where the functaset's own numbers disagree with each other."""
-    found = []
+    problems = []
     with np.errstate(invalid="ignore"):
         off = ~(np.abs(functaset.psnr - psnr(functaset.mse)) <= TOLERANCE_DB) & np.isfinite(functaset.psnr)
     if off.any():
-        found.append(f"psnr and mse contradict each other in {int(off.sum())} rows, first {functaset.keys[off][0]}")
+        problems.append(f"psnr and mse contradict each other in {int(off.sum())} rows, first {functaset.keys[off][0]}")
     said = (summary.get("psnr") or {}).get("mean")
     mean = float(table.psnr.mean()) if len(table) else math.nan
     if said is not None and math.isfinite(mean) and not abs(float(said) - mean) <= TOLERANCE_DB:
-        found.append(f"report.json says a mean of {said} dB, the items have {mean:.4f}")
-    return found
+        problems.append(f"report.json says a mean of {said} dB, the items have {mean:.4f}")
+    return problems
 
 
 def _complaint(problems: Sequence[str], mean: float, min_psnr: float | None, count: int) -> FunctaconvError | None:
@@ -148,8 +148,8 @@ def _complaint(problems: Sequence[str], mean: float, min_psnr: float | None, cou
             hint="are these the shards it was encoded from? `functaconv inspect --verify` reads all of the functaset",
         )
     if min_psnr is not None and not (count and mean >= min_psnr):
-        found = f"{mean:.2f} dB" if count else "that of no item"
-        return VerificationError(f"the mean PSNR is {found}, less than --min-psnr {min_psnr:g}")
+        mean_text = f"{mean:.2f} dB" if count else "that of no item"
+        return VerificationError(f"the mean PSNR is {mean_text}, less than --min-psnr {min_psnr:g}")
     return None
 
 

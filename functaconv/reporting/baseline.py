@@ -72,10 +72,10 @@ class Baseline:
         positions, features = np.array(batch.positions), self.normalizer.features(batch)
         if self.whole is not None:
             rows = _known(batch, features)
-            found = self.whole.reconstruct(rows)
-            self.whole_mse[positions] = (rows - found).square().mean(-1).cpu().numpy()
+            reconstructed = self.whole.reconstruct(rows)
+            self.whole_mse[positions] = (rows - reconstructed).square().mean(-1).cpu().numpy()
             if self.modality.agreement_measure is not None:
-                self.whole_agreement[positions] = self.modality.agreement(found, rows).cpu().numpy()
+                self.whole_agreement[positions] = self.modality.agreement(reconstructed, rows).cpu().numpy()
         cells = None if self.cells is None else cells_of(features, batch.shape, self.sites)
         if self.cells is not None and cells is not None:
             error = self.cells.error(cells).reshape(len(batch), -1).mean(1)
@@ -83,10 +83,10 @@ class Baseline:
 
     def to_json(self, functaset: Functaset, table: Table, ours: float) -> dict[str, Any]:
         """The entry of the report; `ours` is the functaset's own mean PSNR over the same items."""
-        found: dict[str, Any] = {"psnr": None, "reason": self.reason}
+        entry: dict[str, Any] = {"psnr": None, "reason": self.reason}
         if self.whole is not None:
             mean = _mean_psnr(self.whole_mse, functaset, table)
-            found = {
+            entry = {
                 "psnr": _rounded(mean),
                 "numbers": self.numbers,
                 "train_items": self.train_items,
@@ -95,10 +95,10 @@ class Baseline:
             if self.modality.agreement_measure is not None:
                 # thresholded as the functaset is
                 name = self.modality.agreement_measure.report
-                found[name] = _rounded(float(np.nanmean(self.whole_agreement)))
+                entry[name] = _rounded(float(np.nanmean(self.whole_agreement)))
         if self.cells is not None:
-            found["psnr_per_patch"] = _rounded(_mean_psnr(self.cells_mse, functaset, table))
-        return found
+            entry["psnr_per_patch"] = _rounded(_mean_psnr(self.cells_mse, functaset, table))
+        return entry
 
 
 def fit_baseline(functaset: Functaset, base: Base, reading: Reading, shards: Sequence[str]) -> Baseline:
@@ -192,9 +192,9 @@ def _signals(reading: Reading, shards: Sequence[str], shape: tuple[int, ...]) ->
 
 
 def _mean_psnr(mse: np.ndarray, functaset: Functaset, table: Table) -> float:
-    found = psnr(table.items.mse(mse.astype(np.float32), functaset.shapes))
-    found = found[~np.isnan(found)]
-    return float(found.mean()) if len(found) else math.nan
+    by_item = psnr(table.items.mse(mse.astype(np.float32), functaset.shapes))
+    by_item = by_item[~np.isnan(by_item)]
+    return float(by_item.mean()) if len(by_item) else math.nan
 
 
 def _rounded(value: float) -> float | None:

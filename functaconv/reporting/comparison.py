@@ -94,10 +94,10 @@ def read_items(
     for number, shard in enumerate(shards):
         records = islice(read_records(shard, number), None if limit is None else max(0, limit - taken))
         try:
-            for found in map_ahead(read, records, workers=os.cpu_count() or 1):
+            for outcome in map_ahead(read, records, workers=os.cpu_count() or 1):
                 taken += 1
-                if found.tiles or found.reason is not None:
-                    yield found
+                if outcome.tiles or outcome.reason is not None:
+                    yield outcome
         except InputError:
             if _file_name(shard) not in damaged:
                 raise
@@ -134,7 +134,7 @@ class Comparison:
             ("in the shards, not in the functaset", self.missing),
             ("in the functaset, not in the shards", self.extra),
         )
-        return [f"{counted(len(found), 'item')} {kind}: {_listed(found)}" for kind, found in kinds if found]
+        return [f"{counted(len(keys), 'item')} {kind}: {_listed(keys)}" for kind, keys in kinds if keys]
 
 
 class Comparer:
@@ -157,7 +157,7 @@ class Comparer:
         self, *, thumbnails: Thumbnails | None = None, also: Sequence[RowErrors] = (), progress: bool = False
     ) -> Comparison:
         """Read the shards once; `also` sees the same originals."""
-        base, found = self.base, self.result.mse
+        base, own_mse = self.base, self.result.mse
         rows = self._rows(progress)
         if thumbnails is not None:
             rows = thumbnails.watched(rows, base.normalizer)
@@ -170,12 +170,12 @@ class Comparer:
             latents = torch.from_numpy(self._latents(positions)).reshape(len(batch), -1, base.latent)
             latents, points = latents.to(base.device), base.points(batch.grid)
             measured = measures_of(base, batch, features, base.decode(latents, points))
-            found[positions] = measured.pop("mse")
+            own_mse[positions] = measured.pop("mse")
             for name, values in measured.items():
                 self.result.measures[name][positions] = values
             for keep, mse in self.result.mse_by_numbers.items():
                 if keep == base.latent:
-                    mse[positions] = found[positions]
+                    mse[positions] = own_mse[positions]
                     continue
                 # what is left out is 0, the middle of its range
                 cut = base.decode(torch.cat([latents[..., :keep], torch.zeros_like(latents[..., keep:])], -1), points)
@@ -243,31 +243,31 @@ class Comparer:
         """Note the items whose error is not the stored one."""
         table, result = self.table, self.result
         now = table.items.mse(result.mse, self.functaset.shapes)
-        found, stored = psnr(now), table.psnr
+        recomputed, stored = psnr(now), table.psnr
         with np.errstate(invalid="ignore"):
-            off = np.abs(found - stored)
+            off = np.abs(recomputed - stored)
         # equal infinities, and what was not compared
-        off[(found == stored) | np.isnan(found)] = 0
+        off[(recomputed == stored) | np.isnan(recomputed)] = 0
         result.largest = float(off.max()) if len(off) else 0.0
         is_noise = np.abs(np.sqrt(now) - np.sqrt(table.mse)) <= NOISE
         for number in np.flatnonzero((off > TOLERANCE_DB) & ~is_noise):
-            values = f"{stored[number]:.2f} dB stored, {found[number]:.2f} found"
+            values = f"{stored[number]:.2f} dB stored, {recomputed[number]:.2f} found"
             result.different.append(f"{table.items.keys[number]} ({values})")
 
 
 def lengths(latent: int) -> list[int]:
     """`latent` and the powers of two below it: all of them, or evenly every second, third, ... one."""
-    found = [*(2**power for power in range((latent - 1).bit_length())), latent]
-    every = math.ceil(len(found) / MOST_LENGTHS)
-    return found[::-every][::-1]
+    powers = [*(2**power for power in range((latent - 1).bit_length())), latent]
+    every = math.ceil(len(powers) / MOST_LENGTHS)
+    return powers[::-every][::-1]
 
 
 def measures_of(base: Base, batch: Batch, features: Features, decoded: Features) -> Measures:
     """The measures of decoded features; an infinite error where there is no number: NaN is what was not compared."""
-    found = compare(base, batch, features, decoded)
-    return {**found, "mse": np.nan_to_num(found["mse"], nan=np.inf, posinf=np.inf)}
+    measures = compare(base, batch, features, decoded)
+    return {**measures, "mse": np.nan_to_num(measures["mse"], nan=np.inf, posinf=np.inf)}
 
 
-def _listed(found: Sequence[str], most: int = 10) -> str:
-    more = f" and {len(found) - most} more" if len(found) > most else ""
-    return ", ".join(found[:most]) + more
+def _listed(texts: Sequence[str], most: int = 10) -> str:
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more

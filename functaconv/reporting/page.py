@@ -31,10 +31,10 @@ def to_csv(report: Report, path: Path | str) -> None:
     compared = report.items.found_psnr is not None
     writer.writerow(["key", "label", "psnr", "mse", "shape", *measures, *(["psnr_against"] if compared else [])])
     for item in report.items:
-        found = "" if item.found_psnr is None else f"{item.found_psnr:.4f}"
+        recomputed = "" if item.found_psnr is None else f"{item.found_psnr:.4f}"
         row = [item.key, item.label, f"{item.psnr:.4f}", f"{item.mse:.8g}", "x".join(map(str, item.shape))]
         row += [f"{values[item.number]:.6g}" for values in measures.values()]
-        writer.writerow([*row, found] if compared else row)
+        writer.writerow([*row, recomputed] if compared else row)
     replace_bytes(Path(path), text.getvalue().encode("utf-8"))
 
 

@@ -48,7 +48,7 @@ class Table:
         return len(self.items)
 
     def __getitem__(self, number: int) -> ItemQuality:
-        found = None if self.found_psnr is None else float(self.found_psnr[number])
+        recomputed = None if self.found_psnr is None else float(self.found_psnr[number])
         return ItemQuality(
             number=number,
             key=str(self.items.keys[number]),
@@ -56,7 +56,7 @@ class Table:
             psnr=float(self.psnr[number]),
             mse=float(self.mse[number]),
             shape=tuple(self.items.shape[number].tolist()),
-            found_psnr=None if found is None or np.isnan(found) else found,
+            found_psnr=None if recomputed is None or np.isnan(recomputed) else recomputed,
         )
 
     def __iter__(self) -> Iterator[ItemQuality]:

@@ -28,6 +28,6 @@ def measured_seams(functaset: Functaset, base: Base) -> float | None:
             break
         latents = torch.from_numpy(functaset.latents(np.array([row]))).reshape(1, -1, base.latent)
         rendered = base.decode(latents.to(base.start), base.points(Grid(shape)))
-        found = seams(rendered.reshape(1, *shape, -1).cpu().numpy(), (layout.sites[0], layout.sites[1]), SCALE)
-        sums, counts = sums + found[0], counts + found[1]
+        steps = seams(rendered.reshape(1, *shape, -1).cpu().numpy(), (layout.sites[0], layout.sites[1]), SCALE)
+        sums, counts = sums + steps[0], counts + steps[1]
     return seam_ratio(sums, counts)

@@ -34,8 +34,8 @@ class Collection:
         self._locations: list[tuple[int, RecordLocation]] = []
         for number, shard in enumerate(self._shards):
             with self._copies.opened(shard) as stream:
-                found = index_shard(shard, stream=stream)
-            self._locations += [(number, location) for location in found if not location.is_joined]
+                indexed = index_shard(shard, stream=stream)
+            self._locations += [(number, location) for location in indexed if not location.is_joined]
         self._kept: dict[int, tuple[Signal, ...]] = {}
         self._lock = Lock()
         self.bytes_kept = 0

@@ -74,7 +74,7 @@ class Normalizer:
             )
         known = {
             level: constants
-            for level, (low, high) in sorted((str(level), found) for level, found in ranges.items())
+            for level, (low, high) in sorted((str(level), pair) for level, pair in ranges.items())
             if level != "None" and np.isfinite(low).all() and are_possible(*(constants := _constants_of(low, high)))
         }
         widths = np.array([width for _, width in known.values()])

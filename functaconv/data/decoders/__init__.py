@@ -121,11 +121,11 @@ def decode(
     content = record.fields[suffix]
     if len(content) > limits.member:
         raise ItemError(f"{suffix}: {len(content)} bytes, expected at most {limits.member}")
-    found = format_of(content)
-    if found not in _READERS and found not in IMAGES:
+    content_format = format_of(content)
+    if content_format not in _READERS and content_format not in IMAGES:
         raise ItemError(f"{suffix}: expected an image or an array, found {format_in_words(content)}")
-    if found != PROMISED[_last(suffix)]:
-        ignore(ignored, named_otherwise(_last(suffix), found))
+    if content_format != PROMISED[_last(suffix)]:
+        ignore(ignored, named_otherwise(_last(suffix), content_format))
     item = Item(
         key=record.key,
         array=np.empty(0),
@@ -134,9 +134,9 @@ def decode(
         shard=record.shard,
         record=record.record,
     )
-    if found in IMAGES:
+    if content_format in IMAGES:
         decoded = decode_image(
-            content, found, suffix, channels=channels, max_pixels=limits.pixels, max_bytes=limits.expanded,
+            content, content_format, suffix, channels=channels, max_pixels=limits.pixels, max_bytes=limits.expanded,
             ignored=ignored,
         )  # fmt: skip
         item = replace(item, attributes=caption_of(record, limits, ignored))
@@ -149,7 +149,7 @@ def decode(
         return replace(item, array=numeric(decoded.array, suffix), has_bands=True)
     _check_untransformed(transform, suffix)
     attributes = attributes_of(record, limits)
-    array = _decode_array(content, found, suffix, None if field is None else parse_field(field)[1], limits)
+    array = _decode_array(content, content_format, suffix, None if field is None else parse_field(field)[1], limits)
     if "packed_bits" in attributes:
         array = unpacked(array, attributes, limits)
     if is_grid(attributes):
@@ -173,12 +173,14 @@ def _dotted(record: Record) -> list[str]:
     return sorted(suffix for suffix in record.fields if "." in suffix and _last(suffix) in ARRAY_SUFFIXES)
 
 
-def _decode_array(content: bytes, found: str, suffix: str, name: str | None, limits: Limits) -> np.ndarray:
+def _decode_array(content: bytes, content_format: str, suffix: str, name: str | None, limits: Limits) -> np.ndarray:
     try:
-        array = _READERS[found](content, name, limits)
+        array = _READERS[content_format](content, name, limits)
     except ARRAY_ERRORS as error:
         reason = str(error).rstrip(".") or type(error).__name__
-        raise ItemError(f"{suffix}: expected a complete array, found damaged {found} data ({reason})") from error
+        raise ItemError(
+            f"{suffix}: expected a complete array, found damaged {content_format} data ({reason})"
+        ) from error
     except ItemError as error:
         raise ItemError(f"{suffix}: {error}") from error
     return numeric(array, suffix)

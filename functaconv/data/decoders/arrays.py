@@ -51,11 +51,11 @@ def read_npz(content: bytes, name: str | None, limits: Limits) -> np.ndarray:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         arrays = {info.filename.removesuffix(".npy"): info for info in archive.infolist()
                   if info.filename.endswith(".npy")}  # fmt: skip
-        found = ", ".join(sorted(arrays))[:200] or "none"
+        names = ", ".join(sorted(arrays))[:200] or "none"
         if name is None and len(arrays) != 1:
-            raise ItemError(f"{len(arrays)} arrays ({found}), expected one; choose with the field npz:NAME")
+            raise ItemError(f"{len(arrays)} arrays ({names}), expected one; choose with the field npz:NAME")
         if name is not None and name not in arrays:
-            raise ItemError(f"no array {name!r}, found {found}")
+            raise ItemError(f"no array {name!r}, found {names}")
         info = arrays[name] if name is not None else next(iter(arrays.values()))
         if info.file_size > limits.expanded:
             raise ItemError(f"{info.filename}: expands to {info.file_size} bytes, expected at most {limits.expanded}")

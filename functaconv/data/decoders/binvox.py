@@ -41,9 +41,9 @@ def read_binvox(content: bytes, *, most_values: int) -> np.ndarray:
         raise ItemError(f"value {values.max()} in run {int(np.argmax(values > 1))}, expected 0 (empty) or 1 (occupied)")
     if not counts.all():
         raise ItemError(f"run {int(np.argmin(counts))} has no voxels, expected 1 to {_LONGEST_RUN}")
-    found = int(counts.sum(dtype=np.int64))
-    if found != voxels:
-        raise ItemError(f"dim {x} {z} {y} needs {voxels} voxels, found {found} in {counts.size} runs")
+    stored = int(counts.sum(dtype=np.int64))
+    if stored != voxels:
+        raise ItemError(f"dim {x} {z} {y} needs {voxels} voxels, found {stored} in {counts.size} runs")
     check_ahead(2 * voxels)
     flat, place = np.empty(voxels, np.uint8), 0
     for start in range(0, counts.size, _TOGETHER):

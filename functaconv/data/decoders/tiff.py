@@ -146,8 +146,8 @@ def _without_nodata(values: np.ndarray, nodata: object) -> np.ndarray:
         missing = float(str(nodata))
     except ValueError:
         return values
-    found = values == missing
+    is_missing = values == missing
     # float32 does not hold every integer of four bytes
-    if (values.dtype.itemsize > 2 and values.dtype.kind != "f") or not found.any():
+    if (values.dtype.itemsize > 2 and values.dtype.kind != "f") or not is_missing.any():
         return values
-    return np.where(found, np.float32(np.nan), values.astype(np.float32))
+    return np.where(is_missing, np.float32(np.nan), values.astype(np.float32))

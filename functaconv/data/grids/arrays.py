@@ -75,16 +75,16 @@ def array_fields(dataset: "xr.Dataset", choice: FieldChoice, origin: Origin, rea
 
 def lone_axes(dataset: "xr.Dataset", origin: Origin) -> tuple[list[float], list[float]] | None:
     """The latitudes and longitudes of a dataset that has one list of each, whether or not a field lies on them."""
-    found = {
+    by_role = {
         role: [str(name) for name, variable in dataset.variables.items()
                if variable.ndim == 1 and role_of(str(name), variable.attrs) == role]
         for role in ("latitude", "longitude")
     }  # fmt: skip
-    if any(len(names) != 1 for names in found.values()):
+    if any(len(names) != 1 for names in by_role.values()):
         return None
-    _check_chunks(dataset, [*itertools.chain(*found.values())], origin)
-    check_size(origin, *(dataset.variables[names[0]].size for names in found.values()))
-    latitude, longitude = (_degrees(dataset, names[0], origin) for names in found.values())
+    _check_chunks(dataset, [*itertools.chain(*by_role.values())], origin)
+    check_size(origin, *(dataset.variables[names[0]].size for names in by_role.values()))
+    latitude, longitude = (_degrees(dataset, names[0], origin) for names in by_role.values())
     return (latitude, longitude) if latitude and longitude else None
 
 
@@ -171,16 +171,16 @@ class _Cut:
 
 def _chosen(dataset: "xr.Dataset", choice: FieldChoice, origin: Origin) -> tuple[list[str], tuple[str, str]]:
     """The variables, and the names of their latitude and longitude."""
-    found = horizontal(dataset)
-    names = choice.names(found, "; ".join(_signature(dataset, name) for name in found), origin.shown)
-    axes = {name: (found[name], frozenset(dataset.variables[name].dims)) for name in names}
+    axes_of = horizontal(dataset)
+    names = choice.names(axes_of, "; ".join(_signature(dataset, name) for name in axes_of), origin.shown)
+    axes = {name: (axes_of[name], frozenset(dataset.variables[name].dims)) for name in names}
     if len(set(axes.values())) > 1:
         fields = "; ".join(_signature(dataset, name) for name in names)
         raise InputError(
             f"{origin.shown}: fields on different axes cannot be channels of one item: {fields}",
             hint=f"choose variables that share their axes: {alternatives(axes)}",
         )
-    degrees = found[names[0]]
+    degrees = axes_of[names[0]]
     assert not isinstance(degrees, Unfit)
     return names, degrees
 
@@ -216,10 +216,10 @@ def _positions(
 
 def _labels(dim: str, positions: np.ndarray, along: Sequence[Coordinate], is_first: bool) -> list[str]:
     """What stands in a key for each position; a coordinate named like the axis goes before others along it."""
-    found = [coordinate for coordinate in along if coordinate.dims == (dim,)]
-    if not found:
+    candidates = [coordinate for coordinate in along if coordinate.dims == (dim,)]
+    if not candidates:
         return [f"{dim}{position}" for position in positions]
-    coordinate = min(found, key=lambda coordinate: (coordinate.column != "time", coordinate.name != dim))
+    coordinate = min(candidates, key=lambda coordinate: (coordinate.column != "time", coordinate.name != dim))
     if coordinate.is_time:
         start = "" if is_first else dim
         labels = [start + time_label(value) for value in coordinate.values.tolist()]

@@ -58,18 +58,18 @@ class FieldChoice:
     def range(self) -> str:
         return f"{self.start or 'the beginning'} and {self.stop or 'the end'}"
 
-    def names(self, found: Mapping[str, object], listing: str, shown: str) -> list[str]:
-        """The variables that were asked for, or all fields, of those that were `found`: with their axes, or `Unfit`."""
-        unfit = {name: axes for name, axes in found.items() if isinstance(axes, Unfit)}
+    def names(self, available: Mapping[str, object], listing: str, shown: str) -> list[str]:
+        """The names asked for, or those of all fields. `available` maps each variable to its axes, or to an `Unfit`."""
+        unfit = {name: axes for name, axes in available.items() if isinstance(axes, Unfit)}
         wanted = list(dict.fromkeys(self.variables))
-        absent = [name for name in wanted if name not in found]
+        absent = [name for name in wanted if name not in available]
         if absent and (not self.is_shared or len(absent) == len(wanted)):
             raise NoVariableError(f"{shown}: no variable {absent[0]!r}", hint=f"variables are: {listing or 'none'}")
-        wanted = [name for name in wanted if name in found]
+        wanted = [name for name in wanted if name in available]
         for name in wanted:
             if name in unfit:
                 raise InputError(f"{shown}: {name}: {unfit[name].reason}", hint=unfit[name].hint)
-        names = wanted or [name for name in found if name not in unfit]
+        names = wanted or [name for name in available if name not in unfit]
         if not names:
             # of most files with another grid there are bounds and the like besides
             problems = [it for it in unfit.items() if it[1].hint == REGRID] or [*unfit.items()]
@@ -78,9 +78,9 @@ class FieldChoice:
             raise InputError(f"{shown}: no field on latitude and longitude ({reasons})", hint=hint)
         return names
 
-    def count_others(self, found: Mapping[str, object], ignored: Counter[str]) -> None:
+    def count_others(self, available: Mapping[str, object], ignored: Counter[str]) -> None:
         """Count the variables that were not taken because of their grid, where all were wanted."""
-        others = sum(isinstance(axes, Unfit) and axes.hint == REGRID for axes in found.values())
+        others = sum(isinstance(axes, Unfit) and axes.hint == REGRID for axes in available.values())
         if others and not self.variables:
             ignore(ignored, OTHER_GRIDS, others)
 
@@ -107,10 +107,10 @@ class FieldChoice:
         return held
 
 
-def alternatives(found: Mapping[str, object]) -> str:
-    """The options that choose what goes together: the names that were `found` with the same thing, each set of them."""
+def alternatives(available: Mapping[str, object]) -> str:
+    """The `--variable` options of each set of variables that share their axes."""
     sets: dict[object, list[str]] = {}
-    for name, axes in found.items():
+    for name, axes in available.items():
         if not isinstance(axes, Unfit):
             sets.setdefault(axes, []).append(f"--variable {name}")
     return ", or ".join(" ".join(names) for names in sets.values())

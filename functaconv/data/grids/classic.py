@@ -14,10 +14,10 @@ _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 8, 7: 1, 8: 2, 9: 4, 10: 8, 11: 
 def check_classic(path: Path, origin: Origin) -> None:
     with origin.trouble("cannot read the header"), path.open("rb") as stream:
         needed = _length(stream)
-    found = path.stat().st_size
-    if found < needed:
+    size = path.stat().st_size
+    if size < needed:
         raise InputError(
-            f"{origin.shown} is truncated: its header speaks of {needed} bytes, found {found}", hint=DAMAGED
+            f"{origin.shown} is truncated: its header speaks of {needed} bytes, found {size}", hint=DAMAGED
         )
 
 

@@ -69,16 +69,16 @@ def coordinates(dataset: "xr.Dataset", dims: Sequence[str], origin: Origin) -> l
             f"{origin.shown}: {count} places along {', '.join(dims)}, expected at most {MOST_PLACES}",
             hint="split the file",
         )
-    found = []
+    decoded = []
     for name, variable in along.items():
         with origin.trouble(f"cannot read {name}"):
-            found.append(_decoded(name, variable))
+            decoded.append(_decoded(name, variable))
     # what lies along the axes comes first, and a coordinate named like its axis before others
-    found.sort(key=lambda coordinate: (not coordinate.dims, coordinate.name not in dims, coordinate.name))
-    time = min((each for each in found if each.is_time), key=_time_rank, default=None)
+    decoded.sort(key=lambda coordinate: (not coordinate.dims, coordinate.name not in dims, coordinate.name))
+    time = min((each for each in decoded if each.is_time), key=_time_rank, default=None)
     taken = {*RESERVED} if time is None else {*RESERVED, "time"}
     result = []
-    for coordinate in found:
+    for coordinate in decoded:
         column = "time" if coordinate is time else _role(coordinate)
         if column is None or (column in taken and coordinate is not time):
             column = coordinate.name

@@ -55,8 +55,8 @@ Place = tuple[list[str], dict[str, Any], np.ndarray]
 def check_size(origin: Origin, rows: int, columns: int, each: int = 0) -> None:
     """InputError for axes, or for items with `each` place's values, that would be too large to be read again."""
     if rows + columns > MOST_DEGREES:
-        found = f"{rows} latitudes and {columns} longitudes"
-        raise InputError(f"{origin.shown}: {found}, expected at most {MOST_DEGREES} together")
+        lengths = f"{rows} latitudes and {columns} longitudes"
+        raise InputError(f"{origin.shown}: {lengths}, expected at most {MOST_DEGREES} together")
     if (needed := rows * columns * each * 4) > DEFAULT_LIMITS.member:
         shape = f"{rows} x {columns}" + f" x {each}" * (each > 1)
         raise InputError(

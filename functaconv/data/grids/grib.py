@@ -51,15 +51,15 @@ def _chosen(messages: Sequence[Message], choice: FieldChoice, origin: Origin) ->
     """By variable, those of the times and levels that were chosen."""
     counts = Counter(message.name for message in messages)
     listing = "; ".join(f"{name} ({count} messages)" for name, count in counts.items())
-    found = {message.name: message.grid for message in messages}
+    grids = {message.name: message.grid for message in messages}
     # one message on another grid is enough
-    found |= {message.name: message.grid for message in messages if isinstance(message.grid, Unfit)}
-    names = choice.names(found, listing, origin.shown)
+    grids |= {message.name: message.grid for message in messages if isinstance(message.grid, Unfit)}
+    names = choice.names(grids, listing, origin.shown)
     messages = [message for message in messages if message.name in names]
     if len({message.grid for message in messages}) > 1:
         raise InputError(
             f"{origin.shown}: fields on different grids: {listing}",
-            hint=f"choose variables of one grid: {alternatives(found)}",
+            hint=f"choose variables of one grid: {alternatives(grids)}",
         )
     if choice.levels:
         held = choice.held_levels(np.array([message.level for message in messages]), origin.shown)
@@ -74,15 +74,15 @@ def _matched(by_variable: Mapping[str, list[Message]], origin: Origin) -> list[t
     # 2 m temperature and 10 m wind can be channels of one item, and so can an analysis and a forecast for the same
     # time, if there is one of each
     axes = ["time", "member"]
-    if any(len({message.level for message in found}) > 1 for found in by_variable.values()):
+    if any(len({message.level for message in messages}) > 1 for messages in by_variable.values()):
         axes.append("level")
     place = attrgetter(*axes)
-    if any(len(set(map(place, found))) < len(found) for found in by_variable.values()):
+    if any(len(set(map(place, messages))) < len(messages) for messages in by_variable.values()):
         place = attrgetter(*axes, "reference")
-    tables = {name: {place(message): message for message in found} for name, found in by_variable.items()}
+    tables = {name: {place(message): message for message in messages} for name, messages in by_variable.items()}
     first, places = next(iter(tables.items()))
-    for name, found in by_variable.items():
-        for message in found:
+    for name, messages in by_variable.items():
+        for message in messages:
             if tables[name][place(message)] is not message:
                 raise InputError(
                     f"{origin.shown}: {name} at {message.time.isoformat()} (level {message.level:g}) is there more "

@@ -32,18 +32,18 @@ class Groups:
         """A group with the coordinates that it shares with the groups around it."""
         import xarray
 
-        found = self.opened(path)
+        dataset = self.opened(path)
         parts = path.split("/") if path else []
         for depth in reversed(range(len(parts))):
             around = self.opened("/".join(parts[:depth]))
             shared = {
                 name: variable
                 for name, variable in around.coords.variables.items()
-                if name not in found.variables and variable.sizes.items() <= found.sizes.items()
+                if name not in dataset.variables and variable.sizes.items() <= dataset.sizes.items()
             }
             # without an index, which would read its axis before its length is known
-            found = found.assign_coords(xarray.Coordinates(shared, indexes={}))
-        return found
+            dataset = dataset.assign_coords(xarray.Coordinates(shared, indexes={}))
+        return dataset
 
 
 def group_fields(groups: Groups, choice: FieldChoice, origin: Origin, readers: int = 1) -> Fields:

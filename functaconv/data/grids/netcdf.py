@@ -78,13 +78,13 @@ def open_zarr(location: str | Path, origin: Origin, choice: FieldChoice, readers
 
         def opened(path: str) -> "xr.Dataset":
             with origin.trouble("cannot open the zarr store", hint):
-                found = groups[path]
-                arrays = dict(found.arrays())
+                member_group = groups[path]
+                arrays = dict(member_group.arrays())
                 _refuse_pickles(arrays, origin)
                 dataset = _opened(
                     group.store,
                     engine="zarr",
-                    group=found.path or None,
+                    group=member_group.path or None,
                     # xarray would warn where metadata is not consolidated
                     consolidated=is_consolidated,
                     mask_and_scale={name: False for name, array in arrays.items() if _has_default_fill(array)},

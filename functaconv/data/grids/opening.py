@@ -43,9 +43,9 @@ def axes_of(source: str | Path) -> tuple[list[float], list[float]]:
     path = Path(source)
     if path.is_file() and _start(path, origin := Origin.of(source)).startswith(_NETCDF):
         with netcdf_groups(path, origin) as groups:
-            found = lone_axes(groups.dataset(""), origin)
-        if found is not None:
-            return found
+            axes = lone_axes(groups.dataset(""), origin)
+        if axes is not None:
+            return axes
     with open_fields(source) as fields:
         return fields.latitude, fields.longitude
 

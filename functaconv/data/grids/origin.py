@@ -63,13 +63,13 @@ class Origin:
             raise self._judged(error, what, hint) from None
 
     def _judged(self, error: Exception, what: str, hint: str | None) -> FunctaconvError:
-        found = judge(error, self.shown, source_timeout())
-        if isinstance(found, LostError) and found.silent:
+        judged = judge(error, self.shown, source_timeout())
+        if isinstance(judged, LostError) and judged.silent:
             return ServiceError(f"{self.shown} has sent nothing for {source_timeout():g} s", hint=SILENCE_HINT)
-        if isinstance(found, RefusedError):
-            return InputError(f"{self.shown}: {what}: the server answers {found}", hint=found.hint)
-        if isinstance(found, LostError):
-            return ServiceError(f"{self.shown}: {what}: {found}", hint="run the command again when the server is well")
+        if isinstance(judged, RefusedError):
+            return InputError(f"{self.shown}: {what}: the server answers {judged}", hint=judged.hint)
+        if isinstance(judged, LostError):
+            return ServiceError(f"{self.shown}: {what}: {judged}", hint="run the command again when the server is well")
         names = [kind.__name__ for kind in type(error).__mro__]
         reason = "there is none" if "FileNotFoundError" in names else f"not as expected ({names[0]})"
         return InputError(f"{self.shown}: {what}: {reason}", hint=hint)

@@ -50,6 +50,6 @@ FORMATS: dict[str, Format] = {}
 
 def format_of(name: str, functaset: Functaset) -> Format:
     """The format of this name; a UsageError where there is none, or not for this functaset."""
-    found = lookup(FORMATS, name, what="format")
-    found.check(functaset)
-    return found
+    chosen = lookup(FORMATS, name, what="format")
+    chosen.check(functaset)
+    return chosen

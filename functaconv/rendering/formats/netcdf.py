@@ -151,22 +151,22 @@ def _along_items(metas: Sequence[Any]) -> dict[str, Any]:
     """What every item says of itself in a number or a word (level, member ...), as a coordinate along `item`."""
     said = [meta if isinstance(meta, dict) else {} for meta in metas]
     common = set(said[0]).intersection(*said[1:]) if said else set()
-    found: dict[str, Any] = {}
+    columns: dict[str, Any] = {}
     for name in sorted(common - {"item", "time", "latitude", "longitude", "source"}):
         values = [one[name] for one in said]
         if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
-            found[name] = ("item", np.array(values, float))
+            columns[name] = ("item", np.array(values, float))
         elif all(isinstance(value, str) for value in values):
-            found[name] = ("item", values)
-    return found
+            columns[name] = ("item", values)
+    return columns
 
 
 def _plain(meta: Any) -> dict[str, Any]:
     """What the input said of an item, as far as it can be an attribute."""
-    found = meta if isinstance(meta, dict) else {}
+    values = meta if isinstance(meta, dict) else {}
     return {
         f"item_{name}": value
-        for name, value in found.items()
+        for name, value in values.items()
         if isinstance(value, (str, int, float)) and not isinstance(value, bool)
     }
 
