@@ -1,4 +1,4 @@
-"""In which type Jacobians are computed."""
+"""On which device, and in which type Jacobians are computed."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import torch
 
 from functaconv.checkpoint import read_base
 from functaconv.conversion import encode
+from functaconv.errors import UsageError
 from functaconv.functaset.opening import open_functaset
 from functaconv.signals import device as devices
 from functaconv.training import Watcher, fit_base
@@ -79,3 +80,35 @@ def test_a_host_program_may_have_set_its_own_precision() -> None:
     finally:
         for setting, precision in zip(settings, before, strict=True):
             setting.fp32_precision = precision
+
+
+@pytest.mark.parametrize(
+    ("environment", "name", "gpus", "expected"),
+    [
+        ({}, "auto", 4, "cuda"),
+        ({"LOCAL_RANK": "3"}, "auto", 4, "cuda:3"),
+        ({"SLURM_LOCALID": "3"}, "cuda", 1, "cuda:0"),
+        ({"SLURM_LOCALID": "3"}, "cuda:2", 4, "cuda:2"),
+        ({"LOCAL_RANK": "3"}, "auto", 0, "cpu"),
+        ({"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}, "cuda:2", 4, None),
+        # the launcher shows each rank its own
+        ({"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}, "cuda:0", 1, "cuda:0"),
+    ],
+)
+def test_a_rank_has_a_gpu_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], name: str, gpus: int, expected: str | None
+) -> None:
+    chosen: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for variable in ("LOCAL_RANK", "SLURM_LOCALID", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    if expected is None:
+        with pytest.raises(UsageError, match="all ranks on one GPU"):
+            devices.device_of(name)
+        return
+    assert devices.device_of(name) == torch.device(expected)
+    assert chosen == ([expected] if environment and ":" not in name and gpus else [])

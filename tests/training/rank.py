@@ -11,18 +11,15 @@ from unittest import mock
 
 import torch
 
-from functaconv.data import copies
 from functaconv.errors import InputError
 from functaconv.signals.normalizer import Normalizer
-from functaconv.training import fit_base
+from functaconv.training import Watcher, fit_base
 from functaconv.training import run as running
 from functaconv.training.gradients import OuterGradients
 
 
 def change(patches: ExitStack, plan: dict[str, Any]) -> None:
-    """`double` computes in float64, `save_every` seconds the state is saved, and in the update `at` the rank `whose`
-    does `what`: nan, fail, or a signal. Processes that copy a shard are noted in the file `copies`.
-    """
+    """`double` computes in float64, and in the update `at` the rank `whose` does `what`: nan, fail, or a signal."""
 
     def put(owner: Any, name: str, value: Any) -> None:
         patches.enter_context(mock.patch.object(owner, name, value))
@@ -31,22 +28,11 @@ def change(patches: ExitStack, plan: dict[str, Any]) -> None:
         build, features = running.build, Normalizer.features
         put(running, "build", lambda *given: build(*given).double())
         put(Normalizer, "features", lambda self, batch: features(self, batch).double())
-    if "save_every" in plan:
-        put(running, "SAVE_EVERY", plan["save_every"])
-    if "copies" in plan:
-        copy = copies._copy
-
-        def noted(shard: str, target: Path) -> None:
-            with Path(plan["copies"]).open("a") as file:
-                file.write(f"{os.getpid()}\n")
-            copy(shard, target)
-
-        put(copies, "_copy", noted)
     descend = OuterGradients.descend
 
     def changed(gradients: Any, batches: Any, spent: float, updates: int) -> Any:
         loss = descend(gradients, batches, spent, updates)
-        is_due = gradients._group.rank == plan["whose"] and updates + 1 in plan["at"]
+        is_due = int(os.environ.get("RANK", "0")) == plan["whose"] and updates + 1 in plan["at"]
         # once: not again after a restart
         if is_due and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
             do(plan["what"], gradients.base)
@@ -66,11 +52,16 @@ def change(patches: ExitStack, plan: dict[str, Any]) -> None:
         put(OuterGradients, "descend", changed)
 
 
+class Telling(Watcher):
+    def announce(self, message: str) -> None:
+        sys.stderr.write(message + "\n")
+
+
 def fit(shards: str, output: str, plan: dict[str, Any], **options: Any) -> Any:
     """`fit_base` with the plan."""
     with ExitStack() as patches:
         change(patches, plan)
-        return fit_base(shards, output, device="cpu", **options)
+        return fit_base(shards, output, device="cpu", watcher=Telling(), **options)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import torch
 from functaconv.checkpoint import read_base
 from functaconv.errors import UsageError
 from functaconv.modalities import Axes
-from functaconv.recipe import validated
+from functaconv.recipe import merged, validated
 from functaconv.reporting.pca import analysis
 from functaconv.settings import latent_of
 from functaconv.signals.batch import Batch
@@ -56,9 +56,8 @@ def test_as_many_cosines_as_points_are_pca() -> None:
     assert best * 0.999 <= float(fit.error.mean()) < 1.5 * best
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_latent_may_have_as_many_numbers_as_there_are_items(seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
+def test_a_latent_may_have_as_many_numbers_as_there_are_items() -> None:
+    generator = torch.Generator().manual_seed(0)
     values = torch.rand(20, 1, 3, generator=generator) + 0.1 * torch.rand(20, 32 * 32, 3, generator=generator)
     batch = Batch(Grid((32, 32)), values, None, None, tuple(range(20)))
     assert float(fitted([batch], "16").base.encode(batch).error.max()) < 1e-2
@@ -76,17 +75,17 @@ def test_a_latent_may_have_more_numbers_than_there_are_components() -> None:
 )
 def test_windows_follow_smooth_fields(latent: str, shape: tuple[int, ...]) -> None:
     batch = textures(60, shape)
-    found, again = (fitted([batch], latent, closed_form={"rounds": 4, "features": 80}) for _ in range(2))
-    assert all(
-        torch.equal(one, other) for one, other in zip(found.base.parameters(), again.base.parameters(), strict=True)
-    )
-    error = float(found.base.encode(batch).error.mean())
-    variance = float((batch.values / 8).var())
-    assert error < 0.2 * variance
+    found = fitted([batch], latent, closed_form={"rounds": 4, "features": 80})
+    assert float(found.base.encode(batch).error.mean()) < 0.2 * float((batch.values / 8).var())
+
+
+def test_the_same_items_give_the_same_base() -> None:
+    one, other = (fitted([textures(12, (16,))], "4x3").base for _ in range(2))
+    assert all(torch.equal(*pair) for pair in zip(one.parameters(), other.parameters(), strict=True))
 
 
 def test_items_of_two_sizes_share_a_base() -> None:
-    batches = [textures(30, (12, 16)), textures(30, (16, 12))]
+    batches = [textures(20, (12, 16)), textures(20, (16, 12))]
     found = fitted(batches, "3x4x6")
     for batch in batches:
         assert float(found.base.encode(batch).error.mean()) < 0.2 * float((batch.values / 8).var())
@@ -112,6 +111,7 @@ def test_without_minutes_the_closed_form_is_the_base(images: Path, tmp_path: Pat
 
 
 def test_what_was_asked_for_is_written(images: Path, tmp_path: Path, tiny: dict[str, dict[str, object]]) -> None:
+    tiny = merged(tiny, {"training": {"steps": 5}})
     free = {name: values for name, values in tiny.items() if name != "network"}
     chosen = fit_base(str(images), tmp_path / "free", settings=free, device="cpu")
     asked = fit_base(str(images), tmp_path / "asked", settings=tiny, device="cpu")

@@ -17,9 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from functaconv.errors import UsageError
 from functaconv.recipe import merged
-from functaconv.signals import device as devices
 from functaconv.training.distributed import Group
 from functaconv.training_state import read_state
 
@@ -38,43 +36,6 @@ def test_the_shares_are_the_whole_batch_and_nearly_equal() -> None:
             sizes.add(len(share))
         assert found == list(range(items))
         assert max(sizes) - min(sizes) <= 1
-
-
-@pytest.mark.parametrize(
-    ("name", "local", "gpus", "expected"),
-    [
-        ("auto", None, 4, "cuda"), ("auto", "3", 4, "cuda:3"), ("cuda", "3", 4, "cuda:3"), ("cuda", "3", 1, "cuda:0"),
-        ("cuda:2", "3", 4, "cuda:2"), ("cpu", "3", 4, "cpu"), ("auto", "3", 0, "cpu"),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("launcher", ["LOCAL_RANK", "SLURM_LOCALID"])
-def test_a_rank_has_a_gpu_of_its_own(
-    monkeypatch: pytest.MonkeyPatch, launcher: str, name: str, local: str | None, gpus: int, expected: str
-) -> None:
-    chosen: list[str] = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
-    monkeypatch.delenv("SLURM_LOCALID", raising=False)
-    if local is not None:
-        monkeypatch.setenv(launcher, local)
-    assert devices.device_of(name) == torch.device(expected)
-    assert chosen == ([expected] if local and name != "cuda:2" and "cuda:" in expected else [])
-
-
-def test_ranks_are_not_all_put_on_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpus = 4
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
-    assert devices.device_of("cuda:2") == torch.device("cuda:2")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match="all ranks on one GPU"):
-        devices.device_of("cuda:2")
-    # the launcher shows each rank its own
-    gpus = 1
-    assert devices.device_of("cuda:0") == torch.device("cuda:0")
 
 
 Settings = dict[str, Any]
@@ -169,16 +130,13 @@ GRADIENT, GAUSS_NEWTON = {"kind": "gradient"}, {"kind": "gauss-newton", "steps":
 ENVELOPE = {"one_step": 0.2, "envelope": True}
 RUNS: dict[str, tuple[str, Settings, Settings]] = {
     # data, settings, plan
-    "gradient": ("few", {"solver": GRADIENT, "training": {"inner_points": 40, "outer_points": 60}}, {}),
     "mixup": ("few", {"solver": GRADIENT, "latent": {"sites": [3, 3], "numbers": 2},
                        "training": {"mixup": 0.3, "inner_points": 50}}, {}),
     "gauss-newton": ("few", {"solver": GAUSS_NEWTON, "training": {"one_step": 0.3, "optimizer": "muon"}},
                      {"double": True}),
-    "envelope": ("few", {"solver": GAUSS_NEWTON, "training": {**ENVELOPE, "converged": 0.9}}, {"double": True}),
     "not converged": ("few", {"solver": GAUSS_NEWTON, "training": {**ENVELOPE, "converged": 1e-9}}, {"double": True}),
-    "compressed": ("gzip", {"solver": GRADIENT}, {"copies": True}),
     "one item": ("one", {"solver": GAUSS_NEWTON, "training": {**ENVELOPE, "converged": 0.9}}, {"double": True}),
-    "sizes": ("mixed", {"solver": GRADIENT}, {"double": True}),
+    "sizes": ("mixed", {"solver": GRADIENT, "training": {"inner_points": 40, "outer_points": 60}}, {"double": True}),
     "range": ("arrays", {"solver": GAUSS_NEWTON, "latent": {"numbers": 3}}, {"double": True}),
     "nan": ("few", {"solver": GRADIENT}, {"what": "nan", "whose": 1, "at": [2, 5]}),
     "again": ("few", {"solver": GRADIENT}, {"what": "nan", "whose": 1, "at": [2, 5]}),
@@ -194,22 +152,17 @@ def test_two_ranks_learn_what_one_process_does(
     tiny: Settings,
     launch: Launcher,
 ) -> None:
-    data = {"few": few, "one": image_shards(2), "mixed": image_shards(14, shapes=[(12, 12), (7, 10), (16, 5)]),
-            "arrays": array_shards(12, (9, 10)), "gzip": tmp_path / "few.tar.gz"}  # fmt: skip
-    (shard,) = few.glob("*.tar")
-    data["gzip"].write_bytes(gzip.compress(shard.read_bytes()))
+    data = {"few": few, "one": image_shards(2), "arrays": array_shards(12, (9, 10)), "mixed": tmp_path / "mixed.tar.gz"}
+    (shard,) = image_shards(14, shapes=[(12, 12), (7, 10), (16, 5)]).glob("*.tar")
+    data["mixed"].write_bytes(gzip.compress(shard.read_bytes()))
     runs = [
         {"shards": str(data[shards]), "output": str(tmp_path / ("nan" if name == "again" else name)), "plan": plan,
-         "settings": merged(merged(tiny, {"training": {"steps": 9}}), settings)}
+         "settings": merged(merged(tiny, {"training": {"steps": 6}}), settings)}
         for name, (shards, settings, plan) in RUNS.items()
     ]  # fmt: skip
-    for run in runs:
-        if "copies" in run["plan"]:
-            run["plan"] = {"copies": str(tmp_path / "copies")}
     launched = launch({"runs": runs})
     expected = []
     for run in runs:
-        run["plan"] = {key: value for key, value in run["plan"].items() if key != "copies"}
         if run["output"].endswith("nan"):
             # one process has all items, and the whole gradient is not finite
             run["plan"] = {**run["plan"], "whose": 0}
@@ -218,8 +171,6 @@ def test_two_ranks_learn_what_one_process_does(
     assert (code, other_code) == (0, 0), stderr + other_stderr
     # each rank returns the same
     assert out == other_out
-    # compressed shards are copied once for all ranks of a machine
-    assert len(set((tmp_path / "copies").read_text().split())) == 1
     for run, alone, together in zip(runs, expected, json.loads(out), strict=True):
         tolerance = 1e-9 if run["plan"].get("double") else 2e-5
         assert_alike(Path(run["output"]), Path(run["output"] + "-alone"), tolerance)
@@ -231,8 +182,11 @@ def test_two_ranks_learn_what_one_process_does(
             k: v for k, v in alone.to_json().items() if k not in leave
         }
     assert json.loads(out)[-1]["already_finished"]
+    # compressed shards are copied once for all ranks of a machine
+    assert "".join([stderr, other_stderr]).count("copying ") == 1
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on(
     few: Path, tmp_path: Path, recipe: Path, launch: Launcher
 ) -> None:
@@ -249,17 +203,6 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on(
     assert (json.loads(ended[0][1])["updates"], ended[1][1:]) == (9, ("", ""))
     fit(str(few), str(tmp_path / "alone"), {}, recipe=recipe)
     assert_alike(tmp_path / "base", tmp_path / "alone", 2e-5)
-
-
-def test_a_rank_that_is_killed_is_named(few: Path, tmp_path: Path, recipe: Path, launch: Launcher) -> None:
-    asked = ["fit-base", str(few), str(tmp_path / "base"), "--recipe", str(recipe), "--device", "cpu"]
-    launched = launch({"what": "SIGKILL", "whose": 1, "at": [4]}, *asked)
-    [(code, _, stderr)] = launched.end(0)
-    assert code == 69
-    assert re.search(rf"error: rank 1 \(process {launched.children[1].pid} on .*\): gone, or without an answer", stderr)
-    assert "hint: its own message says why; run the same command again" in stderr
-    # what the others had learned is not lost
-    assert read_state(tmp_path / "base.training" / "state.safetensors").values["updates"] == 3
 
 
 @pytest.mark.slow
@@ -293,41 +236,9 @@ def torchrun(plan: Settings, *arguments: str, launcher: tuple[str, ...] = ()) ->
 
 
 @pytest.mark.slow
-def test_torchrun_trains_a_base(few: Path, tmp_path: Path, recipe: Path) -> None:
-    asked = ["fit-base", str(few), str(tmp_path / "base"), "--recipe", str(recipe), "--device", "cpu", "--json"]
-    done = torchrun({}, *asked)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["updates"] == 9
-    assert done.stderr.count("recipe 'images'") == 1
-
-
-@pytest.mark.slow
-def test_an_old_state_is_overwritten_by_one_rank(few: Path, tmp_path: Path, recipe: Path, launch: Launcher) -> None:
-    output = tmp_path / "base"
-    asked = ["fit-base", str(few), str(output), "--recipe", str(recipe), "--device", "cpu", "--json"]
-    # an old state goes, and no rank starts from it
-    launch({"what": "SIGTERM", "whose": 0, "at": [4]}, *asked).end()
-    ended = launch({}, *asked, "--overwrite", "--seed", "1").end()
-    assert [code for code, _, _ in ended] == [0, 0], ended
-    assert "going on" not in ended[0][2]
-    fit(str(few), str(tmp_path / "alone"), {}, recipe=recipe, settings={"training": {"seed": 1}})
-    assert_alike(output, tmp_path / "alone", 2e-5)
-
-
-@pytest.mark.slow
-def test_after_100_updates_they_still_agree(images: Path, tmp_path: Path, tiny: Settings, launch: Launcher) -> None:
-    run = {"shards": str(images), "plan": {"double": True},
-           "settings": merged(tiny, {"solver": GAUSS_NEWTON, "training": {"steps": 100}})}  # fmt: skip
-    launched = launch({"runs": [{**run, "output": str(tmp_path / "base")}]})
-    fit(output=str(tmp_path / "alone"), **run)
-    assert [code for code, _, _ in launched.end()] == [0, 0]
-    assert_alike(tmp_path / "base", tmp_path / "alone", 1e-6)
-
-
-@pytest.mark.slow
 def test_torchrun_starts_a_killed_rank_again(few: Path, tmp_path: Path, recipe: Path) -> None:
     asked = ["fit-base", str(few), str(tmp_path / "base"), "--recipe", str(recipe), "--device", "cpu", "--json"]
-    plan = {"what": "SIGKILL", "whose": 1, "at": [6], "save_every": -1}
+    plan = {"what": "SIGKILL", "whose": 1, "at": [6]}
     done = torchrun(plan, *asked, launcher=("--max-restarts=1",))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["updates"] == 9
@@ -345,7 +256,12 @@ def test_a_rank_that_is_gone_or_stands_still_is_named(
     launched = launch({"what": what, "whose": whose, "at": [4]}, *asked, timeout=10)
     [(code, _, stderr)] = launched.end(1 - whose)
     assert code == 69
-    assert re.search(rf"rank {whose}( \(process \d+ on .*\))?: gone, or without an answer", stderr), stderr
+    pid = launched.children[whose].pid
+    assert re.search(rf"error: rank {whose}( \(process {pid} on .*\))?: gone, or without an answer", stderr), stderr
+    assert "hint: its own message says why; run the same command again" in stderr
+    if whose:
+        # what the first one had learned is not lost
+        assert read_state(tmp_path / "base.training" / "state.safetensors").values["updates"] == 3
 
 
 @pytest.mark.slow
@@ -360,7 +276,7 @@ def test_a_rank_that_never_comes_is_an_error(few: Path, tmp_path: Path, recipe: 
 
 @pytest.mark.slow
 def test_the_clock_of_the_first_rank_counts(few: Path, tmp_path: Path, tiny: Settings, launch: Launcher) -> None:
-    budget = {"solver": GRADIENT, "training": {"minutes": 0.05}}
+    budget = {"solver": GRADIENT, "training": {"minutes": 0.03}}
     settings = merged({**tiny, "training": {k: v for k, v in tiny["training"].items() if k != "steps"}}, budget)
     launched = launch(
         {"runs": [{"shards": str(few), "output": str(tmp_path / "base"), "plan": {}, "settings": settings}]}
@@ -369,5 +285,5 @@ def test_the_clock_of_the_first_rank_counts(few: Path, tmp_path: Path, tiny: Set
     assert (code, out) == other[:2]
     [found] = json.loads(out)
     assert found["updates"] > 9
-    assert 3 <= found["seconds"] < 60
+    assert 1.5 <= found["seconds"] < 60
     assert math.isfinite(found["validation_psnr"]), stderr
