@@ -1,6 +1,7 @@
 """What encoding does to a store, with made-up items: begin where it stopped, write blocks, seal."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
@@ -148,24 +149,43 @@ def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda _: None)
 
 
-@pytest.fixture(params=LAYOUTS.values(), ids=LAYOUTS.keys())
-def layout(request: pytest.FixtureRequest) -> Layout:
+@pytest.fixture(scope="session")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A functaset of 20 items of each layout, to be read only."""
+    folder = tmp_path_factory.mktemp("stores")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: None)
+        return {name: encode(folder / f"{name}.zarr", layout, canonical=True) for name, layout in LAYOUTS.items()}
+
+
+@pytest.fixture(params=LAYOUTS)
+def name(request: pytest.FixtureRequest) -> str:
     """Each kind of functaset once."""
-    found: Layout = request.param
+    found: str = request.param
     return found
 
 
 @pytest.fixture
-def chunks_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks and shards so small that a few items fill several."""
-    monkeypatch.setattr("functaconv.functaset.arrays._CHUNK_BYTES", 128)
-    monkeypatch.setattr("functaconv.functaset.arrays._CHUNKS_PER_SHARD", 2)
+def store(stores: dict[str, Path], tmp_path: Path) -> Path:
+    """A sound functaset of 20 items with 2 x 3 sites, to be damaged."""
+    return shutil.copytree(stores["two"], tmp_path / "out.zarr")
+
+
+MANY = 1100
+"""items of `large`: chunks of 32 and files of 512 rows"""
+
+
+@pytest.fixture(scope="session")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A functaset whose latents, of 16 KiB each, take three files."""
+    path, layout = tmp_path_factory.mktemp("large") / "large.zarr", Layout(axes=("row",), latent=4096, bits="float32")
+    return encode(path, layout, shards=1, blocks=1, rows=MANY)
 
 
 @pytest.fixture
-def store(tmp_path: Path, chunks_of_two: None) -> Path:
-    """A sound functaset of 20 items with 2 x 3 sites in several shards."""
-    return encode(tmp_path / "out.zarr", LAYOUTS["two"])
+def large(many: Path, tmp_path: Path) -> Path:
+    """The same, to be damaged."""
+    return shutil.copytree(many, tmp_path / "large.zarr")
 
 
 @pytest.fixture

@@ -11,17 +11,17 @@ from functaconv.functaset import Layout, open_functaset
 from functaconv.functaset.attributes import Attributes
 from functaconv.functaset.schema import columns, vectors
 
-from .conftest import encode
-
 PAGE = (Path(functaconv.__file__).parent / "FORMAT.md").read_text(encoding="utf-8")
 NAMES = set(re.findall(r"`([a-z_0-9]+)`", PAGE))
 
 
 def test_the_example_reads_it_with_nothing_but_zarr(
-    tmp_path: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    functaset = open_functaset(encode(tmp_path / "out.zarr", layout))
+    stores: dict[str, Path], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    functaset = open_functaset(stores[name])
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "out.zarr").symlink_to(stores[name])
     (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     assert "functaconv." not in example
     read: dict[str, np.ndarray] = {}
