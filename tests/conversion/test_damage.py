@@ -10,9 +10,10 @@ from functaconv.data.shards import read_records
 from functaconv.errors import InputError, StoppedError
 from functaconv.functaset.opening import open_functaset
 from tests.conftest import png, tar
-from tests.conversion.test_encode import FEW, Killer, noise, run, shards, small_blocks
+from tests.conversion.conftest import BLOCK
+from tests.conversion.test_encode import Killer, noise, run, shards
 
-__all__ = ["shards", "small_blocks"]
+__all__ = ["shards"]
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -36,7 +37,7 @@ def test_a_shard_that_changed_in_its_middle_is_not_gone_on_with_nor_sealed(base_
     shard = tar(tmp_path / "a.tar", {f"{n:02d}.png": content for n in range(25)})
     with pytest.raises(StoppedError):
         run(base_file, shard, tmp_path / "out", watcher=Killer(1))
-    names = [f"{n:02d}" if n != FEW - 1 else "xx" for n in range(25)]
+    names = [f"{n:02d}" if n != BLOCK - 1 else "xx" for n in range(25)]
     tar(tmp_path / "a.tar", {f"{name}.png": content for name in names})
     with pytest.raises(InputError, match=r"changed input: .*a.tar is not what it was"):
         run(base_file, shard, tmp_path / "out")
@@ -45,10 +46,10 @@ def test_a_shard_that_changed_in_its_middle_is_not_gone_on_with_nor_sealed(base_
 
 
 def test_a_truncated_shard_is_gone_on_with_to_its_end(base_file: Path, tmp_path: Path) -> None:
-    shard = tar(tmp_path / "a.tar", {f"{n:02d}.png": png(n, (8, 8)) for n in range(15)})
+    shard = tar(tmp_path / "a.tar", {f"{n:02d}.png": png(n, (8, 8)) for n in range(25)})
     content = shard.read_bytes()
     # a header and one or two blocks of body for each image
-    (last,) = [record for record in read_records(str(shard)) if record.key == "12"]
+    (last,) = [record for record in read_records(str(shard)) if record.key == "22"]
     cut = content.index(last.fields["png"]) + 40
     shard.write_bytes(content[:cut])
     with pytest.raises(StoppedError):
@@ -57,7 +58,7 @@ def test_a_truncated_shard_is_gone_on_with_to_its_end(base_file: Path, tmp_path:
     assert isinstance(encoded.complaint, InputError)
     assert encoded.complaint.exit_code == 65
     functaset = open_functaset(tmp_path / "out")
-    assert functaset.keys.tolist() == [f"{n:02d}" for n in range(12)]
+    assert functaset.keys.tolist() == [f"{n:02d}" for n in range(22)]
     assert ["cut short" in failure.reason for failure in functaset.failures] == [True]
     again = run(base_file, shard, tmp_path / "out", max_error_rate=1)
     assert again.was_finished

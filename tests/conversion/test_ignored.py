@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from functaconv.conversion import work
 from functaconv.data.ignored import APPLE_DOUBLE, CUT_JSON, FRAMES, HIDDEN, LABELS, LINKS, NO_LABELS, NO_SUFFIX
 from functaconv.errors import InputError, StoppedError
 from functaconv.functaset.opening import open_functaset
@@ -16,14 +15,6 @@ from functaconv.inspection import inspect
 from tests.conftest import npy, png, tar
 from tests.conversion.test_encode import Killer, run
 from tests.conversion.test_many_processes import at_the_same_time, rank
-
-FEW = 4
-
-
-@pytest.fixture(autouse=True)
-def small_blocks(no_waiting_for_the_disk: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "LEAST_BLOCK", FEW)
-    monkeypatch.setattr(work, "MOST_BLOCK", FEW)
 
 
 def animation() -> bytes:
@@ -72,7 +63,7 @@ def test_everything_that_is_not_converted_is_in_the_report(base_file: Path, shar
     assert (found.problems, found.facts["ignored"]) == ([], TOTAL)
 
 
-@pytest.mark.parametrize("batches", [1, 2, 3])
+@pytest.mark.parametrize("batches", [1, 3])
 def test_a_kill_changes_no_count(base_file: Path, shards: Path, tmp_path: Path, batches: int) -> None:
     with pytest.raises(StoppedError):
         run(base_file, shards, tmp_path / "out.zarr", watcher=Killer(batches))

@@ -27,37 +27,6 @@ def encoded(path: Path) -> Path:
     return encode(path, LAYOUTS["two"], canonical=True)
 
 
-def test_a_run_killed_at_any_file_and_resumed_gives_the_same_bytes(
-    tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every file, the arrays' included, appears by a rename: fail at the first, at the last, and at some between."""
-    done, kill_at = 0, -1
-
-    def failing(rename: Any) -> Any:
-        def rename_or_fail(*arguments: Any, **options: Any) -> Any:
-            nonlocal done
-            if done == kill_at:
-                raise KilledError
-            done += 1
-            return rename(*arguments, **options)
-
-        return rename_or_fail
-
-    for name in ("rename", "replace"):
-        monkeypatch.setattr(os, name, failing(getattr(os, name)))
-    encoded(tmp_path / "out.zarr")
-    total = done
-    # two shards of two blocks, nine arrays
-    assert total > 30
-    for last in (*range(4), *range(6, total - 4, 7), *range(total - 4, total)):
-        shutil.rmtree(tmp_path / "out.zarr")
-        done, kill_at = 0, last
-        with pytest.raises(KilledError):
-            encoded(tmp_path / "out.zarr")
-        kill_at = -1
-        assert tree(encoded(tmp_path / "out.zarr")) == undisturbed
-
-
 def test_killed_while_the_blocks_are_removed_it_is_finished(
     tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
