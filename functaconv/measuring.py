@@ -1,12 +1,18 @@
 """What is measured of fitted items: the mean squared error, and the measures of their modality."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from functaconv.base import Base
+from functaconv.joining import Joined
 from functaconv.modalities.compared import Compared
 from functaconv.shapes import Features, Latents
 from functaconv.signals.batch import Batch
+from functaconv.signals.grid import Grid
+from functaconv.signals.signal import Signal
 from functaconv.solvers import Fit
 
 Measures = dict[str, np.ndarray]
@@ -30,3 +36,23 @@ def compare(base: Base, batch: Batch, features: Features, decoded: Features) -> 
     compared = Compared(batch, features, decoded, (decoded - features) * (own / unit), unit)
     measures = {"mse": compared.mean(compared.difference.square(), (1, 2)), **base.axes.modality.compare(compared)}
     return {name: values.float().cpu().numpy() for name, values in measures.items()}
+
+
+@torch.no_grad()
+def measure_joined(joined: Joined, item: Signal) -> float:
+    """The mean squared error of an item in tiles, joined as it is rendered; NaN where nothing is valid.
+
+    Some rows of the item are decoded at a time.
+    """
+    total = count = 0.0
+    places = [Grid(item.shape).axis(axis) for axis in range(len(item.shape))]
+    for rows, decoded in joined.bands(places):
+        valid = None if item.valid is None else item.valid[rows]
+        known = decoded.numel() if valid is None else int(valid.sum())
+        if not known:
+            continue
+        base, features = joined.base, decoded.reshape(1, -1, decoded.shape[-1]).to(joined.base.device)
+        batch = Batch.of([replace(item, values=item.values[rows], valid=valid)], [0]).to(base.device)
+        found = compare(base, batch, base.normalizer.features(batch), features)
+        total, count = total + float(found["mse"][0]) * known, count + known
+    return total / count if count else math.nan

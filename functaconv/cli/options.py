@@ -25,7 +25,14 @@ Resize = Annotated[str | None, typer.Option("--resize", help="Images: short side
 Crop = Annotated[
     str | None, typer.Option("--crop", help="Images: then cut N x N, or HxW, out of the centre.", metavar="SIZE")
 ]
-Tile = Annotated[int | None, typer.Option("--tile", help="Cut larger images into tiles of at most this side.", min=8)]
+Tile = Annotated[
+    int | None,
+    typer.Option(
+        "--tile",
+        help="Cut larger images into tiles of at most this side; encode lets them overlap and blends them.",
+        min=8,
+    ),
+]
 AllowPipe = Annotated[bool, typer.Option("--allow-pipe", help="Shards may be pipe:COMMAND, run by the shell.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of all randomness.", min=0)]
 Workers = Annotated[int | None, typer.Option("--workers", help="Decoding threads.", min=0)]

@@ -3,18 +3,21 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import numpy as np
 import torch
 
-from functaconv.conversion.reading import Portion
+from functaconv.conversion.reading import Portion, Read
 from functaconv.conversion.work import Work
 from functaconv.data.shards import shown
 from functaconv.functaset.blocks import DAMAGED, Block, Failure, Grids
+from functaconv.functaset.codecs import Codec
 from functaconv.functaset.grids import GridTable
 from functaconv.functaset.schema import NO_TIME, columns
-from functaconv.measuring import measure
+from functaconv.joining import Joined
+from functaconv.measuring import measure, measure_joined
 from functaconv.metrics import psnr
 from functaconv.signals.batch import Batch
 from functaconv.signals.loader import prefetched
@@ -66,6 +69,7 @@ def _encode(work: Work, portion: Portion, table: GridTable, report: Callable[[fl
     reads = portion.reads
     tiles = [(number, tile) for number, read in enumerate(reads) for tile in read.tiles]
     fitted = _fit(work, [tile.signal for _, tile in tiles], report)
+    _measure_joined(work, reads, fitted)
     # an item with a tile that cannot be fitted is lost as a whole
     lost = {tiles[position][0]: reason for position, reason in sorted(fitted.reasons.items(), reverse=True)}
     reasons = {number: read.reason for number, read in enumerate(reads) if read.reason is not None} | lost
@@ -162,6 +166,25 @@ def _fit(work: Work, signals: Sequence[Signal], report: Callable[[float, np.ndar
         done += len(batch)
         report(done / len(signals), mse[fits])
     return fitted
+
+
+def _measure_joined(work: Work, reads: Sequence[Read], fitted: _Fitted) -> None:
+    """Items in tiles: the error of each of them becomes that of the whole, joined as it is rendered."""
+    first = 0
+    for read in reads:
+        rows = slice(first, first := first + len(read.tiles))
+        if len(read.tiles) < 2 or any(row in fitted.reasons for row in range(rows.start, rows.stop)):
+            continue
+        latents = partial(_decoded, work.codec, fitted.latent[rows])
+        origins = np.array([tile.origin for tile in read.tiles])
+        shapes = np.array([tile.signal.shape for tile in read.tiles])
+        item = read.tiles[0].item
+        joined = Joined(work.stored.base, origins, shapes, item.shape, work.overlap, latents)
+        fitted.measures["mse"][rows] = measure_joined(joined, item)
+
+
+def _decoded(codec: Codec, stored: np.ndarray, some: slice) -> np.ndarray:
+    return codec.decode(stored[some])
 
 
 def together(signals: Sequence[Signal], size: int, most_bytes: int) -> Iterator[list[int]]:

@@ -166,6 +166,7 @@ def _attributes(
         canonical=stored.base.is_canonical,
         quantisation=Quantisation(bits=work.options.bits),
         tiled=layout.tiled,
+        overlap=layout.overlap,
         variables=stored.base.axes.variables,
         units=stored.base.axes.units,
         psnr_peak=stored.base.normalizer.scale if layout.kind.has_coordinates else (),

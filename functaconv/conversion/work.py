@@ -20,6 +20,7 @@ from functaconv.functaset.attributes import Budgets
 from functaconv.functaset.codecs import CODECS, Codec
 from functaconv.functaset.schema import Layout
 from functaconv.functaset.unfinished import Plan
+from functaconv.joining import overlap_of
 from functaconv.modalities.reading import Reading, check_possible
 from functaconv.signals.device import HALF, device_of, sweep_dtype_of, usable_precision
 from functaconv.signals.grid import AXES
@@ -120,11 +121,17 @@ class Work:
         return self.options.field or self.stored.recipe.data.field
 
     @property
+    def overlap(self) -> tuple[int, ...]:
+        """Points that neighbouring tiles share along each axis."""
+        return () if self.options.tile is None else overlap_of(self.stored.base, self.options.tile)
+
+    @property
     def layout(self) -> Layout:
         base = self.stored.base
         return Layout(
             axes=AXES[base.axes.dims], sites=base.sites, latent=base.latent, bits=self.options.bits,
-            tiled=self.options.tile is not None, modality=base.axes.kind, variables=base.axes.variables,
+            tiled=self.options.tile is not None, overlap=self.overlap, modality=base.axes.kind,
+            variables=base.axes.variables,
         )  # fmt: skip
 
     @property
@@ -158,7 +165,7 @@ class Work:
 
     @property
     def reading(self) -> Reading:
-        return Reading(self.stored.base.axes, self.field, self.options.transform, self.options.tile)
+        return Reading(self.stored.base.axes, self.field, self.options.transform, self.options.tile, self.overlap)
 
     @cached_property
     def codec(self) -> Codec:

@@ -96,6 +96,8 @@ class Attributes(_Frozen):
     """a site's numbers are uncorrelated, the most important first, in units of the output's error"""
     quantisation: Quantisation
     tiled: bool = False
+    overlap: tuple[int, ...] = ()
+    """points that neighbouring tiles share along each axis"""
     variables: tuple[Name, ...] = ()
     """grids: the names of their channels"""
     units: tuple[str, ...] = ()
@@ -138,7 +140,7 @@ class Attributes(_Frozen):
         bits = self.quantisation.bits
         return Layout(
             axes=self.axes, sites=self.sites, latent=self.latent, bits=bits, tiled=self.tiled,
-            modality=self.modality, variables=self.variables,
+            overlap=self.overlap, modality=self.modality, variables=self.variables,
         )  # fmt: skip
 
     @property

@@ -56,6 +56,8 @@ class Layout(BaseModel):
     bits: Bits
     tiled: bool = False
     """items may be tiles of larger ones: each row says where it came from"""
+    overlap: tuple[Annotated[int, Field(ge=0, le=2**20)], ...] = Field(default=(), max_length=8)
+    """points that neighbouring tiles share along each axis; empty for none"""
     modality: Name = "array"
     variables: tuple[Name, ...] = Field(default=(), max_length=4096)
     """grids: the names of their channels"""
@@ -64,6 +66,8 @@ class Layout(BaseModel):
     def _is_of_possible_size(self) -> Self:
         if self.numbers > MOST_NUMBERS:
             raise ValueError(f"{self.numbers} numbers per item, at most {MOST_NUMBERS} are possible")
+        if self.overlap and not (self.tiled and len(self.overlap) == len(self.axes)):
+            raise ValueError(f"an overlap along {len(self.overlap)} axes, of tiles that are not there")
         return self
 
     @property

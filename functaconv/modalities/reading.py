@@ -13,7 +13,7 @@ from functaconv.data.noise import reading
 from functaconv.errors import ItemError, UsageError
 from functaconv.modalities import Axes
 from functaconv.signals.signal import Signal
-from functaconv.signals.tiles import LEAST_TILE, Tile, tiles_of
+from functaconv.signals.tiles import LEAST_TILE, Tile, spans_of, tiles_of
 
 MOST_POINTS, MOST_VALUES = 1 << 24, 1 << 26
 """of a signal: a volume of 256 x 256 x 256, a photograph of 16 million pixels. Fitting a value takes some 40 bytes"""
@@ -31,6 +31,8 @@ class Reading:
     field: str | None = None
     transform: ImageTransform | None = None
     tile: int | None = None
+    overlap: tuple[int, ...] = ()
+    """points that neighbouring tiles share along each axis"""
 
     def signal(self, record: Record, ignored: Counter[str] | None = None) -> Signal | None:
         """The record's signal, or None when it has no usable field; an unusable one is an `ItemError`.
@@ -53,8 +55,9 @@ class Reading:
         signal = self.signal(record, ignored)
         if signal is None:
             return ()
-        _check_size(signal, self.tile)
-        return tuple(tiles_of(signal, self.tile))
+        spans = spans_of(signal.shape, self.tile, self.overlap)
+        _check_size(signal, self.tile, math.prod(map(len, spans)))
+        return tuple(tiles_of(signal, self.tile, self.overlap))
 
 
 def count_ignored(record: Record, field: str | None, ignored: Counter[str]) -> None:
@@ -78,12 +81,11 @@ def stored_length(signal: Signal) -> int:
     return len(json.dumps(signal.attributes)) if signal.attributes else 0
 
 
-def _check_size(signal: Signal, tile: int | None) -> None:
+def _check_size(signal: Signal, tile: int | None, tiles: int) -> None:
     """ItemError for what cannot be fitted in bounded memory."""
     check_attributes(signal.attributes)
     points = math.prod(min(size, tile or size) for size in signal.shape)
     values = points * signal.values.shape[-1]
-    tiles = math.prod(math.ceil(size / (tile or size)) for size in signal.shape)
     if points > MOST_POINTS or values > MOST_VALUES:
         advice = "; --tile cuts it, --resize makes it smaller" if signal.peak is not None else ""
         actual, expected = f"{points} points ({values} values)", f"{MOST_POINTS} ({MOST_VALUES})"

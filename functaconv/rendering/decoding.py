@@ -1,6 +1,5 @@
 """From rows of a functaset to arrays, batch by batch."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from functaconv.checkpoint import base_of
 from functaconv.errors import UsageError
 from functaconv.functaset.native import native_grid
 from functaconv.functaset.reader import Functaset
+from functaconv.joining import Joined
 from functaconv.modalities import MODALITIES
 from functaconv.signals.device import device_of
 from functaconv.signals.grid import MOST_VALUES, SMALLER, AnyGrid, Grid, View
@@ -167,33 +167,9 @@ def _to_values(base: Base, decoded: Tensor, levels: tuple[str | None, ...]) -> N
 
 
 def _joined(base: Base, functaset: Functaset, index: Items, number: int, grid: Grid) -> Tensor:
-    """An item cut into tiles, decoded on one grid: each point by the tile it lies in."""
-    first, rows = int(index.first[number]), int(index.rows[number])
-    tiles = functaset.tiles
-    assert tiles is not None
-    dims = len(grid.shape)
-    whole = index.shape[number]
-    latents = torch.from_numpy(functaset.latents(slice(first, first + rows))).reshape(rows, -1, base.latent)
-    shapes = functaset.shapes[first : first + rows]
-    centres = [grid.axis(axis) for axis in range(dims)]
-    out = torch.zeros(*grid.shape, base.axes.channels)
-    for row in range(rows):
-        inside, local = [], []
-        for axis in range(dims):
-            start, stop = int(tiles[first + row, axis]), int(tiles[first + row, axis] + shapes[row, axis])
-            at = centres[axis] * float(whole[axis])
-            # the outermost tiles reach beyond the border: there one extrapolates
-            above = at >= start if start else torch.ones_like(at, dtype=torch.bool)
-            below = at < stop if stop < whole[axis] else torch.ones_like(at, dtype=torch.bool)
-            picked = torch.nonzero(above & below).flatten()
-            inside.append(picked)
-            local.append(((at[picked] - start) / (stop - start)).float())
-        if not all(map(len, inside)):
-            continue
-        together = max(1, DECODED_TOGETHER // math.prod(map(len, inside[1:])))
-        for at_first, near_first in zip(torch.split(inside[0], together), torch.split(local[0], together), strict=True):
-            coords = torch.stack(torch.meshgrid(near_first, *local[1:], indexing="ij"), -1).reshape(-1, dims)
-            decoded = base.decode(latents[row : row + 1].to(base.device), coords)[0].cpu()
-            places = torch.meshgrid(at_first, *inside[1:], indexing="ij")
-            out[places] = decoded.reshape(*places[0].shape, -1)
+    """An item in tiles, decoded on one grid."""
+    out = torch.empty(*grid.shape, base.axes.channels)
+    joined = Joined.stored(base, functaset, int(index.first[number]), int(index.rows[number]))
+    for rows, features in joined.bands([grid.axis(axis) for axis in range(len(grid.shape))]):
+        out[rows] = features
     return out.reshape(-1, base.axes.channels)

@@ -19,7 +19,8 @@ from functaconv.data.shards import read_records, shown
 from functaconv.errors import InputError, ItemError
 from functaconv.functaset.native import native_grid
 from functaconv.functaset.reader import Functaset
-from functaconv.measuring import Measures, compare
+from functaconv.joining import Joined
+from functaconv.measuring import Measures, compare, measure_joined
 from functaconv.metrics import psnr
 from functaconv.modalities import Axes
 from functaconv.modalities.reading import Reading
@@ -63,8 +64,8 @@ class EncodeSettings(BaseModel):
                 hint="restore zarr.json from a copy, or encode again with --overwrite",
             ) from None
 
-    def reading(self, axes: Axes) -> Reading:
-        return Reading(axes, self.field, ImageTransform(self.resize, self.crop), self.tile)
+    def reading(self, axes: Axes, overlap: tuple[int, ...]) -> Reading:
+        return Reading(axes, self.field, ImageTransform(self.resize, self.crop), self.tile, overlap)
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,11 @@ class Comparer:
     def __init__(self, functaset: Functaset, table: Table, base: Base, shards: Sequence[str]) -> None:
         self.functaset, self.table, self.base, self.shards = functaset, table, base, shards
         self.settings = EncodeSettings.of(functaset)
-        self.reading = self.settings.reading(base.axes)
+        self.reading = self.settings.reading(base.axes, functaset.layout.overlap)
+        self._is_alone = np.zeros(len(functaset), bool)
+        self._is_alone[table.items.first[~table.items.is_tiled]] = True
+        self._in_tiles = dict[int, Signal]()
+        """items in tiles that are to be compared as a whole, by their first row"""
         self.result = Comparison(np.full(len(functaset), np.nan, np.float32))
         self.result.measures = {
             name: np.full_like(functaset.measure(name), np.nan) for name in base.axes.modality.measure_names
@@ -166,11 +171,19 @@ class Comparer:
         for read in batches:
             batch = read.to(base.device)
             positions = np.array(batch.positions)
+            for compute in also:
+                compute(batch)
+            for row in batch.positions:
+                if (item := self._in_tiles.pop(row, None)) is not None:
+                    self._compare_joined(row, item)
+            is_alone = self._is_alone[positions]
+            if not is_alone.any():
+                continue
             features = base.normalizer.features(batch)
             latents = torch.from_numpy(self._latents(positions)).reshape(len(batch), -1, base.latent)
             latents, points = latents.to(base.device), base.points(batch.grid)
             measured = measures_of(base, batch, features, base.decode(latents, points))
-            own_mse[positions] = measured.pop("mse")
+            own_mse[positions] = np.where(is_alone, measured.pop("mse"), own_mse[positions])
             for name, values in measured.items():
                 self.result.measures[name][positions] = values
             for keep, mse in self.result.mse_by_numbers.items():
@@ -179,11 +192,18 @@ class Comparer:
                     continue
                 # what is left out is 0, the middle of its range
                 cut = base.decode(torch.cat([latents[..., :keep], torch.zeros_like(latents[..., keep:])], -1), points)
-                mse[positions] = measures_of(base, batch, features, cut)["mse"]
-            for compute in also:
-                compute(batch)
+                mse[positions] = np.where(is_alone, measures_of(base, batch, features, cut)["mse"], mse[positions])
         self._judge()
         return self.result
+
+    def _compare_joined(self, first: int, item: Signal) -> None:
+        """An item in tiles, of which `first` is the first row, as it is rendered; all its rows have its error."""
+        rows = int(self.table.items.rows[np.searchsorted(self.table.items.first, first)])
+        joined, own = Joined.stored(self.base, self.functaset, first, rows), slice(first, first + rows)
+        for keep, mse in (self.result.mse_by_numbers or {self.base.latent: self.result.mse}).items():
+            mse[own] = np.nan_to_num(measure_joined(joined.kept(keep), item), nan=np.inf, posinf=np.inf)
+            if keep == self.base.latent:
+                self.result.mse[own] = mse[own]
 
     def _latents(self, rows: np.ndarray) -> np.ndarray:
         # a run of rows is read several times as fast as the same rows one by one
@@ -222,6 +242,8 @@ class Comparer:
                 waiting[key].popleft()
                 result.different.append(f"{key} (cannot be read from the shards: {read.reason})")
             elif self._fits(number := waiting[key].popleft(), read.tiles):
+                if len(read.tiles) > 1:
+                    self._in_tiles[int(items.first[number])] = read.tiles[0].item
                 yield from enumerate((tile.signal for tile in read.tiles), start=int(items.first[number]))
         result.extra += [key for key, numbers in waiting.items() for _ in numbers]
 

@@ -9,9 +9,11 @@ import torch
 from functaconv.base import Base
 from functaconv.functaset.native import native_grid
 from functaconv.functaset.reader import Functaset
+from functaconv.joining import Joined
 from functaconv.modalities import Axes
 from functaconv.reporting.result import Table
 from functaconv.signals.batch import Batch
+from functaconv.signals.grid import Grid
 from functaconv.signals.normalizer import Normalizer
 from functaconv.signals.signal import Signal
 
@@ -48,6 +50,11 @@ class Thumbnails:
     def decode(self, base: Base) -> None:
         """Paint what the base makes of the latents."""
         for row, number in self.rows():
+            count = int(self.table.items.rows[number])
+            if count > 1:
+                if row == self.table.items.first[number]:
+                    self._decode_joined(Joined.stored(base, self.functaset, row, count), number)
+                continue
             grid = native_grid(self.functaset, row)
             seen = self.seen(number, row)
             # of the points that are shown, and of no others: there may be thousands for each of these
@@ -56,6 +63,13 @@ class Thumbnails:
             latent = torch.from_numpy(self.functaset.latents(slice(row, row + 1))).reshape(1, -1, base.latent)
             features = base.decode(latent.to(base.device), points.to(base.start))
             self._paint(number, row, features.reshape(*shape, -1).cpu().numpy())
+
+    def _decode_joined(self, joined: Joined, number: int) -> None:
+        step, parts = self._step(number), []
+        places = [Grid(joined.whole).axis(axis)[::step] for axis in range(len(joined.whole))]
+        for _, features in joined.bands(places):
+            parts.append(features.numpy())
+        self._paint(number, int(self.table.items.first[number]), np.concatenate(parts))
 
     def rows(self) -> Iterator[tuple[int, int]]:
         """Each row that belongs to one of the items, with that item."""

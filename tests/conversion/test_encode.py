@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from functaconv.checkpoint import base_from_bytes, read_base
+from functaconv.checkpoint import base_from_bytes, base_of, read_base
 from functaconv.conversion import Encoded, Watcher, dry_run, encode
 from functaconv.data.decoders.transform import ImageTransform
 from functaconv.data.shards import expand_shards, read_records
@@ -248,8 +248,20 @@ def test_large_images_are_cut_into_tiles(base_file: Path, image_shards: Callable
     assert (encoded.report["count"], encoded.report["rows"], len(functaset)) == (4, 14, 14)
     assert functaset.keys[:7].tolist() == [*(f"image0000#{row},{c}" for row in (0, 1) for c in (0, 1, 2)), "image0001"]
     assert functaset.tiles is not None
-    assert functaset.tiles[4].tolist() == [10, 10, 20, 30]
-    assert_measured_is_stored(encoded.path, large, tile=12)
+    assert functaset.layout.overlap == (1, 1)
+    assert (functaset.tiles[4].tolist(), functaset.shapes[4].tolist()) == ([9, 10, 20, 30], [11, 11])
+    # of the whole item, as it is rendered: with the functaset, and in all rows of the item
+    index = Items.of(functaset.keys, functaset.shapes, functaset.tiles)
+    read = Reading(base_of(functaset).axes)
+    originals = [read.signal(record) for name in expand_shards([str(large)]) for record in read_records(name)]
+    for number, (key, array) in enumerate(arrays(functaset)):
+        original = originals[number]
+        assert original is not None
+        assert original.key == key
+        found = float(psnr(mse_of(array, original.values / 255)))
+        own = functaset.psnr[index.first[number] : index.first[number] + index.rows[number]]
+        assert found == pytest.approx(own[0], abs=0.01)
+        assert len(set(own)) == 1
 
 
 @pytest.mark.parametrize("kind", ["sizes", "gray"])
