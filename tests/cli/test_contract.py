@@ -138,15 +138,22 @@ def test_long_lines_are_never_wrapped(
     assert f"error: {tmp_path / key}: " in invoke("report", tmp_path / key).errors
 
 
-@pytest.mark.parametrize("coloured", [False, True])
 def test_a_terminal_gets_a_bar_in_colours_unless_it_wants_none(
-    coloured: bool, world: World, tmp_path: Path, environment: Mapping[str, str]
+    world: World, tmp_path: Path, environment: Mapping[str, str]
 ) -> None:
-    settings = {**environment, "TERM": "xterm-256color", **({} if coloured else {"NO_COLOR": "1"})}
+    program = """
+import os, sys
+from functaconv.cli.app import run
+for name in ("coloured", "plain"):
+    if run(["encode", sys.argv[1], sys.argv[2], f"{sys.argv[3]}/{name}.zarr", "--json", "--batch-size", "8"]):
+        sys.exit(name)
+    sys.stderr.write("NEXT")
+    os.environ["NO_COLOR"] = "1"
+"""
     terminal, stderr = pty.openpty()
     done = subprocess.Popen(
-        ["functaconv", "encode", world.base, world.shards, tmp_path / "out.zarr", "--json"],
-        env=settings, stdout=subprocess.PIPE, stderr=stderr,
+        [sys.executable, "-c", program, world.base, world.shards, tmp_path],
+        env={**environment, "TERM": "xterm-256color"}, stdout=subprocess.PIPE, stderr=stderr,
     )  # fmt: skip
     os.close(stderr)
     seen = b""
@@ -162,10 +169,13 @@ def test_a_terminal_gets_a_bar_in_colours_unless_it_wants_none(
     os.close(terminal)
     output = done.communicate(timeout=60)[0]
     assert done.returncode == 0
-    assert json.loads(output)["count"] == 40
-    assert b"items" in seen
+    assert [json.loads(line)["count"] for line in output.splitlines()] == [40, 40]
+    in_colours, plain, _ = seen.split(b"NEXT")
+    assert b"items" in in_colours
+    assert b"items" in plain
     # set foreground or background
-    assert bool(re.search(rb"\x1b\[[\d;]*[34]\d[;m]", seen)) == coloured
+    colours = re.compile(rb"\x1b\[[\d;]*[34]\d[;m]")
+    assert (bool(colours.search(in_colours)), bool(colours.search(plain))) == (True, False)
 
 
 def test_the_environment_sets_options_and_flags_win(

@@ -175,10 +175,13 @@ def test_a_file_that_is_not_what_it_was_is_found(store: Path, verify: Verify, na
         assert any(name.partition("/")[0] in problem for problem in problems), problems
 
 
-@pytest.mark.parametrize("name", ["latent", "shape", "mse"])
-def test_damaged_numbers_are_never_used(store: Path, invoke: Invoke, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "is_lost"), [("latent", False), ("latent", True), ("shape", False), ("mse", True)])
+def test_damaged_numbers_are_never_used(store: Path, invoke: Invoke, tmp_path: Path, name: str, is_lost: bool) -> None:
     (file,) = (path for path in (store / name / "c").rglob("*") if path.is_file())
-    flip(file, 9)
+    if is_lost:
+        file.unlink()
+    else:
+        flip(file, 9)
     command = ("report", store) if name == "mse" else ("render", store, tmp_path / "images", *CPU)
     ran = invoke(*command)
     assert ran.code == UNREADABLE, ran.errors
@@ -197,12 +200,17 @@ def test_numbers_that_are_not_finite_are_found(store: Path, verify: Verify) -> N
     assert "mse: NaN or infinite in 1 rows, the first is row 8" in problems
 
 
-def test_another_base_is_found_and_spoils_all_items(store: Path, verify: Verify) -> None:
+def test_another_base_is_found_and_spoils_all_items(
+    store: Path, verify: Verify, invoke: Invoke, tmp_path: Path
+) -> None:
     content = (store / "base.safetensors").read_bytes()
     (store / "base.safetensors").write_bytes(content.replace(b"gauss-newton", b"gradient    ", 1))
     found = verify(store)
     assert "base.safetensors: found sha256" in found["problems"][0]
     assert found["affected"] == {"rows": COUNT, "keys": KEYS}
+    ran = invoke("render", store, tmp_path / "images", *CPU)
+    assert ran.code == UNREADABLE
+    assert "base.safetensors: found sha256" in ran.errors
 
 
 def attributes(root: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from functaconv.conversion import Watcher
+from functaconv.conversion import encode as convert
+from functaconv.errors import StoppedError
 from functaconv.functaset.opening import open_functaset
 from tests.cli.conftest import SMALL, Invoke, Ran, World, assert_same_functaset, wait_until
 from tests.data.servers import Answer, Script, serving
@@ -67,28 +70,22 @@ def test_a_target_that_turned_read_only(small_disk: Path, world: World, encode: 
     assert encode(world.shards, out=small_disk / "out.zarr").code == 0
 
 
-def begun(world: World, shards: Path, out: Path, environment: Mapping[str, str]) -> None:
-    """An encoding that was killed after its first block."""
-    process = subprocess.Popen(
-        ["functaconv", "encode", world.base, shards, out, "--device", "cpu", "-q"],
-        env=environment, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    wait_until(lambda: list(out.glob("_parts/*.npz")), process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    if process.stderr:
-        process.stderr.close()
-    if not (out / "_parts").exists():
-        pytest.fail("it was faster than the kill")
+def begun(world: World, shards: Path, out: Path) -> None:
+    """An encoding that was stopped after its first block."""
+
+    class StopsAtOnce(Watcher):
+        def report(self, *_: object) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(StoppedError):
+        convert(world.base, str(shards), out, device="cpu", watcher=StopsAtOnce())
 
 
 @pytest.mark.parametrize("how", ["replaced", "vanished"])
-def test_an_input_that_is_another_between_two_runs(
-    how: str, world: World, encode: Encode, tmp_path: Path, environment: Mapping[str, str]
-) -> None:
+def test_an_input_that_is_another_between_two_runs(how: str, world: World, encode: Encode, tmp_path: Path) -> None:
     shards = Path(shutil.copytree(world.shards, tmp_path / "shards"))
     first, second = sorted(shards.glob("*.tar"))[:2]
-    begun(world, shards, tmp_path / "out.zarr", environment)
+    begun(world, shards, tmp_path / "out.zarr")
     kept = first.read_bytes()
     if how == "replaced":
         shutil.copy(second, first)
@@ -105,10 +102,8 @@ def test_an_input_that_is_another_between_two_runs(
     assert_same_functaset(tmp_path / "out.zarr", world.store)
 
 
-def test_a_base_that_is_another_between_two_runs(
-    world: World, encode: Encode, tmp_path: Path, environment: Mapping[str, str], invoke: Invoke
-) -> None:
-    begun(world, world.shards, tmp_path / "out.zarr", environment)
+def test_a_base_that_is_another_between_two_runs(world: World, encode: Encode, tmp_path: Path, invoke: Invoke) -> None:
+    begun(world, world.shards, tmp_path / "out.zarr")
     other = tmp_path / "other.safetensors"
     assert invoke("fit-base", world.shards, other, "--steps", 2, "--device", "cpu", *SMALL).code == 0
     ran = invoke("encode", other, world.shards, tmp_path / "out.zarr", "--device", "cpu")

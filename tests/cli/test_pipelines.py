@@ -17,12 +17,11 @@ Shell = Callable[[str], Ran]
 def test_from_a_folder_to_pictures_in_one_line(world: World, tmp_path: Path, shell: Shell) -> None:
     ran = shell(
         f"functaconv pack {world.images} - | functaconv encode {world.base} - OUT.zarr >report.txt "
-        "&& functaconv render OUT.zarr - --scale 2 | tar t"
+        "&& functaconv render OUT.zarr - --size 256x256 --format npy -q | head -c 10"
     )
+    # far more than a pipe holds: a reader that leaves early is no error
     assert ran.code == 0, ran.errors
-    names = ran.output.splitlines()
-    assert len(names) == 40
-    assert all(name.startswith(("cat_", "dog_")) and name.endswith(".png") for name in names)
+    assert len(ran.raw) == 10
     assert "Traceback" not in ran.errors
     piped, stored = open_functaset(tmp_path / "OUT.zarr"), open_functaset(world.store)
     assert piped.keys.tolist() == stored.keys.tolist()
@@ -30,41 +29,38 @@ def test_from_a_folder_to_pictures_in_one_line(world: World, tmp_path: Path, she
     np.testing.assert_allclose(piped.psnr, stored.psnr, atol=0.05)
 
 
-def test_concatenated_tars_are_read_to_the_end(world: World, tmp_path: Path, shell: Shell) -> None:
-    ran = shell(f"cat {world.shards}/shard-*.tar | functaconv encode {world.base} - OUT2.zarr --json")
-    assert ran.code == 0, ran.errors
-    assert ran.json["count"] == 40
-    assert open_functaset(tmp_path / "OUT2.zarr").keys.tolist() == open_functaset(world.store).keys.tolist()
+@pytest.fixture
+def piped(world: World, tmp_path: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
+    """Encodes what comes through stdin."""
+
+    def encode(content: bytes, *options: str) -> Ran:
+        stdin = io.TextIOWrapper(io.BufferedReader(io.BytesIO(content)))  # type: ignore[arg-type]
+        monkeypatch.setattr("sys.stdin", stdin)
+        return invoke("encode", world.base, "-", tmp_path / "out.zarr", "--json", *options)
+
+    return encode
 
 
-def test_a_reader_that_leaves_early_is_no_error(world: World, shell: Shell) -> None:
-    # far more than a pipe holds
-    ran = shell(f"functaconv render {world.store} - --size 256x256 --format npy | head -c 10")
-    assert ran.code == 0
-    assert len(ran.raw) == 10
-    assert ran.errors == ""
+def test_concatenated_tars_are_read_to_the_end(world: World, tmp_path: Path, piped: Callable[..., Ran]) -> None:
+    ran = piped(b"".join(shard.read_bytes() for shard in sorted(world.shards.glob("*.tar"))))
+    assert ran.json["count"] == 40, ran.errors
+    assert open_functaset(tmp_path / "out.zarr").keys.tolist() == open_functaset(world.store).keys.tolist()
 
 
-def test_a_pipe_that_was_cut_is_damaged_input(world: World, shell: Shell) -> None:
-    ran = shell(f"head -c 9000 {world.shards}/shard-000000.tar | functaconv encode {world.base} - cut.zarr --json")
+def test_a_pipe_that_was_cut_is_damaged_input(world: World, piped: Callable[..., Ran]) -> None:
+    ran = piped((world.shards / "shard-000000.tar").read_bytes()[:9000])
     assert ran.code == 65
     assert ran.json["count"] > 0
     assert "stdin: cut short" in ran.errors
 
 
-def test_what_came_through_a_pipe_is_not_resumed_and_says_so(
-    world: World, tmp_path: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def encode(*options: str) -> Ran:
-        with (world.shards / "shard-000000.tar").open("rb") as shard:
-            monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(shard)))  # type: ignore[arg-type]
-            return invoke("encode", world.base, "-", tmp_path / "out.zarr", "--json", *options)
-
-    assert encode().json["count"] == 8
-    ran = encode()
+def test_what_came_through_a_pipe_is_not_resumed_and_says_so(world: World, piped: Callable[..., Ran]) -> None:
+    content = (world.shards / "shard-000000.tar").read_bytes()
+    assert piped(content).json["count"] == 8
+    ran = piped(content)
     assert ran.code == 73
     assert "cannot be resumed" in ran.errors
-    assert encode("--overwrite").json["count"] == 8
+    assert piped(content, "--overwrite").json["count"] == 8
 
 
 def test_one_item_goes_to_stdout_as_it_is(world: World, invoke: Invoke) -> None:
