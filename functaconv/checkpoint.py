@@ -17,8 +17,9 @@ from torch import Tensor
 import functaconv
 from functaconv.base import Base
 from functaconv.construction import build
-from functaconv.documents import parse_json
+from functaconv.documents import other_version, parse_json
 from functaconv.errors import InputError, UsageError
+from functaconv.functaset.files import problems
 from functaconv.functaset.reader import Functaset
 from functaconv.functaset.schema import BASE, check_keep
 from functaconv.modalities import MODALITIES, Axes
@@ -118,18 +119,17 @@ def _to_bytes(tensors: Mapping[str, Tensor], description: Description, *, is_sea
     plain = save_bytes(content, {"functaconv": description.model_copy(update={"sha256": None}).model_dump_json()})
     if not is_sealed:
         return save_bytes(content, {"functaconv": description.model_dump_json(exclude={"sha256"})})
-    sealed = description.model_copy(update={"sha256": _digest(plain, None)})
+    sealed = description.model_copy(update={"sha256": _digest(plain, _header(plain), None)})
     return save_bytes(content, {"functaconv": sealed.model_dump_json()})
 
 
-def _digest(content: bytes, known: str | None) -> str:
+def _digest(content: bytes, header: dict[str, Any], known: str | None) -> str:
     """The sha256 of a file's tensors and of its header, in which the `known` one counts as none."""
-    length = _LENGTH + int.from_bytes(content[:_LENGTH], "little")
-    header = _header(content)
-    said = header["__metadata__"]["functaconv"]
-    header["__metadata__"]["functaconv"] = said.replace(f'"sha256":"{known}"', '"sha256":null')
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    digest.update(memoryview(content)[length:])
+    metadata = header["__metadata__"]
+    unsealed = metadata["functaconv"].replace(f'"sha256":"{known}"', '"sha256":null')
+    plain = {**header, "__metadata__": {**metadata, "functaconv": unsealed}}
+    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
+    digest.update(memoryview(content)[_LENGTH + int.from_bytes(content[:_LENGTH], "little") :])
     return digest.hexdigest()
 
 
@@ -184,8 +184,8 @@ def base_from_bytes(content: bytes, name: str, device: torch.device | str = "cpu
     try:
         # lengths, offsets, types and shapes are compared with the content before memory is taken
         tensors = load_bytes(content)
-        said = _header(content)["__metadata__"]["functaconv"]
-        described = parse_json(said.encode())
+        header = _header(content)
+        described = parse_json(header["__metadata__"]["functaconv"].encode())
     except SafetensorError as error:
         raise InputError(f"{name} does not hold a base: {error}", hint=_DAMAGED) from None
     except (KeyError, TypeError, ValueError):
@@ -193,7 +193,7 @@ def base_from_bytes(content: bytes, name: str, device: torch.device | str = "cpu
     description = _described(described, name)
     # one of an older functaconv has no digest
     known = description.sha256
-    if known is not None and known != _digest(content, known):
+    if known is not None and known != _digest(content, header, known):
         raise InputError(f"{name} is not as it was written: its sha256 is another one", hint=_DAMAGED)
     try:
         recipe = validated(of_earlier(description.recipe))
@@ -247,14 +247,11 @@ def _described(value: Any, name: str) -> Description:
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise _not_a_base(name)
     if value.get("version") != VERSION:
-        raise InputError(
-            f"{name} has base version {value.get('version')!r:.80}; this functaconv reads {VERSION}",
-            hint="install the functaconv that wrote it, or a newer one",
-        )
+        raise other_version(name, value.get("version"), VERSION)
     try:
         return Description.model_validate(value)
     except ValidationError as error:
-        raise InputError(f"{name} has a damaged description: {error.errors()[0]['msg']}", hint=_DAMAGED) from None
+        raise InputError(f"{name} has a damaged description: {problems(error)}", hint=_DAMAGED) from None
 
 
 def _not_a_base(name: str) -> InputError:

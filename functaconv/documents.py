@@ -4,6 +4,8 @@ import json
 import re
 from typing import Any
 
+from functaconv.errors import InputError
+
 # lists and objects within each other; what writes JSON again later must not run out of stack either
 MAX_DEPTH = 64
 _ABSENT = "nothing"
@@ -13,7 +15,7 @@ _LONE = re.compile(rb"\\u[dD][89a-fA-F]")
 def parse_json(content: bytes) -> Any:
     """The value in `content`; ValueError where that is no JSON, too deep, or could not be written again.
 
-    Whoever reads a file limits its size: a value takes some thirty bytes for each of the text's.
+    The caller limits the size: a value takes some thirty bytes for each of the text's.
     """
     try:
         # json itself would take UTF-16 too, and half pairs of it
@@ -27,6 +29,14 @@ def parse_json(content: bytes) -> Any:
         # half a pair of UTF-16: Python takes it, and no file or terminal does
         json.dumps(value, ensure_ascii=False).encode()
     return value
+
+
+def other_version(name: str, version: object, known: int) -> InputError:
+    """The error for a file of a version of its format that cannot be read."""
+    return InputError(
+        f"{name} has version {version!r:.80} of its format; this functaconv reads {known}",
+        hint="install the functaconv that wrote it, or a newer one",
+    )
 
 
 def differences(before: Any, asked: Any, name: str = "") -> list[str]:

@@ -1,7 +1,7 @@
 """Inspecting: what a base, a functaset or a set of shards holds, and whether all of it is sound."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from functaconv.functaset.schema import PARTS
 from functaconv.functaset.unfinished import Parts, is_unfinished, read_begun
 from functaconv.functaset.verify import Problem, affected, problems_of
 from functaconv.survey import Survey
-from functaconv.training_state import read_state
+from functaconv.training_state import read_state, read_values
 from functaconv.words import counted
 
 STATE = "state.safetensors"
@@ -168,12 +168,12 @@ def _training(path: Path, verify: bool) -> Inspection:
     if not (folder / STATE).exists():
         return Inspection("unfinished base", facts)
     try:
-        state = read_state(folder / STATE)
+        values = read_values(folder / STATE)
+        tensors = read_state(folder / STATE).tensors if verify else {}
     except InputError as error:
         if not verify:
             raise
         return Inspection("unfinished base", facts, [str(error)])
-    values: Mapping[str, Any] = state.values
     recipe = _table(_table(values.get("identity")).get("recipe"))
     facts |= {
         "recipe": recipe.get("name"),
@@ -186,7 +186,7 @@ def _training(path: Path, verify: bool) -> Inspection:
     }
     problems = [
         f"{STATE}: {name} holds values that are not finite"
-        for name, tensor in (state.tensors.items() if verify else ())
+        for name, tensor in tensors.items()
         if not tensor.isfinite().all()
     ]
     return Inspection("unfinished base", facts, problems)

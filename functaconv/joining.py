@@ -100,8 +100,8 @@ class Joined:
             if all(len(one.near) for one in box):
                 alike.setdefault(tuple(one.name for one in box), {})[tile] = box
         for boxes in alike.values():
-            found = list(boxes.values())
-            yield list(boxes), [one.near for one in found[0]], found
+            boxes_alike = list(boxes.values())
+            yield list(boxes), [one.near for one in boxes_alike[0]], boxes_alike
 
     def _seen(self, places: Tensor, axis: int, start: int, stop: int) -> "_Seen":
         """What a tile from `start` to `stop` sees of the places along an axis."""

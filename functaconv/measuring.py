@@ -53,6 +53,6 @@ def measure_joined(joined: Joined, item: Signal) -> float:
             continue
         base, features = joined.base, decoded.reshape(1, -1, decoded.shape[-1]).to(joined.base.device)
         batch = Batch.of([replace(item, values=item.values[rows], valid=valid)], [0]).to(base.device)
-        found = compare(base, batch, base.normalizer.features(batch), features)
-        total, count = total + float(found["mse"][0]) * known, count + known
+        measures = compare(base, batch, base.normalizer.features(batch), features)
+        total, count = total + float(measures["mse"][0]) * known, count + known
     return total / count if count else math.nan

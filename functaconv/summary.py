@@ -1,15 +1,17 @@
 """The numbers of a functaset: what `encode` writes as report.json and `report` prints."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from functaconv.data.ignored import ignored_lines
 from functaconv.metrics import psnr
-from functaconv.modalities import Modality
+from functaconv.modalities import MODALITIES, Modality
+from functaconv.words import counted, size
 
 PERCENTILES = {"p5": 5, "p50": 50, "p95": 95}
 
@@ -26,18 +28,20 @@ class Items:
     """`[item, axis]`, of the whole item"""
     keys: NDArray[np.object_]
     is_tiled: NDArray[np.bool_]
+    points: NDArray[np.float64]
+    """`[row]`, how many points each row has"""
 
     @classmethod
     def of(
         cls, keys: NDArray[np.object_] | None, shapes: NDArray[np.int32], tiles: NDArray[np.int32] | None
     ) -> "Items":
         """From the columns of a functaset; without `keys` the items have empty names."""
-        count = len(shapes)
+        count, points = len(shapes), shapes.astype(np.float64).prod(-1)
         if keys is None:
             keys = np.full(count, "", object)
         if tiles is None:
             ones = np.ones(count, np.int64)
-            return cls(np.arange(count), ones, shapes.astype(np.int64), keys, np.zeros(count, bool))
+            return cls(np.arange(count), ones, shapes.astype(np.int64), keys, np.zeros(count, bool), points)
         axes = shapes.shape[1]
         origin, whole = tiles[:, :axes], tiles[:, axes:]
         # an item begins with the tile at its origin
@@ -48,18 +52,17 @@ class Items:
             str(key).rpartition("#")[0] if (shape != full).any() else str(key)
             for key, shape, full in zip(keys[first], shapes[first], whole[first], strict=True)
         ]
-        return cls(first, rows, whole[first].astype(np.int64), np.array(names, object), rows > 1)
+        return cls(first, rows, whole[first].astype(np.int64), np.array(names, object), rows > 1, points)
 
     def __len__(self) -> int:
         return len(self.first)
 
-    def mse(self, mse: NDArray[np.float32], shapes: NDArray[np.int32]) -> NDArray[np.float64]:
+    def mse(self, mse: NDArray[np.float32]) -> NDArray[np.float64]:
         """Mean squared error of each item, from that of its rows."""
         if not len(self):
             return np.zeros(0)
-        points = shapes.astype(np.float64).prod(-1)
-        weighted = np.add.reduceat(mse.astype(np.float64) * points, self.first)
-        return np.asarray(weighted / np.add.reduceat(points, self.first))
+        weighted = np.add.reduceat(mse.astype(np.float64) * self.points, self.first)
+        return np.asarray(weighted / np.add.reduceat(self.points, self.first))
 
 
 @dataclass(frozen=True)
@@ -93,10 +96,7 @@ def summarise(
     items_per_second: float | None,
     measures: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The report as JSON-ready values. PSNR in dB; `psnr.mean`, the headline, is the mean over items.
-
-    `measures` are what `of_measures` says.
-    """
+    """The report as JSON-ready values, with the `mse` and PSNR (dB) of items; `measures` come from `of_measures`."""
     count = len(mse)
     quality = psnr(mse) if count else np.zeros(0)
     return {
@@ -107,11 +107,11 @@ def summarise(
         "steps": method.steps,
         "latent": {"sites": list(method.sites), "numbers": method.numbers},
         "psnr": {
-            "mean": _number(quality.mean()) if count else None,
-            "min": _number(quality.min()) if count else None,
+            "mean": rounded(quality.mean()) if count else None,
+            "min": rounded(quality.min()) if count else None,
             **{name: _percentile(quality, at) for name, at in PERCENTILES.items()},
         },
-        "psnr_of_mean_mse": _number(float(psnr(mse.mean()))) if count else None,
+        "psnr_of_mean_mse": rounded(float(psnr(mse.mean()))) if count else None,
         **(measures or {}),
         "bytes": {
             "store": size.store,
@@ -119,7 +119,7 @@ def summarise(
             "per_item": round(size.store / count, 2) if count else None,
             "raw_per_item": round(size.raw / count, 2) if count else None,
         },
-        "items_per_second": _number(items_per_second),
+        "items_per_second": rounded(items_per_second),
     }
 
 
@@ -134,7 +134,7 @@ def of_measures(
     for measure in kind.measures:
         known = measures[measure.name].astype(np.float64)
         if not measure.by_variable:
-            by_name[measure.report] = _number(float(_COMBINE[measure.combine](known))) if len(known) else None
+            by_name[measure.report] = rounded(float(_COMBINE[measure.combine](known))) if len(known) else None
         elif len(known):
             each = _COMBINE[measure.combine](known)
             by_name[measure.report] = {
@@ -172,7 +172,7 @@ def _percentile(quality: NDArray[np.float64], at: float) -> float | None:
         return None
     # between infinite values numpy subtracts them
     with np.errstate(invalid="ignore"):
-        return _number(float(np.percentile(quality, at)))
+        return rounded(float(np.percentile(quality, at)))
 
 
 def _significant(value: float) -> float | None:
@@ -180,6 +180,61 @@ def _significant(value: float) -> float | None:
     return float(f"{value:.5g}") if math.isfinite(value) else None
 
 
-def _number(value: float | None) -> float | None:
-    """JSON has no infinity: a perfect item has no finite PSNR."""
+def rounded(value: float | None) -> float | None:
+    """To four decimals; None for infinity, which JSON does not have: the PSNR of a perfect item."""
     return None if value is None or not math.isfinite(value) else round(float(value), 4)
+
+
+def described(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Name and text of everything that a functaset's summary says; a line that goes on has no name."""
+    latent, psnr, bytes_ = summary["latent"], summary["psnr"], summary["bytes"]
+    yield "items", f"{summary['count']}, failed {summary['failed']}"
+    for number, line in enumerate(ignored_lines(summary["ignored"])):
+        yield "" if number else "ignored", line
+    yield "solver", f"{summary['solver']}, {counted(summary['steps'], 'step')}"
+    sites = "x".join(map(str, latent["sites"]))
+    yield "latent", f"{latent['numbers']} numbers" + (f" ({sites} sites)" if sites else "")
+    if psnr["mean"] is None:
+        yield "PSNR", "no items"
+    else:
+        known = (name for name in ("min", "p5", "p50", "p95") if psnr.get(name) is not None)
+        spread = " · ".join(f"{name} {psnr[name]:.2f}" for name in known)
+        yield "PSNR", f"{psnr['mean']:.2f} dB mean of items ({spread})"
+        yield "", f"{summary['psnr_of_mean_mse']:.2f} dB of the mean error"
+    for kind in MODALITIES.values():
+        yield from kind.lines(summary)
+    if closed := summary.get("closed_form"):
+        yield "closed form", f"{closed['psnr']:.2f} dB on the base's validation items, after {closed['seconds']:.0f} s"
+    if pca := summary.get("pca"):
+        yield "PCA", _pca(pca)
+    if against := summary.get("against"):
+        yield "against the data", _against(against)
+    if (seams := summary.get("seams")) is not None:
+        yield "seams", f"{seams:.3f} times the steps elsewhere, where cells meet or end in renders of 4 times the size"
+    if per_item := bytes_["per_item"]:
+        raw = bytes_["raw_per_item"]
+        ratio = f"{raw / per_item:.1f} times smaller" if raw >= per_item else f"{per_item / raw:.1f} times larger"
+        yield "bytes per item", f"{per_item:.0f}, raw {raw:.0f} ({ratio})"
+    yield "store, base", f"{size(bytes_['store'])}, {size(bytes_['base'])}"
+    if speed := summary.get("items_per_second"):
+        yield "speed", f"{speed:.1f} items/s"
+
+
+def _pca(pca: Mapping[str, Any]) -> str:
+    if pca.get("psnr") is None:
+        return f"not measured: {pca.get('reason')}"
+    text = f"{pca['psnr']:.2f} dB with as many numbers: we are {abs(pca['difference']):.2f} dB "
+    text += "above" if pca["difference"] >= 0 else "below"
+    text += "".join(f"; {kind.agreement_text(pca)}" for kind in MODALITIES.values() if kind.agreement_text(pca))
+    if pca.get("psnr_per_patch") is not None:
+        text += f"; per patch {pca['psnr_per_patch']:.2f} dB"
+    return text
+
+
+def _against(against: Mapping[str, Any]) -> str:
+    if against.get("psnr_mean") is None:
+        return f"{against['items']} items compared"
+    text = f"{against['psnr_mean']:.2f} dB over {against['items']} items, "
+    text += f"at most {against['largest_difference_db']:.4f} dB from what is stored"
+    lonely = f"; {against['missing']} in the shards only, {against['extra']} here only"
+    return text + (lonely if against["missing"] or against["extra"] else "")

@@ -13,21 +13,15 @@ from functaconv.data.ignored import MOST_KINDS, OTHERS, ignore
 from functaconv.data.items import Item, Record
 from functaconv.data.naming import shown
 from functaconv.data.noise import reading
-from functaconv.data.shards import (
-    MOST_COMPARED,
-    Tally,
-    count_named,
-    fingerprint,
-    index_shard,
-    is_seekable,
-    read_records,
-)
+from functaconv.data.shards import fingerprint, index_shard, is_seekable, read_records
 from functaconv.errors import InputError, ItemError
 from functaconv.modalities.reading import count_ignored
 from functaconv.signals.loader import map_ahead
 
-# records that a glance decodes
+# records that are decoded without --verify
 FIRST_RECORDS = 64
+# keys that are compared with each other: some 64 MiB of hashes
+MOST_COMPARED = 1 << 20
 
 
 @dataclass
@@ -46,16 +40,17 @@ class Survey:
     suffixes: Counter[str] = field(default_factory=Counter)
     forms: Counter[str] = field(default_factory=Counter)
     labels: Counter[bool] = field(default_factory=Counter)
-    tally: Tally = field(default_factory=Tally)
+    ignored: Counter[str] = field(default_factory=Counter)
     kinds: dict[str, tuple[str, int]] = field(default_factory=dict)
     """problem, but for its numbers -> the first of its kind, and how many there are"""
     seen: set[int] = field(default_factory=set)
 
     def read(self, name: str, number: int, *, whole: bool) -> None:
         """All records with their arrays, or the headers of all and the arrays of the first."""
-        tally = self.tally if whole else Tally()
+        ignored = self.ignored if whole else Counter[str]()
         # of several shards each shows a few
-        records = islice(read_records(name, number, tally=tally), None if whole else self._room())
+        most = None if whole else max(1, FIRST_RECORDS - self.looked_at)
+        records = islice(read_records(name, number, ignored=ignored), most)
         try:
             for looked in map_ahead(self._look, records, workers=os.cpu_count() or 1):
                 self._count(int(whole and not looked.record.is_joined))
@@ -63,7 +58,7 @@ class Survey:
                 # not held while the next one is decoded
                 del looked
             if not whole:
-                known = index_shard(name, tally=self.tally) if is_seekable(name) else None
+                known = index_shard(name, ignored=self.ignored) if is_seekable(name) else None
                 self._count(None if known is None else sum(not location.is_joined for location in known))
         except InputError as error:
             self.damaged += 1
@@ -84,18 +79,15 @@ class Survey:
     def _count(self, records: int | None) -> None:
         self.records = None if self.records is None or records is None else self.records + records
 
-    def _room(self) -> int:
-        return max(1, FIRST_RECORDS - self.looked_at)
-
     def _note(self, name: str, looked: "_Looked") -> None:
         record, item = looked.record, looked.item
         if record.is_joined:
             return
         self.looked_at += 1
         for suffix in record.fields:
-            count_named(self.suffixes, f".{suffix}")
+            ignore(self.suffixes, f".{suffix}")
         for kind, count in looked.ignored.items():
-            ignore(self.tally.ignored, kind, count)
+            ignore(self.ignored, kind, count)
         # a number in place of the key: there may be millions
         key = hash(record.key)
         self.repeated += key in self.seen
@@ -128,7 +120,7 @@ class Survey:
             "bytes": sum(map(_bytes, names)),
             "looked_at": self.looked_at,
             "suffixes": dict(sorted(self.suffixes.items())),
-            "ignored": dict(sorted(self.tally.ignored.items())),
+            "ignored": dict(sorted(self.ignored.items())),
             "arrays": dict(self.forms.most_common(8)),
             "labelled": self.labels[True],
             "without_array": self.without_array,
@@ -139,7 +131,7 @@ class Survey:
 
 
 def _bytes(name: str) -> int:
-    """Of a shard; 0 where nobody says."""
+    """The bytes of a shard; 0 where its server does not say."""
     try:
         return int(fingerprint(name).get("size", 0))
     except InputError:

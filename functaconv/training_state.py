@@ -1,7 +1,8 @@
 """The state of a training run on disk: safetensors with its plain values as JSON, written whole or not at all."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from torch import Tensor
 from functaconv.documents import parse_json
 from functaconv.errors import InputError
 from functaconv.files import replace_bytes
+from functaconv.functaset.files import problems
 from functaconv.modalities.sphere import Globe
 from functaconv.signals.normalizer import PerChannel
 
@@ -49,23 +51,34 @@ class _StateValues(BaseModel):
     geometry: Globe | None = None
 
 
-class _Values(dict[str, Any]):
+class _Required(dict[str, Any]):
+    """A state by an older functaconv, or an edited one, may lack an entry."""
+
     def __missing__(self, name: str) -> Any:
         raise InputError(f"the training state lacks {name!r}", hint=_ANEW)
 
 
-class _Tensors(dict[str, Tensor]):
-    def __missing__(self, name: str) -> Any:
-        raise InputError(f"the training state lacks {name!r}", hint=_ANEW)
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The file, whose tensors are read when they are asked for; an InputError for what is wrong with it."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        reason = problems(error) if isinstance(error, ValidationError) else error
+        raise InputError(f"cannot read the training state {path}: {reason}", hint=_ANEW) from None
+
+
+def read_values(path: Path) -> Mapping[str, Any]:
+    """The plain values of the state in a file; no tensor is read."""
+    with _opened(path) as file:
+        values = parse_json((file.metadata() or {})["functaconv"].encode())
+        _StateValues.model_validate(values)
+        return _Required(values)
 
 
 def read_state(path: Path) -> TrainingState:
     """The training state in a file."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            values = parse_json((file.metadata() or {})["functaconv"].encode())
-            _StateValues.model_validate(values)
-            return TrainingState(_Tensors({name: file.get_tensor(name) for name in file.keys()}), _Values(values))  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-        raise InputError(f"cannot read the training state {path}: {reason}", hint=_ANEW) from None
+    values = read_values(path)
+    with _opened(path) as file:
+        return TrainingState(_Required({name: file.get_tensor(name) for name in file.keys()}), values)  # noqa: SIM118

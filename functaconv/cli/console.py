@@ -41,7 +41,7 @@ def decibels(value: float | None) -> str | None:
 
 def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     """The numbers of a functaset, for people."""
-    from functaconv.summary_text import described
+    from functaconv.summary import described
 
     return table(described(summary))
 

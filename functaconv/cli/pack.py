@@ -3,7 +3,7 @@
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,9 @@ from functaconv.words import counted, size
 
 if TYPE_CHECKING:
     from functaconv.packing import PackPlan
+
+# failures that are printed without --verbose
+MOST_TOLD = 10
 
 
 def command(
@@ -93,44 +96,31 @@ def command(
 
     to_stdout = shards_dir == "-"
     target = sys.stdout.buffer if to_stdout else Path(shards_dir)
+    tell = (lambda _: None) if quiet else say
     summary = pack(source, target, wanted, progress=not quiet and sys.stderr.isatty())
-    for failure in summary.failures[: None if verbose else 10]:
-        if not quiet:
-            say(f"not packed: {failure.path}: {failure.reason}")
-    if len(summary.failures) > 10 and not verbose and not quiet:
-        say(
-            f"... and {len(summary.failures) - 10} more"
-            + ("" if to_stdout else f": {Path(shards_dir) / 'failed.jsonl'}")
-        )
+    most = len(summary.failures) if verbose else MOST_TOLD
+    for failure in summary.failures[:most]:
+        tell(f"not packed: {failure.path}: {failure.reason}")
+    if len(summary.failures) > most:
+        where = "" if to_stdout else f": {Path(shards_dir) / 'failed.jsonl'}"
+        tell(f"... and {len(summary.failures) - most} more{where}")
     for note in summary.notes:
-        if not quiet:
-            say(f"note: {note}")
-    facts: dict[str, Any] = {
-        "count": summary.count,
-        "failed": summary.failed,
-        "ignored": dict(summary.ignored),
-        "shards": list(summary.shards),
-        "bytes": summary.bytes,
-        "classes": list(summary.classes),
-        "notes": list(summary.notes),
-    }
+        tell(f"note: {note}")
     where = "one stream" if to_stdout else counted(len(summary.shards), "shard")
-    ignored = ignored_lines(summary.ignored)
     lines = table(
         [
             ("packed", f"{counted(summary.count, 'item')} in {where}, {size(summary.bytes)}"),
             ("failed", summary.failed or None),
-            ("classes", len(facts["classes"]) or None),
-            *((("ignored" if number == 0 else ""), line) for number, line in enumerate(ignored)),
+            ("classes", len(summary.classes) or None),
+            *(("" if number else "ignored", line) for number, line in enumerate(ignored_lines(summary.ignored))),
         ]
     )
-    if json and not to_stdout:
-        write_json(facts)
-    elif not to_stdout:
+    if to_stdout:
+        tell("\n".join(lines))
+    elif json:
+        write_json({**summary.to_json(), "notes": list(summary.notes)})
+    else:
         write_lines(lines)
-    elif not quiet:
-        for line in lines:
-            say(line)
     if summary.complaint is not None:
         raise summary.complaint
 

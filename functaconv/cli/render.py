@@ -52,7 +52,7 @@ def command(
     verbose: options.Verbose = False,  # noqa: ARG001 - main() looks at it
 ) -> None:
     """Decode items at any size or place."""
-    from functaconv.rendering import View, grid_of_file, region_of, render, size_of
+    from functaconv.rendering import RenderOptions, View, grid_of_file, region_of, render, size_of
 
     if size is not None and scale is not None:
         raise UsageError("--size and --scale contradict each other", hint="give one of them")
@@ -66,11 +66,10 @@ def command(
         region_of(region) if region else None,
         None if like is None else grid_of_file(like),
     )
-    rendered = render(
-        functaset, out, items=item, keys=key or (), view=view, format=format, device=device, masked=mask,
-        overwrite=overwrite,
-        progress=not quiet and out != "-" and sys.stderr.isatty(),
-    )  # fmt: skip
+    options = RenderOptions(
+        items=item, keys=key or (), view=view, format=format, masked=mask, overwrite=overwrite, device=device
+    )
+    rendered = render(functaset, out, options, progress=not quiet and out != "-" and sys.stderr.isatty())
     if json and out != "-":
         write_json({"count": rendered.count, "path": rendered.path, "files": list(rendered.files)})
     elif not quiet:

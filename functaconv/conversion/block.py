@@ -2,24 +2,30 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
 
-from functaconv.conversion.reading import Portion, Read
+from functaconv.conversion.progress import Progress
+from functaconv.conversion.reading import Portion, read
+from functaconv.conversion.tasks import Task
 from functaconv.conversion.work import Work
 from functaconv.data.shards import shown
-from functaconv.functaset.blocks import DAMAGED, Block, Failure, Grids
+from functaconv.functaset.blocks import DAMAGED, Block, Failure
 from functaconv.functaset.codecs import Codec
 from functaconv.functaset.grids import GridTable
 from functaconv.functaset.schema import NO_TIME, columns
+from functaconv.functaset.unfinished import Parts
 from functaconv.joining import Joined
 from functaconv.measuring import measure, measure_joined
 from functaconv.metrics import psnr
+from functaconv.modalities.reading import DecodedRecord
 from functaconv.signals.batch import Batch
+from functaconv.signals.device import matmul_precision
 from functaconv.signals.loader import prefetched
 from functaconv.signals.signal import Signal
 
@@ -30,18 +36,57 @@ Tell = Callable[[int, np.ndarray], None]
 
 
 @dataclass
+class Job:
+    """What an engine runs; to another process only the work travels."""
+
+    work: Work
+    parts: Parts | None = None
+    progress: Progress | None = None
+    records: dict[int, int] = field(default_factory=dict)
+    """of the shards that were read, up to now"""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Job, (self.work,)
+
+    def announce(self, message: str) -> None:
+        """Something that a user wants to know of the engine."""
+        if self.progress is not None:
+            self.progress.watcher.announce(message)
+
+    def read(self, task: Task) -> Iterator[Portion]:
+        """The portions of a task."""
+        for portion in read(self.work, task):
+            self.records[task.shard] = portion.stop
+            yield portion
+            # not held while the next one is decoded
+            del portion
+
+    def encode(self, portions: Iterator[Portion]) -> Iterator[Block]:
+        """The blocks of the portions, but for those that another process has finished meanwhile."""
+        tell = None if self.progress is None else self.progress.batch
+        with matmul_precision(self.work.precision, self.work.stored.base.device):
+            missing = self._missing(portions)
+            while (block := encode_block(self.work, missing, tell)) is not None:
+                yield block
+
+    def _missing(self, portions: Iterator[Portion]) -> Iterator[Portion]:
+        is_begin, is_done = True, False
+        for portion in portions:
+            if is_begin:
+                is_done = self.parts is not None and self.parts.has(portion.shard, portion.number)
+            is_begin = portion.is_end
+            if not is_done:
+                yield portion
+            del portion
+
+
+@dataclass
 class _Fitted:
     """Rows by position in the portion, and why some are not to be used."""
 
     latent: np.ndarray
     measures: dict[str, np.ndarray]
     reasons: dict[int, str]
-
-
-def encode_blocks(work: Work, portions: Iterator[Portion], tell: Tell | None = None) -> Iterator[Block]:
-    """The blocks that the portions make up, one after the other."""
-    while (block := encode_block(work, portions, tell)) is not None:
-        yield block
 
 
 def encode_block(work: Work, portions: Iterator[Portion], tell: Tell | None = None) -> Block | None:
@@ -75,7 +120,7 @@ def _encode(work: Work, portion: Portion, table: GridTable, report: Callable[[fl
     reasons = {number: read.reason for number, read in enumerate(reads) if read.reason is not None} | lost
     name = shown(work.names[portion.shard])
     failures = [
-        Failure(name, reads[number].number, reads[number].key, reason, portion.shard)
+        Failure(name, reads[number].record.record, reads[number].record.key, reason, portion.shard)
         for number, reason in sorted(reasons.items())
     ]
     if portion.damage is not None:
@@ -85,7 +130,25 @@ def _encode(work: Work, portion: Portion, table: GridTable, report: Callable[[fl
     axes = work.stored.base.axes.dims
     measures = {name: values[kept] for name, values in fitted.measures.items()}
     mse = measures.pop("mse")
-    meta = [_meta(work, place.signal) for place in places]
+    signals = [place.signal for place in places]
+    rows = {
+        "latent": fitted.latent[kept],
+        "key": np.array([signal.key for signal in signals], object),
+        "label": np.array([signal.label for signal in signals], np.int64),
+        "shape": np.array([signal.shape for signal in signals], np.int32).reshape(-1, axes),
+        "mse": mse,
+        "psnr": psnr(mse).astype(np.float32),
+        "record": np.array([reads[tiles[position][0]].record.record for position in kept], np.int32),
+        **measures,
+    }
+    if work.layout.kind.has_coordinates:
+        rows |= _grid_columns(work, table, signals)
+    meta = [_meta(work, signal) for signal in signals]
+    if any(text != "null" for text in meta):
+        rows["meta"] = np.array(meta, object)
+    if work.options.tile is not None:
+        origins = [[*place.origin, *place.whole] for place in places]
+        rows["tile"] = np.array(origins, np.int32).reshape(-1, 2 * axes)
     return Block(
         shard=portion.shard,
         number=portion.number,
@@ -94,26 +157,15 @@ def _encode(work: Work, portion: Portion, table: GridTable, report: Callable[[fl
         is_last=portion.is_last,
         source=portion.source,
         run=work.digest,
-        latent=fitted.latent[kept],
-        keys=[place.signal.key for place in places],
-        label=np.array([place.signal.label for place in places], np.int64),
-        shape=np.array([place.signal.shape for place in places], np.int32).reshape(-1, axes),
-        mse=mse,
-        psnr=psnr(mse).astype(np.float32),
-        record=np.array([reads[tiles[position][0]].number for position in kept], np.int32),
-        meta=meta if any(text != "null" for text in meta) else None,
-        tile=None
-        if work.options.tile is None
-        else np.array([[*place.origin, *place.whole] for place in places], np.int32).reshape(-1, 2 * axes),
-        measures=measures,
-        grids=_grids(work, table, [place.signal for place in places]) if work.layout.kind.has_coordinates else None,
+        columns=rows,
+        grids=table if work.layout.kind.has_coordinates else None,
         failures=failures,
         ignored=dict(portion.ignored),
     )
 
 
-def _grids(work: Work, table: GridTable, signals: Sequence[Signal]) -> Grids:
-    """Axes and masks, each once, and the time of every item."""
+def _grid_columns(work: Work, table: GridTable, signals: Sequence[Signal]) -> dict[str, np.ndarray]:
+    """The number of each item's axes and mask in the table, which holds each once, and its time."""
     grid, mask = np.full((2, len(signals)), -1, np.int32)
     time = np.full(len(signals), NO_TIME, np.int64)
     for row, signal in enumerate(signals):
@@ -122,7 +174,7 @@ def _grids(work: Work, table: GridTable, signals: Sequence[Signal]) -> Grids:
         seconds = work.layout.kind.seconds(signal.attributes or {})
         if seconds is not None:
             time[row] = seconds
-    return Grids(table, grid, mask, time)
+    return {"grid": grid, "mask": mask, "time": time}
 
 
 def _meta(work: Work, signal: Signal) -> str:
@@ -168,17 +220,17 @@ def _fit(work: Work, signals: Sequence[Signal], report: Callable[[float, np.ndar
     return fitted
 
 
-def _measure_joined(work: Work, reads: Sequence[Read], fitted: _Fitted) -> None:
-    """Items in tiles: the error of each of them becomes that of the whole, joined as it is rendered."""
+def _measure_joined(work: Work, reads: Sequence[DecodedRecord], fitted: _Fitted) -> None:
+    """Items in tiles: the error of each tile becomes that of the whole item, joined as it is rendered."""
     first = 0
-    for read in reads:
-        rows = slice(first, first := first + len(read.tiles))
-        if len(read.tiles) < 2 or any(row in fitted.reasons for row in range(rows.start, rows.stop)):
+    for one in reads:
+        rows = slice(first, first := first + len(one.tiles))
+        if len(one.tiles) < 2 or any(row in fitted.reasons for row in range(rows.start, rows.stop)):
             continue
         latents = partial(_decoded, work.codec, fitted.latent[rows])
-        origins = np.array([tile.origin for tile in read.tiles])
-        shapes = np.array([tile.signal.shape for tile in read.tiles])
-        item = read.tiles[0].item
+        origins = np.array([tile.origin for tile in one.tiles])
+        shapes = np.array([tile.signal.shape for tile in one.tiles])
+        item = one.tiles[0].item
         joined = Joined(work.stored.base, origins, shapes, item.shape, work.overlap, latents)
         fitted.measures["mse"][rows] = measure_joined(joined, item)
 

@@ -70,9 +70,9 @@ class Progress:
     def saved(self, block: Block) -> None:
         """A block is saved."""
         was_told = self._in_hand[0] > 0
-        self._saved, self._in_hand = _with(self._saved, block.mse), (0, 0.0)
+        self._saved, self._in_hand = _with(self._saved, block.columns["mse"]), (0, 0.0)
         self.records += block.stop - block.start
-        self._items += len(np.unique(block.record))
+        self._items += len(np.unique(block.columns["record"]))
         self._failed += len(block.failures)
         self._seconds = time.monotonic() - self._started
         if not was_told:
@@ -97,22 +97,22 @@ def _far_from_training(work: Work, block: Block) -> str | None:
     trained = work.stored.description.training.get("shapes") or []
     if not trained:
         return None
-    low, high = np.min(trained, axis=0), np.max(trained, axis=0)
-    is_far = (block.shape > FAR_FROM_TRAINING * high).any(1) | (FAR_FROM_TRAINING * block.shape < low).any(1)
+    low, high, shapes = np.min(trained, axis=0), np.max(trained, axis=0), block.columns["shape"]
+    is_far = (shapes > FAR_FROM_TRAINING * high).any(1) | (FAR_FROM_TRAINING * shapes < low).any(1)
     if not is_far.any():
         return None
     row = int(np.argmax(is_far))
-    size, usual = "x".join(map(str, block.shape[row])), "x".join(map(str, high))
+    size, usual = "x".join(map(str, shapes[row])), "x".join(map(str, high))
     is_cut = work.layout.kind.can_transform and not work.layout.tiled
-    advice = f"; --tile {min(high)} would cut it" if is_cut and (block.shape[row] > min(high)).any() else ""
-    return f"{block.keys[row]} is {size}, the base was learned on {usual}: expect a low PSNR{advice}"
+    advice = f"; --tile {min(high)} would cut it" if is_cut and (shapes[row] > min(high)).any() else ""
+    return f"{block.columns['key'][row]} is {size}, the base was learned on {usual}: expect a low PSNR{advice}"
 
 
 def _many_sizes(work: Work, block: Block) -> str | None:
     """Items of so many sizes that few can be fitted together."""
     if len(block) < LEAST_COMPARED:
         return None
-    sizes = len(np.unique(block.shape, axis=0))
+    sizes = len(np.unique(block.columns["shape"], axis=0))
     if sizes <= MOST_DISTINCT * len(block):
         return None
     advice = "; --resize, --crop or --tile makes them alike" if work.layout.kind.can_transform else ""

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from functools import cached_property, partial
 from itertools import islice
 from typing import Any
 
@@ -18,9 +17,8 @@ from functaconv.data.noise import reading
 from functaconv.data.shards import fingerprint, read_records, shown
 from functaconv.data.storage import opened
 from functaconv.errors import ChangedInputError, InputError, ItemError
-from functaconv.modalities.reading import count_ignored, stored_length
+from functaconv.modalities.reading import DecodedRecord, count_ignored
 from functaconv.signals.loader import Ahead, begun_ahead
-from functaconv.signals.tiles import Tile
 from functaconv.words import counted
 
 FIRST_ITEMS = 16
@@ -28,37 +26,6 @@ PORTION_BYTES = 64 << 20
 """of decoded records, from which on they are fitted before more are decoded"""
 LARGE_VALUES = 1 << 22
 """of a signal, from which on nothing else is decoded while it is fitted"""
-PER_TILE, PER_CHARACTER = 1 << 10, 32
-"""bytes of Python objects, about: of a tile, and for each character of JSON"""
-
-
-@dataclass(frozen=True)
-class Read:
-    """What became of a record before fitting: tiles, or a reason why not, or neither when it holds no array."""
-
-    key: str
-    number: int
-    length: int
-    """bytes in the shard"""
-    tiles: tuple[Tile, ...] = ()
-    reason: str | None = None
-    ignored: Mapping[str, int] = field(default_factory=dict)
-    """kind -> what of the record, and behind it, is not in the tiles"""
-
-    @cached_property
-    def bytes(self) -> int:
-        """What it takes in memory, with the attributes that each tile is stored with."""
-        if not self.tiles:
-            return 0
-        attributes = stored_length(self.tiles[0].signal)
-        masks = sum(tile.signal.valid.nbytes for tile in self.tiles if tile.signal.valid is not None)
-        values = sum(tile.signal.values.nbytes for tile in self.tiles)
-        return masks + values + len(self.tiles) * (PER_TILE + attributes) + PER_CHARACTER * attributes
-
-    @property
-    def is_large(self) -> bool:
-        """What is fitted of it takes much more memory than what was read."""
-        return self.bytes > PORTION_BYTES or any(tile.signal.values.size > LARGE_VALUES for tile in self.tiles)
 
 
 @dataclass(frozen=True)
@@ -70,7 +37,7 @@ class Portion:
     """of the block in its shard"""
     start: int
     """first record of the portion"""
-    reads: tuple[Read, ...]
+    reads: tuple[DecodedRecord, ...]
     source: Mapping[str, Any]
     """the shard's fingerprint"""
     is_end: bool
@@ -97,7 +64,11 @@ class Portion:
 
     @property
     def is_large(self) -> bool:
-        return any(read.is_large for read in self.reads)
+        """Whether fitting it takes much more memory than reading it."""
+        return any(
+            read.bytes > PORTION_BYTES or any(tile.signal.values.size > LARGE_VALUES for tile in read.tiles)
+            for read in self.reads
+        )
 
 
 def read(work: Work, task: Task) -> Iterator[Portion]:
@@ -121,7 +92,7 @@ def read(work: Work, task: Task) -> Iterator[Portion]:
         records = read_records(name, task.shard, start=task.start, begin=begin, stream=stream, unplaced=unplaced)
         wanted = islice(records, None if task.stop is None else task.stop - task.start)
         # closed whatever happens: no thread goes on decoding
-        reads = stack.enter_context(closing(begun_ahead(partial(_read, work), wanted, workers=work.workers)))
+        reads = stack.enter_context(closing(begun_ahead(work.reading.decoded, wanted, workers=work.workers)))
         yield from _portions(work, task, source, reads, unplaced)
 
 
@@ -129,14 +100,14 @@ def _portions(
     work: Work,
     task: Task,
     source: Mapping[str, Any],
-    reads: Iterator[Ahead[Read]],
+    reads: Iterator[Ahead[DecodedRecord]],
     unplaced: Mapping[str, int],
 ) -> Iterator[Portion]:
     upcoming, damage = _next(reads)
     number, start = task.number, task.start
     while True:
         records = held = decoded = 0
-        portion: list[Read] = []
+        portion: list[DecodedRecord] = []
         while upcoming is not None and not is_full(records, held, work.block):
             if decoded >= PORTION_BYTES:
                 yield Portion(task.shard, number, start, tuple(portion), source, is_end=False)
@@ -144,7 +115,7 @@ def _portions(
                 portion.clear()
             # what comes next is decoded, if it is large, only when it is asked for
             portion.append(upcoming.result())
-            records, held, decoded = records + 1, held + portion[-1].length, decoded + portion[-1].bytes
+            records, held, decoded = records + 1, held + portion[-1].record.length, decoded + portion[-1].bytes
             upcoming, damage = _next(reads)
         is_last, stop = upcoming is None, start + len(portion)
         if is_last and damage is None and task.is_counted and task.stop != stop:
@@ -163,7 +134,7 @@ def _portions(
         number, start = number + 1, stop
 
 
-def _next(reads: Iterator[Ahead[Read]]) -> tuple[Ahead[Read] | None, str | None]:
+def _next(reads: Iterator[Ahead[DecodedRecord]]) -> tuple[Ahead[DecodedRecord] | None, str | None]:
     """The next record, or None and, where the shard is damaged, in what way."""
     try:
         return next(reads, None), None
@@ -171,18 +142,6 @@ def _next(reads: Iterator[Ahead[Read]]) -> tuple[Ahead[Read] | None, str | None]
         raise
     except InputError as error:
         return None, str(error)
-
-
-def _read(work: Work, record: Record) -> Read:
-    ignored = Counter[str]()
-    try:
-        tiles = work.reading.tiles(record, ignored)
-        if tiles:
-            # a time that cannot be stored is said before anything is fitted
-            work.layout.kind.seconds(tiles[0].signal.attributes or {})
-        return Read(record.key, record.record, record.length, tiles, ignored=ignored)
-    except ItemError as error:
-        return Read(record.key, record.record, record.length, reason=str(error), ignored=ignored)
 
 
 def check_first_items(work: Work) -> None:

@@ -7,10 +7,10 @@ import numpy as np
 from functaconv.conversion.work import Work
 from functaconv.errors import InputError, UsageError
 from functaconv.functaset.attributes import Range
-from functaconv.functaset.blocks import Block, Grids
+from functaconv.functaset.blocks import Block
 from functaconv.functaset.grids import GridTable
 from functaconv.functaset.reader import Functaset
-from functaconv.functaset.schema import PARTS
+from functaconv.functaset.schema import PARTS, columns
 from functaconv.functaset.unfinished import Parts, create
 from functaconv.functaset.writer import clear
 
@@ -50,7 +50,7 @@ def reopen(work: Work, functaset: Functaset) -> int:
 
 
 def _block(
-    work: Work, functaset: Functaset, rows: np.ndarray, shard: int, number: int, start: int, one: Range, is_last: bool
+    work: Work, functaset: Functaset, rows: np.ndarray, shard: int, number: int, start: int, span: Range, is_last: bool
 ) -> Block:
     """Rows of a functaset as the block that they came from."""
 
@@ -61,37 +61,27 @@ def _block(
         return array.read(slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 0))
 
     layout = functaset.attributes.layout
+    wanted = columns(layout, meta="meta" in functaset.descriptions)
+    values = {one.name: column(one.name) for one in wanted if one.name != "shard"}
+    grids = None
+    if layout.kind.has_coordinates:
+        grids = GridTable()
+        for place, row in enumerate(rows):
+            axes, missing = functaset.grid_of(int(row))
+            grid = values["grid"][place] = grids.number(*axes.axes)
+            values["mask"][place] = grids.mask_number(grid, missing)
     return Block(
         shard=shard,
         number=number,
         start=start,
-        stop=one.stop,
+        stop=span.stop,
         is_last=is_last,
         source=functaset.attributes.input[shard],
         run=work.digest,
-        latent=column("latent"),
-        keys=[str(key) for key in column("key")],
-        label=column("label"),
-        shape=column("shape"),
-        mse=column("mse"),
-        psnr=column("psnr"),
-        record=column("record"),
-        meta=None if functaset.stored("meta") is None else [str(text) for text in column("meta")],
-        tile=column("tile") if layout.tiled else None,
-        measures={name: column(name) for name in layout.kind.measure_names},
-        grids=_grids(functaset, rows, column("time")) if layout.kind.has_coordinates else None,
-        ignored=one.ignored,
+        columns=values,
+        grids=grids,
+        ignored=span.ignored,
     )
-
-
-def _grids(functaset: Functaset, rows: np.ndarray, time: np.ndarray) -> Grids:
-    table = GridTable()
-    grid, mask = np.full((2, len(rows)), -1, np.int32)
-    for place, row in enumerate(rows):
-        axes, missing = functaset.grid_of(int(row))
-        grid[place] = table.number(*axes.axes)
-        mask[place] = table.mask_number(int(grid[place]), missing)
-    return Grids(table, grid, mask, time)
 
 
 def forget_failed(work: Work, path: Path) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from functaconv.conversion.job import Job
+from functaconv.conversion.block import Job
 from functaconv.conversion.options import EncodeOptions
 from functaconv.conversion.progress import Bar, Progress, Watcher
 from functaconv.conversion.reading import check_first_items

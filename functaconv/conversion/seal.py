@@ -120,7 +120,7 @@ def _report(work: Work, made: Arrays, blocks: Blocks, items_per_second: float | 
     stored, shapes = work.stored, made.column("shape")
     items = Items.of(None, shapes, made.column("tile") if work.layout.tiled else None)
     report = summarise(
-        items.mse(made.column("mse"), shapes), failed=blocks.failed, ignored=blocks.ignored,
+        items.mse(made.column("mse")), failed=blocks.failed, ignored=blocks.ignored,
         method=Method(stored.recipe.solver.kind, work.steps, stored.base.sites, stored.base.numbers),
         size=Size(made.nbytes(), len(stored.content), raw_bytes(items.shape, _normaliser(work))),
         items_per_second=items_per_second,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
 from functaconv.data.items import DamageError
+from functaconv.data.naming import printable
 
 BLOCK = 512
 _CHUNK = 1 << 20
@@ -28,7 +29,7 @@ _PAX = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 
 
 class Tape:
-    """Bytes to be read forward, that says so when there are fewer than promised."""
+    """Bytes read forward; DamageError where there are fewer than asked for."""
 
     def __init__(self, stream: BinaryIO, position: int = 0, length: int | None = None) -> None:
         self._stream = stream
@@ -41,7 +42,7 @@ class Tape:
             stream.seek(here)
 
     def read(self, count: int) -> bytes:
-        """`count` bytes, or as many as are left."""
+        """`count` bytes, or as many as there are."""
         if self._end is not None:
             count = min(count, self._end - self.position)
         pieces = []
@@ -86,7 +87,7 @@ class Member:
 
 
 def members(tape: Tape, whole: bool) -> Iterator[Member | None]:
-    """The members in order, None at each end marker. What the reader of a member leaves is skipped."""
+    """The members in order, None at each end marker. The rest of a member that was not read is skipped."""
     zeros = 0
     offset: int | None = None
     extended: dict[str, str] = {}
@@ -122,7 +123,7 @@ def members(tape: Tape, whole: bool) -> Iterator[Member | None]:
         end = start + _padded(size if _has_body(info) else 0)
         kind: Kind = "file" if info.isreg() else "special"
         kind = "sparse" if "sparse" in extended else _KINDS.get(info.type, kind)
-        target = extended.get("linkpath", _printable(info.linkname))
+        target = extended.get("linkpath", printable(info.linkname))
         yield Member(extended.get("path", info.name), kind, size, offset, start, end, target)
         tape.skip(end - tape.position)
         offset, extended = None, {}
@@ -143,7 +144,7 @@ def _header(block: bytes, position: int) -> tarfile.TarInfo:
         what = "not a tar archive" if position == 0 else "damaged: expected the header of a member"
         raise DamageError(f"{what} ({error})") from error
     _size(info.size)
-    info.name = _printable(info.name)
+    info.name = printable(info.name)
     return info
 
 
@@ -166,7 +167,7 @@ def _extension(info: tarfile.TarInfo, tape: Tape) -> dict[str, str]:
     content = tape.take(_padded(info.size))[: info.size]
     if info.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
         name = content.partition(b"\0")[0].decode("utf-8", "surrogateescape")
-        return {"path" if info.type == tarfile.GNUTYPE_LONGNAME else "linkpath": _printable(name)}
+        return {"path" if info.type == tarfile.GNUTYPE_LONGNAME else "linkpath": printable(name)}
     values: dict[str, str] = {}
     while content.strip(b"\0"):
         match = re.match(rb"(\d{1,7}) ([^=]+)=", content)
@@ -174,7 +175,7 @@ def _extension(info: tarfile.TarInfo, tape: Tape) -> dict[str, str]:
         if match is None or not match.end() < length <= len(content) or content[length - 1 : length] != b"\n":
             raise DamageError("damaged: expected a PAX header")
         value = content[match.end() : length - 1].decode("utf-8", "surrogateescape")
-        values[match[2].decode("utf-8", "replace")] = _printable(value)
+        values[match[2].decode("utf-8", "replace")] = printable(value)
         content = content[length:]
     if any(name.startswith("GNU.sparse") for name in values):
         values["sparse"] = ""
@@ -196,8 +197,3 @@ def _size(value: str | int) -> int:
 
 def _padded(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
-
-
-def _printable(name: str) -> str:
-    # bytes that are no UTF-8 cannot be written to JSON; the escape keeps different names different
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

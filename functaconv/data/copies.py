@@ -1,6 +1,5 @@
 """Shards as plain local tars, which can be read in any order: those that are not are fetched and decompressed."""
 
-import errno
 import shutil
 import tempfile
 import weakref
@@ -15,16 +14,14 @@ from functaconv.data.storage import is_seekable, opened, shown
 from functaconv.errors import InputError
 
 _CHUNK = 1 << 20
-SPARE = 1 << 30
-"""bytes of the disk that are left to others"""
 _HINT = "set TMPDIR to a directory with more room, or fetch and decompress the shards yourself"
 
 
 class LocalCopies:
     """Plain tars of shards, in a temporary directory that is removed with this object, and at exit.
 
-    Local uncompressed shards stay where they are. InputError where a copy finds no room (`SPARE` bytes of the disk are
-    left to others), and where a shard is damaged.
+    Local uncompressed shards stay where they are. InputError where a copy cannot be written, and where a shard is
+    damaged.
     """
 
     def __init__(self, shards: Sequence[str], announce: Callable[[str], None] = lambda _: None) -> None:
@@ -49,18 +46,10 @@ class LocalCopies:
 def _copy(shard: str, target: Path) -> None:
     try:
         with opened(shard) as source, target.open("wb") as copy:
-            content = plain(source)
-            while piece := content.read(_CHUNK):
-                if shutil.disk_usage(target.parent).free < SPARE + len(piece):
-                    raise OSError(errno.ENOSPC, "too little room")
-                copy.write(piece)
+            shutil.copyfileobj(plain(source), copy, _CHUNK)
     except DamageError as error:
         raise InputError(f"{shown(shard)}: {error}", hint=error.hint) from error
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(f"cannot copy {shown(shard)} to {target.parent}: {error.strerror or error}") from error
         raise InputError(
-            f"no room for a copy of {shown(shard)} in {target.parent}: {shutil.disk_usage(target.parent).free} bytes "
-            f"are free, of which {SPARE} are to stay so",
-            hint=_HINT,
+            f"cannot copy {shown(shard)} to {target.parent}: {error.strerror or error}", hint=_HINT
         ) from error

@@ -1,4 +1,4 @@
-"""What the user calls shards, spelled out: one name per tar."""
+"""From what the user gives as shards to one name per tar."""
 
 import glob
 import itertools
@@ -24,9 +24,9 @@ _RANGE = re.compile(r"(\{\d+\.\.\d+(?:\.\.\d+)?\})")
 def expand_shards(specs: str | Sequence[str], *, allow_pipe: bool = False) -> list[str]:
     """The shards that paths, globs, braces, directories, URLs, comma lists, `-` and `pipe:` stand for, in that order.
 
-    A name that exists is taken as it is, whatever it contains. The same shard twice is an error. A command is run by
-    whoever reads the name `pipe:COMMAND`: without `allow_pipe` there will be none. In a command only braces around a
-    range of numbers are expanded. In a list with commas a URL goes on to the next URL: other names stand before it.
+    A name that exists is taken as it is, whatever it contains. The same shard twice is a UsageError, and so is
+    `pipe:COMMAND` without `allow_pipe`. In a command only braces around a range of numbers are expanded. In a list with
+    commas a URL reaches to the next URL, so other names must stand before it.
     """
     shards = [
         shard for spec in ([specs] if isinstance(specs, str) else specs) for shard in _expand(str(spec), allow_pipe)

@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO
 
 from functaconv.data.ignored import APPLE_DOUBLE, HIDDEN, LOOPS, NO_SUFFIX, ignore
+from functaconv.data.naming import printable
 from functaconv.errors import InputError
 
 # a USTAR header holds a base name of 100 bytes below a directory of 155; some are left for suffix and number
@@ -32,7 +33,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """What a walk through a folder found."""
+    """The files below a folder that may be packed, and what else there is."""
 
     candidates: tuple[Candidate, ...]
     ignored: Counter[str]
@@ -69,9 +70,7 @@ def walk(folder: Path, is_wanted: Callable[[Path], bool], *, exclude: Path | Non
 
 def clean_key(name: str) -> str:
     """A relative path as a key: no dots, no control characters, no `..`, short enough for a tar."""
-    # bytes that are no UTF-8 come as lone surrogates
-    name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    parts = [_clean_part(part) for part in name.split("/") if part not in ("", ".", "..")]
+    parts = [_clean_part(part) for part in printable(name).split("/") if part not in ("", ".", "..")]
     key = "/".join(parts) or "_"
     directory, _, base = key.rpartition("/")
     if len(base.encode()) > _LONGEST_NAME or len(directory.encode()) > _LONGEST_DIRECTORY:
@@ -126,8 +125,8 @@ def _files(
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """A file, or what a link leads to; an OSError for what is none: it may have no end, or make wait for one."""
-    # a pipe is opened without waiting for who would write to it
+    """A regular file, or one that a link leads to; OSError for pipes and devices, which may never end."""
+    # a pipe is opened without waiting for a writer
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as stream:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -137,5 +136,4 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 def relative_name(path: Path, folder: Path) -> str:
     """The path below `folder` as it can be written to JSON."""
-    name = PurePosixPath(path.relative_to(folder)).as_posix()
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return printable(path.relative_to(folder).as_posix())

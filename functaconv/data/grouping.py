@@ -18,27 +18,7 @@ from functaconv.errors import InputError
 # both from webdataset: its names -> (key, suffix), and the names it keeps for itself
 _NAME = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
 _META = re.compile(r"__[^/]*__($|/)")
-# some 64 MiB of hashes: of a shard with more records the later ones are not compared
-MOST_COMPARED = 1 << 20
-_MOST_NAMED = 1000
 _LONGEST_SUFFIX = 40
-_OTHERS = "(others)"
-
-
-@dataclass(slots=True)
-class Tally:
-    """What a reader passed over or wondered at, counted while it reads. Counts add up over shards."""
-
-    ignored: Counter[str] = field(default_factory=Counter)
-    """kind -> members that are no field of a record"""
-    duplicates: Counter[str] = field(default_factory=Counter)
-    """key -> records that have it although an earlier one of the same shard has; they are records all the same. The
-    first thousand keys by name, the rest as "(others)"."""
-
-
-def count_named(counter: Counter[str], name: str) -> None:
-    """One more of a name, or of the others where there are very many names."""
-    counter[name if name in counter or len(counter) < _MOST_NAMED else _OTHERS] += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,35 +102,20 @@ class Group:
         self.fields.clear()
 
 
-class _Keys:
-    """The keys of a shard as far as they have come, 64 bits of each."""
-
-    def __init__(self, tally: Tally | None) -> None:
-        self._duplicates = None if tally is None else tally.duplicates
-        self._seen = set[int]()
-
-    def note(self, key: str) -> None:
-        if self._duplicates is None:
-            return
-        number = hash(key)
-        if number in self._seen:
-            count_named(self._duplicates, key)
-        elif len(self._seen) < MOST_COMPARED:
-            self._seen.add(number)
-
-
 def groups(
     source: Source,
     start: int,
     limits: Limits,
-    tally: Tally | None = None,
+    ignored: Counter[str] | None = None,
     locations: Mapping[int, RecordLocation] | None = None,
     unplaced: Counter[str] | None = None,
 ) -> Iterator[Group]:
-    """The records in order; before number `start` without bodies. Without a location to an end marker."""
+    """The records in order, before number `start` without bodies; a source without a location ends at an end marker.
+
+    `ignored` counts the members that are in no record, `unplaced` those of a shard without any record.
+    """
     locations = locations or {}
-    total = Counter[str]() if tally is None else tally.ignored
-    keys = _Keys(tally)
+    total = Counter() if ignored is None else ignored
     group: Group | None = None
     waiting = Counter[str]()
     number = source.first
@@ -180,8 +145,6 @@ def groups(
                     yield group
                 group, waiting = Group(key, number, member.offset, member.end, ignored=waiting), Counter()
                 number += 1
-                if group.number not in locations or not locations[group.number].is_joined:
-                    keys.note(key)
             group.end = member.end
             if is_long:
                 group.fail(f"a name of {len(member.name)} characters, expected at most {limits.name}")

@@ -12,7 +12,7 @@ Kind = Literal["image", "array", "grid"]
 
 
 class DamageError(Exception):
-    """What is wrong with the bytes of a shard; who reads records from them adds which shard, and where."""
+    """What is wrong with the bytes of a shard; the reader of records adds which shard, and where in it."""
 
     def __init__(
         self, message: str, hint: str = "the archive is incomplete or damaged: fetch or pack it again"
@@ -37,7 +37,7 @@ class Record:
     ignored: Mapping[str, int] = field(default_factory=dict)
     """kind -> members with its key, or behind it, that are not among the fields"""
     is_joined: bool = False
-    """its members are those of an earlier record with its key: there is nothing left"""
+    """an earlier record with its key has its members: this one is empty"""
     length: int = 0
     """bytes of the stretch of the archive where it lies, headers and all"""
 

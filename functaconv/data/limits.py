@@ -1,4 +1,4 @@
-"""What one item may cost: what is beyond is refused. What is large is not decoded ahead of its turn."""
+"""Limits on what one item may take; items above them fail. Large items are not decoded ahead of their turn."""
 
 import threading
 from collections.abc import Callable
@@ -38,17 +38,17 @@ DEFAULT_LIMITS = Limits()
 
 
 class DecodeLaterError(BaseException):
-    """An item is too large to be decoded before it is asked for. No handler of errors is to take it for one."""
+    """An item is too large to be decoded ahead. A BaseException, so that no handler of decoding errors catches it."""
 
 
 def check_ahead(needed: int) -> None:
-    """DecodeLaterError where a thread that decodes ahead is about to take `needed` bytes, and those are many."""
+    """DecodeLaterError in a thread that decodes ahead and is about to take `needed` bytes, when that is `LARGE`."""
     if needed >= LARGE and getattr(_HERE, "is_ahead", False):
         raise DecodeLaterError
 
 
 def run_ahead(call: Callable[[], Result]) -> Result:
-    """The result of a call that is made before anybody asks for it."""
+    """The result of a call made ahead of its turn: `check_ahead` stops it where it would take much memory."""
     _HERE.is_ahead = True
     try:
         return call()

@@ -71,3 +71,8 @@ def short_name(shard: str) -> str:
     if shard == STDIN:
         return shard
     return shown(shard) if is_pipe(shard) else PurePath(shown(shard)).name
+
+
+def printable(name: str) -> str:
+    """A file's name as JSON and terminals can hold it; the escapes of bytes that are no UTF-8 keep names different."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""Warnings of libraries: heard while files are read, and told once each, with the name of the file."""
+"""Warnings of libraries, collected while files are read and shown once each, with the name of the file."""
 
 import logging
 import os
@@ -18,12 +18,12 @@ _LOGGERS = ("PIL", "tifffile")
 # `ZIPDecode: Decoding error at scanline 0`, and of the file that Pillow hands over without a name
 _OF_LIBTIFF = re.compile(rb"(tempfile\.tif|[A-Z]\w*[A-Z]\w*): ")
 _OF_ECCODES = re.compile(rb"ECCODES [A-Z]+ *:")
+# these are for developers
 _UNHEARD = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
-"""for developers"""
 
 
 class Noise:
-    """What was said, by which file first, and how often."""
+    """Each warning with the first file that caused it and its count."""
 
     def __init__(self) -> None:
         self._said: dict[str, tuple[str, int]] = {}
@@ -55,7 +55,7 @@ class _Handler(logging.Handler):
 
 @contextmanager
 def heard() -> Iterator[Noise]:
-    """Python's warnings, of all threads, meanwhile, and what libraries log."""
+    """Collect what libraries warn of and log, in all threads, while the block runs."""
     noise = Noise()
     handler = _Handler(noise)
     with warnings.catch_warnings():
@@ -73,12 +73,12 @@ def heard() -> Iterator[Noise]:
 
 
 def libtiff_heard() -> AbstractContextManager[None]:
-    """What libtiff writes to stderr meanwhile becomes a warning; what others write passes."""
+    """Turn what libtiff writes to stderr while the block runs into warnings; other output passes."""
     return _stderr_heard("libtiff: ", _OF_LIBTIFF)
 
 
 def eccodes_heard() -> AbstractContextManager[None]:
-    """What ecCodes writes to stderr meanwhile becomes a warning, where it is no error; what others write passes."""
+    """The same for what ecCodes writes; an exception of ecCodes goes on."""
     return _stderr_heard("", _OF_ECCODES)
 
 
@@ -101,13 +101,13 @@ def _stderr_heard(start: str, pattern: re.Pattern[bytes]) -> Iterator[None]:
 
 
 def now_reading(name: str) -> None:
-    """What this thread reads from now on is the file `name`."""
+    """Warnings of this thread are from now on about the file `name`."""
     _HERE.name = name
 
 
 @contextmanager
 def reading(name: str) -> Iterator[None]:
-    """This thread reads the file `name` meanwhile."""
+    """Warnings of this thread are about the file `name` while the block runs."""
     now_reading(name)
     try:
         yield

@@ -1,4 +1,4 @@
-"""How long a source is waited for, and how often it is asked again."""
+"""How long to wait for a source, and how often to ask it again."""
 
 import math
 import os
@@ -24,7 +24,7 @@ _PROGRESS = 1 << 20
 
 
 class LostError(Exception):
-    """A connection that broke off, or was refused for now: to be tried again. `silent`: seconds waited in vain."""
+    """A connection broke off, or was refused for now: try again. `silent`: seconds without an answer."""
 
     def __init__(self, reason: str, *, silent: float = 0.0) -> None:
         super().__init__(reason)
@@ -80,5 +80,5 @@ class Retries:
                 hint="run the command again when the server is well",
             )
         pause = min(_MAX_PAUSE, _FIRST_PAUSE * self._timeout * 2 ** (self._failures - 1))
-        # many readers are not to come back at the same moment; that jitter is no secret
+        # jitter: many readers must not come back at the same moment
         time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311

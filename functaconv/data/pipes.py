@@ -1,4 +1,4 @@
-"""Commands and stdin as streams that are not waited for without a word."""
+"""Commands and stdin as streams; one that is silent for long is an error, or a warning."""
 
 import atexit
 import io
@@ -42,7 +42,7 @@ class _PipeStream(io.RawIOBase):
     def __init__(self, process: subprocess.Popen[bytes], name: str, timeout: float) -> None:
         self._process, self._name, self._timeout = process, name, timeout
         self._output = cast(IO[bytes], process.stdout)
-        # also where nobody comes to close it: a thread that waits for it is left behind at the end
+        # a thread that still reads it when Python ends would wait for ever
         atexit.register(self._kill)
 
     def readable(self) -> bool:
@@ -76,7 +76,7 @@ class _PipeStream(io.RawIOBase):
             raise DamageError(f"the command ended {ended}", hint="run the command by itself to see what is wrong")
 
     def _kill(self) -> None:
-        # one that was waited for has given its number back: another group may have it
+        # after `wait` the number may belong to another process group
         if self._process.returncode is None:
             with suppress(OSError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -106,7 +106,7 @@ class _StdinStream(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         if not self._was_told and not _is_ready(self._descriptor, self._timeout):
-            # whoever writes may be slow for good reasons
+            # the writer may be slow for good reasons
             _LOG.warning("stdin has sent nothing for %g s; still waiting", self._timeout)
             self._was_told = True
         return os.readv(self._descriptor, [buffer])

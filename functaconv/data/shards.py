@@ -22,26 +22,13 @@ from typing import BinaryIO
 from functaconv.data.archive import Tape, members
 from functaconv.data.decoders import DEFAULT_LIMITS, Limits
 from functaconv.data.expansion import expand_shards
-from functaconv.data.grouping import (
-    MOST_COMPARED,
-    Elsewhere,
-    Group,
-    RecordLocation,
-    Source,
-    Tally,
-    add,
-    count_named,
-    groups,
-)
+from functaconv.data.grouping import Elsewhere, Group, RecordLocation, Source, add, groups
 from functaconv.data.items import Record
 from functaconv.data.storage import fingerprint, is_read_once, is_seekable, opened, shown
 from functaconv.errors import InputError
 
 __all__ = [
-    "MOST_COMPARED",
     "RecordLocation",
-    "Tally",
-    "count_named",
     "digest_of_names",
     "expand_shards",
     "fingerprint",
@@ -62,26 +49,28 @@ def read_records(
     begin: tuple[int, int] | None = None,
     stream: BinaryIO | None = None,
     limits: Limits = DEFAULT_LIMITS,
-    tally: Tally | None = None,
+    ignored: Counter[str] | None = None,
     unplaced: Counter[str] | None = None,
 ) -> Iterator[Record]:
     """The records of one tar from number `start` on, decompressed if need be; of `stream`, if there is one.
 
     InputError, naming shard and record, when the archive is damaged or stops before its end marker: after
     all records that are known to be complete. ServiceError when a server or command fails: the shard may be sound.
-    `begin` is a record's number and offset, as `index_shard` tells them: what is before it is not read. `unplaced`
-    counts what is passed over where there is no record that could say so.
+    `begin` is a record's number and offset, as `index_shard` tells them: what is before it is not read. `ignored`
+    counts by kind the members that are in no record, `unplaced` those of them that follow no record.
     """
     locations = _joins(shard) if stream is None else {}
     with ExitStack() as stack:
         source = stack.enter_context(opened(shard, stream))
         again = stack.enter_context(opened(shard)) if locations else source
-        for group in groups(Source(shard, source, begin=begin), start, limits, tally, locations, unplaced):
+        for group in groups(Source(shard, source, begin=begin), start, limits, ignored, locations, unplaced):
             if group.number >= start:
                 yield _completed(group, locations.get(group.number), again, limits).record(index)
 
 
-def index_shard(shard: str, *, stream: BinaryIO | None = None, tally: Tally | None = None) -> list[RecordLocation]:
+def index_shard(
+    shard: str, *, stream: BinaryIO | None = None, ignored: Counter[str] | None = None
+) -> list[RecordLocation]:
     """Where each record of a local shard lies, from its headers alone; of `stream`, a plain tar, if there is one.
 
     InputError for a shard that is not `is_seekable`: there is nothing in it that could be returned to.
@@ -92,10 +81,10 @@ def index_shard(shard: str, *, stream: BinaryIO | None = None, tally: Tally | No
             hint="fetch and decompress it first",
         )
     locations = (_known_scan(shard) if stream is None else _scan(shard, stream)).locations
-    if tally is not None:
+    if ignored is not None:
         with opened(shard, stream) as source:
             joins = {location.record: location for location in locations if location.is_joined or location.elsewhere}
-            deque(groups(Source(shard, source, is_plain=True), sys.maxsize, DEFAULT_LIMITS, tally, joins), maxlen=0)
+            deque(groups(Source(shard, source, is_plain=True), sys.maxsize, DEFAULT_LIMITS, ignored, joins), maxlen=0)
     return list(locations)
 
 

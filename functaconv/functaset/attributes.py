@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 from pydantic_core import from_json, to_json
 
+from functaconv.documents import other_version
 from functaconv.errors import InputError
-from functaconv.functaset.schema import FORMAT, MOST_ITEMS, VERSION, Bits, Layout, Name, shown
+from functaconv.functaset.files import problems
+from functaconv.functaset.schema import FORMAT, MOST_ITEMS, VERSION, Bits, Layout, Name
 
 
 class _Frozen(BaseModel):
@@ -132,7 +134,7 @@ class Attributes(_Frozen):
             try:
                 model.model_validate(getattr(self, name))
             except ValidationError as error:
-                raise ValueError(f"{name}.{_problems(error)}") from None
+                raise ValueError(f"{name}.{problems(error)}") from None
         return self
 
     @property
@@ -165,15 +167,12 @@ def parse_attributes(attributes: object, path: Path) -> Attributes:
             hint="expected a .zarr folder that `functaconv encode` made",
         )
     if attributes.get("version") != VERSION:
-        raise InputError(
-            f"{path}: found functaset version {attributes.get('version')!r}, this functaconv reads {VERSION}",
-            hint="install the functaconv that wrote it, or a newer one",
-        )
+        raise other_version(str(path), attributes.get("version"), VERSION)
     try:
         return Attributes.model_validate(attributes)
     except ValidationError as error:
         raise InputError(
-            f"{path}: the attributes of the functaset are damaged: {_problems(error)}",
+            f"{path}: the attributes of the functaset are damaged: {problems(error, most=4)}",
             hint="restore zarr.json from a copy, or encode again with --overwrite",
         ) from error
 
@@ -187,13 +186,3 @@ def attributes_digest(attributes: Mapping[str, Any]) -> str:
 def canonical(value: Any) -> Any:
     """`value` as JSON would give it back: lists for tuples, null for NaN and infinities."""
     return from_json(to_json(value, inf_nan_mode="null"))
-
-
-def _problems(error: ValidationError) -> str:
-    def one(problem: Any) -> str:
-        place = ".".join(str(step) for step in problem["loc"])
-        # the context of a failed model is the model itself: its message already holds what was found
-        value = f" (found {shown(problem['input'])})" if place else ""
-        return f"{place}: {problem['msg']}{value}".removeprefix(": ")
-
-    return "; ".join(one(problem) for problem in error.errors(include_url=False)[:4])

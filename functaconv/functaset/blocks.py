@@ -16,7 +16,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from functaconv.documents import parse_json
 from functaconv.files import replacing
 from functaconv.functaset.attributes import Ignored
-from functaconv.functaset.files import damaged, first_problem, whole_file
+from functaconv.functaset.files import damaged, problems, whole_file
 from functaconv.functaset.grids import GridTable
 from functaconv.functaset.schema import Layout, columns
 
@@ -24,8 +24,7 @@ DAMAGED = "damaged shard: "
 MOST_BLOCK = 1 << 30
 """bytes: far above any block, which one process fits in memory"""
 
-_ARRAYS = ("latent", "label", "shape", "mse", "psnr", "record")
-_OF_GRIDS = ("grid", "mask", "time")
+_TEXTS = ("key", "meta")
 _OF_BLOCK = ("shard", "number", "start", "stop", "is_last", "source", "run", "ignored")
 
 Count = Annotated[int, Field(strict=True, ge=0, le=2**40)]
@@ -51,7 +50,7 @@ class Failure:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """What came of a range of records of one shard: a row for each item that could be converted."""
+    """A range of records of one shard, converted: a row for each item, and the failures."""
 
     shard: int
     number: int
@@ -66,112 +65,64 @@ class Block:
     """the fingerprint of the shard when it was opened"""
     run: str
     """which settings it was made with"""
-    latent: np.ndarray
-    """[item, *sites, latent], as stored"""
-    keys: list[str]
-    label: np.ndarray
-    """int64 [item], -1 for none"""
-    shape: np.ndarray
-    """int32 [item, axis]"""
-    mse: np.ndarray
-    """float32 [item]"""
-    psnr: np.ndarray
-    """float32 [item]"""
-    record: np.ndarray
-    """int32 [item], which record of its shard it was"""
-    meta: list[str] | None = None
-    tile: np.ndarray | None = None
-    """int32 [item, 2 * axis]: origin, then the shape of the whole item"""
-    measures: dict[str, np.ndarray] = field(default_factory=dict)
-    """float32 [item] or [item, variable], by name: what is measured besides mse"""
-    grids: "Grids | None" = None
+    columns: Mapping[str, np.ndarray]
+    """a row for each item, as `schema.columns` says, without `shard`; texts are object arrays, `meta` may be absent"""
+    grids: GridTable | None = None
+    """of items that lie at places of their own: what the columns `grid` and `mask` number"""
     failures: list[Failure] = field(default_factory=list)
     ignored: dict[str, int] = field(default_factory=dict)
     """kind -> how much of it was among the records"""
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.columns["key"])
 
     def check(self, layout: Layout) -> None:
         """ValueError unless the block is made for a functaset of this layout."""
-        if (self.tile is not None) != layout.tiled:
-            raise ValueError(f"tile is {self.tile!r}, but the layout says tiled={layout.tiled}")
-        if self.meta is not None and len(self.meta) != len(self):
-            raise ValueError(f"found {len(self.meta)} meta for {len(self)} keys")
-        if (self.grids is not None) != layout.kind.has_coordinates:
-            raise ValueError(f"grids {'are' if self.grids else 'are not'} given, the layout is of {layout.modality}")
-        for column in columns(layout, meta=False):
-            if column.name in ("key", "shard"):
-                continue
-            array = self.column(column.name)
-            expected = (len(self), *column.tail)
-            if array.shape != expected or array.dtype != column.dtype:
-                raise ValueError(
-                    f"{column.name}: expected {column.dtype} {expected}, found {array.dtype} {array.shape}"
-                )
-        if not np.isfinite(self.latent).all():
+        expected = {column.name: column for column in columns(layout, meta="meta" in self.columns)}
+        del expected["shard"]
+        if self.columns.keys() != expected.keys():
+            raise ValueError(f"found the columns {', '.join(self.columns)}; expected {', '.join(expected)}")
+        for name, column in expected.items():
+            array, empty, shape = self.columns[name], column.empty, (len(self), *column.tail)
+            if array.shape != shape or array.dtype != empty.dtype:
+                raise ValueError(f"{name}: expected {column.dtype} {shape}, found {array.dtype} {array.shape}")
+        if not np.isfinite(self.columns["latent"]).all():
             raise ValueError("latent holds NaN or infinite numbers: such items are failures")
-        if self.grids is not None:
-            self.grids.check(len(layout.variables))
+        if layout.kind.has_coordinates:
+            self._check_grids(len(layout.variables))
+
+    def _check_grids(self, variables: int) -> None:
+        """ValueError unless every row has a grid and mask that are there, masks of so many variables."""
+        if self.grids is None or any(axes.shape not in ((), (*axes.size, variables)) for axes in self.grids):
+            raise ValueError(f"no grids, or masks that are not of {variables} variables")
+        grid, mask = self.columns["grid"], self.columns["mask"]
+        masks = np.array([len(axes.masks) for axes in self.grids])
+        if ((grid < 0) | (grid >= len(masks))).any():
+            raise ValueError("a row has a grid that is not there")
+        if ((mask < -1) | (mask >= masks[grid])).any():
+            raise ValueError("a row has a mask that is not there")
 
     @classmethod
     def joined(cls, blocks: Sequence["Block"]) -> "Block":
         """One block of blocks that follow each other, of one shard and with one table of grids."""
-        first, last = blocks[0], blocks[-1]
-        if len(blocks) == 1:
-            return first
-
-        def together(name: str) -> np.ndarray:
-            return np.concatenate([block.column(name) for block in blocks])
-
-        has_meta = any(block.meta is not None for block in blocks)
-        rows: dict[str, Any] = {name: together(name) for name in _ARRAYS}
+        last = blocks[-1]
+        names = dict.fromkeys(name for block in blocks for name in block.columns)
         return replace(
-            first,
-            **rows,
+            blocks[0],
             stop=last.stop,
             is_last=last.is_last,
-            keys=[key for block in blocks for key in block.keys],
-            meta=[text for block in blocks for text in block.meta or ["null"] * len(block)] if has_meta else None,
-            tile=None if first.tile is None else together("tile"),
-            measures={name: together(name) for name in first.measures},
-            grids=None if first.grids is None else Grids(first.grids.table, *map(together, _OF_GRIDS)),
+            columns={name: np.concatenate([block.column(name) for block in blocks]) for name in names},
             failures=[failure for block in blocks for failure in block.failures],
             ignored=dict(sum((Counter(block.ignored) for block in blocks), Counter())),
         )
 
     def column(self, name: str) -> np.ndarray:
-        """The rows of a column of numbers."""
-        if name in self.measures:
-            return self.measures[name]
-        holder = self.grids if name in _OF_GRIDS else self
-        array = getattr(holder, name, None)
-        if not isinstance(array, np.ndarray):
-            raise ValueError(f"{name}: the block has no such column")
-        return array
-
-
-@dataclass(frozen=True, eq=False)
-class Grids:
-    """Where and when the rows of a block are, that lie at places of their own."""
-
-    table: GridTable
-    grid: np.ndarray
-    """int32 [item], into the table"""
-    mask: np.ndarray
-    """int32 [item], into the grid's masks, -1 where nothing is missing"""
-    time: np.ndarray
-    """int64 [item], seconds since 1970"""
-
-    def check(self, variables: int) -> None:
-        """ValueError unless every row has a grid and mask that are there, masks of so many variables."""
-        if any(axes.shape not in ((), (*axes.size, variables)) for axes in self.table):
-            raise ValueError(f"masks that are not of {variables} variables")
-        masks = np.array([len(axes.masks) for axes in self.table])
-        if ((self.grid < 0) | (self.grid >= len(masks))).any():
-            raise ValueError("a row has a grid that is not there")
-        if ((self.mask < -1) | (self.mask >= masks[self.grid])).any():
-            raise ValueError("a row has a mask that is not there")
+        """The rows of a column of the functaset."""
+        if name == "shard":
+            return np.full(len(self), self.shard, np.int32)
+        if name == "meta" and name not in self.columns:
+            return np.full(len(self), "null", object)
+        return self.columns[name]
 
 
 @dataclass(frozen=True)
@@ -188,11 +139,15 @@ class BlockFacts:
     rows: Count
     failures: list[Failure]
     ignored: Ignored
-    has_meta: Claim
-    measures: list[str] = field(default_factory=list)
+    columns: list[str]
+    """the names of those that the block has"""
+
+    @property
+    def has_meta(self) -> bool:
+        return "meta" in self.columns
 
 
-_FACTS, _TEXTS = TypeAdapter(BlockFacts), TypeAdapter(list[str])
+_FACTS, _TEXT_LIST = TypeAdapter(BlockFacts), TypeAdapter(list[str])
 
 
 def write_block(path: Path, block: Block) -> None:
@@ -203,20 +158,14 @@ def write_block(path: Path, block: Block) -> None:
             replace(one, shard=_printable(one.shard), key=_printable(one.key), reason=_printable(one.reason))
             for one in block.failures
         ],
-        has_meta=block.meta is not None,
-        measures=list(block.measures),
+        columns=list(block.columns),
     )
-    members = {name: getattr(block, name) for name in _ARRAYS}
-    members["facts"] = _pack(asdict(facts))
-    members["keys"] = _pack([_printable(key) for key in block.keys])
-    if block.meta is not None:
-        members["meta"] = _pack([_printable(meta) for meta in block.meta])
-    if block.tile is not None:
-        members["tile"] = block.tile
-    members |= {f"measure_{name}": values for name, values in block.measures.items()}
+    members: dict[str, Any] = {"facts": _pack(asdict(facts)), **block.columns}
+    for name in _TEXTS:
+        if name in members:
+            members[name] = _pack([_printable(text) for text in members[name].tolist()])
     if block.grids is not None:
-        members |= {name: getattr(block.grids, name) for name in _OF_GRIDS}
-        members |= block.grids.table.to_members()
+        members |= block.grids.to_members()
     with replacing(path) as file:
         np.savez(file, **members)
 
@@ -227,27 +176,17 @@ def read_facts(path: Path, *, within: Path) -> BlockFacts:
         return _facts(members)
 
 
-def read_block(path: Path, layout: Layout | None = None, *, within: Path) -> Block:
-    """The whole block, below `within`; its checksums are checked, and that it is of the layout where one is given."""
+def read_block(path: Path, layout: Layout, *, within: Path) -> Block:
+    """The whole block, below `within`; its checksums are checked, and that it is of the layout."""
     with _members(path, within) as members:
         facts = _facts(members)
         of_block: dict[str, Any] = {name: getattr(facts, name) for name in _OF_BLOCK}
-        rows: dict[str, Any] = {name: members[name] for name in _ARRAYS}
-        of_grids = [members[name] for name in _OF_GRIDS if name in members]
-        block = Block(
-            **of_block,
-            **rows,
-            keys=_texts(members, "keys"),
-            meta=_texts(members, "meta") if facts.has_meta else None,
-            tile=members.get("tile"),
-            measures={name: members[f"measure_{name}"] for name in facts.measures},
-            grids=Grids(GridTable.from_members(members), *of_grids) if of_grids else None,
-            failures=facts.failures,
-        )
+        rows = {name: _texts(members, name) if name in _TEXTS else members[name] for name in facts.columns}
+        grids = GridTable.from_members(members) if layout.kind.has_coordinates else None
+        block = Block(**of_block, columns=rows, grids=grids, failures=facts.failures)
+        block.check(layout)
         if facts.rows != len(block):
             raise ValueError(f"found {len(block)} keys for {facts.rows} rows")
-        if layout is not None:
-            block.check(layout)
         return block
 
 
@@ -263,7 +202,7 @@ def _members(path: Path, within: Path) -> Iterator[Mapping[str, np.ndarray]]:
                 yield members
     # numpy and zipfile raise whatever they like on damaged bytes
     except Exception as error:
-        raise damaged(path, first_problem(error) if isinstance(error, ValidationError) else error) from error
+        raise damaged(path, problems(error) if isinstance(error, ValidationError) else error) from error
 
 
 def _check_sizes(file: BinaryIO) -> None:
@@ -286,12 +225,12 @@ def _pack(value: Any) -> np.ndarray:
     return np.frombuffer(json.dumps(value).encode("ascii"), np.uint8)
 
 
-def _texts(members: Mapping[str, np.ndarray], name: str) -> list[str]:
+def _texts(members: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     """One for each row: a text may be long, but they cannot be many."""
     content, rows = members[name].tobytes(), len(members["psnr"])
     if content.count(b'"') - content.count(b'\\"') > 2 * rows:
         raise ValueError(f"{name}: more than {rows} texts")
-    return _TEXTS.validate_json(content)
+    return np.array(_TEXT_LIST.validate_json(content), object)
 
 
 def _printable(text: str) -> str:

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from functaconv.documents import parse_json
 from functaconv.errors import InputError
 from functaconv.functaset.blocks import Failure
-from functaconv.functaset.files import array_bytes, read_bytes, read_json, whole_file
+from functaconv.functaset.files import array_bytes, problems, read_bytes, read_json, whole_file
 from functaconv.functaset.schema import BASE, FAILED, REPORT, shown
 
 # bytes of a base: of the largest that a recipe may ask for; of `failed.jsonl`: millions of lines; and of one line
@@ -39,7 +39,7 @@ def read_failures(root: Path) -> Iterator[Failure]:
                     raise ValueError(f"line {number} is longer than {MOST_LINE} bytes")
                 yield _FAILURE.validate_python(parse_json(line))
     except (OSError, ValueError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        reason = problems(error) if isinstance(error, ValidationError) else error
         raise InputError(f"{path}: cannot be read: {reason}", hint="restore it from a copy") from error
 
 

@@ -1,4 +1,4 @@
-"""Reading the files of a store, whatever somebody made of them."""
+"""Reading the files of a store, which may be damaged or made to harm: links and devices are refused, sizes limited."""
 
 import os
 import stat
@@ -44,25 +44,30 @@ def read_root(path: Path, *, within: Path) -> dict[str, Any]:
 
 
 def validated(path: Path, as_what: TypeAdapter[Checked], *, within: Path) -> Checked:
-    """The content of a JSON file of ours below `within`, whatever somebody made of it."""
+    """The content of a JSON file below `within`, validated; InputError where it is damaged."""
     try:
         return as_what.validate_python(read_json(path, within=within))
     except ValidationError as error:
-        raise damaged(path, first_problem(error)) from None
+        raise damaged(path, problems(error)) from None
     except InputError as error:
         raise InputError(str(error), hint=_deleted(path)) from error
 
 
 def damaged(path: Path, reason: object) -> InputError:
-    """Of a file that is made again when it is not there."""
+    """The error for a damaged file that is made again once it is deleted."""
     return InputError(f"{path}: damaged: {reason}", hint=_deleted(path))
 
 
-def first_problem(error: ValidationError) -> str:
-    """Place, reason and value of the first thing that is not as it must be."""
-    problem = error.errors(include_url=False)[0]
-    place = ".".join(str(step) for step in problem["loc"])
-    return f"{place}: {problem['msg']} (found {shown(problem['input'])})".removeprefix(": ")
+def problems(error: ValidationError, most: int = 1) -> str:
+    """Place, reason and value of the first things that are not as they must be."""
+
+    def described(problem: Any) -> str:
+        place = ".".join(str(step) for step in problem["loc"])
+        # a model that fails as a whole says in its message what is wrong
+        value = f" (found {shown(problem['input'])})" if place else ""
+        return f"{place}: {problem['msg']}{value}".removeprefix(": ")
+
+    return "; ".join(described(problem) for problem in error.errors(include_url=False)[:most])
 
 
 def _deleted(path: Path) -> str:
@@ -74,7 +79,6 @@ def read_bytes(root: Path, name: str, most: int) -> bytes:
     path = whole_file(root, name, most)
     try:
         with path.open("rb") as file:
-            # not as many as it may be: room is made for what is asked
             return file.read(os.fstat(file.fileno()).st_size)
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error)) from error
@@ -112,7 +116,7 @@ def whole_file(root: Path, name: str, most: int) -> Path:
 
 
 def _has_link(root: Path, name: str) -> bool:
-    """One of the folders below `root` is a link, or the file is."""
+    """Whether the file, or a folder between it and `root`, is a link."""
     place = str(root)
     for part in name.split("/"):
         place += f"{os.sep}{part}"

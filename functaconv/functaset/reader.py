@@ -20,6 +20,7 @@ from functaconv.functaset.grids import StoredGrid, read_grids
 from functaconv.functaset.row import Row, selection
 from functaconv.functaset.schema import Column, check_keep, columns, vectors
 from functaconv.functaset.stored_array import HINT, StoredArray, difference, open_array
+from functaconv.signals.grid import AnyGrid, Grid
 
 if TYPE_CHECKING:
     from functaconv.functaset.dataset import LatentDataset
@@ -138,6 +139,12 @@ class Functaset:
         grid = self.grids[number]
         return grid, None if mask < 0 else grid.mask(mask)
 
+    def native_grid(self, row: int) -> AnyGrid:
+        """The grid that a row was encoded from."""
+        if self.grids:
+            return self.layout.kind.grid_of(*self.grid_of(row)[0].axes)
+        return Grid(tuple(self.shapes[row].tolist()))
+
     def measure(self, name: str) -> np.ndarray:
         """A column that functasets of this kind have besides those of all, such as `accuracy` or `time`."""
         if name not in self._measures:
@@ -239,13 +246,6 @@ class Functaset:
             *((column, len(self)) for column in columns(layout, meta="meta" in self.descriptions)),
             *((Column(name, "float32"), layout.latent) for name in vectors(layout)),
         ]
-
-    def array(self, name: str) -> zarr.Array[Any] | None:
-        """The array as zarr gives it, None if there is none of this name: for whom has more use for zarr than for
-        being told of what is lost.
-        """
-        stored = self.stored(name)
-        return None if stored is None else stored.zarr
 
     def stored(self, name: str) -> StoredArray | None:
         """The array as it lies on disk, None if there is none of this name."""

@@ -20,7 +20,7 @@ from functaconv.errors import InputError, OutputExistsError
 from functaconv.files import replace_bytes, sync
 from functaconv.functaset.attributes import Budgets, canonical, parse_attributes
 from functaconv.functaset.blocks import Block, BlockFacts, read_block, read_facts, write_block
-from functaconv.functaset.files import damaged, first_problem, read_json, read_root
+from functaconv.functaset.files import damaged, problems, read_json, read_root
 from functaconv.functaset.schema import FORMAT, PARTS, VERSION, Layout
 
 SETTINGS, REPLACED = "settings.json", "replaced"
@@ -103,7 +103,7 @@ def look(path: Path) -> Existing:
     try:
         return Existing(True, settings, Budgets.model_validate(budgets), run)
     except ValidationError as error:
-        return Existing(True, settings, problem=damaged(path / PARTS / SETTINGS, first_problem(error)))
+        return Existing(True, settings, problem=damaged(path / PARTS / SETTINGS, problems(error)))
 
 
 def is_unfinished(path: Path) -> bool:
@@ -170,7 +170,7 @@ def read_begun(path: Path) -> Begun:
         return Begun.model_validate(read_json(path / PARTS / SETTINGS, within=path))
     except ValidationError as error:
         raise InputError(
-            f"{path / PARTS / SETTINGS}: damaged: {first_problem(error)}", hint="encode --overwrite begins anew"
+            f"{path / PARTS / SETTINGS}: damaged: {problems(error)}", hint="encode --overwrite begins anew"
         ) from None
 
 

@@ -25,7 +25,7 @@ from functaconv.functaset.blocks import Block
 from functaconv.functaset.codecs import Codec
 from functaconv.functaset.files import array_bytes, digest_of, read_json
 from functaconv.functaset.grids import GridTable, write_grids
-from functaconv.functaset.schema import BASE, FAILED, PARTS, REPORT, Column, Layout, columns
+from functaconv.functaset.schema import BASE, FAILED, PARTS, REPORT, Layout, columns
 from functaconv.functaset.stored_array import StoredArray
 
 DECODED_TOGETHER = 1 << 23
@@ -75,13 +75,13 @@ def assembled(
         with replacing(root / FAILED) as failed:
             for block in blocks:
                 if block.grids is not None:
-                    grid, mask = table.merge(block.grids.table, block.grids.grid, block.grids.mask)
-                    block = replace(block, grids=replace(block.grids, grid=grid, mask=mask))
+                    grid, mask = table.merge(block.grids, block.columns["grid"], block.columns["mask"])
+                    block = replace(block, columns={**block.columns, "grid": grid, "mask": mask})
                 for column, writer in writers:
-                    writer.add(_rows(block, column))
-                keys.add(block.keys)
+                    writer.add(block.column(column.name))
+                keys.add(block.columns["key"].tolist())
                 for start in range(0, len(block), together):
-                    moments.add(codec.decode(block.latent[start : start + together]))
+                    moments.add(codec.decode(block.columns["latent"][start : start + together]))
                 for failure in block.failures:
                     failed.write(json.dumps(asdict(failure)).encode() + b"\n")
         for _, writer in writers:
@@ -206,16 +206,3 @@ class _Keys:
         """How many are the same as an earlier one; two of a billion keys that differ may be taken for the same."""
         digests = np.concatenate([*self._digests, np.empty(0, np.uint64)])
         return len(digests) - len(np.unique(digests))
-
-
-def _rows(block: Block, column: Column) -> np.ndarray:
-    """The block's rows of one column."""
-    match column.name:
-        case "key":
-            return np.array(block.keys, dtype=object)
-        case "meta":
-            return np.array(block.meta or ["null"] * len(block), dtype=object)
-        case "shard":
-            return np.full(len(block), block.shard, np.int32)
-        case name:
-            return block.column(name)

@@ -3,7 +3,9 @@
 import json
 import math
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from functaconv.data.decoders import check_attributes, decode, usable_field
 from functaconv.data.decoders.transform import ImageTransform
@@ -21,6 +23,30 @@ MOST_TILES = 1 << 17
 """of an item"""
 MOST_ATTRIBUTES = 64 << 20
 """characters of JSON, of all tiles of an item together"""
+# bytes of Python objects, about: of a tile, and for each character of JSON
+PER_TILE, PER_CHARACTER = 1 << 10, 32
+
+
+@dataclass(frozen=True)
+class DecodedRecord:
+    """The tiles of a record, or the reason why there are none; neither where it holds no array."""
+
+    record: Record
+    """without its members"""
+    tiles: tuple[Tile, ...] = ()
+    reason: str | None = None
+    ignored: Mapping[str, int] = field(default_factory=dict)
+    """kind -> what of the record, and between it and the next, is not in the tiles"""
+
+    @cached_property
+    def bytes(self) -> int:
+        """What it takes in memory, with the attributes that each tile is stored with."""
+        if not self.tiles:
+            return 0
+        attributes = stored_length(self.tiles[0].signal)
+        masks = sum(tile.signal.valid.nbytes for tile in self.tiles if tile.signal.valid is not None)
+        values = sum(tile.signal.values.nbytes for tile in self.tiles)
+        return masks + values + len(self.tiles) * (PER_TILE + attributes) + PER_CHARACTER * attributes
 
 
 @dataclass(frozen=True)
@@ -58,6 +84,18 @@ class Reading:
         spans = spans_of(signal.shape, self.tile, self.overlap)
         _check_size(signal, self.tile, math.prod(map(len, spans)))
         return tuple(tiles_of(signal, self.tile, self.overlap))
+
+    def decoded(self, record: Record) -> DecodedRecord:
+        """The record's tiles, or the reason why there are none."""
+        ignored, bare = Counter[str](), replace(record, fields={})
+        try:
+            tiles = self.tiles(record, ignored)
+            if tiles:
+                # a time that cannot be stored is found here, before anything is fitted
+                self.axes.modality.seconds(tiles[0].signal.attributes or {})
+            return DecodedRecord(bare, tiles, ignored=ignored)
+        except ItemError as error:
+            return DecodedRecord(bare, reason=str(error), ignored=ignored)
 
 
 def count_ignored(record: Record, field: str | None, ignored: Counter[str]) -> None:

@@ -1,10 +1,9 @@
-"""What is told of a packing: what was written, what was not, and what might be meant otherwise."""
+"""What `pack` tells: what was written, what was not, and what the source may have been meant as."""
 
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from dataclasses import field as dataclass_field
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -36,12 +35,22 @@ class PackSummary:
     failures: tuple[Failure, ...]
     notes: tuple[str, ...] = ()
     """what libraries warned of, once with the file's name, and what might be meant otherwise"""
-    complaint: FunctaconvError | None = dataclass_field(default=None, compare=False)
+    complaint: FunctaconvError | None = field(default=None, compare=False)
     """more failed than were allowed"""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "count": self.count,
+            "failed": self.failed,
+            "ignored": dict(self.ignored),
+            "shards": list(self.shards),
+            "bytes": self.bytes,
+            "classes": list(self.classes),
+        }
 
 
 class Account:
-    """What is not packed, counted while samples pass."""
+    """Failures, and what is ignored, counted while samples pass through."""
 
     def __init__(self, ignored: Counter[str]) -> None:
         self.ignored = ignored
@@ -67,7 +76,7 @@ class Account:
                 yield packed.sample
 
     def hints(self) -> Iterator[str]:
-        """What of the items cannot be learned together, and what they may be instead."""
+        """Notes about items that cannot be learned together, and about arrays that may hold many items."""
         if len(self._variables) > 1:
             sets = "; ".join(f"{', '.join(names)} ({count})" for names, count in self._variables.most_common(_MAX_TOLD))
             yield f"items of different variables, of which one set can be learned: {sets}; --variable chooses"
@@ -80,7 +89,7 @@ class Account:
             yield f"{name} is one item of shape {axes}{more}; if it holds {axes[0]}: --split-axis 0{labels}"
 
     def nothing(self, source: str) -> InputError:
-        """Nothing is left to pack."""
+        """The error for a source of which nothing could be packed."""
         reasons = "; ".join(f"{failure.path}: {failure.reason}" for failure in self.failures[:3])
         ignored = f"; ignored: {most_ignored(self.ignored)}" if self.ignored else ""
         return InputError(
@@ -106,8 +115,5 @@ def describe(target: Path, summary: PackSummary, settings: Mapping[str, Any]) ->
     if summary.failures:
         lines = (json.dumps(asdict(failure), ensure_ascii=False) + "\n" for failure in summary.failures)
         replace_bytes(target / "failed.jsonl", "".join(lines).encode())
-    described = asdict(replace(summary, failures=(), complaint=None))
-    for name in ("failures", "complaint", "notes"):
-        del described[name]
-    text = json.dumps({**described, **settings}, indent=1, ensure_ascii=False)
+    text = json.dumps({**summary.to_json(), **settings}, indent=1, ensure_ascii=False)
     replace_bytes(target / "pack.json", (text + "\n").encode())

@@ -2,6 +2,7 @@
 
 from functaconv.rendering.decoding import Picture, arrays, pictures
 from functaconv.rendering.formats import FORMATS
+from functaconv.rendering.options import RenderOptions
 from functaconv.rendering.view import grid_of_file, region_of, selection_of, size_of
 from functaconv.rendering.workflow import Rendered, render
 from functaconv.signals.grid import View
@@ -9,6 +10,7 @@ from functaconv.signals.grid import View
 __all__ = [
     "FORMATS",
     "Picture",
+    "RenderOptions",
     "Rendered",
     "View",
     "arrays",

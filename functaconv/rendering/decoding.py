@@ -10,7 +10,6 @@ from torch import Tensor
 from functaconv.base import DECODED_TOGETHER, Base
 from functaconv.checkpoint import base_of
 from functaconv.errors import UsageError
-from functaconv.functaset.native import native_grid
 from functaconv.functaset.reader import Functaset
 from functaconv.joining import Joined
 from functaconv.modalities import MODALITIES
@@ -89,7 +88,7 @@ def pictures(
         for number, row, array in zip(group, rows, decoded.numpy(), strict=True):
             array = array.reshape(*grid.shape, base.axes.channels)
             if masked and kind.has_coordinates and (missing := functaset.grid_of(int(row))[1]) is not None:
-                kind.blank(array, grid, native_grid(functaset, int(row)), missing)
+                kind.blank(array, grid, functaset.native_grid(int(row)), missing)
             yield Picture(str(index.keys[number]), array, grid, int(row))
 
 
@@ -116,7 +115,7 @@ class _Places:
         row = int(self._index.first[number])
         which = int(self._functaset.measure("grid")[row])
         if which not in self._known:
-            self._known[which] = self._possible(native_grid(self._functaset, row).resampled(self._view))
+            self._known[which] = self._possible(self._functaset.native_grid(row).resampled(self._view))
         return self._known[which]
 
     def _possible(self, grid: AnyGrid) -> AnyGrid:

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from tqdm.auto import tqdm
 
@@ -14,9 +14,9 @@ from functaconv.functaset.opening import open_functaset
 from functaconv.functaset.reader import Functaset
 from functaconv.rendering.decoding import Picture, pictures
 from functaconv.rendering.formats import FORMATS, Format, format_of
+from functaconv.rendering.options import RenderOptions
 from functaconv.rendering.output import Names, sink
 from functaconv.rendering.view import selection_of
-from functaconv.signals.grid import View
 from functaconv.summary import Items
 
 MOST_VALUES = 1 << 29
@@ -35,45 +35,41 @@ class Rendered:
 def render(
     functaset: Functaset | Path | str,
     output: Path | str | None,
+    options: RenderOptions | None = None,
     *,
-    items: Sequence[int | str] | None = None,
-    keys: Sequence[str] = (),
-    view: View | None = None,
-    format: str | None = None,  # noqa: A002 - the option's name
-    masked: bool = True,
-    overwrite: bool = False,
-    device: str = "auto",
     stdout: BinaryIO | None = None,
     progress: bool = False,
+    **keywords: Any,
 ) -> Rendered:
-    """Decode items and write them.
+    """Decode items and write them. `keywords` are those of `RenderOptions`.
 
     One item goes to the file `output`; several to a directory, which must be new or empty, or to a tar when
     `output` ends in `.tar`; `-` is stdout, one item as it is, several as a tar. Formats: png (clipped to 0..1; voxels
     as seen from a corner), npy and npz (float32, not clipped, channels last: images 0..1, voxels occupancy, others in
-    their own units), voxels also binvox (occupied above 0.5) and obj (the surface there), grids nc. With `masked` a
-    grid is NaN where its input was. An `output` that ends in .nc or .zarr takes several grids into one. `overwrite`
-    replaces files of the same names, and a store that `render` made.
+    their own units), voxels also binvox (occupied above 0.5) and obj (the surface there), grids nc. An `output` that
+    ends in .nc or .zarr takes several grids into one.
     """
+    options = replace(options or RenderOptions(), **keywords)
     functaset = functaset if isinstance(functaset, Functaset) else open_functaset(functaset)
     index = Items.of(functaset.keys, functaset.shapes, functaset.tiles)
-    chosen = _chosen(functaset, index, items, keys)
+    chosen = _chosen(functaset, index, options.items, options.keys)
     if not chosen:
         raise InputError(f"{functaset.path} has no item to render", hint="`functaconv inspect` shows what it holds")
     target = "-" if output is None else str(output)
-    kind = _format(format, target, functaset, len(chosen))
+    kind = _format(options.format, target, functaset, len(chosen))
     decoded = pictures(
-        functaset, chosen, view=view, device=device, index=index, features=kind.takes_features, masked=masked
+        functaset, chosen, view=options.view, device=options.device, index=index, features=kind.takes_features,
+        masked=options.masked,
     )  # fmt: skip
     # a view or a device that makes no sense is noticed before anything is made at the target
     rendered: Iterable[Picture] = chain([next(decoded)], decoded)
     if progress:
         rendered = tqdm(rendered, total=len(chosen), unit="item")
     if kind.is_store or (len(chosen) > 1 and _holds_many(_suffix(target))):
-        return _together(functaset, rendered, Path(target), kind, overwrite)
+        return _together(functaset, rendered, Path(target), kind, options.overwrite)
     names = Names(kind.name)
     with ExitStack() as stack:
-        put = sink(target, len(chosen), stack, stdout, overwrite=overwrite)
+        put = sink(target, len(chosen), stack, stdout, overwrite=options.overwrite)
         written = [put(names(picture.key), kind.to_bytes(picture, functaset)) for picture in rendered]
     return Rendered(len(written), target, tuple(written[:1000]))
 

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,14 +15,14 @@ from functaconv.errors import FunctaconvError, UsageError, VerificationError
 from functaconv.functaset.opening import open_functaset
 from functaconv.functaset.reader import Functaset
 from functaconv.metrics import psnr
-from functaconv.reporting.baseline import Baseline, fit_baseline
+from functaconv.reporting.baseline import fit_baseline
 from functaconv.reporting.comparison import TOLERANCE_DB, Comparer
 from functaconv.reporting.page import BEST, WORST, to_csv, to_html
-from functaconv.reporting.result import ItemQuality, Report, Table
+from functaconv.reporting.result import ItemQuality, Report, Table, mean_of
 from functaconv.reporting.seams import measured_seams
 from functaconv.reporting.thumbnails import Thumbnails, can_show
 from functaconv.signals.device import device_of, matmul_precision
-from functaconv.summary import of_measures
+from functaconv.summary import of_measures, rounded
 
 __all__ = ["ItemQuality", "Report", "Table", "report", "to_csv", "to_html"]
 
@@ -62,47 +62,42 @@ def report(
         with matmul_precision("auto", place), torch.inference_mode():
             shards = expand_shards(against, allow_pipe=allow_pipe)
             comparer = Comparer(functaset, table, base_of(functaset, place), shards)
-            training = None if train is None else expand_shards(train, allow_pipe=allow_pipe)
-            yardstick = fit_baseline_of(comparer, training)
+            yardstick = None
+            if train is not None:
+                training = expand_shards(train, allow_pipe=allow_pipe)
+                yardstick = fit_baseline(functaset, comparer.base, comparer.reading, training)
             thumbnails = _thumbnails(functaset, table, comparer)
-            also = [] if yardstick is None else [yardstick.see]
+            also = [] if yardstick is None else [yardstick.measure]
             comparison = comparer.compare(thumbnails=thumbnails, also=also, progress=progress)
             seams = measured_seams(functaset, comparer.base)
         originals = {} if thumbnails is None else thumbnails.pictures
-        table = replace(table, found_psnr=psnr(table.items.mse(comparison.mse, functaset.shapes)))
+        recomputed = table.quality(comparison.mse)
+        table = replace(table, found_psnr=recomputed)
         problems += comparison.describe()
-        compared = 0 if table.found_psnr is None else int((~np.isnan(table.found_psnr)).sum())
-        ours = math.nan if table.found_psnr is None else _mean(table.found_psnr)
+        compared, ours = int((~np.isnan(recomputed)).sum()), mean_of(recomputed)
+        is_compared = ~np.isnan(comparison.mse)
         summary["against"] = {
             "items": compared,
-            "psnr_mean": _rounded(ours),
-            "largest_difference_db": _rounded(comparison.largest) if compared else None,
+            "psnr_mean": rounded(ours),
+            "largest_difference_db": rounded(comparison.largest) if compared else None,
             "missing": len(comparison.missing),
             "extra": len(comparison.extra),
             **of_measures(
                 functaset.layout.kind,
-                _compared(comparison.measures, comparison.mse),
+                {name: values[is_compared] for name, values in comparison.measures.items()},
                 functaset.attributes.variables,
                 functaset.attributes.units,
             ),
         }
         if comparison.mse_by_numbers:
             summary["psnr_by_numbers"] = {
-                str(keep): _rounded(_mean(psnr(table.items.mse(mse, functaset.shapes))))
-                for keep, mse in comparison.mse_by_numbers.items()
+                str(keep): rounded(mean_of(table.quality(mse))) for keep, mse in comparison.mse_by_numbers.items()
             }
         if functaset.layout.sites:
             summary["seams"] = None if seams is None else round(seams, 4)
         if yardstick is not None:
-            summary["pca"] = yardstick.to_json(functaset, table, ours)
+            summary["pca"] = yardstick.to_json(table, ours)
     return Report(summary, table, functaset, _complaint(problems, mean, min_psnr, len(table)), originals)
-
-
-def fit_baseline_of(comparer: Comparer, shards: Sequence[str] | None) -> Baseline | None:
-    """PCA on training items that are read as the functaset's own were; None without training shards."""
-    if shards is None:
-        return None
-    return fit_baseline(comparer.functaset, comparer.base, comparer.reading, shards)
 
 
 def _check_request(
@@ -151,18 +146,3 @@ def _complaint(problems: Sequence[str], mean: float, min_psnr: float | None, cou
         mean_text = f"{mean:.2f} dB" if count else "that of no item"
         return VerificationError(f"the mean PSNR is {mean_text}, less than --min-psnr {min_psnr:g}")
     return None
-
-
-def _compared(measures: Mapping[str, np.ndarray], mse: np.ndarray) -> dict[str, np.ndarray]:
-    """Without the rows that have no original."""
-    return {name: values[~np.isnan(mse)] for name, values in measures.items()}
-
-
-def _mean(psnr: np.ndarray) -> float:
-    """Over the items that were compared."""
-    compared = psnr[~np.isnan(psnr)]
-    return float(compared.mean()) if len(compared) else math.nan
-
-
-def _rounded(value: float) -> float | None:
-    return round(value, 4) if math.isfinite(value) else None

@@ -14,16 +14,15 @@ from pydantic import BaseModel, ValidationError
 
 from functaconv.base import Base
 from functaconv.data.decoders.transform import ImageTransform, Size
-from functaconv.data.items import Record
 from functaconv.data.shards import read_records, shown
-from functaconv.errors import InputError, ItemError
-from functaconv.functaset.native import native_grid
+from functaconv.errors import InputError
+from functaconv.functaset.files import problems
 from functaconv.functaset.reader import Functaset
 from functaconv.joining import Joined
 from functaconv.measuring import Measures, compare, measure_joined
 from functaconv.metrics import psnr
 from functaconv.modalities import Axes
-from functaconv.modalities.reading import Reading
+from functaconv.modalities.reading import DecodedRecord, Reading
 from functaconv.reporting.result import Table
 from functaconv.reporting.thumbnails import Thumbnails
 from functaconv.shapes import Features
@@ -60,7 +59,7 @@ class EncodeSettings(BaseModel):
             return cls.model_validate(functaset.attributes.settings)
         except ValidationError as error:
             raise InputError(
-                f"{functaset.path}: the settings in zarr.json are damaged: {error.errors()[0]['msg']}",
+                f"{functaset.path}: the settings in zarr.json are damaged: {problems(error)}",
                 hint="restore zarr.json from a copy, or encode again with --overwrite",
             ) from None
 
@@ -68,37 +67,18 @@ class EncodeSettings(BaseModel):
         return Reading(axes, self.field, ImageTransform(self.resize, self.crop), self.tile, overlap)
 
 
-@dataclass(frozen=True)
-class Read:
-    """What became of a record of the shards."""
-
-    shard: str
-    """name of its file"""
-    record: Record
-    tiles: tuple[Tile, ...] = ()
-    reason: str | None = None
-
-
 def read_items(
     shards: Sequence[str], reading: Reading, *, limit: int | None = None, damaged: frozenset[str] = frozenset()
-) -> Iterator[Read]:
+) -> Iterator[DecodedRecord]:
     """Every record that has an array, in order, decoded in parallel. Shards named in `damaged` may end too early."""
-
-    def read(record: Record) -> Read:
-        name = _file_name(shards[record.shard])
-        try:
-            return Read(name, record, reading.tiles(record))
-        except ItemError as error:
-            return Read(name, record, reason=str(error))
-
     taken = 0
     for number, shard in enumerate(shards):
         records = islice(read_records(shard, number), None if limit is None else max(0, limit - taken))
         try:
-            for outcome in map_ahead(read, records, workers=os.cpu_count() or 1):
+            for read in map_ahead(reading.decoded, records, workers=os.cpu_count() or 1):
                 taken += 1
-                if outcome.tiles or outcome.reason is not None:
-                    yield outcome
+                if read.tiles or read.reason is not None:
+                    yield read
         except InputError:
             if _file_name(shard) not in damaged:
                 raise
@@ -221,14 +201,16 @@ class Comparer:
         failed_keys = Counter(one.key for one in failures)
         # a shard that was damaged when it was encoded is so still
         damaged = frozenset(_file_name(one.shard) for one in failures if not one.key)
-        reads: Iterable[Read] = read_items(self.shards, self.reading, limit=self.settings.limit, damaged=damaged)
+        reads: Iterable[DecodedRecord] = read_items(
+            self.shards, self.reading, limit=self.settings.limit, damaged=damaged
+        )
         if progress:
             from tqdm.auto import tqdm
 
             reads = tqdm(reads, total=len(items) + len(failures), desc="report", unit="item")
         for read in reads:
             key = read.record.key
-            place = (read.shard, read.record.record, key)
+            place = (_file_name(self.shards[read.record.shard]), read.record.record, key)
             if failed[place]:
                 failed[place] -= 1
                 failed_keys[key] -= 1
@@ -253,7 +235,7 @@ class Comparer:
         first, count = int(items.first[number]), int(items.rows[number])
         stored = self.functaset.shapes[first : first + count].tolist()
         if [list(tile.signal.shape) for tile in tiles] == stored:
-            if tiles[0].signal.own_grid in (None, native_grid(self.functaset, first)):
+            if tiles[0].signal.own_grid in (None, self.functaset.native_grid(first)):
                 return True
             self.result.different.append(f"{items.keys[number]} (lies on another grid than is stored)")
             return False
@@ -264,7 +246,7 @@ class Comparer:
     def _judge(self) -> None:
         """Note the items whose error is not the stored one."""
         table, result = self.table, self.result
-        now = table.items.mse(result.mse, self.functaset.shapes)
+        now = table.items.mse(result.mse)
         recomputed, stored = psnr(now), table.psnr
         with np.errstate(invalid="ignore"):
             off = np.abs(recomputed - stored)

@@ -16,7 +16,7 @@ from functaconv.errors import MissingExtraError
 from functaconv.files import replace_bytes
 from functaconv.reporting.result import ItemQuality, Report
 from functaconv.reporting.thumbnails import Thumbnails, can_show
-from functaconv.summary_text import described
+from functaconv.summary import described
 
 WORST, BEST = 16, 8
 BINS = 40

@@ -1,5 +1,6 @@
 """What a report holds: the numbers of the whole, and a table with a line per item."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,11 +42,15 @@ class Table:
     @classmethod
     def of(cls, functaset: Functaset) -> "Table":
         items = Items.of(functaset.keys, functaset.shapes, functaset.tiles)
-        mse = items.mse(functaset.mse, functaset.shapes)
+        mse = items.mse(functaset.mse)
         return cls(items, functaset.labels[items.first], mse, psnr(mse))
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def quality(self, mse: np.ndarray) -> np.ndarray:
+        """The PSNR of each item in dB, from the mean squared error of each row; NaN where that is NaN."""
+        return psnr(self.items.mse(mse))
 
     def __getitem__(self, number: int) -> ItemQuality:
         recomputed = None if self.found_psnr is None else float(self.found_psnr[number])
@@ -88,3 +93,9 @@ class Report:
     def best(self, count: int = 8) -> list[ItemQuality]:
         """The items of highest PSNR, highest first."""
         return self.items.ranked(count, best=True)
+
+
+def mean_of(psnr: np.ndarray) -> float:
+    """The mean over the items that were compared, which are not NaN; NaN when none was."""
+    compared = psnr[~np.isnan(psnr)]
+    return float(compared.mean()) if len(compared) else math.nan

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from functaconv.base import Base
-from functaconv.functaset.native import native_grid
 from functaconv.functaset.reader import Functaset
 from functaconv.joining import Joined
 from functaconv.modalities import Axes
@@ -55,7 +54,7 @@ class Thumbnails:
                 if row == self.table.items.first[number]:
                     self._decode_joined(Joined.stored(base, self.functaset, row, count), number)
                 continue
-            grid = native_grid(self.functaset, row)
+            grid = self.functaset.native_grid(row)
             seen = self.seen(number, row)
             # of the points that are shown, and of no others: there may be thousands for each of these
             points = base.geometry.points(grid, seen)

@@ -12,7 +12,7 @@ from functaconv.errors import InputError, OutputExistsError
 from functaconv.files import locked
 from functaconv.functaset.attributes import canonical
 from functaconv.training.distributed import Group
-from functaconv.training_state import TrainingState, read_state, write_state
+from functaconv.training_state import TrainingState, read_state, read_values, write_state
 
 
 class TrainingFolder:
@@ -41,9 +41,9 @@ class TrainingFolder:
 
     def is_begun(self, identity: Mapping[str, Any]) -> bool:
         """An unfinished training with these settings is to take the place of what is at `output`."""
-        return self._state.exists() and not differences(
-            read_state(self._state).values["identity"], canonical(dict(identity))
-        )
+        if not self._state.exists():
+            return False
+        return not differences(read_values(self._state)["identity"], canonical(dict(identity)))
 
     def is_of_this_run(self) -> bool:
         """What is at `output`, or was begun there, was made by these ranks, before torchrun started them again."""
@@ -52,7 +52,7 @@ class TrainingFolder:
             return False
         try:
             if self._state.exists():
-                return bool(read_state(self._state).values.get("run") == run)
+                return bool(read_values(self._state).get("run") == run)
             return is_base(self.output) and bool(read_base(self.output).description.training.get("run") == run)
         except InputError:
             # damaged, and to be overwritten

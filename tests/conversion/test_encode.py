@@ -410,7 +410,7 @@ def test_tiles_of_odd_sizes_verify_and_join_to_the_stored_error(tmp_path: Path) 
     assert verify(tmp_path / "tiled") == []
     functaset = open_functaset(tmp_path / "tiled")
     items = Items.of(functaset.keys, functaset.shapes, functaset.tiles)
-    expected = psnr(items.mse(functaset.mse, functaset.shapes))
+    expected = psnr(items.mse(functaset.mse))
     with tarfile.open(next(folder.glob("*.tar"))) as tar:
         originals = {m.name[:-4]: np.asarray(Image.open(io.BytesIO(tar.extractfile(m).read()))) for m in tar}  # type: ignore[union-attr]
     for number, (key, array) in enumerate(arrays(functaset)):

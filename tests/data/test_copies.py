@@ -1,16 +1,16 @@
 """Random access to shards that have none: local copies, which go when they are not needed any more."""
 
 import bz2
+import errno
 import gc
 import gzip
 import shutil
-from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from functaconv.data.copies import SPARE, LocalCopies
+from functaconv.data.copies import LocalCopies
 from functaconv.errors import InputError
 from functaconv.modalities import Axes
 from functaconv.modalities.reading import Reading
@@ -18,7 +18,6 @@ from functaconv.signals.collection import Collection
 from tests.data.servers import Script
 
 READING = Reading(Axes("image", 2, 3))
-Usage = namedtuple("Usage", "total used free")
 
 
 def test_a_collection_copies_what_cannot_be_read_in_any_order(
@@ -54,8 +53,12 @@ def test_a_copy_that_finds_no_room_says_so(
     (shard,) = image_shards(2).glob("*.tar")
     zipped = tmp_path / "z.tar"
     zipped.write_bytes(gzip.compress(shard.read_bytes()))
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(SPARE * 2, SPARE, SPARE + 100))
-    with pytest.raises(InputError, match=r"no room for a copy of .*z\.tar in") as caught:
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    with pytest.raises(InputError, match=r"cannot copy .*z\.tar to .*: No space left on device") as caught:
         Collection([str(zipped)], READING.signal)
     assert "TMPDIR" in str(caught.value.hint)
     del caught

@@ -12,12 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from functaconv.data import grouping
 from functaconv.data.decoders import SUFFIXES, Limits
 from functaconv.data.ignored import APPLE_DOUBLE, HIDDEN, LINKS, NO_SUFFIX, SPECIAL
 from functaconv.data.items import Record
 from functaconv.data.shards import (
-    Tally,
     expand_shards,
     fingerprint,
     index_shard,
@@ -97,32 +95,12 @@ def test_the_same_key_later_is_a_second_record() -> None:
     assert as_pairs(records) == [("a", {"png": b"1"}), ("b", {"png": b"2"}), ("a", {"cls": b"3"})]
 
 
-def test_keys_that_come_again_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ["a", "b", "a", "c", "b", "a"]
-    content = tar([(f"{name}.png", b"1") for name in names])
-    for start in (0, 4):
-        tally = Tally()
-        assert len(read(content, tally=tally, start=start)) == 6 - start
-        assert tally.duplicates == {"a": 2, "b": 1}
-    # a second archive is the same shard, another shard is not
-    tally = Tally()
-    read(content + tar([("a.png", b"1"), ("d.png", b"1")]), tally=tally)
-    read(tar([("d.png", b"1")]), tally=tally)
-    assert tally.duplicates == {"a": 3, "b": 1}
-    monkeypatch.setattr(grouping, "_MOST_NAMED", 1)
-    read(content, tally=(tally := Tally()))
-    assert tally.duplicates == {"a": 2, "(others)": 1}
-    monkeypatch.setattr(grouping, "MOST_COMPARED", 1)
-    read(content, tally=(tally := Tally()))
-    assert tally.duplicates == {"a": 2}
-
-
 def test_suffixes_ignore_case_and_others_are_counted() -> None:
-    tally = Tally()
+    ignored = Counter[str]()
     members = [("a.PNG", b"1"), ("a.seg.Png", b"2"), ("a.pkl", b"3"), ("README", b"4"), ("b.x.PYD", b"5")]
-    records = read(tar(members), tally=tally)
+    records = read(tar(members), ignored=ignored)
     assert as_pairs(records) == [("a", {"png": b"1", "seg.png": b"2"}), ("b", {})]
-    assert tally.ignored == {".pkl": 1, "(no suffix)": 1, ".pyd": 1}
+    assert ignored == {".pkl": 1, "(no suffix)": 1, ".pyd": 1}
 
 
 @pytest.mark.parametrize("second", ["a.png", "a.PNG"])
@@ -149,15 +127,15 @@ def test_members_beyond_the_limits_are_skipped_with_a_reason(pipe: bool) -> None
 def test_names_without_end_take_no_memory() -> None:
     long = "x" * 5000
     names = ["a.png", f"b.{long}", f"{long}.png", f"{long}2", "c.png", *(f"d.0{n}" for n in range(2000))]
-    tally = Tally()
-    records = read(tar([(name, b"1") for name in names]), tally=tally)
+    ignored = Counter[str]()
+    records = read(tar([(name, b"1") for name in names]), ignored=ignored)
     assert [(record.key[:10], record.problem is None) for record in records] == [
         ("a", True), ("b", False), ("x" * 10, False), ("c", True), ("d", True),
     ]  # fmt: skip
     assert "a name of 5002 characters, expected at most 4096" in str(records[1].problem)
     assert all(len(record.key) <= 4096 for record in records)
-    assert len(tally.ignored) == 101
-    assert tally.ignored["(others)"] == 1900
+    assert len(ignored) == 101
+    assert ignored["(others)"] == 1900
 
 
 def test_a_record_has_so_many_members() -> None:
@@ -221,11 +199,11 @@ def with_links(*names: tuple[str, bytes, str]) -> bytes:
 
 def test_directories_links_and_devices_are_passed_over_and_counted() -> None:
     kinds = (tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE)
-    tally = Tally()
-    records = read(with_links(*(("x.png", kind, "/etc/passwd") for kind in kinds)), tally=tally)
+    ignored = Counter[str]()
+    records = read(with_links(*(("x.png", kind, "/etc/passwd") for kind in kinds)), ignored=ignored)
     assert as_pairs(records) == [("a", {"png": b"aaa"}), ("b", {"png": b"bbb"})]
     # what stands before the first record is told by it
-    assert records[0].ignored == tally.ignored == {LINKS: 1, SPECIAL: 2}
+    assert records[0].ignored == ignored == {LINKS: 1, SPECIAL: 2}
     assert not records[1].ignored
 
 
@@ -247,11 +225,11 @@ def test_a_hard_link_is_its_target(tmp_path: Path, layout: int) -> None:
     expected = [
         (long, {"png": b"pixels"}), ("b", {"cls": b"1", "png": b"pixels"}), ("c", {"png": b"pixels"}), ("d", {}),
     ]  # fmt: skip
-    tally = Tally()
-    records = list(read_records(str(shard), tally=tally))
+    ignored = Counter[str]()
+    records = list(read_records(str(shard), ignored=ignored))
     assert as_pairs(records) == expected
     assert [read_at(str(shard), location) for location in index_shard(str(shard))] == records
-    assert records[3].ignored == tally.ignored == {LINKS: 1}
+    assert records[3].ignored == ignored == {LINKS: 1}
     # what is gone in a stream cannot be read again
     streamed = read(buffer.getvalue())
     assert as_pairs(streamed)[1:] == [("b", {"cls": b"1"}), ("c", {}), ("d", {})]
@@ -305,10 +283,10 @@ def test_a_tar_with_its_labels_apart_is_known_again_when_it_changes(tmp_path: Pa
 
 def test_what_a_mac_adds_is_passed_over() -> None:
     names = ["t/.DS_Store", "t/._a.jpg", "t/a.jpg", "t/._b.jpg", "t/b.jpg", "__MACOSX/t/._b.jpg", "._t", ".hidden.png"]
-    tally = Tally()
-    records = read(tar([(name, b"1") for name in names]), tally=tally)
+    ignored = Counter[str]()
+    records = read(tar([(name, b"1") for name in names]), ignored=ignored)
     assert as_pairs(records) == [("t/a", {"jpg": b"1"}), ("t/b", {"jpg": b"1"})]
-    assert tally.ignored == {HIDDEN: 2, APPLE_DOUBLE: 4}
+    assert ignored == {HIDDEN: 2, APPLE_DOUBLE: 4}
     assert [record.ignored for record in records] == [{HIDDEN: 1, APPLE_DOUBLE: 2}, {HIDDEN: 1, APPLE_DOUBLE: 2}]
 
 

@@ -48,6 +48,19 @@ def block_of(
     axes = len(layout.axes)
     keys = [f"{shard}/{number}/{row}é" for row in range(rows)]
     start = number * (rows + 1)
+    columns = {
+        "latent": codec_of(layout).encode(latents_of(layout, shard, number, rows)),
+        "key": np.array(keys, object),
+        "label": np.arange(rows, dtype=np.int64) - 1,
+        "shape": np.full((rows, axes), 16 + shard, np.int32),
+        "mse": generator.random(rows, np.float32),
+        "psnr": generator.random(rows, np.float32),
+        "record": np.arange(rows, dtype=np.int32) + start,
+    }
+    if meta:
+        columns["meta"] = np.array([json.dumps({"name": key}) for key in keys], object)
+    if layout.tiled:
+        columns["tile"] = np.full((rows, 2 * axes), number, np.int32)
     return Block(
         shard=shard,
         number=number,
@@ -56,15 +69,7 @@ def block_of(
         is_last=is_last,
         source={"size": 100 + shard},
         run=Plan(layout, SETTINGS).digest,
-        latent=codec_of(layout).encode(latents_of(layout, shard, number, rows)),
-        keys=keys,
-        label=np.arange(rows, dtype=np.int64) - 1,
-        shape=np.full((rows, axes), 16 + shard, np.int32),
-        mse=generator.random(rows, np.float32),
-        psnr=generator.random(rows, np.float32),
-        record=np.arange(rows, dtype=np.int32) + start,
-        meta=[json.dumps({"name": key}) for key in keys] if meta else None,
-        tile=np.full((rows, 2 * axes), number, np.int32) if layout.tiled else None,
+        columns=columns,
         failures=[Failure(f"shard-{shard}", start + rows, f"{shard}/{number}/bad", "not an image", shard)],
     )
 

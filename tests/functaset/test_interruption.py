@@ -100,7 +100,7 @@ def test_a_flipped_bit_in_a_block_is_no_row(tmp_path: Path, flip: Any) -> None:
     layout, path = LAYOUTS["global"], tmp_path / "out.zarr"
     begin(path, layout).write(block_of(layout, 0, 0, is_last=True))
     file = path / "_parts/000000-000000.last.npz"
-    stored = block_of(layout, 0, 0).latent.tobytes()
+    stored = block_of(layout, 0, 0).columns["latent"].tobytes()
     flip(file, file.read_bytes().index(stored) + 3)
     with pytest.raises(InputError, match="damaged") as caught:
         finish(path, layout, 1)

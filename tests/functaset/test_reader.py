@@ -28,10 +28,10 @@ def test_what_was_committed_is_read_in_order(stores: dict[str, Path], name: str)
     assert functaset.layout == layout
     assert np.array_equal(functaset.latents(), expected_latents(layout))
     assert functaset.latents().dtype == np.float32
-    assert functaset.keys.tolist() == [key for block in blocks for key in block.keys]
+    assert functaset.keys.tolist() == [key for block in blocks for key in block.columns["key"]]
     assert functaset.shards.tolist() == [0] * 10 + [1] * 10
     for attribute, column in [("labels", "label"), ("shapes", "shape"), ("mse", "mse"), ("psnr", "psnr")]:
-        expected = np.concatenate([getattr(block, column) for block in blocks])
+        expected = np.concatenate([block.columns[column] for block in blocks])
         assert np.array_equal(getattr(functaset, attribute), expected)
     expected_tiles = [0] * 5 + [1] * 5 + [0] * 5 + [1] * 5 if layout.tiled else None
     assert (None if functaset.tiles is None else functaset.tiles[:, 0].tolist()) == expected_tiles

@@ -21,7 +21,7 @@ from functaconv.conversion.seal import all_blocks
 from functaconv.errors import FunctaconvError
 from functaconv.functaset import Parts, Plan, arrays, open_functaset
 from functaconv.functaset.attributes import Budgets
-from functaconv.functaset.blocks import Block, Failure, Grids
+from functaconv.functaset.blocks import Block, Failure
 from functaconv.functaset.grids import GridTable, write_grids
 from functaconv.functaset.opening import read_attributes
 from functaconv.functaset.schema import PARTS, Layout, columns, vectors
@@ -214,16 +214,22 @@ def _block(layout: Layout, number: int) -> Block:
     table = GridTable()
     grid = table.number(np.linspace(-3, 3, 4), np.linspace(0, 5, 3))
     mask = table.mask_number(grid, np.arange(24).reshape(4, 3, 2) % 5 == 0)
-    wanted = {column.name: np.zeros((1, *column.tail), column.dtype)
-              for column in columns(layout, meta=False) if column.name != "key"}  # fmt: skip
-    of_grids = [np.full(1, value, np.int32) for value in (grid, mask)]
+    fixed = {
+        "key": np.array(["a"], object),
+        "meta": np.array(['{"a": 1}'], object),
+        "shape": np.array([[4, 3]], np.int32),
+        "record": np.full(1, 2 * number, np.int32),
+        "grid": np.full(1, grid, np.int32),
+        "mask": np.full(1, mask, np.int32),
+        "time": np.zeros(1, np.int64),
+    }
+    wanted = [column for column in columns(layout, meta=True) if column.name != "shard"]
     return Block(
-        **{name: wanted[name] for name in ("latent", "label", "mse", "psnr")},
         shard=0, number=number, start=2 * number, stop=2 * number + 2, is_last=number == 1, source={"size": 100},
-        run=Plan(layout, SETTINGS).digest, keys=["a"], shape=np.array([[4, 3]], np.int32),
-        record=np.full(1, 2 * number, np.int32), meta=['{"a": 1}'], tile=wanted.get("tile"),
-        measures={name: wanted[name] for name in layout.kind.measure_names},
-        grids=Grids(table, *of_grids, np.zeros(1, np.int64)) if layout.modality == "grid" else None,
+        run=Plan(layout, SETTINGS).digest,
+        columns={one.name: fixed[one.name] if one.name in fixed else np.zeros((1, *one.tail), one.dtype)
+                 for one in wanted},
+        grids=table if layout.modality == "grid" else None,
         failures=[Failure("a.tar", 2 * number + 1, "b", "no image")],
     )  # fmt: skip
 
@@ -245,7 +251,7 @@ def _change_of_begun(random: Random, files: dict[str, bytes]) -> tuple[str, byte
         chosen = random.choice(archive.namelist())
         for member in archive.namelist():
             found = archive.read(member)
-            if member == chosen and member in ("facts.npy", "keys.npy", "meta.npy") and random.random() < 0.8:
+            if member == chosen and member in ("facts.npy", "key.npy", "meta.npy") and random.random() < 0.8:
                 text = np.load(io.BytesIO(found)).tobytes()
                 stored = io.BytesIO()
                 np.save(stored, np.frombuffer(mutated_json(random, json.loads(text)), np.uint8))

@@ -26,7 +26,6 @@ PLACES = {
     "functaset/grids.py": "the names of coordinates on disk",
     "signals/grid.py": "a hint at options of the command line",
     "networks/fourier.py": "says which setting helps",
-    "previews.py": "pictures of one modality",
 }
 
 

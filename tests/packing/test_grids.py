@@ -169,7 +169,7 @@ def test_a_damaged_file_beside_others_is_a_failure(tmp_path: Path) -> None:
     (tmp_path / "cds" / "z.nc").write_bytes(b"<html>")
     summary = pack(tmp_path / "cds", tmp_path / "shards")
     assert (summary.count, summary.failed) == (3, 1)
-    assert summary.failures[0].reason == "expected NetCDF or GRIB, found an HTML or XML page"
+    assert summary.failures[0].reason == "expected NetCDF or GRIB, found HTML, SVG or XML"
 
 
 def zipped(folder: Path, path: Path, prefix: str = "") -> Path:
@@ -247,18 +247,6 @@ def test_archives_of_absurd_size_are_refused_before_they_are_unpacked(
     monkeypatch.setattr(unzipping, "_ALWAYS", 1 << 20)
     with pytest.raises(InputError, match=r"bomb.zip: a zip archive of \d+ bytes that would expand to 4194304"):
         pack(bomb, tmp_path / "shards")
-    many = tmp_path / "many.zip"
-    with zipfile.ZipFile(many, "w") as archive:
-        for number in range(30):
-            archive.writestr(f"{number}.nc", b"")
-    monkeypatch.setattr(unzipping, "_MOST_MEMBERS", 20)
-    with pytest.raises(InputError, match="more than 20 files"):
-        pack(many, tmp_path / "shards")
-    monkeypatch.setattr(unzipping, "_MOST_MEMBERS", 100)
-    monkeypatch.setattr(unzipping, "_SPARE", 1 << 62)
-    with pytest.raises(InputError, match="0 are free") as caught:
-        pack(many, tmp_path / "shards")
-    assert "TMPDIR" in str(caught.value.hint)
     whole = zipped(save(field("t2m", range(2)), tmp_path / "one" / "a.nc").parent, tmp_path / "whole.zip").read_bytes()
     monkeypatch.undo()
     for cut in (30, len(whole) // 2, len(whole) - 5):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from functaconv.previews import voxel_preview
+from functaconv.modalities.voxels import voxel_preview
 
 
 def block(*box: slice) -> np.ndarray:

@@ -24,7 +24,7 @@ from functaconv.data.shards import read_records
 from functaconv.errors import InputError, MissingExtraError, UsageError, VerificationError
 from functaconv.functaset.opening import open_functaset
 from functaconv.metrics import mse_of, psnr
-from functaconv.rendering import render
+from functaconv.rendering import RenderOptions
 from functaconv.reporting import Report, report, to_csv, to_html
 from functaconv.reporting.comparison import lengths
 from functaconv.reporting.thumbnails import Thumbnails
@@ -442,4 +442,4 @@ def test_a_report_is_about_what_is_stored(store: Path, images: Path) -> None:
 
 
 def test_a_report_chooses_its_device_as_the_other_verbs_do() -> None:
-    assert {inspect.signature(verb).parameters["device"].default for verb in (report, render)} == {"auto"}
+    assert inspect.signature(report).parameters["device"].default == RenderOptions().device == "auto"

@@ -45,7 +45,7 @@ def test_items_without_tiles_are_rows() -> None:
     items = Items.of(np.array(["a", "b"], object), np.array([[4, 5], [6, 7]], np.int32), None)
     assert len(items) == 2
     assert not items.is_tiled.any()
-    assert items.mse(np.array([0.1, 0.2], np.float32), items.shape.astype(np.int32)) == pytest.approx([0.1, 0.2])
+    assert items.mse(np.array([0.1, 0.2], np.float32)) == pytest.approx([0.1, 0.2])
 
 
 def test_tiles_are_joined_to_items_weighted_by_their_points() -> None:
@@ -58,7 +58,7 @@ def test_tiles_are_joined_to_items_weighted_by_their_points() -> None:
     assert items.rows.tolist() == [2, 1, 2]
     assert items.shape.tolist() == [[4, 6], [3, 3], [3, 5]]
     assert items.is_tiled.tolist() == [True, False, True]
-    found = items.mse(np.array([0.3, 0.6, 0.1, 0.0, 0.9], np.float32), shapes)
+    found = items.mse(np.array([0.3, 0.6, 0.1, 0.0, 0.9], np.float32))
     assert found == pytest.approx([(0.3 * 16 + 0.6 * 8) / 24, 0.1, 0.3])
 
 
@@ -67,7 +67,7 @@ def test_no_items_are_no_items(tiled: bool) -> None:
     none = np.zeros((0, 2), np.int32)
     items = Items.of(np.zeros(0, object), none, np.zeros((0, 4), np.int32) if tiled else None)
     assert len(items) == 0
-    assert len(items.mse(np.zeros(0, np.float32), none)) == 0
+    assert len(items.mse(np.zeros(0, np.float32))) == 0
 
 
 def test_raw_bytes_count_channels_and_the_type_of_the_values() -> None:

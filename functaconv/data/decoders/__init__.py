@@ -53,10 +53,10 @@ __all__ = [
 ARRAY_SUFFIXES = (*IMAGE_SUFFIXES, "npy", "npz", "binvox")
 """the suffixes that hold an array, in the order of preference when a record has several"""
 OTHER_IMAGES = ("heic", "heif", "avif", "jp2", "jxl", "psd", "svg", "eps", "ico", "tga")
-"""images that are not read: who packs them wants to hear of it"""
+"""images that are not read: `pack` reports them"""
 
 USABLE_HINT = "shards hold png, jpg, webp, bmp, tif, gif, ppm, npy, npz or binvox members; --field names another suffix"
-"""for whoever finds no usable item in shards"""
+"""the hint of errors about shards without a usable item"""
 
 SUFFIXES = frozenset({*ARRAY_SUFFIXES, "cls", "txt", "json"})
 """the allow-list; of a suffix with dots (`mask.png`) the last part counts"""

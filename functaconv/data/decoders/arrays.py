@@ -82,13 +82,11 @@ def _read_stream(stream: BinaryIO, size: int, limits: Limits) -> np.ndarray:
     if needed != left:
         raise ItemError(f"shape {shape} of {dtype} needs {needed} bytes, found {left}")
     content, filled = np.empty(needed, np.uint8), 0
-    while piece := stream.read(min(_PIECE, needed + 1 - filled)):
-        if filled + len(piece) > needed:
-            break
+    while filled < needed and (piece := stream.read(min(_PIECE, needed - filled))):
         content[filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)
         filled += len(piece)
-    if filled != needed or piece:
-        raise ItemError(f"shape {shape} of {dtype} needs {needed} bytes, found {filled + len(piece)}")
+    if filled < needed:
+        raise ItemError(f"shape {shape} of {dtype} needs {needed} bytes, found {filled}")
     return content.view(dtype).reshape(shape, order="F" if fortran else "C")
 
 

@@ -7,7 +7,7 @@ this does not show. Arrays here are `[x, y, z]`.
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,13 +16,12 @@ from functaconv.errors import ItemError
 
 __all__ = ["read_binvox", "unpack_bits", "write_binvox"]
 
-_MAGIC = b"#binvox"
-_VERSION = b"1"
+# bytes: the header as binvox writes it takes about 100
 _MOST_HEADER = 4096
-"""bytes: the header as binvox writes it takes about 100"""
+_DATA = re.compile(rb"^[ \t]*data[ \t]*\r?\n", re.MULTILINE)
 _LONGEST_RUN = 255
+# runs that are expanded together: numpy makes eight bytes of each count
 _TOGETHER = 1 << 20
-"""runs that are expanded together"""
 
 
 def read_binvox(content: bytes, *, most_values: int) -> np.ndarray:
@@ -47,7 +46,6 @@ def read_binvox(content: bytes, *, most_values: int) -> np.ndarray:
     check_ahead(2 * voxels)
     flat, place = np.empty(voxels, np.uint8), 0
     for start in range(0, counts.size, _TOGETHER):
-        # numpy makes eight bytes of each count
         piece = np.repeat(values[start : start + _TOGETHER], counts[start : start + _TOGETHER])
         flat[place : place + piece.size] = piece
         place += piece.size
@@ -69,7 +67,7 @@ def write_binvox(occupancy: np.ndarray) -> bytes:
     runs = np.full((int(pieces.sum()), 2), _LONGEST_RUN, np.uint8)
     runs[:, 0] = np.repeat(voxels[starts], pieces)
     runs[np.cumsum(pieces) - 1, 1] = lengths - (pieces - 1) * _LONGEST_RUN
-    return b"%b %b\ndim %d %d %d\ntranslate 0 0 0\nscale 1\ndata\n" % (_MAGIC, _VERSION, x, z, y) + runs.tobytes()
+    return b"#binvox 1\ndim %d %d %d\ntranslate 0 0 0\nscale 1\ndata\n" % (x, z, y) + runs.tobytes()
 
 
 def unpack_bits(packed: np.ndarray, shape: Sequence[int], *, little: bool = False) -> np.ndarray:
@@ -100,48 +98,25 @@ def _bytes(bits: int) -> int:
 
 
 def _header(content: bytes) -> tuple[tuple[int, int, int], int]:
-    """The lengths of x, z and y, and where the data begin."""
-    dims: tuple[int, int, int] | None = None
-    for number, (line, end) in enumerate(_lines(content)):
-        words = line.split()
-        if number == 0:
-            _check_magic(words, line)
-        elif words == [b"data"]:
-            if dims is None:
-                raise ItemError("a header without the line `dim X Z Y`")
-            return dims, end
-        elif words[:1] == [b"dim"]:
-            if dims is not None:
-                raise ItemError("a header with two lines `dim`")
-            dims = _dims(words[1:], line)
-        # the reference reader, too, passes over what it does not know
-    raise ItemError(f"no line `data` in the first {min(len(content), _MOST_HEADER)} bytes: not a binvox header")
-
-
-def _check_magic(words: list[bytes], line: bytes) -> None:
-    if words[:1] != [_MAGIC]:
-        raise ItemError(f"expected a binvox file, which starts with #binvox; found {_shown(line)}")
+    """The lengths of x, z and y, and where the data begin. Lines with other words are passed over."""
+    first = content[:80].partition(b"\n")[0]
+    if first.split()[:1] != [b"#binvox"]:
+        raise ItemError(f"expected a binvox file, which starts with #binvox; found {_shown(first)}")
     # version 2 holds labels, not occupancy
-    if words[1:] != [_VERSION]:
-        raise ItemError(f"expected binvox version 1, found {_shown(line)}")
-
-
-def _dims(words: list[bytes], line: bytes) -> tuple[int, int, int]:
+    if first.split()[1:] != [b"1"]:
+        raise ItemError(f"expected binvox version 1, found {_shown(first)}")
+    end = _DATA.search(content, 0, _MOST_HEADER)
+    if end is None:
+        raise ItemError(f"no line `data` in the first {min(len(content), _MOST_HEADER)} bytes: not a binvox header")
+    lines = [line for line in content[: end.start()].splitlines() if line.split()[:1] == [b"dim"]]
+    if len(lines) != 1:
+        raise ItemError(f"a header with {len(lines)} lines `dim X Z Y`, expected one")
+    words = lines[0].split()[1:]
     # nine digits: beyond any grid, and short enough that reading the number costs nothing
     if len(words) != 3 or not all(re.fullmatch(rb"[0-9]{1,9}", word) and int(word) for word in words):
-        raise ItemError(f"expected `dim` and three lengths of one or more, found {_shown(line)}")
+        raise ItemError(f"expected `dim` and three lengths of one or more, found {_shown(lines[0])}")
     x, z, y = map(int, words)
-    return x, z, y
-
-
-def _lines(content: bytes) -> Iterator[tuple[bytes, int]]:
-    """The lines of the header with where each ends; what is beyond the cap is not read."""
-    start = 0
-    while (end := content.find(b"\n", start, _MOST_HEADER)) >= 0:
-        yield content[start:end], end + 1
-        start = end + 1
-    if start == 0:
-        yield content[:_MOST_HEADER], len(content)
+    return (x, z, y), end.end()
 
 
 def _shown(line: bytes) -> str:

@@ -79,7 +79,7 @@ def _check_tags(content: bytes) -> None:
             if kind not in _TEXT and count > _MAX_NUMBERS:
                 raise ItemError(f"{count} numbers in tag {tag}, expected at most {_MAX_NUMBERS}")
     except struct.error:
-        # cut off: those who read it say so in their own words
+        # cut off: the reader reports it
         return
 
 
@@ -92,7 +92,7 @@ def _further_pages(file: "tifffile.TiffFile") -> int:
                 break
             seen.add(page.offset)
             pages += not (cast("tifffile.TiffPage", page).subfiletype & _REDUCED_OR_MASK)
-    # the chain leads nowhere: what comes of it is told by whoever reads it
+    # a damaged chain of pages: the first page is read all the same
     except (OSError, ValueError, LookupError, TypeError, RuntimeError, struct.error):
         pass
     return pages

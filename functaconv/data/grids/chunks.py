@@ -8,7 +8,7 @@ import numpy as np
 BLOCK_BYTES = 256 << 20
 """the most values that are held at a time, as float32: a chunk of 64 global fields of 0.25 degrees"""
 TOGETHER_BYTES = 64 << 20
-"""smaller chunks are read together up to here: enough requests at once for a store far away"""
+"""smaller chunks are read together up to this size, so that a remote store gets enough requests at once"""
 
 
 def blocks(

@@ -10,14 +10,14 @@ from functaconv.errors import InputError
 if TYPE_CHECKING:
     import h5py
 
+# levels of groups: the NetCDF library recurses into each
 _DEEPEST = 32
-"""groups within each other: whoever reads the file calls itself for each"""
 _HINT = "make a copy that holds all values itself, with nccopy"
 
 
 def check_contained(path: Path, origin: Origin) -> None:
-    """InputError for a file with links by name, or with variables whose values lie in other files; also for one with
-    groups that lie in each other, of which there is no end.
+    """InputError for a file with links by name, with variables whose values lie in other files, or with groups that
+    contain each other.
     """
     h5py = imported("h5py", "era5", "NetCDF")
     with origin.trouble("cannot read"), h5py.File(path, "r") as file:

@@ -1,18 +1,21 @@
-"""NetCDF files and zarr stores, opened with xarray."""
+"""NetCDF files and zarr stores, opened with xarray, and the groups in them: one with fields is read."""
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from functaconv.data.buckets import zarr_store
-from functaconv.data.grids.choice import FieldChoice
+from functaconv.data.grids.arrays import array_fields
+from functaconv.data.grids.axes import horizontal
+from functaconv.data.grids.choice import FieldChoice, Unfit
 from functaconv.data.grids.fields import Fields
-from functaconv.data.grids.groups import Groups, group_fields
 from functaconv.data.grids.origin import Origin, imported
+from functaconv.data.ignored import GROUPS, ignore
 from functaconv.data.naming import scheme_of
 from functaconv.errors import InputError
 
@@ -20,6 +23,10 @@ if TYPE_CHECKING:
     import netCDF4
     import xarray as xr
     import zarr
+
+
+# groups that are looked into; in a file of more, one has to be named
+_MOST_GROUPS = 100
 
 
 @contextmanager
@@ -124,7 +131,7 @@ def _refuse_pickles(arrays: Mapping[str, "zarr.Array[Any]"], origin: Origin) -> 
 
 
 def _has_default_fill(array: "zarr.Array[Any]") -> bool:
-    """Whether 0 is only what zarr fills with when nobody said otherwise: xarray would take every 0 for missing."""
+    """Whether 0 is only zarr's default fill value: xarray would take every 0 for missing."""
     packing = {"_FillValue", "missing_value", "scale_factor", "add_offset"}
     return array.metadata.zarr_format == 2 and array.metadata.fill_value == 0 and not packing & set(array.attrs)
 
@@ -147,3 +154,62 @@ def _opened(location: Any, **options: Any) -> "xr.Dataset":
             create_default_indexes=False,
             **options,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """The groups of a source."""
+
+    paths: tuple[str, ...]
+    """without the one that holds all others, which is "" """
+    opened: "Callable[[str], xr.Dataset]"
+    """what a group holds itself"""
+
+    def dataset(self, path: str) -> "xr.Dataset":
+        """A group with the coordinates that it shares with the groups around it."""
+        import xarray
+
+        dataset = self.opened(path)
+        parts = path.split("/") if path else []
+        for depth in reversed(range(len(parts))):
+            around = self.opened("/".join(parts[:depth]))
+            shared = {
+                name: variable
+                for name, variable in around.coords.variables.items()
+                if name not in dataset.variables and variable.sizes.items() <= dataset.sizes.items()
+            }
+            # without an index, which would read its axis before its length is known
+            dataset = dataset.assign_coords(xarray.Coordinates(shared, indexes={}))
+        return dataset
+
+
+def group_fields(groups: Groups, choice: FieldChoice, origin: Origin, readers: int = 1) -> Fields:
+    """The fields of the group that was chosen, or of the only one that has some; the outermost goes before others."""
+    if choice.group is not None:
+        path = choice.group.strip("/")
+        if path not in ("", *groups.paths):
+            raise InputError(f"{origin.shown}: no group {choice.group!r}", hint=_named(groups.paths))
+        return array_fields(groups.dataset(path), choice, origin, readers)
+    if len(groups.paths) > _MOST_GROUPS:
+        raise InputError(f"{origin.shown}: {len(groups.paths)} groups", hint=_named(groups.paths))
+    datasets = {path: groups.dataset(path) for path in ("", *groups.paths)}
+    usable = [
+        path
+        for path, dataset in datasets.items()
+        if any(not isinstance(axes, Unfit) for axes in horizontal(dataset).values())
+    ]
+    if len(usable) > 1 and usable[0]:
+        raise InputError(f"{origin.shown}: fields in {len(usable)} groups", hint=_named(usable))
+    # of none that is usable, the first with variables says what is wrong
+    path = next(iter(usable or [path for path, dataset in datasets.items() if dataset.data_vars]), "")
+    fields = array_fields(datasets[path], choice, origin, readers)
+    if len(usable) > 1:
+        ignore(fields.ignored, GROUPS, len(usable) - 1)
+    return fields
+
+
+def _named(paths: "tuple[str, ...] | list[str]") -> str:
+    if not paths:
+        return "it has no groups"
+    more = f" ... ({len(paths)} groups)" if len(paths) > 20 else ""
+    return f"choose one with --group: {', '.join(paths[:20])}{more}"

@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from functaconv.data.buckets import check_extra
-from functaconv.data.contents import format_in_words
+from functaconv.data.contents import HEAD, format_in_words, format_of
 from functaconv.data.folder import opened
 from functaconv.data.grids.arrays import lone_axes
 from functaconv.data.grids.choice import EVERYTHING, FieldChoice
@@ -20,11 +20,7 @@ from functaconv.errors import InputError
 FIELD_SUFFIXES = ("nc", "nc4", "cdf", "netcdf", "grib", "grib2", "grb", "grb2")
 """of files; a zarr store is a directory or a URL"""
 
-_CLASSIC = (b"CDF\x01", b"CDF\x02", b"CDF\x05")
-_HDF5 = b"\x89HDF\r\n\x1a\n"
-_NETCDF = (*_CLASSIC, _HDF5)
 _ZARR_MARKS = (".zmetadata", ".zgroup", "zarr.json")
-_OTHERS = {b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "gzip data", b"{": "JSON", b"<": "an HTML or XML page"}
 
 
 def is_fields(source: str | Path) -> bool:
@@ -41,7 +37,7 @@ def is_fields(source: str | Path) -> bool:
 def axes_of(source: str | Path) -> tuple[list[float], list[float]]:
     """The latitudes and longitudes, in degrees, of a file of fields; of a NetCDF file that has none, those it lists."""
     path = Path(source)
-    if path.is_file() and _start(path, origin := Origin.of(source)).startswith(_NETCDF):
+    if path.is_file() and format_of(_head(path, origin := Origin.of(source))) in ("NetCDF", "HDF5"):
         with netcdf_groups(path, origin) as groups:
             axes = lone_axes(groups.dataset(""), origin)
         if axes is not None:
@@ -76,25 +72,23 @@ def open_fields(
     path = Path(source)
     if path.is_dir():
         return open_zarr(path, origin, choice, readers)
-    content = _start(path, origin)
-    if content.startswith(_NETCDF):
+    head = _head(path, origin)
+    if format_of(head) in ("NetCDF", "HDF5"):
         return open_netcdf(path, origin, choice, readers)
-    # a message may follow the heading of a bulletin
-    if b"GRIB" in content:
+    if format_of(head) == "GRIB":
         return open_grib(path, origin, choice)
-    others = (words for first, words in _OTHERS.items() if content.lstrip().startswith(first))
     raise InputError(
-        f"{origin.shown}: expected NetCDF or GRIB, found {next(others, format_in_words(content))}",
+        f"{origin.shown}: expected NetCDF or GRIB, found {format_in_words(head)}",
         hint="unpack it if it is an archive; else the download may have failed: get the file again",
     )
 
 
-def _start(path: Path, origin: Origin) -> bytes:
-    """The first bytes of a file; a NetCDF file is refused where its library would read what is not in it."""
+def _head(path: Path, origin: Origin) -> bytes:
+    """The first bytes of a file; InputError for a NetCDF file that is cut short or refers to other files."""
     with origin.trouble("cannot read", hint=None), opened(path) as stream:
-        content = stream.read(512)
-    if content.startswith(_CLASSIC):
+        head = stream.read(HEAD)
+    if format_of(head) == "NetCDF":
         check_classic(path, origin)
-    if content.startswith(_HDF5):
+    if format_of(head) == "HDF5":
         check_contained(path, origin)
-    return content
+    return head

@@ -41,10 +41,10 @@ def test_a_directory_is_a_zarr_store_by_its_name_or_by_what_it_holds(tmp_path: P
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        (b"<!DOCTYPE html><html>404</html>", "an HTML or XML page"),
-        (b"\n\n <html>", "an HTML or XML page"),
-        (b"PK\x03\x04rest", "a zip archive"),
-        (b"\x1f\x8brest", "gzip data"),
+        (b"<!DOCTYPE html><html>404</html>", "HTML, SVG or XML"),
+        (b"\n\n <html>", "HTML, SVG or XML"),
+        (b"PK\x03\x04rest", "zip"),
+        (b"\x1f\x8brest", "gzip"),
         (b'{"error": 1}', "JSON"),
         (b"", "nothing"),
         (b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -72,7 +72,7 @@ def test_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.M
             with pytest.raises(MissingExtraError, match=f"NetCDF needs the package {module}") as caught:
                 read(path)
             assert caught.value.hint == "pip install 'functaconv[era5]'"
-    (tmp_path / "a.grib").write_bytes(b"GRIB")
+    (tmp_path / "a.grib").write_bytes(b"GRIB\0\0\0\2")
     monkeypatch.setitem(sys.modules, "eccodes", None)
     with pytest.raises(MissingExtraError, match="GRIB needs the package eccodes") as caught:
         read(tmp_path / "a.grib")
