@@ -1,6 +1,7 @@
 """Latitude-longitude grids, the whole way: shards to functaset to NetCDF, in physical units and physical places."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,11 @@ def records(count: int, start: int = 0) -> dict[str, bytes]:
     return members
 
 
-def learned(shards: Path, path: Path, settings: Mapping[str, Any] = GAUSS_NEWTON) -> Path:
+QUICK = merged(GAUSS_NEWTON, {"training": {"steps": 5}})
+"""where it does not matter how good a base is"""
+
+
+def learned(shards: Path, path: Path, settings: Mapping[str, Any] = QUICK) -> Path:
     fit_base(str(shards), path, settings=settings, device="cpu")
     return path
 
@@ -64,13 +69,36 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def base(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return learned(shards, tmp_path_factory.mktemp("base") / "grids.safetensors")
+    return learned(shards, tmp_path_factory.mktemp("base") / "grids.safetensors", GAUSS_NEWTON)
 
 
 @pytest.fixture(scope="module")
 def store(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("store")
     return encode(base, str(tar(folder / "test.tar", records(12, 100))), folder / "grids.zarr", device="cpu").path
+
+
+@pytest.fixture(scope="module")
+def masked_members() -> dict[str, bytes]:
+    """Grids of which the same part is missing."""
+    land = np.zeros((len(LATITUDE), len(LONGITUDE)), bool)
+    land[1:4, 2:5] = True
+    members: dict[str, bytes] = {}
+    for number in range(6):
+        members |= record(number, np.where(land, np.float32(np.nan), field(number)))
+    return members
+
+
+@pytest.fixture(scope="module")
+def masked(base: Path, masked_members: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("masked")
+    return encode(base, str(tar(folder / "m.tar", masked_members)), folder / "m.zarr", device="cpu").path
+
+
+@pytest.fixture
+def masked_store(masked: Path, tmp_path: Path) -> Path:
+    """To be damaged."""
+    return shutil.copytree(masked, tmp_path / "m.zarr")
 
 
 def test_a_base_knows_variables_units_and_region(base: Path) -> None:
@@ -103,7 +131,7 @@ def test_values_of_any_size_are_learned_and_measured(tmp_path: Path, unit: float
         return ((field(seed).astype(np.float64) - 250) * unit).astype(np.float32)
 
     members: dict[str, bytes] = {}
-    for number in range(24):
+    for number in range(8):
         members |= record(number, scaled(number))
     shards = tar(tmp_path / "all.tar", members)
     base = learned(shards, tmp_path / "b.safetensors")
@@ -113,17 +141,12 @@ def test_values_of_any_size_are_learned_and_measured(tmp_path: Path, unit: float
         error = (array[..., 0].astype(np.float64) - scaled(row)) / unit
         assert functaset.measure("rmse")[row, 0] / unit == pytest.approx(np.sqrt((error**2).mean()), rel=1e-3)
         assert functaset.measure("max_error")[row, 0] / unit == pytest.approx(np.abs(error).max(), rel=1e-3)
-
-
-@pytest.mark.parametrize("unit", [1e-38, 1e32])
-def test_values_beyond_float32_arithmetic_are_refused_before_learning(tmp_path: Path, unit: float) -> None:
-    members: dict[str, bytes] = {}
-    for number in range(8):
-        members |= record(number, (field(number).astype(np.float64) * unit).astype(np.float32))
+    # beyond the arithmetic of float32 they are refused before anything is learned
+    beyond = record(0, scaled(0) * np.float32(1e-5 if unit < 1 else 1e7))
     with pytest.raises(InputError, match="expected at most 1e") as caught:
-        learned(tar(tmp_path / "all.tar", members), tmp_path / "b.safetensors")
+        learned(tar(tmp_path / "beyond.tar", beyond), tmp_path / "beyond.safetensors")
     assert caught.value.hint == "store them in other units"
-    assert not (tmp_path / "b.safetensors").exists()
+    assert not (tmp_path / "beyond.safetensors").exists()
 
 
 def test_axes_and_times_are_kept_once_and_open_in_xarray(store: Path) -> None:
@@ -140,25 +163,23 @@ def test_axes_and_times_are_kept_once_and_open_in_xarray(store: Path) -> None:
     assert verify(store) == []
 
 
-@pytest.mark.parametrize("change", ["flipped", "rolled", "west"])
-def test_latents_are_those_of_the_place_not_of_the_file(change: str, base: Path, store: Path, tmp_path: Path) -> None:
-    half = len(LONGITUDE) // 2
-    latitude, longitude, order = {
+def test_latents_are_those_of_the_place_not_of_the_file(base: Path, tmp_path: Path) -> None:
+    half, latents = len(LONGITUDE) // 2, {}
+    ways: dict[str, tuple[np.ndarray, np.ndarray, Any]] = {
+        "plain": (LATITUDE, LONGITUDE, np.s_[:]),
         "flipped": (LATITUDE[::-1], LONGITUDE, np.s_[::-1]),
         "rolled": (LATITUDE, np.roll(LONGITUDE, half), np.s_[:, np.r_[half : 2 * half, 0:half]]),
         "west": (LATITUDE, LONGITUDE - 360, np.s_[:]),
-    }[change]
-    members: dict[str, bytes] = {}
-    for number in range(100, 112):
-        said = {"latitude": latitude.tolist(), "longitude": longitude.tolist()}
-        members |= record(number, field(number)[order], **said)
-    other = encode(base, str(tar(tmp_path / "t.tar", members)), tmp_path / "o.zarr", device="cpu", bits="float32").path
-    here = encode(
-        base, str(tar(tmp_path / "s.tar", records(12, 100))), tmp_path / "s.zarr", device="cpu", bits="float32"
-    ).path
-    expected = open_functaset(here).latents()
-    scale = np.abs(expected).max()
-    np.testing.assert_allclose(open_functaset(other).latents(), expected, atol=1e-3 * scale)
+    }
+    for name, (latitude, longitude, order) in ways.items():
+        members: dict[str, bytes] = {}
+        for number in range(100, 104):
+            said = {"latitude": latitude.tolist(), "longitude": longitude.tolist()}
+            members |= record(number, field(number)[order], **said)
+        shard = str(tar(tmp_path / f"{name}.tar", members))
+        path = encode(base, shard, tmp_path / f"{name}.zarr", device="cpu", bits="float32").path
+        latents[name] = open_functaset(path).latents()
+        np.testing.assert_allclose(latents[name], latents["plain"], atol=1e-3 * np.abs(latents["plain"]).max())
 
 
 def test_netcdf_has_the_inputs_axes_times_and_units(store: Path, tmp_path: Path) -> None:
@@ -258,15 +279,13 @@ def test_a_region_is_in_degrees(store: Path) -> None:
 
 def test_levels_far_apart_have_ranges_of_their_own(tmp_path: Path) -> None:
     members: dict[str, bytes] = {}
-    for number in range(40):
+    for number in range(24):
         level = (850, 500)[number % 2]
         values = field(number) / 10 + (1000.0 if level == 500 else 0.0)
         members |= record(number, np.asarray(values, np.float32), level=level)
     shards = tar(tmp_path / "levels.tar", members)
     apart = learned(shards, tmp_path / "apart.safetensors")
-    together = learned(
-        shards, tmp_path / "together.safetensors", merged(GAUSS_NEWTON, {"data": {"levels": "together"}})
-    )
+    together = learned(shards, tmp_path / "together.safetensors", merged(QUICK, {"data": {"levels": "together"}}))
     assert set(read_base(apart).base.normalizer.levels) == {"850", "500"}
     assert not read_base(together).base.normalizer.levels
     found = {}
@@ -285,27 +304,10 @@ def test_levels_far_apart_have_ranges_of_their_own(tmp_path: Path) -> None:
     assert found["apart"] > found["together"] + 3
 
 
-def test_pca_of_grids_leaves_out_what_all_miss(base: Path, shards: Path, tmp_path: Path) -> None:
-    land = np.zeros((len(LATITUDE), len(LONGITUDE)), bool)
-    land[:3] = True
-    sets = {}
-    for name, numbers in {"train": range(40), "test": range(100, 110)}.items():
-        members: dict[str, bytes] = {}
-        for number in numbers:
-            members |= record(number, np.where(land, np.float32(np.nan), field(number)))
-        sets[name] = tar(tmp_path / f"{name}.tar", members)
-    path = encode(base, str(sets["test"]), tmp_path / "s.zarr", device="cpu").path
-    found = report(path, against=str(sets["test"]), train=str(sets["train"]), baseline="pca")
-    assert found.complaint is None
-    assert found.summary["pca"]["psnr"] is not None
-    # three waves: eight components are all there is
-    assert found.summary["pca"]["psnr"] > 60
-
-
+# the sphere with a global latent is the base of these tests
 @pytest.mark.parametrize(
     ("kind", "latent"),
     [
-        ("sphere", {"numbers": 8}),
         ("planar", {"numbers": 4, "sites": [2, 3]}),
         ("sphere", {"numbers": 4, "sites": [2, 3], "interpolation": "linear"}),
     ],
@@ -346,7 +348,7 @@ def test_variables_of_another_kind_are_refused_early(base: Path, shards: Path, t
 def test_axes_that_make_no_sense_are_failed_items(
     said: dict[str, Any], reason: str, base: Path, tmp_path: Path
 ) -> None:
-    members = records(30, 100) | record(200, field(3), **said)
+    members = records(1, 100) | record(200, field(3), **said)
     path = encode(base, str(tar(tmp_path / "t.tar", members)), tmp_path / "o.zarr", max_error_rate=1).path
     failures = open_functaset(path).failures
     assert [failure.key for failure in failures] == ["f0200"]
@@ -355,7 +357,7 @@ def test_axes_that_make_no_sense_are_failed_items(
 
 def test_several_variables_are_channels(tmp_path: Path) -> None:
     members: dict[str, bytes] = {}
-    for number in range(30):
+    for number in range(8):
         both = np.stack([field(number) - 273, 5 * field(number + 50)], -1)
         said = {"variable": ["u", "v"], "units": ["degC", "m s-1"], "dims": ["latitude", "longitude", "channel"]}
         members |= record(number, both, **said)
@@ -375,20 +377,11 @@ def test_items_that_say_no_time_have_none(base: Path, tmp_path: Path) -> None:
     assert functaset.meta(1) == {"time": "360-day 30 Feb"}
 
 
-def masked_store(base: Path, folder: Path) -> Path:
-    land = np.zeros((len(LATITUDE), len(LONGITUDE)), bool)
-    land[1:4, 2:5] = True
-    members: dict[str, bytes] = {}
-    for number in range(6):
-        members |= record(number, np.where(land, np.float32(np.nan), field(number)))
-    return encode(base, str(tar(folder / "m.tar", members)), folder / "m.zarr", device="cpu").path
-
-
 @pytest.mark.parametrize(
     ("name", "damage"), [("latitude", "removed"), ("longitude", "emptied"), ("mask", "flipped"), ("mask", "removed")]
 )
-def test_damage_to_axes_and_masks_is_found(name: str, damage: str, base: Path, tmp_path: Path) -> None:
-    path = masked_store(base, tmp_path)
+def test_damage_to_axes_and_masks_is_found(name: str, damage: str, masked_store: Path, tmp_path: Path) -> None:
+    path = masked_store
     assert verify(path) == []
     (file,) = [file for file in (path / "grids" / "0" / name).rglob("*") if file.is_file() and file.name != "zarr.json"]
     content = bytearray(file.read_bytes())
@@ -404,17 +397,16 @@ def test_damage_to_axes_and_masks_is_found(name: str, damage: str, base: Path, t
         render(open_functaset(path), tmp_path / "out", device="cpu")
 
 
-def test_rows_that_point_to_no_grid_are_found(base: Path, tmp_path: Path) -> None:
+def test_rows_that_point_to_no_grid_are_found(masked_store: Path) -> None:
     import zarr
 
-    path = masked_store(base, tmp_path)
-    zarr.open_array(path / "mask", mode="r+")[2] = 7
-    assert any("row 2" in problem for problem in verify(path))
+    zarr.open_array(masked_store / "mask", mode="r+")[2] = 7
+    assert any("row 2" in problem for problem in verify(masked_store))
 
 
 @pytest.mark.parametrize("damage", ["missing", "short"])
-def test_a_column_that_is_not_whole_is_told_once_and_stops_nothing(damage: str, base: Path, tmp_path: Path) -> None:
-    path = masked_store(base, tmp_path)
+def test_a_column_that_is_not_whole_is_told_once_and_stops_nothing(damage: str, masked_store: Path) -> None:
+    path = masked_store
     root = json.loads((path / "zarr.json").read_text())
     described = root["consolidated_metadata"]["metadata"]
     if damage == "missing":
@@ -458,7 +450,7 @@ def test_a_region_runs_from_west_to_east() -> None:
 
 def test_a_variable_that_an_item_misses_altogether_has_no_error(tmp_path: Path) -> None:
     members: dict[str, bytes] = {}
-    for number in range(30):
+    for number in range(9):
         second = 5 * field(number + 50)
         both = np.stack([field(number), np.full_like(second, np.nan) if number % 3 == 0 else second], -1)
         members |= record(number, both, variable=["u", "v"], units=["K", "m"])
@@ -466,7 +458,7 @@ def test_a_variable_that_an_item_misses_altogether_has_no_error(tmp_path: Path) 
     path = encode(learned(shards, tmp_path / "b.safetensors"), str(shards), tmp_path / "s.zarr", device="cpu").path
     functaset = open_functaset(path)
     rmse = functaset.measure("rmse")
-    np.testing.assert_array_equal(np.isnan(rmse[:, 1]), np.arange(30) % 3 == 0)
+    np.testing.assert_array_equal(np.isnan(rmse[:, 1]), np.arange(9) % 3 == 0)
     assert functaset.report["rmse"]["v"] == pytest.approx(np.sqrt(np.nanmean(rmse[:, 1].astype(float) ** 2)), rel=1e-3)
     assert verify(path) == []
     assert report(path, against=str(shards)).complaint is None
@@ -528,9 +520,8 @@ def test_a_circle_is_closed_whatever_the_degrees_are_rounded_to() -> None:
     assert (geometry.north, geometry.south) == (9.5, -9.5)
 
 
-def test_pca_of_other_masks_is_left_out_with_a_reason(base: Path, shards: Path, tmp_path: Path) -> None:
-    path = masked_store(base, tmp_path)
-    found = report(path, against=str(tmp_path / "m.tar"), train=str(shards), baseline="pca")
+def test_pca_of_other_masks_is_left_out_with_a_reason(masked: Path, shards: Path) -> None:
+    found = report(masked, against=str(masked.with_name("m.tar")), train=str(shards), baseline="pca")
     assert found.summary["pca"]["psnr"] is None
     assert "miss" in found.summary["pca"]["reason"]
 
@@ -553,26 +544,24 @@ def test_sites_do_not_hinder_pca_of_masked_grids(tmp_path: Path) -> None:
     land = np.zeros((8, 12), bool)
     land[:2] = True
     members: dict[str, bytes] = {}
-    for number in range(30):
+    for number in range(16):
         array = np.where(land, np.float32(np.nan), field(number, latitude, longitude))
         members |= record(number, array, latitude=latitude.tolist(), longitude=longitude.tolist())
     shards = tar(tmp_path / "m.tar", members)
-    settings = merged(GAUSS_NEWTON, {"latent": {"numbers": 2, "sites": [2, 2]}})
+    settings = merged(QUICK, {"latent": {"numbers": 2, "sites": [2, 2]}})
     path = encode(learned(shards, tmp_path / "b.safetensors", settings), str(shards), tmp_path / "s.zarr").path
     found = report(path, against=str(shards), train=str(shards), baseline="pca").summary["pca"]
-    assert found["psnr"] is not None
+    # three waves: eight components are all there is of what none misses
+    assert found["psnr"] > 60
     assert "psnr_per_patch" not in found
 
 
-def test_a_store_may_lie_in_a_folder_of_any_name(base: Path, tmp_path: Path) -> None:
-    path = encode(base, str(tar(tmp_path / "t.tar", records(3))), tmp_path / "_parts" / "o.zarr", device="cpu").path
-    assert len(open_functaset(path).grids) == 1
-
-
-@pytest.mark.parametrize("said", [{"level": 10**400}, {"level": True}, {"level": [1, 2]}])
-def test_levels_that_make_no_sense_are_none(said: dict[str, Any], base: Path, tmp_path: Path) -> None:
-    path = encode(base, str(tar(tmp_path / "t.tar", record(0, field(0), **said))), tmp_path / "o.zarr").path
-    assert len(open_functaset(path)) == 1
+def test_levels_that_make_no_sense_are_none(base: Path, tmp_path: Path) -> None:
+    members: dict[str, bytes] = {}
+    for number, level in enumerate((10**400, True, [1, 2])):
+        members |= record(number, field(number), level=level)
+    path = encode(base, str(tar(tmp_path / "t.tar", members)), tmp_path / "o.zarr", device="cpu").path
+    assert len(open_functaset(path)) == 3
 
 
 @pytest.mark.parametrize("variable", ["", "x" * 300])
@@ -583,7 +572,7 @@ def test_variables_without_a_name_are_told_at_once(variable: str, tmp_path: Path
 
 def test_what_json_says_of_plain_arrays_is_no_level(tmp_path: Path) -> None:
     members: dict[str, bytes] = {}
-    for number in range(30):
+    for number in range(8):
         members[f"a{number:03d}.npy"] = npy(field(number)[..., None] * (1 + number))
         members[f"a{number:03d}.json"] = json.dumps({"height": 8 + number}).encode()
     shards = tar(tmp_path / "t.tar", members)
@@ -610,7 +599,7 @@ def test_a_time_beyond_the_calendar_is_a_failed_item(base: Path, tmp_path: Path)
         assert render(functaset, tmp_path / name, device="cpu").count == 2
 
 
-@pytest.mark.parametrize("seconds", [-62135596801, 253402300800, -(1 << 63) + 1, (1 << 63) - 1])
+@pytest.mark.parametrize("seconds", [-62135596801, (1 << 63) - 1])
 def test_stored_times_beyond_the_calendar_are_told_when_rendered(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int
 ) -> None:

@@ -56,7 +56,7 @@ def test_features_are_what_the_operator_makes_of_values(
     settings = {
         "network": {"kind": "siren", "width": 16, "depth": 3, "w0_first": 8.0, "w0_hidden": 8.0},
         "latent": {"numbers": 4}, "solver": {"kind": "gauss-newton", "steps": 2},
-        "training": {"steps": 120, "batch_size": 8, "rate": 1e-2, "matrix_rate": 2e-2},
+        "training": {"steps": 60, "batch_size": 8, "rate": 1e-2, "matrix_rate": 2e-2},
     }  # fmt: skip
     fit_base(shards, tmp_path / "base.safetensors", settings=settings, device="cpu")
     encode(tmp_path / "base.safetensors", shards, tmp_path / "out.zarr", device="cpu")
