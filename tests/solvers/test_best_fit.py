@@ -32,9 +32,9 @@ def pair(request: pytest.FixtureRequest) -> tuple[ModulatedNetwork, nn.Module]:
     return field_of(*LAYOUTS[layout]), solver_of(kind, **options)
 
 
-@pytest.fixture(params=LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.fixture(params=["nearest", "linear"])
 def field(request: pytest.FixtureRequest) -> ModulatedNetwork:
-    return field_of(*request.param)
+    return field_of(*LAYOUTS[request.param])
 
 
 def mild(name: str) -> nn.Module:
@@ -252,11 +252,14 @@ def test_a_perfect_start_stays(pair: tuple[ModulatedNetwork, nn.Module]) -> None
         assert found.error[1] < problem.error(begin)[1]
 
 
-@pytest.mark.parametrize(("spoilt", "min_gain"), [(torch.nan, None), (torch.inf, 0.1), (1e300, 0.1)])
-def test_an_item_that_is_not_finite_stays_at_the_start(
-    pair: tuple[ModulatedNetwork, nn.Module], spoilt: float, min_gain: float | None
+def test_an_item_that_is_not_finite_stays_at_the_start(pair: tuple[ModulatedNetwork, nn.Module]) -> None:
+    for spoilt, min_gain in ((torch.nan, None), (torch.inf, 0.1), (1e300, 0.1)):
+        assert_stays_at_the_start(*pair, spoilt, min_gain)
+
+
+def assert_stays_at_the_start(
+    field: ModulatedNetwork, solver: nn.Module, spoilt: float, min_gain: float | None
 ) -> None:
-    field, solver = pair
     features, begin = targets(3, COORDS), start(field, 1) + 0.1
     features[1, 3] = spoilt
     found = best_fit(problem_of(field, features, COORDS).at(begin), begin, solver, steps=4, min_gain=min_gain)
