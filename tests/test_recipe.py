@@ -62,9 +62,13 @@ def test_published_presets_have_the_published_settings() -> None:
         assert recipe.solver.kind == "gradient"
 
 
-@pytest.mark.parametrize("shape", [(1,), (1000,), (8, 8), (32, 32), (64, 64), (1000, 3), (2000, 3000), (64, 64, 64)])
 @pytest.mark.parametrize("name", sorted(set(PRESETS) - set(OWN)))
-def test_sized_presets_are_valid_and_build_for_any_data(name: str, shape: tuple[int, ...]) -> None:
+def test_sized_presets_are_valid_and_build_for_any_data(name: str) -> None:
+    for shape in ((1,), (1000,), (8, 8), (64, 64), (1000, 3), (2000, 3000), (64, 64, 64)):
+        assert_builds(name, shape)
+
+
+def assert_builds(name: str, shape: tuple[int, ...]) -> None:
     recipe = preset(name, Situation(shape, 1, on_gpu=len(shape) == 2))
     assert validated(recipe.settings()) == recipe
     assert (recipe.training.steps is None) != (recipe.training.minutes is None)
@@ -122,23 +126,15 @@ def test_recipes_of_earlier_bases_are_read() -> None:
     assert of_earlier(now.settings()) == now.settings(), "recipes of today stay as they are"
 
 
-@pytest.mark.parametrize(
-    ("name", "near"), [("functa-cifar", "functa-cifar10"), ("image", "images"), ("spatial_imagenet256", "spatial-")]
-)
-def test_an_unknown_preset_names_the_nearest(name: str, near: str) -> None:
-    with pytest.raises(UsageError, match="no preset") as caught:
-        preset(name, SMALL)
-    assert f"did you mean '{near}" in str(caught.value.hint)
-
-
-@pytest.mark.parametrize(
-    ("text", "near"),
-    [("trainng.rate=1", "training.rate"), ("training.rates=1", "training.rate")],
-)
-def test_an_unknown_setting_names_the_nearest(text: str, near: str) -> None:
-    with pytest.raises(UsageError, match="no setting") as caught:
-        assignment(text)
-    assert f"did you mean '{near}" in str(caught.value.hint)
+def test_an_unknown_name_brings_the_nearest() -> None:
+    for name, near in (("functa-cifar", "functa-cifar10"), ("image", "images"), ("spatial_imagenet256", "spatial-")):
+        with pytest.raises(UsageError, match="no preset") as caught:
+            preset(name, SMALL)
+        assert f"did you mean '{near}" in str(caught.value.hint)
+    for text in ("trainng.rate=1", "training.rates=1"):
+        with pytest.raises(UsageError, match="no setting") as caught:
+            assignment(text)
+        assert "did you mean 'training.rate" in str(caught.value.hint)
 
 
 REFUSED = [
@@ -216,44 +212,28 @@ def test_an_assignment_is_a_nested_table() -> None:
     ]:
         assert assignment(text) == expected
 
-
-@pytest.mark.parametrize("text", ["training.rate", "=3", "", "training=3"])
-def test_what_is_no_assignment_is_refused(text: str) -> None:
-    with pytest.raises(UsageError):
-        assignment(text)
+    for text in ("training.rate", "=3", "", "training=3"):
+        with pytest.raises(UsageError):
+            assignment(text)
 
 
-@pytest.mark.parametrize(
-    ("text", "numbers", "sites"),
-    [("256", 256, []), ("8x8x16", 16, [8, 8]), ("4X2", 2, [4]), ("2x3x4x5", 5, [2, 3, 4])],
-)
-def test_a_latent_is_sites_then_numbers(text: str, numbers: int, sites: list[int]) -> None:
-    assert latent_of(text) == {"latent": {"numbers": numbers, "sites": sites}}
-
-
-def test_what_is_no_latent_is_refused() -> None:
+def test_a_latent_is_sites_then_numbers() -> None:
+    for text, numbers, sites in (("256", 256, []), ("8x8x16", 16, [8, 8]), ("4X2", 2, [4]), ("2x3x4x5", 5, [2, 3, 4])):
+        assert latent_of(text) == {"latent": {"numbers": numbers, "sites": sites}}
     for text in ("", "x", "8x", "0", "8x0x4", "-8", "1.5", "2x2x2x2x2", "8×8"):
         with pytest.raises(UsageError, match="cannot read the latent"):
             latent_of(text)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"a = ",
-        b"\xff\xfe",
-        b"[training]\nrate = 1\nrate = 2\n",
-        b"a = " + b"[" * 5000,
-        b"a = " + b"9" * 5000,
-        b"a = 1\n" * 300_000,
-    ],
-    ids=["no value", "no text", "twice", "deep", "digits", "long"],
-)
-def test_a_file_that_is_no_recipe_is_an_input_error(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_no_recipe_is_an_input_error(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=r"recipe\.toml"):
-        from_toml(path)
+    for content in (
+        b"a = ", b"\xff\xfe", b"[training]\nrate = 1\nrate = 2\n", b"a = " + b"[" * 5000, b"a = " + b"9" * 5000,
+        b"a = 1\n" * 300_000,
+    ):  # fmt: skip
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"recipe\.toml"):
+            from_toml(path)
     with pytest.raises(InputError, match="no recipe file"):
         from_toml(tmp_path / "absent.toml")
     with pytest.raises(InputError):
@@ -313,7 +293,7 @@ def test_an_unknown_kind_names_the_known_ones(section: str) -> None:
     assert "known:" in str(caught.value.hint)
 
 
-@pytest.mark.parametrize("shape", [(4, 4), (8, 8), (16, 16)])
+@pytest.mark.parametrize("shape", [(4, 4), (16, 16)])
 def test_sites_move_alike_whether_a_grid_has_points_for_all_of_them_or_not(shape: tuple[int, int]) -> None:
     """A constant image of any size moves a site as the gradient of the mean over the site's own points."""
     base = built(latent={"sites": [8, 8], "numbers": 3}, network={"w0_first": 0.01})

