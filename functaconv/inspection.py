@@ -222,21 +222,21 @@ def _functaset(path: Path, verify: bool) -> Inspection:
     size: dict[str, Any] = {}
     try:
         bytes_on_disk = functaset.nbytes()
-        size = {"store": bytes_on_disk.store, "base": bytes_on_disk.base, "per_item": summary.get("bytes_per_item")}
+        size = {"store": bytes_on_disk.store, "base": bytes_on_disk.base, "per_item": summary.bytes_per_item}
     except InputError as error:
         problems.append(Problem(str(error)))
     facts: dict[str, Any] = {
-        "items": summary.get("items", attributes.count),
+        "items": attributes.items,
         "rows": attributes.count,
-        "failed": attributes.failed,
-        "ignored": attributes.ignored,
-        "duplicate_keys": summary.get("duplicate_keys"),
+        "failed": summary.failed,
+        "ignored": summary.ignored,
+        "duplicate_keys": summary.duplicate_keys,
         "modality": attributes.modality,
         "axes": list(attributes.axes),
         "latent": {"sites": list(layout.sites), "numbers": layout.numbers, "canonical": attributes.canonical},
         "bits": layout.bits,
         "solver": {"name": attributes.solver.name, "steps": attributes.solver.steps},
-        "psnr": summary.get("psnr_mean"),
+        "psnr": summary.psnr_mean,
         "bytes": size,
         "input": [source.get("name") for source in attributes.input],
         "base_sha256": attributes.base_sha256,

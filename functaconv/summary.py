@@ -161,10 +161,9 @@ def _root_mean_square(known: NDArray[np.float64]) -> NDArray[np.float64]:
 _COMBINE = {"mean": _mean, "max": _largest, "rms": _root_mean_square}
 
 
-def raw_bytes(shapes: NDArray[np.int64], normaliser: Mapping[str, Any]) -> int:
-    """Bytes of arrays of these shapes, in the type and with the channels the normaliser speaks of."""
-    values = float(shapes.astype(np.float64).prod(-1).sum()) * len(normaliser["offset"])
-    return int(values * int(normaliser.get("itemsize", 1)))
+def raw_bytes(shapes: NDArray[np.int64], channels: int, itemsize: int) -> int:
+    """Bytes of arrays of these shapes, with so many channels of values of `itemsize` bytes."""
+    return int(shapes.astype(np.float64).prod(-1).sum() * channels * itemsize)
 
 
 def _percentile(quality: NDArray[np.float64], at: float) -> float | None:

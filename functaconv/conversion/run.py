@@ -170,7 +170,7 @@ class Run:
             return not existing.is_finished
         if existing.is_finished:
             functaset = open_functaset(self.path)
-            if not functaset.attributes.failed:
+            if not functaset.attributes.summary.failed:
                 return False
             self._check_sources(functaset)
             records = reopen(self.work, functaset)

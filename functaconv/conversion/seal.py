@@ -21,7 +21,7 @@ from functaconv.errors import (
     TooManyFailuresError,
     VerificationError,
 )
-from functaconv.functaset.attributes import Attributes, Quantisation, Range, Solver
+from functaconv.functaset.attributes import Attributes, Normaliser, Quantisation, Range, Solver, Summary
 from functaconv.functaset.blocks import DAMAGED, BlockFacts
 from functaconv.functaset.files import damaged
 from functaconv.functaset.reader import Functaset
@@ -117,16 +117,16 @@ class NothingUsableError(InputError):
 
 def _report(work: Work, made: Arrays, blocks: Blocks, items_per_second: float | None) -> tuple[dict[str, Any], int]:
     """The report, and of how many items."""
-    stored, shapes = work.stored, made.column("shape")
+    stored, axes, shapes = work.stored, work.stored.base.axes, made.column("shape")
     items = Items.of(None, shapes, made.column("tile") if work.layout.tiled else None)
     report = summarise(
         items.mse(made.column("mse")), failed=blocks.failed, ignored=blocks.ignored,
         method=Method(stored.recipe.solver.kind, work.steps, stored.base.sites, stored.base.numbers),
-        size=Size(made.nbytes(), len(stored.content), raw_bytes(items.shape, _normaliser(work))),
+        size=Size(made.nbytes(), len(stored.content), raw_bytes(items.shape, axes.channels, axes.itemsize)),
         items_per_second=items_per_second,
         measures=of_measures(
             work.layout.kind, {name: made.column(name) for name in work.layout.kind.measure_names},
-            stored.base.axes.variables, stored.base.axes.units,
+            axes.variables, axes.units,
         ),
     )  # fmt: skip
     # how the base compares with the closed form, on the items that it was validated on
@@ -137,29 +137,20 @@ def _report(work: Work, made: Arrays, blocks: Blocks, items_per_second: float | 
     return report, len(items)
 
 
-def _normaliser(work: Work) -> dict[str, Any]:
-    normalizer = work.stored.base.normalizer
-    constants: dict[str, Any] = {
-        "offset": list(normalizer.offset),
-        "scale": list(normalizer.scale),
-        "itemsize": work.stored.base.axes.itemsize,
-    }
-    if normalizer.levels:
-        constants["levels"] = {
-            level: [list(offset), list(scale)] for level, (offset, scale) in normalizer.levels.items()
-        }
-    return constants
-
-
 def _attributes(
     work: Work, made: Arrays, blocks: Blocks, report: Mapping[str, Any], items: int, run: str | None
 ) -> Attributes:
-    stored, layout = work.stored, work.layout
+    stored, layout, normalizer = work.stored, work.layout, work.stored.base.normalizer
     return Attributes(
         modality=layout.modality,
         axes=layout.axes,
         coordinate_convention=layout.kind.convention,
-        normaliser=_normaliser(work),
+        normaliser=Normaliser(
+            offset=normalizer.offset,
+            scale=normalizer.scale,
+            itemsize=stored.base.axes.itemsize,
+            levels=dict(normalizer.levels),
+        ),
         solver=Solver(name=stored.recipe.solver.kind, steps=work.steps),
         sites=layout.sites,
         latent=layout.latent,
@@ -169,18 +160,18 @@ def _attributes(
         overlap=layout.overlap,
         variables=stored.base.axes.variables,
         units=stored.base.axes.units,
-        psnr_peak=stored.base.normalizer.scale if layout.kind.has_coordinates else (),
-        summary={
-            "count": blocks.rows,
-            "failed": blocks.failed,
-            "ignored": dict(blocks.ignored),
-            "items": items,
-            "duplicate_keys": made.duplicates,
-            "psnr_mean": report["psnr"]["mean"],
-            "psnr_of_mean_mse": report["psnr_of_mean_mse"],
-            "bytes_per_item": report["bytes"]["per_item"],
-            "damaged": list[Any](blocks.damaged),
-        },
+        psnr_peak=normalizer.scale if layout.kind.has_coordinates else (),
+        summary=Summary(
+            count=blocks.rows,
+            failed=blocks.failed,
+            ignored=dict(blocks.ignored),
+            items=items,
+            duplicate_keys=made.duplicates,
+            psnr_mean=report["psnr"]["mean"],
+            psnr_of_mean_mse=report["psnr_of_mean_mse"],
+            bytes_per_item=report["bytes"]["per_item"],
+            damaged=tuple(blocks.damaged),
+        ),
         base_sha256=stored.sha256,
         tool_version=functaconv.__version__,
         seed=stored.recipe.training.seed,
@@ -194,9 +185,8 @@ def _attributes(
 
 def complaint_of(functaset: Functaset, max_error_rate: float, min_psnr: float | None) -> FunctaconvError | None:
     """Why the exit code is not 0 although the functaset is there."""
-    report, summary = functaset.report, functaset.attributes.summary
-    hurt = summary.get("damaged")
-    if isinstance(hurt, list) and hurt:
+    report, hurt = functaset.report, functaset.attributes.summary.damaged
+    if hurt:
         return InputError(
             f"{counted(len(hurt), 'damaged shard')}: {hurt[0]}",
             hint="the items before the damage are converted; mend the shard, and --retry-failed converts it again",

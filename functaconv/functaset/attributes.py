@@ -37,13 +37,17 @@ Ignored = Annotated[dict[Annotated[str, Field(max_length=200)], _Count], Field(m
 """kind -> how much of it was in the input and is not in the functaset"""
 
 
-class _Normaliser(BaseModel):
-    """What is relied on of `Attributes.normaliser`."""
+class Normaliser(_Frozen):
+    """Features are `(value - offset) / scale`, per channel."""
+
+    model_config = ConfigDict(extra="allow")
 
     offset: _Offsets
     scale: _Scales
     itemsize: Annotated[int, Field(strict=True, ge=1, le=16)] = 1
+    """bytes of a raw value"""
     levels: dict[str, tuple[_Offsets, _Scales]] = {}
+    """offset and scale of each level that has its own"""
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -53,15 +57,24 @@ class _Normaliser(BaseModel):
         return self
 
 
-class _Summary(BaseModel):
-    """What is relied on of `Attributes.summary`."""
+class Summary(_Frozen):
+    """Counts and means over the items."""
+
+    model_config = ConfigDict(extra="allow")
 
     count: _Count
+    """rows"""
     failed: _Count
+    """records that could not be converted"""
     items: _Count | None = None
+    """an item in tiles has several rows"""
     ignored: Ignored = {}
+    duplicate_keys: _Count | None = None
     psnr_mean: float | None = None
-    damaged: list[str] = []
+    psnr_of_mean_mse: float | None = None
+    bytes_per_item: float | None = None
+    damaged: tuple[str, ...] = ()
+    """of each damaged shard what is wrong with it"""
 
 
 class Budgets(_Frozen):
@@ -90,7 +103,7 @@ class Attributes(_Frozen):
     modality: Name
     axes: tuple[Name, ...]
     coordinate_convention: Name
-    normaliser: dict[str, JsonValue]
+    normaliser: Normaliser
     solver: Solver
     sites: tuple[int, ...]
     latent: int
@@ -106,8 +119,7 @@ class Attributes(_Frozen):
     """grids: of each variable, empty where none was given"""
     psnr_peak: tuple[_Above0, ...] = ()
     """grids: the range of each variable in training, which PSNR is relative to"""
-    summary: dict[str, JsonValue]
-    """holds at least `count` and `failed`"""
+    summary: Summary
     base_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     tool_version: str
     seed: int | None = None
@@ -130,11 +142,6 @@ class Attributes(_Frozen):
         _ = self.layout
         if not len(self.variables) == len(self.units) == len(self.psnr_peak):
             raise ValueError(f"{len(self.variables)} variables, {len(self.units)} units, {len(self.psnr_peak)} peaks")
-        for name, model in (("normaliser", _Normaliser), ("summary", _Summary)):
-            try:
-                model.model_validate(getattr(self, name))
-            except ValidationError as error:
-                raise ValueError(f"{name}.{problems(error)}") from None
         return self
 
     @property
@@ -147,16 +154,13 @@ class Attributes(_Frozen):
 
     @property
     def count(self) -> int:
-        return int(str(self.summary["count"]))
+        """Rows."""
+        return self.summary.count
 
     @property
-    def failed(self) -> int:
-        return int(str(self.summary["failed"]))
-
-    @property
-    def ignored(self) -> dict[str, int]:
-        """Kind -> how much of it was in the input and is not here."""
-        return _Summary.model_validate(self.summary).ignored
+    def items(self) -> int:
+        """Items, tiles joined."""
+        return self.count if self.summary.items is None else self.summary.items
 
 
 def parse_attributes(attributes: object, path: Path) -> Attributes:

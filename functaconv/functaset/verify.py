@@ -238,7 +238,7 @@ def _companions(functaset: Functaset) -> Iterator[Problem]:
     except FunctaconvError as error:
         yield Problem(str(error), ((0, len(functaset)),))
     # a report counts items; the attributes count rows too, of which an item in tiles has several
-    expected = {"count": attributes.summary.get("items", attributes.count), "failed": attributes.failed}
+    expected = {"count": attributes.items, "failed": attributes.summary.failed}
     try:
         report = functaset.report
         for name, count in expected.items():
@@ -248,8 +248,8 @@ def _companions(functaset: Functaset) -> Iterator[Problem]:
         yield Problem(str(error))
     try:
         failed = sum(1 for _ in functaset.each_failure())
-        if failed != attributes.failed:
-            yield Problem(f"{FAILED}: found {failed} lines, the attributes say {attributes.failed} items failed")
+        if failed != expected["failed"]:
+            yield Problem(f"{FAILED}: found {failed} lines, the attributes say {expected['failed']}")
     except FunctaconvError as error:
         yield Problem(str(error))
 

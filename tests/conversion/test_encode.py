@@ -552,7 +552,7 @@ def test_keys_that_occur_twice_are_told(base_file: Path, tmp_path: Path) -> None
 
     encoded = run(base_file, shards, tmp_path / "out.zarr", watcher=Listening())
     assert any("2 of 5 items have the key of an earlier one" in message for message in said)
-    assert open_functaset(encoded.path).attributes.summary["duplicate_keys"] == 2
+    assert open_functaset(encoded.path).attributes.summary.duplicate_keys == 2
     run(base_file, shards / "b.tar", tmp_path / "b.zarr", watcher=Listening())
     assert sum("have the key" in message for message in said) == 1
 

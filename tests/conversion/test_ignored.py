@@ -56,7 +56,7 @@ def test_everything_that_is_not_converted_is_in_the_report(base_file: Path, shar
     assert (encoded.report["count"], encoded.report["failed"]) == (15, 1)
     assert encoded.report["ignored"] == TOTAL
     functaset = open_functaset(tmp_path / "out.zarr")
-    assert functaset.report["ignored"] == functaset.attributes.ignored == TOTAL
+    assert functaset.report["ignored"] == functaset.attributes.summary.ignored == TOTAL
     labels = dict(zip(functaset.keys.tolist(), functaset.labels.tolist(), strict=True))
     assert (labels["04"], labels["05"], labels["one"]) == (1, -1, 0)
     found = inspect(tmp_path / "out.zarr", verify=True)

@@ -12,6 +12,7 @@ import torch
 
 from functaconv.data.items import Item
 from functaconv.errors import ItemError, UsageError
+from functaconv.functaset.attributes import Normaliser
 from functaconv.functaset.reader import Functaset
 from functaconv.functaset.schema import Layout, columns
 from functaconv.modalities import MODALITIES, Axes, modality_of
@@ -143,7 +144,7 @@ class Stored:
         axes = Axes.of([item])
         self.layout = Layout(axes=("a",) * axes.dims, latent=4, bits="float32", modality=name, variables=axes.variables)
         self.attributes = self
-        self.normaliser = {"offset": [0.0] * axes.channels}
+        self.normaliser = Normaliser(offset=(0.0,) * axes.channels, scale=(1.0,) * axes.channels)
         self.variables, self.units, self.path = axes.variables, axes.units, Path("stored")
         signal = axes.signal(item)
         self.picture = Picture("0", signal.values.astype(np.float32), signal.grid, 0)

@@ -72,7 +72,7 @@ def test_no_items_are_no_items(tiled: bool) -> None:
 
 def test_raw_bytes_count_channels_and_the_type_of_the_values() -> None:
     shapes = np.array([[4, 5], [10, 10]])
-    assert raw_bytes(shapes, {"offset": [0, 0, 0]}) == 360
-    assert raw_bytes(shapes, {"offset": [0], "itemsize": 4}) == 480
+    assert raw_bytes(shapes, 3, 1) == 360
+    assert raw_bytes(shapes, 1, 4) == 480
     # beyond 2**31 points
-    assert raw_bytes(np.array([[2**20, 2**20]]), {"offset": [0]}) == 2**40
+    assert raw_bytes(np.array([[2**20, 2**20]]), 1, 1) == 2**40

@@ -19,7 +19,7 @@ class Png(Format):
     def check(self, functaset: Functaset) -> None:
         super().check(functaset)
         axes = len(functaset.layout.axes)
-        channels = len(list(functaset.attributes.normaliser["offset"]))  # type: ignore[arg-type]
+        channels = len(functaset.attributes.normaliser.offset)
         if not functaset.layout.kind.can_draw(axes, channels):
             raise UsageError(
                 f"png holds images of 1 or 3 channels; these items have {axes} axes and {channels} channels",
