@@ -1,4 +1,4 @@
-"""What is computed once and kept, within a limit."""
+"""A cache of bounded size."""
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ Value = TypeVar("Value")
 
 @dataclass
 class Cache(Generic[Value]):
-    """Values by key; when one more would exceed the limits all others are given up."""
+    """Values by key; when one more would exceed the limits, all others are dropped."""
 
     most_size: int
     """of all values together"""

@@ -35,12 +35,12 @@ MOST_HEADER = 8 << 20
 _LENGTH = 8
 """bytes in which a safetensors file says how long its header is"""
 _DAMAGED = "the file is damaged: restore it from a copy, or make it again with fit-base"
+# a tensor that only canonical bases have
 METRIC = "solver.metric"
-"""what canonical bases have and others have not"""
 
 
 class Description(BaseModel):
-    """What a base file says of itself; enough to build the base again."""
+    """The description in a base file: enough to build the base again."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -63,7 +63,7 @@ class Description(BaseModel):
 
 @dataclass(frozen=True)
 class StoredBase:
-    """A base together with what its file says of it."""
+    """A base together with its recipe and description."""
 
     base: Base
     recipe: Recipe
@@ -167,7 +167,7 @@ def begins_like_base(head: bytes) -> bool:
 
 
 def is_base(path: Path) -> bool:
-    """There is a file at `path` that says it is a base, whole or damaged."""
+    """Whether the file at `path` begins like a base; the rest may be damaged."""
     try:
         with path.open("rb") as file:
             head = file.read(1 << 16)
@@ -225,7 +225,7 @@ def base_of(functaset: Functaset, device: torch.device | str = "cpu") -> Base:
 
 
 class _Training(BaseModel):
-    """What is relied on of `Description.training`."""
+    """The entries of `Description.training` that are used."""
 
     shapes: list[list[Annotated[int, Field(strict=True, ge=1, lt=2**31)]]] = []
     updates: Annotated[int, Field(strict=True, ge=0)] = 0
@@ -238,7 +238,7 @@ class _Training(BaseModel):
 
 
 def _header(content: bytes) -> dict[str, Any]:
-    """What a safetensors file says of its tensors, and of itself."""
+    """The header of a safetensors file: types, shapes, offsets and metadata."""
     header: dict[str, Any] = json.loads(content[_LENGTH : _LENGTH + int.from_bytes(content[:_LENGTH], "little")])
     return header
 
@@ -281,7 +281,7 @@ def _geometry(description: Description, axes: Axes) -> Geometry:
 
 
 def _check_values(tensors: Mapping[str, Tensor], base: Base) -> None:
-    """ValueError for numbers that no base has."""
+    """ValueError for numbers that no base can have."""
     for key, tensor in tensors.items():
         if tensor.dtype != torch.float32 or not torch.isfinite(tensor).all():
             raise ValueError(f"{key} holds values that are not finite float32")

@@ -53,7 +53,7 @@ W0_FIRST = 6.0
 
 @dataclass(frozen=True)
 class Demonstration:
-    """What came of `demonstrate`."""
+    """The result of `demonstrate`."""
 
     summary: dict[str, Any]
     sheet: Path

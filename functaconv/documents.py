@@ -1,4 +1,4 @@
-"""JSON that comes from outside, and how two values of it differ."""
+"""Reading JSON that others wrote, and the differences between two values of it."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Files that are complete or absent, also after a power cut, and outputs that one process at a time writes."""
+"""Writing files whole or not at all, also in a power cut, and locking outputs against other processes."""
 
 import os
 import socket
@@ -13,8 +13,8 @@ from filelock import FileLock, Timeout
 
 from functaconv.errors import OutputExistsError
 
+# seconds between two calls of `check`
 LOOK_EVERY = 1.0
-"""seconds between two calls of `check`"""
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
-    """`replacing`, for content that is at hand; missing folders are made."""
+    """Replace a file by this content, as `replacing` does; missing folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         file.write(content)
@@ -83,14 +83,14 @@ def locked(output: Path, *, patience: float = 0.0, check: Callable[[], None] = l
         file.write_text(f"pid {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
         yield
     finally:
-        # while it is held: of those who come now at most one has it
+        # before the release: a process that waits for the lock makes a file of its own
         with suppress(OSError):
             file.unlink()
         lock.release()
 
 
 def _holder(file: Path) -> str:
-    """Which process has a lock, as it wrote it."""
+    """The process and host that hold a lock, as they wrote it into the file."""
     try:
         said = file.read_text(encoding="utf-8", errors="replace")[:200].strip()
     except OSError:

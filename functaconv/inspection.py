@@ -1,4 +1,4 @@
-"""Inspecting: what a base, a functaset or a set of shards holds, and whether all of it is sound."""
+"""Inspecting a base, a functaset or shards: what they hold, and whether they are sound."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +33,7 @@ OF_TRAINING = (
 
 @dataclass(frozen=True)
 class Inspection:
-    """What lies at a path."""
+    """The content of a path, in facts and problems."""
 
     kind: str
     """base, unfinished base, functaset, unfinished functaset or shards"""
@@ -71,7 +71,7 @@ def inspect(
     if not isinstance(path, str | Path):
         return _judged(_shards([str(name) for name in path], verify, field, allow_pipe), verify)
     place = Path(path)
-    # the name of a URL may be longer than that of any file
+    # a URL may be longer than any file name
     for is_kind, look in _KINDS if is_local(str(path)) else ():
         if is_kind(place):
             if field is not None:
@@ -89,7 +89,7 @@ def inspect(
 
 
 def _judged(inspection: Inspection, verify: bool) -> Inspection:
-    """With a complaint when what was to be verified is damaged."""
+    """The inspection, with a complaint when it verified and found problems."""
     if not verify or not inspection.problems:
         return inspection
     count = len(inspection.problems)
@@ -249,7 +249,7 @@ def _functaset(path: Path, verify: bool) -> Inspection:
 
 
 def _misfits(functaset: Functaset) -> Iterator[Problem]:
-    """A base that is another one than the attributes speak of; one that is lost has been told of."""
+    """A base that does not fit the attributes; a missing one is reported elsewhere."""
     with suppress(FunctaconvError):
         functaset.base_bytes()
         try:

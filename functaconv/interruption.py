@@ -1,4 +1,4 @@
-"""Stopping at a good moment: signals set a flag that workflows look at between whole steps."""
+"""Stopping between whole steps: signals set a flag that workflows check there."""
 
 import ctypes
 import os

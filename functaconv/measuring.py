@@ -1,4 +1,4 @@
-"""What is measured of fitted items: the mean squared error, and the measures of their modality."""
+"""Measuring fitted items: the mean squared error, and the measures of their modality."""
 
 import math
 from dataclasses import replace
@@ -21,7 +21,7 @@ Measures = dict[str, np.ndarray]
 
 @torch.no_grad()
 def measure(base: Base, batch: Batch, latents: Latents, fit: Fit | None = None) -> Measures:
-    """How well latents give a batch. `fit`, where there is one, knows the items already."""
+    """The measures of a batch decoded from latents. Where there is a `fit`, its error may serve."""
     if fit is not None and not base.axes.modality.measures:
         return {"mse": fit.problem.error(latents).cpu().numpy()}
     batch = batch.to(base.device)

@@ -1,4 +1,4 @@
-"""How many points and items are computed together, from the base and the kind of device alone.
+"""How many points are computed together, from the base and the kind of device alone.
 
 What memory is free at the moment does not count: another number of points would be another sum.
 """

@@ -85,7 +85,7 @@ def latent_of(text: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting of a recipe, as it is told to users."""
+    """A setting of a recipe, as it is shown to users."""
 
     name: str
     kind: str

@@ -129,7 +129,7 @@ def of_measures(
     variables: Sequence[str] = (),
     units: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """One number for each measure of the modality, or one for each of its variables, in that one's units."""
+    """One number for each measure of the modality, or one for each variable, in its units."""
     by_name: dict[str, Any] = {}
     for measure in kind.measures:
         known = measures[measure.name].astype(np.float64)

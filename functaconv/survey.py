@@ -1,4 +1,4 @@
-"""Counting what shards hold."""
+"""Counting what shards hold, for `inspect`."""
 
 import os
 import re
@@ -42,7 +42,7 @@ class Survey:
     labels: Counter[bool] = field(default_factory=Counter)
     ignored: Counter[str] = field(default_factory=Counter)
     kinds: dict[str, tuple[str, int]] = field(default_factory=dict)
-    """problem, but for its numbers -> the first of its kind, and how many there are"""
+    """problem without its numbers -> the first of its kind, and how many there are"""
     seen: set[int] = field(default_factory=set)
 
     def read(self, name: str, number: int, *, whole: bool) -> None:
@@ -141,7 +141,7 @@ def _bytes(name: str) -> int:
 
 @dataclass(frozen=True)
 class _Looked:
-    """A record, and what is in it: an item, or why there is none; None when it holds no array."""
+    """A record with its item, or the reason why there is none; None when it holds no array."""
 
     record: Record
     item: Item | str | None

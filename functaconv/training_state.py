@@ -37,7 +37,7 @@ def write_state(path: Path, state: TrainingState) -> None:
 
 
 class _StateValues(BaseModel):
-    """What is relied on of a training state's values, where they are there."""
+    """The values of a training state that are used, validated where they are present."""
 
     identity: dict[str, Any] = {}
     updates: int = 0

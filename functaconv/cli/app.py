@@ -101,14 +101,14 @@ def run(arguments: Sequence[str]) -> int:
         # typer makes a SystemExit of a broken pipe
         if not isinstance(error.__context__ if isinstance(error, SystemExit) else error, BrokenPipeError):
             raise
-        # whoever read our output has seen enough; nothing may be written at exit either
+        # the reader of our output has closed it; Python must not write to it at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (KeyboardInterrupt, typer.Abort):
         say("error: stopped by Ctrl-C")
         return 130
     except OSError as error:
-        # input that cannot be read is an InputError by now: what is left is output that cannot be written
+        # input that cannot be read is an InputError by now, so this is output that cannot be written
         where = f": {error.filename}" if error.filename else ""
         _tell(arguments, f"cannot write: {error.strerror or error}{where}", _CANNOT_WRITE)
         return OutputExistsError.exit_code
@@ -132,7 +132,7 @@ def run(arguments: Sequence[str]) -> int:
 
 @contextmanager
 def _told(noise: Noise, arguments: Sequence[str]) -> Iterator[None]:
-    """What libraries warned of, at the end, before an error."""
+    """Print the warnings of libraries when the block ends, before its error."""
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""What a command writes: results to stdout, everything else to stderr."""
+"""Output of commands: results to stdout, everything else to stderr."""
 
 import json
 import sys
@@ -47,7 +47,7 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
 
 
 def by_numbers_lines(summary: Mapping[str, Any]) -> list[str]:
-    """What fewer numbers are worth, where that was measured, for people."""
+    """The PSNR with fewer numbers per site, for people; nothing where it was not measured."""
     known = {keep: value for keep, value in summary.get("psnr_by_numbers", {}).items() if value is not None}
     lines = [f"  {value:6.2f} dB  {counted(int(keep), 'number')}" for keep, value in known.items()]
     return ["", "with only the first numbers of each site", *lines] if lines else []

@@ -1,8 +1,8 @@
 """Encoding: shards in, functaset out, block by block.
 
-`options` says what can be asked, `work` what that means for a base, `plan` what a dry run shows, `tasks` how the input
-is cut. `reading` decodes it, `block` makes rows of it, `job` is what an engine runs. `run` is what one process does,
-`seal` makes a functaset of the blocks, `retry` begins anew with what failed.
+`options`: what can be asked. `work`: the request, checked against the base. `plan`: a dry run. `tasks`: how the input
+is cut. `reading`: decoding. `block`: fitting, and the job that an engine runs. `run`: one process of a run. `seal`:
+from blocks to a functaset. `retry`: converting again what failed.
 """
 
 from functaconv.conversion.options import EncodeOptions

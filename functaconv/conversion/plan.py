@@ -1,4 +1,4 @@
-"""What `encode --dry-run` shows."""
+"""`encode --dry-run`."""
 
 import os
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""How far an encoding is, for its user."""
+"""Progress of an encoding, and warnings about its items."""
 
 import time
 
@@ -18,7 +18,7 @@ LEAST_COMPARED, MOST_DISTINCT = 16, 0.5
 
 
 class Watcher:
-    """Told how an encoding goes. This one says nothing."""
+    """Receives the progress of an encoding; this one ignores it."""
 
     def announce(self, message: str) -> None:
         """Something a user wants to know once."""
@@ -43,7 +43,7 @@ class Bar(Watcher):
 
 
 class Progress:
-    """What this process has done, told to a watcher."""
+    """Counts what this process has done and reports it to a watcher."""
 
     def __init__(self, watcher: Watcher, work: Work, *, before: int, total: int | None) -> None:
         """`before` records were done when it began."""

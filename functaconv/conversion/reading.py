@@ -51,7 +51,7 @@ class Portion:
 
     @property
     def ignored(self) -> Counter[str]:
-        """What was among the records, and what was not, that is not converted."""
+        """Kind -> how much of it was in this part of the shard and is not converted."""
         total = Counter[str]()
         for counts in (*(read.ignored for read in self.reads), self.unplaced):
             for kind, count in counts.items():

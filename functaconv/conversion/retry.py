@@ -1,4 +1,4 @@
-"""From a functaset back to its blocks, without those where something failed: they are made again."""
+"""`--retry-failed`: from a functaset back to its blocks, without those in which a record failed."""
 
 from pathlib import Path
 
@@ -16,8 +16,9 @@ from functaconv.functaset.writer import clear
 
 
 def reopen(work: Work, functaset: Functaset) -> int:
-    """Put an unfinished functaset in the place of one that has failures, for whom holds the lock: with the blocks that
-    have none, taken from its arrays. The number of records that are to be done anew.
+    """Replace a functaset by an unfinished one with those of its blocks that have no failure.
+
+    The caller holds the lock. Returns the number of records that are to be converted again.
     """
     attributes, bad, mended = functaset.attributes, dict[int, list[int]](), set[int]()
     if len(attributes.blocks) != len(work.names):
@@ -85,8 +86,9 @@ def _block(
 
 
 def forget_failed(work: Work, path: Path) -> int:
-    """Remove the blocks of the unfinished functaset at `path` in which a record failed, for whom holds the lock; all of
-    a shard that was damaged. The number of records that are to be done anew.
+    """Remove the blocks of the unfinished functaset at `path` in which a record failed, and all of a damaged shard.
+
+    The caller holds the lock. Returns the number of records that are to be converted again.
     """
     # a seal that was killed has left arrays of these blocks
     clear(path)

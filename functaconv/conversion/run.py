@@ -48,7 +48,7 @@ PATIENCE = 60.0
 
 @dataclass(frozen=True)
 class Encoded:
-    """What came of `encode`."""
+    """The result of `encode`."""
 
     path: Path
     report: dict[str, Any]
@@ -121,7 +121,7 @@ class Run:
                     held.enter_context(locked(self.path, patience=math.inf, check=self._check_stop))
                 return self._sealed(items_per_second)
             except (FileNotFoundError, ValueError, InputError):
-                # another process was faster, and removed what all are done with
+                # another process has sealed it and removed the blocks
                 if not look(self.path).is_finished:
                     raise
                 return self._finished()
@@ -142,7 +142,7 @@ class Run:
             ranks.check_named()
 
     def _existing(self) -> Existing:
-        """What is at the output: nothing, or what may be gone on with or replaced."""
+        """What is at the output; an error unless it is nothing, or may be continued or replaced."""
         existing = look(self.path)
         replaces = self._replaces(existing)
         if existing.exists and self.work.is_piped and not replaces:
@@ -153,12 +153,12 @@ class Run:
         return existing
 
     def _replaces(self, existing: Existing) -> bool:
-        """It is to be replaced; but not by one of several ranks what another one of them has begun."""
+        """Whether it is to be replaced; ranks do not replace what another rank of their run has begun."""
         wanted = self.work.options.overwrite or existing.is_empty
         return wanted and (self.ranks.run is None or existing.run != self.ranks.run)
 
     def _begun(self) -> bool:
-        """Begin the functaset, or join those who began it; False where it is finished. The lock is in our hand."""
+        """Begin the functaset, or join the run that began it; False where it is finished. The caller holds the lock."""
         recover(self.path)
         existing = self._existing()
         if not existing.exists or self._replaces(existing):
@@ -218,11 +218,11 @@ class Run:
         self.stop.check(saved, PIPED) if self.work.is_piped else self.stop.check(saved)
 
     def _sealed(self, items_per_second: float | None) -> Encoded:
-        """Make a functaset of the blocks; the lock is in our hand."""
+        """Make a functaset of the blocks. The caller holds the lock."""
         existing = look(self.path)
         if existing.is_finished:
             return self._finished()
-        # while it was made another run may have put one of its own there
+        # meanwhile another run may have put its own output there
         existing.check(self.path, self.work.plan, overwrite=False)
         try:
             report, duplicates = seal(self.work, self.path, run=self.ranks.run, items_per_second=items_per_second)
@@ -231,7 +231,7 @@ class Run:
                 shutil.rmtree(self.path)
             raise
         except (OSError, KeyError, FunctaconvError):
-            # on a disk that knows no locks another process may have sealed it, and removed what we were reading
+            # on a disk without locks another process may have sealed it and removed the blocks
             if not look(self.path).is_finished:
                 raise
             return self._finished()

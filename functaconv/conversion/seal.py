@@ -35,7 +35,7 @@ from functaconv.words import counted
 
 @dataclass
 class Blocks:
-    """All finished blocks of a work, in the order of the input, and what they hold together."""
+    """All finished blocks in the order of the input, and totals over them."""
 
     files: list[Path] = field(default_factory=list)
     ranges: list[list[Range]] = field(default_factory=list)
@@ -97,8 +97,9 @@ def all_blocks(parts: Parts, names: Sequence[str], run: str, limit: int | None =
 
 
 def seal(work: Work, path: Path, *, run: str | None, items_per_second: float | None) -> tuple[dict[str, Any], int]:
-    """Make a functaset of the finished blocks at `path`, for whom holds the lock: its report, and how many rows have
-    the key of an earlier one.
+    """Make a functaset of the finished blocks at `path`. The caller holds the lock.
+
+    Returns its report, and how many rows have the key of an earlier one.
     """
     parts = Parts(path / PARTS)
     blocks = all_blocks(parts, work.names, work.digest, work.options.limit)
@@ -184,7 +185,7 @@ def _attributes(
 
 
 def complaint_of(functaset: Functaset, max_error_rate: float, min_psnr: float | None) -> FunctaconvError | None:
-    """Why the exit code is not 0 although the functaset is there."""
+    """The error that makes the exit code other than 0 although the functaset is complete; None for none."""
     report, hurt = functaset.report, functaset.attributes.summary.damaged
     if hurt:
         return InputError(

@@ -1,4 +1,4 @@
-"""The input as tasks: where it is cut, and what is left of it."""
+"""The input cut into tasks, and which of them are still to be done."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

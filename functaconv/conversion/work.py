@@ -1,4 +1,4 @@
-"""What is to be encoded, checked: all that does not change while an encoding runs."""
+"""The checked request of an encoding: all that does not change while it runs."""
 
 import os
 from collections.abc import Sequence
@@ -106,7 +106,7 @@ class Work:
         return ", ".join(map(shown, self.names[:3]))
 
     def stream(self, name: str) -> BinaryIO | None:
-        """What stands for a shard that is already open."""
+        """The open stream of a shard, if there is one: stdin."""
         return self.stdin if name == "-" else None
 
     @property

@@ -16,7 +16,7 @@ from functaconv.data.naming import printable
 
 BLOCK = 512
 _CHUNK = 1 << 20
-# longer than any path; what claims more is no header of ours
+# bytes of a long name or PAX header: longer than any path
 _LONGEST_HEADER = 1 << 20
 Kind = Literal["file", "link", "hard link", "directory", "special", "sparse"]
 _KINDS: dict[bytes, Kind] = {
@@ -71,17 +71,17 @@ class Tape:
 
 @dataclass(slots=True)
 class Member:
-    """What the headers say of a member."""
+    """A member, as its headers describe it."""
 
     name: str
     kind: Kind
     size: int
     offset: int
-    """of its first header"""
+    """where its first header begins"""
     start: int
-    """of its body"""
+    """where its body begins"""
     end: int
-    """with the padding to whole blocks"""
+    """where its body ends, padded to whole blocks"""
     target: str = ""
     """hard links: the name of the member that holds the bytes"""
 
@@ -154,14 +154,14 @@ def _has_body(info: tarfile.TarInfo) -> bool:
 
 
 def _skip_sparse_map(block: bytes, tape: Tape) -> None:
-    """What stands between the header of a sparse member and its body: as many blocks as say that one more follows."""
+    """Skip the blocks between the header of a sparse member and its body: each says whether another follows."""
     is_continued = block[482]
     while is_continued:
         is_continued = tape.take(BLOCK)[504]
 
 
 def _extension(info: tarfile.TarInfo, tape: Tape) -> dict[str, str]:
-    """What a GNU long name or a PAX header says of the member that follows: its path, its size."""
+    """Path, size and link target of the member that follows, from a GNU long name or a PAX header."""
     if info.size > _LONGEST_HEADER:
         raise DamageError(f"damaged: a header of {info.size} bytes")
     content = tape.take(_padded(info.size))[: info.size]

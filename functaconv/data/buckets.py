@@ -43,7 +43,7 @@ def check_extra(url: str) -> None:
 
 
 def bucket_object(url: str) -> Callable[[int, float], Body]:
-    """What a bucket answers for an object."""
+    """How to ask a bucket for an object; see `remote.Remote`."""
     bucket, key = _split(url)
     if not bucket or not key:
         raise InputError(f"{shown(url)}: no valid name of a bucket and an object", hint="s3://BUCKET/shard.tar")
@@ -57,7 +57,7 @@ def _open(url: str, key: str, position: int, timeout: float) -> Body:
         store = _store(url, timeout)
         # asked for with a range even from 0 on, an empty object would be an error
         response = obstore.get(store, key, options={"range": {"offset": position}} if position else {})
-    # as they come: of a connection that breaks often, what came before is not asked for again
+    # pieces as they come: when the connection breaks, they need not be asked for again
     pieces = iter(response.stream(min_chunk_size=1))
     rest = b""
 
@@ -74,7 +74,7 @@ def _open(url: str, key: str, position: int, timeout: float) -> Body:
 
 
 def list_objects(pattern: str) -> list[str]:
-    """The objects that a pattern fits, or the *.tar of a prefix that ends in `/`, in alphabetical order."""
+    """The objects that match a pattern, or the *.tar below a prefix that ends in `/`, in alphabetical order."""
     import obstore
 
     bucket, key = _split(pattern)
@@ -99,7 +99,7 @@ def list_objects(pattern: str) -> list[str]:
 
 
 def _fits(path: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether folders and name fit, part by part; `**` stands for any number of folders."""
+    """Whether folders and name match, part by part; `**` stands for any number of folders."""
     if not pattern:
         return not path
     if pattern[0] == "**":
@@ -149,7 +149,7 @@ def _client(timeout: float) -> dict[str, Any]:
 
 
 def _aws_credentials() -> dict[str, Any]:
-    """Those of profiles and sessions, as boto3 finds them; obstore itself knows variables and machines."""
+    """Credentials of profiles and sessions, found by boto3; obstore itself reads variables and machine metadata."""
     if {"AWS_ACCESS_KEY_ID", "AWS_SKIP_SIGNATURE"} & os.environ.keys():
         return {}
     try:
@@ -179,7 +179,7 @@ def _imported(what: str) -> Any:
 
 @contextmanager
 def answers(url: str) -> Iterator[None]:
-    """LostError or RefusedError in place of what obstore raises."""
+    """Raise LostError or RefusedError in place of errors of obstore."""
     started = time.monotonic()
     try:
         yield
@@ -193,8 +193,8 @@ def answers(url: str) -> Iterator[None]:
 
 
 def judge(error: Exception, url: str, seconds: float) -> LostError | RefusedError | None:
-    """What an error of obstore means; None for one of others."""
-    # what zarr does not find is another error, of a class that it derives
+    """The meaning of an error of obstore; None for an error of another library."""
+    # zarr derives an error of its own from FileNotFoundError for missing keys
     if not (type(error).__module__.startswith("obstore") or type(error) is FileNotFoundError):
         return None
     text = str(error)

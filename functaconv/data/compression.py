@@ -1,4 +1,4 @@
-"""Compressed streams, told by their first bytes and decompressed as they are read.
+"""Compressed streams, recognised by their first bytes and decompressed as they are read.
 
 A stream that is cut or corrupt gives what comes before the damage, then a DamageError.
 """
@@ -16,7 +16,7 @@ from functaconv.data.items import DamageError
 from functaconv.errors import MissingExtraError
 
 _CHUNK, _AHEAD = 1 << 16, 1 << 20
-# the window that a stream asks for is memory of ours: `zstd --ultra -22` and `--long` ask for 128 MiB
+# memory for the window that a stream asks for: 128 MiB with `zstd --ultra -22` and `--long`
 _MAX_ZSTD_WINDOW = 128 << 20
 
 
@@ -44,12 +44,12 @@ LONGEST_START = max(map(len, _STARTS))
 
 
 def compression_of(start: bytes) -> str | None:
-    """How the stream with these first bytes is compressed; None for a plain tar, and whatever else is not."""
+    """How a stream with these first bytes is compressed; None where it is not, as a plain tar."""
     return next((name for first, name in _STARTS.items() if start.startswith(first)), None)
 
 
 def plain(stream: BinaryIO) -> BinaryIO:
-    """What a stream holds, decompressed if it is compressed: from where it stands, forward only in that case."""
+    """The stream, decompressed if it is compressed. A compressed stream can then only be read forward."""
     start = _fully(stream, LONGEST_START)
     name = compression_of(start)
     if name is None and stream.seekable():
@@ -57,27 +57,27 @@ def plain(stream: BinaryIO) -> BinaryIO:
         return stream
     if name is None:
         return io.BufferedReader(_Rejoined(start, stream, _some), _AHEAD)
-    # damage shows at the same record however the bytes come: a run that goes on must find what the one before found
+    # full pieces, so that damage shows at the same record in every run, however the bytes arrive
     source = _Rejoined(start, stream, _fully)
     return io.BufferedReader(_Decompressed(cast(BinaryIO, source), name), _CHUNK)
 
 
 def _fully(stream: BinaryIO, count: int) -> bytes:
-    """`count` bytes, or as many as there are: a pipe may give fewer at a time."""
+    """`count` bytes, or all up to the end: a pipe may give fewer at a time."""
     pieces: list[bytes] = []
     try:
         while count > 0 and (piece := _some(stream, count)):
             pieces.append(piece)
             count -= len(piece)
     except DamageError:
-        # a command that failed at the end: what it gave before is good, and it fails again at the next call
+        # a command that failed at its end: its bytes up to there are good, and the next call fails again
         if not pieces:
             raise
     return b"".join(pieces)
 
 
 def _some(stream: BinaryIO, count: int) -> bytes:
-    """What is there, at most `count` bytes; none at the end."""
+    """The bytes that are available, at most `count`; none at the end."""
     piece: bytes = getattr(stream, "read1", stream.read)(count)
     return piece
 

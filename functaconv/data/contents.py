@@ -1,11 +1,11 @@
-"""What bytes are, by how they begin. A suffix only says that a file is to be looked at; this says what it is."""
+"""The format of a file by its first bytes. Its suffix only says whether the file is looked at."""
 
 import re
 
 __all__ = ["ARRAYS", "BYTE_ORDER_MARK", "FIELDS", "HEAD", "IMAGES", "MESHES", "format_in_words", "format_of"]
 
+# bytes that are looked at
 HEAD = 512
-"""bytes that are looked at"""
 
 IMAGES = frozenset({"PNG", "JPEG", "WebP", "BMP", "PNM", "GIF", "TIFF"})
 ARRAYS = frozenset({"npy", "zip", "binvox"})
@@ -95,7 +95,7 @@ def format_of(content: bytes) -> str | None:
 
 
 def format_in_words(content: bytes) -> str:
-    """The format's name, or how the bytes begin, for a message that says what was found."""
+    """The format's name, or how the bytes begin, for error messages."""
     if not content:
         return "nothing (an empty file)"
     return format_of(content) or f"unknown data (it starts with {content[:8].hex(' ')})"

@@ -1,4 +1,4 @@
-"""Shards as plain local tars, which can be read in any order: those that are not are fetched and decompressed."""
+"""Copies of shards as plain local tars, for random access: remote ones are fetched, compressed ones decompressed."""
 
 import shutil
 import tempfile

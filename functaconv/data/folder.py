@@ -1,4 +1,4 @@
-"""A folder of raw files as a list of candidates: the same folder gives the same list, in the same order."""
+"""The files below a folder that may become items, always in the same order."""
 
 import errno
 import hashlib

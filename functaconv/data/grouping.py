@@ -1,4 +1,4 @@
-"""Which members of a tar are one record, and which are none: as webdataset groups them."""
+"""Grouping the members of a tar into records, as webdataset does."""
 
 import re
 import tarfile
@@ -23,7 +23,7 @@ _LONGEST_SUFFIX = 40
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
-    """A member of a record that lies in another place of its shard."""
+    """A member of a record that lies apart from the others in its shard."""
 
     suffix: str
     offset: int
@@ -33,7 +33,7 @@ class Elsewhere:
 
 @dataclass(frozen=True, slots=True)
 class RecordLocation:
-    """Where in its shard a record lies: all its headers and bodies, in one stretch of bytes, but for some."""
+    """Where a record lies in its shard: a range of bytes, and members that lie elsewhere."""
 
     record: int
     offset: int
@@ -45,15 +45,15 @@ class RecordLocation:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A shard that is open, all of it or the place of one record."""
+    """An open shard, or the part of it that holds one record."""
 
     shard: str
     stream: BinaryIO
     location: RecordLocation | None = None
     is_plain: bool = False
-    """offsets are to be those of the stream"""
+    """known to be uncompressed: offsets are positions in the stream"""
     begin: tuple[int, int] | None = None
-    """number and offset of the record with which to begin, instead of the first"""
+    """number and offset of the record to begin with, instead of the first"""
 
     @property
     def first(self) -> int:
@@ -73,7 +73,7 @@ class Source:
 
 @dataclass(slots=True)
 class Group:
-    """A record while it is read."""
+    """A record that is being read."""
 
     key: str
     number: int
@@ -97,7 +97,7 @@ class Group:
         return Record(shard, self.number, self.key, fields, self.problem, self.ignored, self.is_joined, length)
 
     def fail(self, problem: str) -> None:
-        """The first problem is the reason; the members read so far are of no use any more."""
+        """Keep the first problem as the reason, and forget the members."""
         self.problem = self.problem or problem
         self.fields.clear()
 
@@ -177,7 +177,7 @@ def _elsewhere(locations: Mapping[int, RecordLocation], group: Group) -> Sequenc
 
 
 def _passed_over(member: Member, *, is_named: bool) -> str | None:
-    """The kind of a member that belongs to no record, empty for what holds nothing; None for one that does."""
+    """The kind under which a member is ignored, empty for folders; None for a member of a record."""
     base = member.name.rpartition("/")[2]
     if member.kind == "directory":
         return ""
@@ -191,7 +191,7 @@ def _passed_over(member: Member, *, is_named: bool) -> str | None:
 
 
 def add(group: Group, suffix: str, name: str, size: int, tape: Tape, limits: Limits) -> None:
-    """Read a member of `size` bytes, unless it is too much."""
+    """Read a member of `size` bytes; one above the limits makes the record fail."""
     group.size += size
     if group.problem is not None:
         return

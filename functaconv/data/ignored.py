@@ -1,4 +1,4 @@
-"""What shards and folders hold that is not converted, counted by kind: a `Counter` that adds up over blocks and files.
+"""Kinds of content that is not converted, and how to count them: a `Counter` by kind, summed over blocks and files.
 
 A kind is a few words that a user understands, or a suffix with its dot for files of a suffix that is not read.
 """

@@ -1,4 +1,4 @@
-"""What a source yields: records as they stand in the archive, and items decoded from them."""
+"""Records as they stand in an archive, and items decoded from them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Between surfaces and occupancy: the bytes of a mesh to solid voxels, and voxels to a closed surface.
+"""Meshes to solid voxels, and voxels to a closed surface.
 
 Meshes are read from their bytes alone: what else a file names (materials, textures) is never opened.
 """
@@ -24,8 +24,8 @@ MOST_RESOLUTION = 512
 _STL_FACE = 50
 """bytes of a face in a binary STL"""
 _OFF = re.compile(rb"^[ \t]*\w*?off", re.IGNORECASE | re.MULTILINE)
+# points less than a voxel apart on a surface, estimated from its area: some 24 bytes each
 SAMPLES = 1e9
-"""points on a surface, less than a voxel apart, as far as can be told beforehand: they are some 24 bytes each"""
 
 
 def voxelise(content: bytes, suffix: str, resolution: int, *, ignored: Counter[str] | None = None) -> np.ndarray:
@@ -78,7 +78,7 @@ def _mesh(content: bytes, suffix: str, ignored: Counter[str]) -> tuple[np.ndarra
             clean = io.BytesIO(_CLEAN[kind](content, ignored))
             loaded = trimesh.load_mesh(clean, file_type=kind, process=False, skip_materials=True)
         vertices, faces = np.asarray(loaded.vertices, np.float64), np.asarray(loaded.faces, np.int64)
-    # the readers raise whatever they like on files that make no sense
+    # the readers raise errors of many kinds on damaged files
     except Exception as error:
         raise ItemError(
             f"{suffix}: expected a mesh ({str(error).rstrip('.')[:200] or type(error).__name__})"

@@ -1,4 +1,4 @@
-"""Names of shards: what kind of place each one is, and how it is shown without what may be secret."""
+"""Names of shards: which kind each is, and how to show it without secrets."""
 
 import re
 from pathlib import PurePath
@@ -7,7 +7,7 @@ STDIN = "-"
 _PIPE = "pipe:"
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-# what a server or a bucket may be called; anything else may be half of a password that holds a slash
+# possible names of servers and buckets; anything else may be part of a password with a slash
 _HOST = re.compile(r"(\w[\w.-]*|\[[0-9A-Fa-f:.]+\])(:\d+)?|arn:[\w:-]+")
 
 
@@ -56,18 +56,18 @@ def shown(shard: str) -> str:
 
 
 def hinted(name: str) -> str:
-    """A name that stands for nothing, for messages: without what may be secret, were it a misspelled URL."""
+    """A name that matches nothing, for messages: without what would be secret in a misspelled URL."""
     if scheme_of(name) is not None or is_pipe(name):
         return shown(name)
     if "@" in name:
-        # half of a password may stand anywhere before it
+        # part of a password may stand anywhere before it
         return "..."
     secret = re.search(r":/|[?&#]", name)
     return name if secret is None else f"{name[: secret.start()]}..."
 
 
 def short_name(shard: str) -> str:
-    """The last part of the name: what is the same wherever the shard lies. `-` stays `-`."""
+    """The last part of the name, which is the same wherever the shard lies. `-` stays `-`."""
     if shard == STDIN:
         return shard
     return shown(shard) if is_pipe(shard) else PurePath(shown(shard)).name

@@ -24,7 +24,7 @@ _HINTS = {
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What a server says of an object before its bytes: by this a changed one is noticed."""
+    """Size, ETag and date of an object, as a server announces them: a changed object differs."""
 
     size: int | None = None
     etag: str | None = None
@@ -32,16 +32,16 @@ class Announcement:
 
     @classmethod
     def of(cls, fingerprint: Mapping[str, Any]) -> "Announcement":
-        """What `fingerprint` kept of one."""
+        """The announcement in a shard's fingerprint."""
         return cls(fingerprint.get("size"), fingerprint.get("etag"), fingerprint.get("modified"))
 
     def contradicts(self, other: "Announcement") -> bool:
-        """Whether both say something, and not the same."""
+        """Whether a value that both give differs."""
         pairs = ((self.size, other.size), (self.etag, other.etag), (self.modified, other.modified))
         return any(ours is not None and theirs is not None and ours != theirs for ours, theirs in pairs)
 
     def completed(self, other: "Announcement") -> "Announcement":
-        """With what only `other` says."""
+        """With the values that only `other` gives."""
         size = other.size if self.size is None else self.size
         return Announcement(size, self.etag or other.etag, self.modified or other.modified)
 
@@ -60,7 +60,7 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """An answer of which the bytes are still to come."""
+    """An answer whose bytes are still to be read."""
 
     announced: Announcement
     start: int
@@ -76,17 +76,17 @@ none."""
 
 
 class RemoteStream(io.RawIOBase):
-    """Reads an object to the end that was announced; what breaks off is continued where it broke off.
+    """Reads an object to its announced end, and goes on where a connection broke.
 
-    `known` is what an earlier look found: a different object is a ChangedInputError, as is one that changes on the way.
-    A server that refuses what it never gave is an InputError; one that does not answer, or later refuses what it gave
-    before, is a ServiceError: the object may be sound, and the work can be gone on with.
+    An object that differs from `known`, or changes while it is read, is a ChangedInputError. A server that refuses the
+    object from the start is an InputError; one that does not answer, or refuses it later, is a ServiceError: the object
+    may be sound, and the work can go on another time.
     """
 
     def __init__(self, remote: Remote, name: str, known: Announcement | None = None) -> None:
         self._remote, self._name, self._known = remote, name, known
         timeout = source_timeout()
-        # a connection that hangs may be a lost one: half of the time is for another
+        # a connection that hangs may be lost: half of the time is left for another one
         self._wait = timeout / 2
         self._retries = Retries(name, timeout)
         self._body: Body | None = None
@@ -169,5 +169,5 @@ class RemoteStream(io.RawIOBase):
 
 
 def count_in(text: object) -> int | None:
-    """A number of bytes; None where that is none, or of more digits than any."""
+    """A number of bytes; None for text that is no number, or has too many digits."""
     return int(str(text)) if re.fullmatch("[0-9]{1,18}", str(text)) else None

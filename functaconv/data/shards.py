@@ -1,4 +1,4 @@
-"""Tar shards as records: forward only, one record in memory, and no end that goes unnoticed.
+"""Tar shards as records, read forward with one record in memory; an archive that ends early is always noticed.
 
 A key ends at the first dot of the base name, its folder kept; members with the same key that follow each
 other are one record, as webdataset's `group_by_keys` has it. Unlike webdataset's readers this one reads
@@ -89,7 +89,7 @@ def index_shard(
 
 
 def digest_of_names(shard: str) -> str:
-    """A digest of keys and places of all records of a plain local tar: it tells what changed in the middle of it."""
+    """A digest of keys and offsets of all records of a plain local tar: it shows changes in its middle."""
     return _known_scan(shard).digest
 
 
@@ -119,14 +119,14 @@ def _joins(shard: str) -> Mapping[int, RecordLocation]:
     try:
         scan = _known_scan(shard)
     except InputError:
-        # told where the damage is come upon; without an index nothing is joined
+        # reported when the damage is reached; without an index nothing is joined
         return {}
     return {one.record: one for one in scan.locations if one.elsewhere or one.is_joined}
 
 
 @dataclass(frozen=True)
 class _Scan:
-    """What the headers of a plain tar say."""
+    """The records of a plain tar, from its headers."""
 
     locations: tuple[RecordLocation, ...]
     digest: str
@@ -144,7 +144,7 @@ def _scan_file(shard: str, size: int, modified: int) -> _Scan:  # noqa: ARG001 -
 
 
 def _scan(shard: str, stream: BinaryIO) -> _Scan:
-    """The records of a plain tar; those with one key are joined to the first of them where no suffix is there twice."""
+    """The records of a plain tar; records of one key are joined to the first of them unless they share a suffix."""
     locations: list[RecordLocation] = []
     # 64 bits in place of a key: there may be millions
     first_of: dict[int, int] = {}
@@ -181,7 +181,7 @@ def _places_of(names: set[str], stream: BinaryIO) -> dict[str, tuple[int, int]]:
 
 
 def _completed(group: Group, location: RecordLocation | None, stream: BinaryIO, limits: Limits) -> Group:
-    """The record with what lies elsewhere in the shard, or without what an earlier one has."""
+    """The record with its members elsewhere in the shard; an empty one if an earlier record has its members."""
     if location is None:
         return group
     if location.is_joined:

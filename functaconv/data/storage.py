@@ -1,4 +1,4 @@
-"""Shards as streams of bytes, wherever they lie; what they can do, and by what they are known again."""
+"""Shards as streams of bytes: how to open them, whether they can be read again, and their fingerprints."""
 
 import hashlib
 import os
@@ -35,14 +35,14 @@ def opened(
         return cast(BinaryIO, _remote(shard, known))
     try:
         return pipe_stream(shard) if is_pipe(shard) else Path(shard).open("rb")
-    # a name may hold what no name may: a zero byte
+    # ValueError: a zero byte in the name
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"cannot read the shard {shown(shard)}: {reason}") from error
 
 
 def is_read_once(shard: str) -> bool:
-    """Whether what was read is gone: stdin, a command, a named pipe."""
+    """Whether it can be read only once: stdin, a command, a named pipe."""
     if shard == STDIN or is_pipe(shard):
         return True
     if not is_local(shard):
@@ -52,7 +52,7 @@ def is_read_once(shard: str) -> bool:
 
 
 def is_seekable(shard: str) -> bool:
-    """Whether records can be found at offsets: in a plain local tar, not in what is compressed or comes from afar."""
+    """Whether records can be read at offsets: true for a plain local tar, not for compressed or remote ones."""
     if not is_local(shard) or not stat.S_ISREG(_mode(shard)):
         return False
     with opened(shard) as stream:
@@ -60,8 +60,9 @@ def is_seekable(shard: str) -> bool:
 
 
 def fingerprint(shard: str, stream: BinaryIO | None = None) -> dict[str, str | int]:
-    """What tells a shard from another, or from what it was: never a name with credentials. `stream` is the shard, if it
-    is open already, and stands at its beginning.
+    """Facts by which a changed or another shard is noticed, without credentials.
+
+    `stream` is the shard, if it is open already, at its beginning.
 
     Files have name, size and `sha256`, over the first and the last 64 KiB (a smaller file: over all of it). URLs
     have the last part of their name, and what the server says: size, etag, and without one the date `modified`; what

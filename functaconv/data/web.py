@@ -49,18 +49,18 @@ def split_login(url: str) -> tuple[str, dict[str, str]]:
 
 
 def web_object(url: str) -> Callable[[int, float], Body]:
-    """What a GET answers."""
+    """How to ask a web server for an object; see `remote.Remote`."""
     plain, login = split_login(url)
     return partial(_open, plain, login)
 
 
 def _open(url: str, login: dict[str, str], position: int, timeout: float) -> Body:
-    # a length of what is sent is a length of what is read only without another encoding
+    # without another encoding, so that the announced length is the length of the object
     request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})  # noqa: S310 - http(s), as checked
     if position:
         request.add_header("Range", f"bytes={position}-")
     for name, value in login.items():
-        # not for the server that this one may lead to
+        # not sent to another server after a redirect
         request.add_unredirected_header(name, value)
     with _lost():
         response = cast(HTTPResponse, _opener().open(request, timeout=timeout))
@@ -111,7 +111,7 @@ def _opener() -> urllib.request.OpenerDirector:
 
 @contextmanager
 def _lost() -> Iterator[None]:
-    """LostError or RefusedError in place of what the library raises."""
+    """Raise LostError or RefusedError in place of errors of the library."""
     started = time.monotonic()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Who runs the blocks of an encoding: this process, alone or as one of several ranks, or Ray."""
+"""Engines run the tasks of an encoding: this process, alone or as one of several ranks, or Ray."""
 
 from collections.abc import Callable, Generator, Iterable
 from typing import Any

@@ -61,8 +61,8 @@ def in_turn(
     """The tasks that this rank makes: its own share in order, then those of other ranks that are not done, in an order
     of its own.
 
-    Nobody waits: a dead rank's share is made by the others. Ranks that go through it in different orders seldom make
-    the same task at the same time; where they do, both results are the same.
+    No rank waits for another, and a dead rank's share is made by the others. In different orders ranks seldom make the
+    same task at the same time; where they do, both results are the same.
     """
     others = []
     for task in tasks:

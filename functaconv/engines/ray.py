@@ -26,7 +26,7 @@ def run(job: Any, tasks: Iterable[Any], stop: Stop) -> Generator[Any]:
     What the tasks read must be at the same place on all machines. Ray is the extra `ray`.
     """
     ray = _ray()
-    # what Ray has to say of lost processes it prints, in the middle of what may be somebody's JSON
+    # Ray prints messages about lost processes to stdout, which may be JSON that a program reads
     with redirect_stdout(sys.stderr), _cluster(ray):
         gpus = job.work.options.gpus_per_task
         options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": MOST_RETRIES, "num_returns": "streaming"}

@@ -64,13 +64,13 @@ def create(group: zarr.Group, name: str, **options: Any) -> zarr.Array[Any]:
         name,
         **{"serializer": BytesCodec(), **options},
         compressors=[BloscCodec(cname="zstd", clevel=5, shuffle="shuffle"), Crc32cCodec()],
-        # a shard that is not there is then a loss, never a run of fill values
+        # so a missing shard is always damage, never a run of fill values
         config={"write_empty_chunks": True},
     )
 
 
 class RowWriter:
-    """Takes rows in any portions, writes them a whole shard at a time."""
+    """Buffers rows and writes them a whole shard at a time."""
 
     def __init__(self, array: zarr.Array[Any], column: Column) -> None:
         self._array = array
@@ -89,7 +89,7 @@ class RowWriter:
                 self.flush()
 
     def flush(self) -> None:
-        """Write what is left; the last shard may be a partial one."""
+        """Write the rows in the buffer; the last shard may be a partial one."""
         if self._filled:
             self._check_texts()
             self._array[self._start : self._start + self._filled] = self._buffer[: self._filled]

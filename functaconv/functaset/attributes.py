@@ -1,4 +1,4 @@
-"""What a functaset says of itself: the JSON text `attrs.functaconv` of its zarr.json."""
+"""The attributes of a functaset: the JSON text `attrs.functaconv` of its zarr.json."""
 
 import json
 from collections.abc import Mapping
@@ -78,7 +78,7 @@ class Summary(_Frozen):
 
 
 class Budgets(_Frozen):
-    """What the rounding of latents depends on besides the settings: how much is computed together."""
+    """How much is computed together: the rounding of latents depends on it."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -126,11 +126,11 @@ class Attributes(_Frozen):
     input: list[dict[str, JsonValue]]
     """a fingerprint per shard, in order"""
     blocks: tuple[tuple[Range, ...], ...] = ()
-    """how each shard was cut: what is made again together when an item of it failed"""
+    """how each shard was cut into blocks: `--retry-failed` makes whole blocks again"""
     run: str | None = None
     """which run of several processes made it; None for a single process"""
     settings: dict[str, JsonValue]
-    """what the functaset was asked to be: an output with other settings is another output"""
+    """the settings it was made with: a run with other settings is refused"""
     budgets: Budgets | None = None
     files_sha256: dict[str, str] = {}
     """of `report.json` and `failed.jsonl`"""

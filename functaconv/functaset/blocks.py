@@ -44,7 +44,7 @@ class Failure:
 
     @property
     def is_damage(self) -> bool:
-        """Not a record, but the shard from here on."""
+        """Whether it is not a record that failed, but the rest of a shard that is damaged."""
         return self.reason.startswith(DAMAGED)
 
 
@@ -64,7 +64,7 @@ class Block:
     source: Mapping[str, Any]
     """the fingerprint of the shard when it was opened"""
     run: str
-    """which settings it was made with"""
+    """`Plan.digest` of the settings it was made with"""
     columns: Mapping[str, np.ndarray]
     """a row for each item, as `schema.columns` says, without `shard`; texts are object arrays, `meta` may be absent"""
     grids: GridTable | None = None
@@ -127,7 +127,7 @@ class Block:
 
 @dataclass(frozen=True)
 class BlockFacts:
-    """What a block says besides its rows."""
+    """All of a block but its rows: read without them."""
 
     shard: Count
     number: Count
@@ -171,7 +171,7 @@ def write_block(path: Path, block: Block) -> None:
 
 
 def read_facts(path: Path, *, within: Path) -> BlockFacts:
-    """What a block below `within` says besides its rows, without reading them."""
+    """The facts of a block below `within`; its rows are not read."""
     with _members(path, within) as members:
         return _facts(members)
 
@@ -197,10 +197,10 @@ def _members(path: Path, within: Path) -> Iterator[Mapping[str, np.ndarray]]:
         whole_file(within, path.relative_to(within).as_posix(), MOST_BLOCK)
         with path.open("rb") as file:
             _check_sizes(file)
-            # of sizes that were made up numpy warns before it refuses them
+            # numpy warns of impossible sizes before it refuses them
             with np.errstate(all="ignore"), np.load(file, allow_pickle=False) as members:
                 yield members
-    # numpy and zipfile raise whatever they like on damaged bytes
+    # numpy and zipfile raise errors of many kinds on damaged bytes
     except Exception as error:
         raise damaged(path, problems(error) if isinstance(error, ValidationError) else error) from error
 
@@ -226,7 +226,7 @@ def _pack(value: Any) -> np.ndarray:
 
 
 def _texts(members: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    """One for each row: a text may be long, but they cannot be many."""
+    """A text for each row, object `[item]`; more texts than rows are refused before they are parsed."""
     content, rows = members[name].tobytes(), len(members["psnr"])
     if content.count(b'"') - content.count(b'\\"') > 2 * rows:
         raise ValueError(f"{name}: more than {rows} texts")

@@ -15,7 +15,7 @@ from functaconv.functaset.blocks import Failure
 from functaconv.functaset.files import array_bytes, problems, read_bytes, read_json, whole_file
 from functaconv.functaset.schema import BASE, FAILED, REPORT, shown
 
-# bytes of a base: of the largest that a recipe may ask for; of `failed.jsonl`: millions of lines; and of one line
+# bytes of a base (the largest that a recipe may ask for), of `failed.jsonl` (millions of lines), and of one line
 MOST_BASE, MOST_FAILURES, MOST_LINE = 9 << 30, 1 << 30, 1 << 24
 _FAILURE = TypeAdapter(Failure)
 

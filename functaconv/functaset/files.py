@@ -97,7 +97,7 @@ def digest_of(root: Path, name: str, most: int = MOST_FILE) -> str:
 def whole_file(root: Path, name: str, most: int) -> Path:
     """The file of that name below `root`; an InputError unless it is a plain file of at most `most` bytes in there.
 
-    What lies in a store may have been made to harm: a link that leads out of it, a device that never ends.
+    A store may hold harmful things: a link that leads out of it, a device that never ends.
     """
     path = root / name
     try:

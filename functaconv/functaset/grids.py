@@ -15,10 +15,10 @@ from functaconv.functaset import arrays
 from functaconv.functaset.stored_array import StoredArray
 
 GROUP = "grids"
+# different grids in one functaset: more would make as many folders, and a zarr.json of more than 100 MB
 MOST_GRIDS = 1 << 14
-"""grids of their own in one functaset: more would be as many folders, and a zarr.json of more than 100 MB"""
+# masks in a file of the store
 MASKS_TOGETHER = 256
-"""in a file of the store"""
 MOST_DEGREES = 720.0
 MOST_IN_AXIS = 1 << 22
 _RESTORE = "restore it from a copy, or encode again with --overwrite"
@@ -89,7 +89,7 @@ class GridTable:
         return self._masks[grid, digest]
 
     def merge(self, other: "GridTable", grid: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers of another table's grids and masks as numbers of this one's, which takes in what it lacks."""
+        """Add another table's grids and masks; returns `grid` and `mask`, numbers in the other, as numbers in this one."""
         new_grid, new_mask = np.empty_like(grid), np.full_like(mask, -1)
         for number, axes in enumerate(other):
             mine = self.number(axes.latitude, axes.longitude)
@@ -112,7 +112,7 @@ class GridTable:
 
     @classmethod
     def from_members(cls, members: Mapping[str, np.ndarray]) -> "GridTable":
-        """ValueError unless the axes are such, and all different, and the masks of their size."""
+        """The table in an npz; ValueError for axes that are no degrees or occur twice, and masks of another size."""
         table, number = cls(), 0
         while f"grid{number}_latitude" in members:
             axes = [members[f"grid{number}_{name}"] for name in ("latitude", "longitude")]

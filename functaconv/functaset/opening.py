@@ -1,4 +1,4 @@
-"""Opening a functaset: its attributes, and whether the arrays that they promise are there."""
+"""Opening a functaset: reads its attributes, and checks that the arrays they promise are there."""
 
 import os
 from pathlib import Path
@@ -23,7 +23,7 @@ def open_functaset(path: str | os.PathLike[str]) -> Functaset:
         elif array is not None:
             arrays.append(array)
     if not problems:
-        # all of them first: a count that is wrong everywhere would have us look for files that nobody promised
+        # only when all arrays fit: a wrong count would let us look for files that were never written
         problems += [
             f"{array.name}: {rows_in_words(start, stop)} lost: {problem}"
             for array in arrays
@@ -39,7 +39,7 @@ def open_functaset(path: str | os.PathLike[str]) -> Functaset:
 
 
 def reopened(path: Path, keep: int | None) -> Functaset:
-    """As it was before it was pickled."""
+    """The functaset that was pickled, opened again."""
     functaset = open_functaset(path)
     return functaset if keep is None else functaset.truncated(keep)
 

@@ -37,7 +37,7 @@ class Functaset:
         self.attributes = parse_attributes(root.get("attributes", {}).get("functaconv"), path)
         self.layout = self.attributes.layout
         self._root = root
-        # never from the folders: consolidated metadata is part of what was sealed
+        # from the consolidated metadata, which was sealed; not from the folders
         self.descriptions = _descriptions(root, path)
         self._stored: dict[str, StoredArray] = {}
         self._measures: dict[str, np.ndarray] = {}
@@ -55,7 +55,7 @@ class Functaset:
     def __reduce__(self) -> tuple[Any, ...]:
         from functaconv.functaset.opening import reopened
 
-        # a worker opens it anew: nothing of zarr's threads and handles travels
+        # a worker opens it again: threads and handles of zarr are not pickled
         return reopened, (self.path, self.layout.latent if self.is_truncated else None)
 
     def truncated(self, keep: int) -> "Functaset":
@@ -146,7 +146,7 @@ class Functaset:
         return Grid(tuple(self.shapes[row].tolist()))
 
     def measure(self, name: str) -> np.ndarray:
-        """A column that functasets of this kind have besides those of all, such as `accuracy` or `time`."""
+        """A column that only functasets of this modality have, such as `accuracy` or `time`."""
         if name not in self._measures:
             self._measures[name] = self._column(name)
         return self._measures[name]
@@ -173,7 +173,7 @@ class Functaset:
     def latents(self, rows: slice | np.ndarray | None = None, *, normalize: bool = False) -> np.ndarray:
         """float32 `[item, *sites, latent]`; normalised to mean 0 and deviation 1 per latent when asked."""
         stored = self._array_of("latent").read(selection(rows, len(self)))
-        # numbers that were made up may be of any size
+        # damaged constants may be of any size
         with np.errstate(over="ignore", invalid="ignore"):
             latents = self.codec.decode(stored)
             if self.is_truncated:
@@ -224,7 +224,7 @@ class Functaset:
         return list(self.each_failure())
 
     def each_failure(self) -> Iterator[Failure]:
-        """The same one by one: there may be many."""
+        """The failures one by one: there may be many."""
         return read_failures(self.path)
 
     @property
@@ -257,7 +257,7 @@ class Functaset:
 
     @cached_property
     def _rows_by_key(self) -> dict[str, int]:
-        # backwards: of equal keys the first one counts
+        # in reverse, so that of equal keys the first one is kept
         return {str(key): row for row, key in reversed(list(enumerate(self.keys)))}
 
     @cached_property

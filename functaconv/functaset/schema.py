@@ -1,4 +1,4 @@
-"""What a functaset on disk says about itself: its layout, its attributes, its columns."""
+"""The layout of a functaset on disk, and the columns that follow from it."""
 
 import math
 import reprlib
@@ -24,7 +24,7 @@ PARTS = "_parts"
 
 SITE_AXES = {0: (), 1: ("position",), 2: ("row", "column"), 3: ("depth", "row", "column")}
 
-# limits on what a file may claim, far above any real functaset: the numbers end up in allocations
+# limits on what a file may claim, far above any real functaset: memory is allocated by these numbers
 MOST_NUMBERS = 2**26
 MOST_ITEMS = 2**40
 

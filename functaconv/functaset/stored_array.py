@@ -18,9 +18,9 @@ from functaconv.errors import InputError
 from functaconv.functaset.files import read_json, whole_file
 from functaconv.functaset.schema import Column
 
-# damage of this extent is not listed any further: a count that is made up calls for endless files
+# lost files that are listed: a count that is damaged may call for millions
 MOST_LOST = 1000
-# this many bytes are believed whatever the size of the files; above it, a byte on disk may stand for so many values
+# arrays up to so many bytes are always plausible; larger ones when they are at most so many times their bytes on disk
 MOST_UNQUESTIONED, MOST_EXPANSION = 1 << 30, 1000
 # bytes of a file of texts, and of a file of numbers beyond their size in memory
 MOST_TEXT_FILE, OVERHEAD = 1 << 31, 1 << 20
@@ -82,9 +82,7 @@ class StoredArray:
             yield number * each, min((number + 1) * each, len(self)), problem
 
     def implausible(self) -> str | None:
-        """How much more the array claims to be than can be in its files, which must be there: a few bytes may stand for
-        terabytes.
-        """
+        """In words, when the array claims far more than its files can hold: reading it would fill the memory."""
         claimed = len(self) * self.row_bytes
         if claimed <= MOST_UNQUESTIONED:
             return None
@@ -105,14 +103,14 @@ class StoredArray:
             rows, where, is_empty = slice(start, stop), rows_in_words(start, stop), stop <= start
         if is_empty:
             return np.empty((0, *self.shape[1:]), object if self.dtype == "str" else self.dtype)
-        # again at every read: a file may be lost while the functaset is open
+        # at every read: a file may be lost while the functaset is open
         for start, stop, problem in self.lost(numbers):
             raise InputError(f"{self.name}: {rows_in_words(start, stop)} lost: {problem}", hint=HINT)
         try:
             values = self.zarr[rows] if isinstance(rows, slice) else self.zarr.oindex[rows]
             # zarr gives texts in a type of numpy's own
             return np.asarray(values, object if self.dtype == "str" else self.dtype)
-        # codecs raise whatever they like on damaged bytes
+        # codecs raise errors of many kinds on damaged bytes
         except Exception as error:
             raise InputError(f"{self.name}: {where} cannot be read: {_reason(error)}", hint=HINT) from error
 
@@ -133,9 +131,7 @@ class StoredArray:
         return f"{name} lacks a chunk" if self.is_sharded and self._lacks_chunk(file, size, number) else None
 
     def _lacks_chunk(self, file: Path, size: int, number: int) -> bool:
-        """The index at the end of a file gives every chunk's offset and length. Where these lead nowhere, zarr gives
-        fill values.
-        """
+        """Whether the index at the end of a file lacks a chunk, or places it outside: zarr reads fill values there."""
         chunks = self.rows_per_file // self.rows_per_chunk
         index = 16 * chunks + 4
         if size < index:
@@ -157,7 +153,7 @@ def open_array(root: Path, name: str, description: object) -> StoredArray:
         raise InputError(f"{name}/zarr.json differs from what the root's zarr.json says about it", hint=HINT)
     try:
         array = zarr.open_array(root, path=name, mode="r", zarr_format=3)
-    # zarr raises whatever it likes on descriptions that make no sense
+    # zarr raises errors of many kinds on damaged descriptions
     except Exception as error:
         raise _damaged(name, _reason(error)) from error
     return StoredArray(root, name, array)

@@ -1,6 +1,6 @@
 """A functaset while it grows: its settings, and a file for each block that is finished.
 
-A block file is complete or absent, so the list of the files says what is done; nothing else keeps account of it.
+A block file is complete or absent, so the list of the files is the only record of what is done.
 """
 
 import os
@@ -29,7 +29,7 @@ _NAME = re.compile(r"(\d{6,9})-(\d{6,9})(\.last)?\.npz")
 
 @dataclass(frozen=True)
 class Plan:
-    """What a functaset is to be: runs with equal plans join each other."""
+    """Layout and settings of a functaset to be made: runs with equal plans work on one functaset."""
 
     layout: Layout
     settings: Mapping[str, Any]
@@ -45,26 +45,26 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """By which a block is known to be of a run."""
+        """Names the plan in each of its blocks."""
         return sha256(to_json(self.content)).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Existing:
-    """What is at the place of an output."""
+    """What is at the path of an output."""
 
     exists: bool
     """more than an empty folder"""
     plan: dict[str, Any] | None = None
-    """what it is, or is to be, made of; None when it is no functaset"""
+    """its plan, sealed or not; None when it is no functaset"""
     budgets: Budgets | None = None
     run: str | None = None
     """which run of several processes began it"""
     is_finished: bool = False
     is_empty: bool = False
-    """finished without an item: all failed, say, and it stands in the way of a better try"""
+    """finished without an item, since all failed, say: another run may replace it"""
     problem: InputError | None = None
-    """why it cannot be gone on with"""
+    """why it cannot be continued"""
 
     def check(self, path: Path, plan: Plan, *, overwrite: bool) -> None:
         """OutputExistsError unless there is nothing, or a functaset which may be overwritten or has this plan."""
@@ -107,7 +107,7 @@ def look(path: Path) -> Existing:
 
 
 def is_unfinished(path: Path) -> bool:
-    """There is the beginning of a functaset at `path`; true also just after it was finished."""
+    """Whether there are blocks of an unfinished functaset at `path`; also true just after it was sealed."""
     settings = _json_or_none(path, f"{PARTS}/{SETTINGS}")
     return settings is not None and settings.get("format") == FORMAT
 
@@ -120,8 +120,9 @@ def create(
     run: str | None,
     fill: Callable[[Path], None] = lambda _: None,
 ) -> None:
-    """Put an unfinished functaset at `path`, in one step, for whom holds the lock; `fill` makes its first blocks, in
-    the folder that it is given. A functaset that is there is replaced.
+    """Put an unfinished functaset at `path`, in one step, in place of what is there. The caller holds the lock.
+
+    `fill` may write first blocks into the folder that it is given.
     """
     staging = _staging(path)
     (staging / PARTS).mkdir(parents=True)
@@ -129,7 +130,7 @@ def create(
     replace_bytes(staging / PARTS / SETTINGS, to_json(settings))
     fill(staging / PARTS)
     if path.exists() and any(path.iterdir()):
-        # below the blocks: should we be killed now, it is put back, and later it goes when they go
+        # below the blocks: `recover` puts it back if this process is killed now
         path.rename(staging / PARTS / REPLACED)
     staging.rename(path)
     sync(path.parent)
@@ -137,7 +138,7 @@ def create(
 
 
 def recover(path: Path) -> None:
-    """Put back what a killed `create` had taken away, for whom holds the lock."""
+    """Put back what a killed `create` had moved away. The caller holds the lock."""
     staging = _staging(path)
     replaced = staging / PARTS / REPLACED
     if replaced.exists() and not path.exists():
@@ -150,7 +151,7 @@ def _staging(path: Path) -> Path:
 
 
 class Asked(BaseModel):
-    """What is relied on of an unfinished functaset's settings."""
+    """The settings of an unfinished functaset that `inspect` shows."""
 
     shards: list[str] = []
     solver: str | None = None
@@ -158,14 +159,14 @@ class Asked(BaseModel):
 
 
 class Begun(BaseModel):
-    """What an unfinished functaset says of itself."""
+    """Layout and settings of an unfinished functaset."""
 
     layout: Layout
     settings: Asked
 
 
 def read_begun(path: Path) -> Begun:
-    """What the unfinished functaset at `path` is to be."""
+    """Layout and settings of the unfinished functaset at `path`."""
     try:
         return Begun.model_validate(read_json(path / PARTS / SETTINGS, within=path))
     except ValidationError as error:
@@ -236,7 +237,7 @@ class Parts:
         return {shard: Listed(files, last.get(shard)) for shard, files in files_of.items()}
 
     def facts(self) -> Iterator[BlockFacts]:
-        """What the finished blocks say besides their rows, in the order of the input."""
+        """The facts of the finished blocks, in the order of the input."""
         for _, listed in sorted(self.listed().items()):
             for _, file in sorted(listed.files.items()):
                 yield self.facts_of(file)

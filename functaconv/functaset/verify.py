@@ -44,23 +44,23 @@ class Problem:
 
     text: str
     rows: tuple[Run, ...] = ()
-    """that cannot be decoded, or not trusted, for it"""
+    """that cannot be decoded, or not be trusted, because of it"""
 
 
 def verify(path: str | os.PathLike[str]) -> list[str]:
-    """Every problem of the functaset, with the rows it affects; InputError if it is no functaset."""
+    """Every problem of the functaset, in words; InputError if it is no functaset."""
     return [problem.text for problem in problems_of(read_attributes(path))]
 
 
 def problems_of(functaset: Functaset) -> list[Problem]:
-    """The same with the rows as numbers: every chunk is read, every count and digest compared."""
+    """Every problem, with the rows it affects: every chunk is read, every count and digest compared."""
     problems = [*_descriptions(functaset), *_arrays(functaset), *_grids(functaset), *_companions(functaset)]
     return [*dict.fromkeys(problems), *_changed(functaset)]
 
 
 def affected(functaset: Functaset, problems: Sequence[Problem]) -> dict[str, Any]:
-    """How many rows are worth less for the problems, and the keys of the first of them."""
-    # as runs: how many rows there are is one of the things that may be wrong
+    """How many rows the problems affect, and the keys of the first of them."""
+    # as runs: the number of rows may itself be damaged, and huge
     runs = _joined((run for problem in problems for run in problem.rows), _rows_there(functaset))
     rows = list(islice((row for start, stop in runs for row in range(start, stop)), MOST_NAMED))
     try:
@@ -123,7 +123,7 @@ def _arrays(functaset: Functaset) -> Iterator[Problem]:
         else:
             yield from _values(array)
     try:
-        # its constants; arrays that cannot be read have been told of
+        # its constants; arrays that cannot be read are reported above
         _ = functaset.codec
     except FunctaconvError as error:
         if isinstance(error.__cause__, ValueError):
@@ -158,14 +158,13 @@ def _chunks(array: StoredArray, lost: Iterable[tuple[int, int, str]]) -> Iterato
     """First row and end row of every chunk, but for those of the files that are `lost`."""
     start = 0
     for first, end, _ in [*lost, (len(array), len(array), "")]:
-        # of a length that is made up nearly all is lost
         for row in range(start, first, array.rows_per_chunk):
             yield row, min(row + array.rows_per_chunk, len(array))
         start = end
 
 
 def _is_sound(name: str, rows: np.ndarray) -> np.ndarray:
-    """Per row: the values are such as can be."""
+    """Whether each row holds possible values, bool `[row]`."""
     if name == "meta":
         return np.array([_is_json(text) for text in rows.tolist()], bool)
     flat = rows.reshape(len(rows), -1)
@@ -199,7 +198,7 @@ def _grids(functaset: Functaset) -> Iterator[Problem]:
     except FunctaconvError as error:
         yield Problem(str(error), ((0, len(functaset)),))
         return
-    # columns that cannot be read, or have another length, have been told of
+    # columns that cannot be read, or have another length, are reported elsewhere
     shapes, which, masks = np.empty((0, 2)), np.empty(0), np.empty(0)
     with suppress(FunctaconvError):
         shapes, which, masks = functaset.shapes, functaset.measure("grid"), functaset.measure("mask")
@@ -249,13 +248,13 @@ def _companions(functaset: Functaset) -> Iterator[Problem]:
     try:
         failed = sum(1 for _ in functaset.each_failure())
         if failed != expected["failed"]:
-            yield Problem(f"{FAILED}: found {failed} lines, the attributes say {expected['failed']}")
+            yield Problem(f"{FAILED}: found {failed} lines, the attributes say {expected['failed']} items failed")
     except FunctaconvError as error:
         yield Problem(str(error))
 
 
 def _changed(functaset: Functaset) -> Iterator[Problem]:
-    """What is not as it was when the functaset was sealed, though it may make sense by itself."""
+    """Digests that are not those of the sealed functaset, although the content may be valid."""
     attributes = functaset.attributes
     if not attributes.files_sha256 and attributes.attributes_sha256 is None:
         # made by an older functaconv

@@ -1,7 +1,7 @@
-"""From finished blocks to a functaset: its arrays first, and last the one file that makes it one.
+"""From finished blocks to a functaset: first its arrays, last the zarr.json that makes them a functaset.
 
-The arrays are written in a folder of their own and moved to their place, so that another process that does the same, or
-did it before it was killed, does no harm: what is there already is the same.
+The arrays are written in a folder of their own and moved to their place. So another process may do the same at the same
+time, or may have done it before it was killed: the arrays are equal.
 """
 
 import json
@@ -34,7 +34,7 @@ DECODED_TOGETHER = 1 << 23
 
 @dataclass(frozen=True)
 class Arrays:
-    """The arrays of a functaset to be, in a folder of their own."""
+    """The arrays of a functaset that is not sealed yet, in a folder of their own."""
 
     root: Path
     rows: int
@@ -57,8 +57,9 @@ class Arrays:
 def assembled(
     path: Path, blocks: Iterable[Block], layout: Layout, codec: Codec, *, rows: int, has_meta: bool
 ) -> Iterator[Arrays]:
-    """The arrays of the unfinished functaset at `path`, of blocks in the order of the input with so many rows together;
-    what is not sealed by then is removed at the end.
+    """Write the arrays of the unfinished functaset at `path`: `blocks` in the order of the input, `rows` rows in all.
+
+    Arrays that were not sealed are removed when the context ends.
     """
     if codec.name != layout.bits:
         raise ValueError(f"the layout stores {layout.bits}, the codec makes {codec.name}")
@@ -98,7 +99,7 @@ def assembled(
 
 
 def seal(path: Path, made: Arrays, attributes: Attributes, base: bytes, report: Mapping[str, Any]) -> None:
-    """Make the unfinished functaset at `path` one, of these arrays, and remove the blocks. May be done again."""
+    """Make the unfinished functaset at `path` a finished one of these arrays, without its blocks. May be repeated."""
     if attributes.base_sha256 != (digest := sha256(base).hexdigest()):
         raise ValueError(f"attributes: base_sha256 is {attributes.base_sha256!r}, the base has {digest!r}")
     if attributes.count != made.rows:
@@ -115,7 +116,7 @@ def seal(path: Path, made: Arrays, attributes: Attributes, base: bytes, report: 
         try:
             child.rename(place)
         except OSError:
-            # the folder is there: the same array, moved by another process or before a kill
+            # the same array is there, moved by another process or before this one was killed
             if not place.is_dir():
                 raise
     replace_bytes(path / BASE, base)
@@ -147,14 +148,14 @@ def seal(path: Path, made: Arrays, attributes: Attributes, base: bytes, report: 
 
 
 def sweep(path: Path) -> None:
-    """Remove the blocks of a functaset that is sealed, also what a process that came late put there."""
+    """Remove the blocks of a sealed functaset, also those that a late process wrote."""
     shutil.rmtree(path / PARTS, ignore_errors=True)
 
 
 def clear(path: Path) -> None:
-    """Remove the arrays that a killed `seal` has left at `path`, where blocks are to change."""
+    """Remove the arrays that a killed `seal` left at `path`, since the blocks will change."""
     for child in path.iterdir():
-        # a link is not followed: what it leads to is not ours
+        # a link is removed, not followed
         if child.is_symlink() or child.is_file():
             child.unlink()
         elif child.name != PARTS:

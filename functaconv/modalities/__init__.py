@@ -8,5 +8,5 @@ from functaconv.modalities.voxels import Voxels
 
 __all__ = ["MODALITIES", "Axes", "ChannelAxis", "Measure", "Modality", "modality_of"]
 
-# a dataset is of the last one that takes its items: arrays are what all others are not
+# the last one that accepts the items reads a dataset; `Array` accepts all, so it comes first
 MODALITIES |= {modality.name: modality for modality in (Array(), Voxels(), Image(), LatLon())}

@@ -1,4 +1,4 @@
-"""Arrays of one to three axes, with channels or without: all that no other modality takes."""
+"""Arrays of one to three axes, with channels or without: all data of no other modality."""
 
 from collections.abc import Sequence
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Decoded items beside the originals: what the measures of a modality are computed from."""
+"""Decoded items beside the originals, from which a modality computes its measures."""
 
 from dataclasses import dataclass
 

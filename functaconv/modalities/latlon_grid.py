@@ -1,4 +1,4 @@
-"""Every latitude with every longitude: where the points of such a grid lie, and at other resolutions."""
+"""Grids of every latitude with every longitude, and such grids at other resolutions."""
 
 import math
 from collections.abc import Sequence

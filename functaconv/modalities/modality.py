@@ -77,7 +77,7 @@ class Axes:
 
 @dataclass(frozen=True)
 class Measure:
-    """What items are judged by besides the mean squared error: a column of the functaset."""
+    """A measure of items besides the mean squared error: a column of the functaset."""
 
     name: str
     """of the column"""
@@ -99,9 +99,9 @@ class Modality:
     plural: str
     """what the items are, in messages"""
     in_full = ""
-    """the same for someone who may not know it; empty where there is no longer name"""
+    """a longer name for readers who do not know the short one; empty where there is none"""
     one: str
-    """what an item is called that a decoder takes for one"""
+    """one item, in messages"""
     item_kinds: tuple[str, ...] = ("array", "grid")
     """kinds of decoded items that can be read, the usual one first"""
     dims: tuple[int, ...] = (1, 2, 3)
@@ -158,7 +158,7 @@ class Modality:
         return Signal(item.key, array, item.peak, valid, item.label, dict(item.attributes) or None)
 
     def check_kind(self, item: Item, axes: Axes) -> None:
-        """ItemError for what the decoder took for something else."""
+        """ItemError for an item of another kind."""
         if item.kind not in self.item_kinds:
             raise ItemError(f"this is {_kind_in_words(item.kind)}, the base was made for {axes.described}")
 
@@ -172,7 +172,7 @@ class Modality:
         """ItemError for values that the modality cannot have."""
 
     def conversion_loss(self, item: Item, axes: Axes) -> str:  # noqa: ARG002 - for those that can be converted
-        """What an item would lose without a word when its channels are converted; empty for nothing."""
+        """What an item would lose silently when its channels are converted, in words; empty for nothing."""
         return ""
 
     def geometry(self, grids: Iterable[Any], axes: Axes, kind: str) -> "Geometry":  # noqa: ARG002 - one kind only
@@ -190,7 +190,7 @@ class Modality:
         return None
 
     def meta(self, attributes: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The attributes that are stored as JSON: what has no column."""
+        """The attributes that are stored as JSON, without those that have a column."""
         return attributes
 
     def stored_axes(self, grid: AnyGrid) -> tuple[np.ndarray, np.ndarray]:
@@ -251,7 +251,7 @@ def modality_of(name: str) -> Modality:
 
 
 def as_array(item: Item) -> Item:
-    """A picture of floats as the array that it is as well."""
+    """A picture of floats as a plain array."""
     if item.peak is None or item.array.dtype.kind != "f":
         return item
     return replace(item, kind=PLAIN, peak=None, has_bands=True)

@@ -1,4 +1,4 @@
-"""What a network sees of latitudes and longitudes, and where they lie among the sites.
+"""Coordinates of latitudes and longitudes for the network, and their places among the sites.
 
 Points on the sphere are moved and scaled so that those of the training items fill the unit cube; among the sites they
 lie by latitude and longitude.

@@ -1,4 +1,4 @@
-"""Files of grids: variables that lie in several files become channels of one item where hours and grid are the same."""
+"""Files of grids: variables of the same hours and grid in several files become channels of one item."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -64,7 +64,7 @@ def opened(file: File, choice: FieldChoice, *, name: str, readers: int = 1) -> A
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What a file holds, without its values."""
+    """Variables, grid and labels of a file, without its values."""
 
     file: File
     variables: tuple[str, ...]
@@ -94,7 +94,7 @@ def joined_grids(files: Sequence[File], choice: FieldChoice, said: str, ignored:
         except NoVariableError:
             ignore(ignored, OTHER_VARIABLES)
         except InputError:
-            # it fails again, with its reason, when it is packed
+            # reported when it is packed
             alone.append(file)
     _check_all_found(choice, seen, said)
     if len({it.variables for it in seen}) > 1:
@@ -133,7 +133,7 @@ class _Series:
         mine, others = set(self.labels), set(other.labels)
         if self.grid != other.grid:
             return len(mine) > 1 and mine == others
-        # what has no time, such as orography, holds for all times
+        # a field without a time, such as orography, holds for all times
         return () in mine | others or not mine.isdisjoint(others)
 
 
@@ -172,7 +172,7 @@ def _matched(seen: Sequence[_Seen], choice: FieldChoice, said: str) -> Iterator[
 
 
 def _common_start(names: Sequence[str]) -> str:
-    """What all names begin with: data_stream-oper of data_stream-oper_accum and data_stream-oper_instant."""
+    """The common beginning: data_stream-oper for data_stream-oper_accum and data_stream-oper_instant."""
     alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
     return "".join(letters[0] for letters in alike).rstrip("_-/ ")
 

@@ -1,4 +1,4 @@
-"""From the files of a source to what shards hold: each item, or the reason why there is none."""
+"""From the files of a source to samples of shards, or the reasons why there are none."""
 
 import io
 import json
@@ -49,7 +49,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """What became of an item, or of the rest of a file."""
+    """A packed item, a failure, or what was left out of a file."""
 
     sample: Sample | None = None
     failure: Failure | None = None
@@ -65,7 +65,7 @@ class Packed:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What files are read with."""
+    """How files are read."""
 
     array: str | None
     """of an npz with several arrays, the name of the one"""
@@ -158,7 +158,7 @@ def _as_npy(array: np.ndarray) -> bytes:
 def _failed(file: File, error: ItemError | InputError, reading: Reading) -> Packed:
     if reading.is_strict and isinstance(error, InputError):
         raise error
-    # its name stands before the reason anyway
+    # the file's name is printed before the reason anyway
     reason = str(error).removeprefix(f"{file.shown}: ")
     hint = _OF_NPZ if file.suffix == "npz" and reading.array is None else None
     return Packed(failure=Failure(file.shown, file.key, reason), hint=getattr(error, "hint", hint))
@@ -184,7 +184,7 @@ def _content(file: File, reading: Reading, ignored: Counter[str]) -> tuple[dict[
             if size > DEFAULT_LIMITS.member:
                 raise ItemError(f"{size} bytes, expected at most {DEFAULT_LIMITS.member}")
             check_ahead(size)
-            # no more than was said: it may grow
+            # no more than that: the file may grow
             content = stream.read(size)
     except OSError as error:
         raise ItemError(f"cannot be read: {error.strerror or error}") from error

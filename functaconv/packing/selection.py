@@ -1,4 +1,4 @@
-"""Which files of a source are packed. Where they are of several kinds, the user has to choose one."""
+"""Selecting the files of a source that are packed. Where there are several kinds, the user has to choose one."""
 
 import re
 from collections import Counter
@@ -59,7 +59,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What is packed of a source, in the order of paths."""
+    """The files of a source that are packed, in the order of their paths."""
 
     files: tuple[File, ...]
     ignored: Counter[str]
@@ -175,20 +175,20 @@ def _wanted(suffix: str | None) -> Callable[[Path], bool]:
 
 
 def _name_unchosen(ignored: Counter[str], suffix: str | None) -> None:
-    """What would be read if `suffix` had not been chosen is told so."""
+    """Count files that would be read without the chosen `suffix` as such."""
     for kind in [kind for kind in ignored if suffix is not None and kind.removeprefix(".") in _KINDS]:
         ignore(ignored, beside(kind.removeprefix("."), str(suffix)), ignored.pop(kind))
 
 
 def _ends(name: str, suffix: str) -> bool:
-    """jpg stands for jpeg as well: what promises the same format has one name."""
+    """Whether a name ends in a suffix, or in another one of the same format: jpg stands for jpeg as well."""
     last = name.rpartition(".")[2]
     same = "." not in suffix and suffix in IMAGE_SUFFIXES and IMAGE_SUFFIXES[suffix] == IMAGE_SUFFIXES.get(last)
     return "." in name and (same or name.endswith(f".{suffix}"))
 
 
 def _suffix(path: Path) -> str | None:
-    """What a file may be: by its suffix, without one or with a number by its content; a folder is a store."""
+    """The suffix of a file, by its content where it has none or a number; zarr for a folder; None for other files."""
     suffix = path.suffix.lower().removeprefix(".")
     if path.is_dir():
         return ZARR
@@ -201,7 +201,7 @@ def _format(path: Path) -> str | None:
     try:
         with opened(path) as stream:
             return format_of(stream.read(HEAD))
-    # whoever opens it to pack it says what is wrong
+    # the error appears when the file is packed
     except OSError:
         return None
 
@@ -275,7 +275,7 @@ def _forms(names: Sequence[PurePosixPath]) -> list[str]:
 
 
 def _count_captions(files: Sequence[File], ignored: Counter[str]) -> None:
-    """Tell files of text beside the images from others."""
+    """Count files of text beside images as captions."""
     for suffix in _CAPTIONS:
         if suffix in ignored and any(file.kind == IMAGE and _has_caption(file, suffix) for file in files):
             ignore(ignored, CAPTIONS, ignored.pop(suffix))

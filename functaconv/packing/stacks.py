@@ -1,4 +1,4 @@
-"""Arrays that hold many items along one axis, and the labels that go with them."""
+"""Arrays that hold many items along one axis, and their labels."""
 
 import math
 import zipfile

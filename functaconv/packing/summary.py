@@ -34,7 +34,7 @@ class PackSummary:
     classes: tuple[str, ...]
     failures: tuple[Failure, ...]
     notes: tuple[str, ...] = ()
-    """what libraries warned of, once with the file's name, and what might be meant otherwise"""
+    """warnings of libraries, once with the file's name, and hints at what the source may have been meant as"""
     complaint: FunctaconvError | None = field(default=None, compare=False)
     """more failed than were allowed"""
 

@@ -117,7 +117,7 @@ def pack(
 
 
 def _units(selection: Selection, options: PackOptions, source: Path | str) -> list[Unit]:
-    """What is read together, in the order of the files."""
+    """Files that are read together, in their order."""
     if options.split is not None:
         cut, others = stacks(selection.files, options.split, options.array, Path(source), selection.ignored)
         return [*cut, *(replace(file, problem=reason) for file, reason in others)]
@@ -137,7 +137,7 @@ def _shuffled(units: Sequence[Unit], seed: int | None) -> list[Unit]:
 
 
 def _outcomes(units: Sequence[Unit], reading: Reading, workers: int, progress: bool) -> Generator[Iterable[Packed]]:
-    """What became of each, in order."""
+    """The outcome of each unit, in order."""
 
     # this imports torch: only when there is something to read
     from functaconv.signals.loader import Ahead, begun_ahead

@@ -28,7 +28,7 @@ class Written:
 
 
 def check_target(target: Path, source: Path, overwrite: bool) -> None:
-    """OutputExistsError for a directory that holds what may not be replaced."""
+    """OutputExistsError for a directory with files that may not be replaced."""
     if target.exists() and not target.is_dir():
         raise OutputExistsError(f"{target} is a file, expected a new or empty directory")
     if target.exists() and target.resolve() == source.resolve():
@@ -85,7 +85,7 @@ class _Sink(Protocol):
 
 
 class _CountingStream:
-    """Passes on what is written, and knows how much it was."""
+    """Passes bytes on and counts them."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream

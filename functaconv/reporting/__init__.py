@@ -1,4 +1,4 @@
-"""Reporting: how good a functaset is, item by item, and whether it is what it says it is."""
+"""Reporting: the quality of a functaset item by item, checked against its shards."""
 
 import math
 import os
@@ -38,12 +38,12 @@ def report(
     device: str = "auto",
     progress: bool = False,
 ) -> Report:
-    """Quality and size of a functaset, from what it says of itself.
+    """Quality and size of a functaset, from its stored numbers.
 
     `against` (shards) checks that: every item is decoded with the base inside and compared with its original, where
     latents are canonical also with only the first of its numbers (`psnr_by_numbers`, per site).
-    `baseline` and `train` (shards) add what PCA makes of the same items with as many numbers. `complaint` tells of
-    what does not agree, or of a mean PSNR below `min_psnr`. Shards may be `pipe:COMMAND` only with `allow_pipe`.
+    `baseline` and `train` (shards) add what PCA makes of the same items with as many numbers. `complaint` is the
+    error for disagreements, or for a mean PSNR below `min_psnr`. Shards may be `pipe:COMMAND` only with `allow_pipe`.
     """
     _check_request(against, train, baseline)
     if not isinstance(functaset, Functaset):
@@ -123,7 +123,7 @@ def _thumbnails(functaset: Functaset, table: Table, comparer: Comparer) -> Thumb
 
 
 def _contradictions(functaset: Functaset, table: Table, summary: dict[str, Any]) -> list[str]:
-    """Where the functaset's own numbers disagree with each other."""
+    """Disagreements among the functaset's own numbers, in words."""
     problems = []
     with np.errstate(invalid="ignore"):
         off = ~(np.abs(functaset.psnr - psnr(functaset.mse)) <= TOLERANCE_DB) & np.isfinite(functaset.psnr)

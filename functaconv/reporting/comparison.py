@@ -45,7 +45,7 @@ RowErrors = Callable[[Batch], None]
 
 
 class EncodeSettings(BaseModel):
-    """How the items were read when they were encoded; functasets of other makers may not say."""
+    """How the items were read when they were encoded; functasets of other programs may not say."""
 
     field: str | None = None
     resize: Size | None = None
@@ -91,7 +91,7 @@ def _file_name(shard: str) -> str:
 
 @dataclass(eq=False)
 class Comparison:
-    """What comparing every item with its original found."""
+    """The errors of every item beside its original, and where functaset and shards disagree."""
 
     mse: np.ndarray
     """float32 `[row]`, as decoded just now; NaN for rows without an original"""
@@ -104,12 +104,12 @@ class Comparison:
     largest: float = 0.0
     """dB"""
     measures: dict[str, np.ndarray] = field(default_factory=dict)
-    """what items are judged by besides, by name"""
+    """the modality's measures, by name"""
     mse_by_numbers: dict[int, np.ndarray] = field(default_factory=dict)
     """canonical latents: `mse` when only the first so many numbers of every site are kept"""
 
     def describe(self) -> list[str]:
-        """What does not agree, in words."""
+        """Disagreements between functaset and shards, in words."""
         kinds = (
             ("not as the functaset says", self.different),
             ("in the shards, not in the functaset", self.missing),
@@ -170,7 +170,7 @@ class Comparer:
                 if keep == base.latent:
                     mse[positions] = own_mse[positions]
                     continue
-                # what is left out is 0, the middle of its range
+                # numbers that are left out are 0, the middle of their range
                 cut = base.decode(torch.cat([latents[..., :keep], torch.zeros_like(latents[..., keep:])], -1), points)
                 mse[positions] = np.where(is_alone, measures_of(base, batch, features, cut)["mse"], mse[positions])
         self._judge()
@@ -244,7 +244,7 @@ class Comparer:
         return False
 
     def _judge(self) -> None:
-        """Note the items whose error is not the stored one."""
+        """List the items whose error is not the stored one."""
         table, result = self.table, self.result
         now = table.items.mse(result.mse)
         recomputed, stored = psnr(now), table.psnr

@@ -1,4 +1,4 @@
-"""What a report holds: the numbers of the whole, and a table with a line per item."""
+"""The result of a report: a summary, and a table with a line per item."""
 
 import math
 from collections.abc import Iterator

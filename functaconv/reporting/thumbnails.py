@@ -1,4 +1,4 @@
-"""Small pictures of items: what the shards hold, and what the functaset makes of it."""
+"""Small pictures of items: originals from the shards, and reconstructions."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -47,7 +47,7 @@ class Thumbnails:
 
     @torch.no_grad()
     def decode(self, base: Base) -> None:
-        """Paint what the base makes of the latents."""
+        """Paint the reconstructions."""
         for row, number in self.rows():
             count = int(self.table.items.rows[number])
             if count > 1:

@@ -1,4 +1,4 @@
-"""From a record to an item: nothing here unpickles or runs what it reads.
+"""From a record to an item, without unpickling or running anything.
 
 A member is looked at for its suffix, by an allow-list, and is what its first bytes say. Images: see `images`.
 Arrays (npy, npz) keep their shape; float16, float64 and longer become float32, booleans uint8, integers keep their

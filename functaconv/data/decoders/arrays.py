@@ -1,4 +1,4 @@
-"""Arrays as numpy stores them (npy, npz), never unpickled; bounds are looked at before memory is taken."""
+"""Arrays in npy and npz files, never unpickled; sizes are checked before memory is taken."""
 
 import io
 import math
@@ -39,7 +39,7 @@ _MAX_MEMBERS = 10_000
 
 
 def read_npy(content: bytes, name: str | None, limits: Limits) -> np.ndarray:  # noqa: ARG001 - as other readers
-    """The array of a npy file; whatever of `ARRAY_ERRORS`, or an ItemError, for one that is not whole."""
+    """The array of a npy file; one of `ARRAY_ERRORS`, or an ItemError, for a damaged one."""
     check_ahead(2 * len(content))
     return _read_stream(io.BytesIO(content), len(content), limits)
 
@@ -70,7 +70,7 @@ def read_npz(content: bytes, name: str | None, limits: Limits) -> np.ndarray:
 
 
 def _read_stream(stream: BinaryIO, size: int, limits: Limits) -> np.ndarray:
-    """One array in npy format out of `size` bytes; its header is believed only as far as these go."""
+    """One array in npy format out of `size` bytes, which its header must call for."""
     shape, fortran, dtype, start = npy_header(stream)
     if dtype.hasobject or dtype.kind not in "biuf":
         raise ItemError(f"values of type {dtype}, expected integers, floats or booleans")
@@ -104,13 +104,13 @@ def npy_header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any], 
     try:
         shape, fortran, dtype = read(header)
     except MemoryError:
-        # what Python's parser says of brackets without end
+        # Python's parser raises it for deeply nested brackets
         raise ItemError("a header that makes no sense") from None
     return shape, fortran, dtype, np.lib.format.MAGIC_LEN + len(size) + length
 
 
 def numeric(array: np.ndarray, suffix: str) -> np.ndarray:
-    """Native, writable and C-ordered, in one of the types that the rest of the program takes."""
+    """The array in native byte order, writable and C-ordered, in a type that the rest of the program takes."""
     kind = array.dtype.kind
     if kind == "b":
         # on disk a boolean may be any byte

@@ -1,4 +1,4 @@
-"""What the json, txt and cls members of a record say of its array."""
+"""Labels and attributes of a record, from its json, txt and cls members."""
 
 import codecs
 import json
@@ -22,14 +22,14 @@ _MAX_AXES = 4
 
 
 def check_attributes(attributes: Mapping[str, Any] | None, limits: Limits = DEFAULT_LIMITS) -> None:
-    """ItemError where json and txt are more than may travel with an item."""
+    """ItemError where json and txt are larger than what is stored with an item."""
     size = len(json.dumps(attributes)) if attributes else 0
     if size > limits.attributes:
         raise ItemError(f"json and txt: {size} characters to be stored, expected at most {limits.attributes}")
 
 
 def is_grid(attributes: Mapping[str, Any]) -> bool:
-    """What a record's json says has latitudes and longitudes: an array beside it is a grid."""
+    """Whether a record's json has latitudes and longitudes: then its array is a grid."""
     return all(isinstance(attributes.get(name), list) for name in ("latitude", "longitude"))
 
 
@@ -80,7 +80,7 @@ def label_of(content: bytes | None, ignored: Counter[str]) -> int:
 
 
 def caption_of(record: Record, limits: Limits, ignored: Counter[str]) -> dict[str, Any]:
-    """What json and txt say of an image, which is one without them."""
+    """Json and txt of an image as attributes; damaged ones are counted and left out."""
     attributes: dict[str, Any] = {}
     for suffix, unreadable in (("json", CUT_JSON), ("txt", CUT_TEXT)):
         if suffix not in record.fields:

@@ -1,6 +1,6 @@
 """From the bytes of an image file to height x width x channel, channels last: 1 for gray, 3 for colour.
 
-What becomes of the less usual ones:
+Less usual images:
 
 - transparency (an alpha channel, a transparent colour or palette entry) is composited over white;
 - palette, CMYK, YCbCr and Lab images become RGB (CMYK without colour management, as Pillow does it);
@@ -95,7 +95,7 @@ _IMAGE_ERRORS = (
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What an image file holds."""
+    """The content of an image file."""
 
     array: np.ndarray
     """height x width x channel"""
@@ -167,7 +167,7 @@ def _decoded(
 
 
 def _check_scans(content: bytes, pixels: int) -> None:
-    """ItemError for a JPEG of so many scans that decoding it would take minutes: each goes through all pixels."""
+    """ItemError for a JPEG with so many scans, each through all pixels, that decoding it would take minutes."""
     # within coded data a byte of 255 is never followed by this one
     scans = content.count(b"\xff\xda")
     if scans * pixels > _MAX_SCANNED:
@@ -185,7 +185,7 @@ def _frames(image: ImageFile.ImageFile, content: bytes) -> int:
         try:
             return again.n_frames - 1
         except _IMAGE_ERRORS:
-            # those after the first are damaged: there is one at least
+            # the frames after the first are damaged: at least one is there
             return 1
 
 
@@ -235,7 +235,7 @@ def _pixels(image: ImageFile.ImageFile, name: str, rawmode: str) -> tuple[np.nda
 def _peak_of_values(array: np.ndarray) -> float | None:
     """1 for gray or colour as floats in 0..1; None for values that are no intensities."""
     is_picture = array.dtype.kind == "f" and array.ndim == 3 and array.shape[2] in (1, 3)
-    # what is not a number is in no range
+    # NaN is in no range
     return 1.0 if is_picture and bool(((array >= 0) & (array <= 1)).all()) else None
 
 

@@ -1,7 +1,7 @@
 """Latitude-longitude fields of NetCDF files, GRIB files and zarr stores as items: one array per time, level, member ...
 
-Values come as float32 with NaN where they are missing, latitudes and longitudes in the file's own order. What a file
-is, is told by its first bytes. NetCDF and zarr are opened with xarray (never with dask, and no object is unpickled),
+Values come as float32 with NaN where they are missing, latitudes and longitudes in the file's own order. A file
+is recognised by its first bytes. NetCDF and zarr are opened with xarray (never with dask, and no object is unpickled),
 GRIB message by message with ecCodes: a hypercube, as xarray needs it, would fill what is not in the file with NaN.
 """
 

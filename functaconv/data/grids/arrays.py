@@ -1,4 +1,4 @@
-"""A dataset of named axes cut into items: what is chosen, read block by block, and where each item lies."""
+"""The chosen items of an xarray dataset, read block by block, with their labels and attributes."""
 
 import itertools
 import math
@@ -21,8 +21,8 @@ from functaconv.errors import InputError
 if TYPE_CHECKING:
     import xarray as xr
 
+# the fill value of NetCDF libraries where nothing was written, even when the variable does not name it
 _NEVER_WRITTEN = np.float32(9.969209968386869e36)
-"""what a NetCDF library leaves where nothing was written, whether or not the variable names it"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def array_fields(dataset: "xr.Dataset", choice: FieldChoice, origin: Origin, rea
 
 
 def lone_axes(dataset: "xr.Dataset", origin: Origin) -> tuple[list[float], list[float]] | None:
-    """The latitudes and longitudes of a dataset that has one list of each, whether or not a field lies on them."""
+    """The latitudes and longitudes of a dataset with one list of each, also without fields; else None."""
     by_role = {
         role: [str(name) for name, variable in dataset.variables.items()
                if variable.ndim == 1 and role_of(str(name), variable.attrs) == role]
@@ -107,12 +107,12 @@ class _Cut:
                 yield self.labels(index), self._attributes(index), channels
 
     def places(self, block: tuple[np.ndarray, ...]) -> Iterator[tuple[tuple[int, ...], dict[str, int]]]:
-        """The items of a block: where they lie in it, and where along each axis."""
+        """The items of a block: index within the block, and index along each axis by name."""
         for place in np.ndindex(*map(len, block)):
             yield place, {axis.name: int(chosen[at]) for axis, chosen, at in zip(self.axes, block, place, strict=True)}
 
     def labels(self, index: dict[str, int]) -> list[str]:
-        """What stands in the key of an item."""
+        """The parts of an item's key."""
         return [*self._scalar_labels, *(axis.labels[index[axis.name]] for axis in self.axes)]
 
     @property
@@ -215,7 +215,7 @@ def _positions(
 
 
 def _labels(dim: str, positions: np.ndarray, along: Sequence[Coordinate], is_first: bool) -> list[str]:
-    """What stands in a key for each position; a coordinate named like the axis goes before others along it."""
+    """A part of the key for each position, from a time, else the coordinate named like the axis, else another."""
     candidates = [coordinate for coordinate in along if coordinate.dims == (dim,)]
     if not candidates:
         return [f"{dim}{position}" for position in positions]
@@ -236,8 +236,9 @@ def _labels(dim: str, positions: np.ndarray, along: Sequence[Coordinate], is_fir
 
 
 def _meant_as_missing(variable: "xr.Variable") -> Iterator[np.float32]:
-    """Values that mean missing, but are written in another type than the data, -999.9 in double precision say: those
-    of the data's type are NaN by now."""
+    """Values for missing that were written in another type than the data, such as -999.9 in double precision; those of
+    the data's type are NaN already.
+    """
     packing = {"scale_factor", "add_offset"}
     said = variable.encoding if np.dtype(variable.encoding.get("dtype", "f4")).kind == "f" else {}
     for name in ("_FillValue", "missing_value"):
@@ -254,7 +255,7 @@ def _chunk(variables: Iterable["xr.Variable"], dim: str) -> int:
 
 
 def _check_chunks(dataset: "xr.Dataset", names: Iterable[str], origin: Origin) -> None:
-    """InputError for a chunk that is too large: whatever is wanted of it, all of it is decoded."""
+    """InputError for a chunk that is too large: it is decoded as a whole."""
     for name in names:
         variable = dataset.variables[name]
         chunk = variable.encoding.get("preferred_chunks", {}).values()

@@ -1,4 +1,4 @@
-"""Which coordinates of a dataset are latitude and longitude, by the CF conventions and by what files do instead."""
+"""Latitude and longitude of a dataset's variables, by the CF conventions and by habits of other files."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Which variables, times and levels of a file are wanted."""
+"""The choice of variables, times and levels of a file."""
 
 import operator
 import re
@@ -30,7 +30,7 @@ class NoVariableError(InputError):
 
 @dataclass(frozen=True, slots=True)
 class FieldChoice:
-    """What is wanted of a file."""
+    """The variables, times and levels that are packed."""
 
     variables: tuple[str, ...] = ()
     """the channels of an item, in this order; none: all fields of the file, if they share their axes"""
@@ -71,7 +71,7 @@ class FieldChoice:
                 raise InputError(f"{shown}: {name}: {unfit[name].reason}", hint=unfit[name].hint)
         names = wanted or [name for name in available if name not in unfit]
         if not names:
-            # of most files with another grid there are bounds and the like besides
+            # files with another grid often hold bounds and the like besides: their grid is the better reason
             problems = [it for it in unfit.items() if it[1].hint == REGRID] or [*unfit.items()]
             reasons = "; ".join(f"{name}: {it.reason}" for name, it in problems[:3]) or "no variable at all"
             hint = problems[0][1].hint if problems else None
@@ -85,7 +85,7 @@ class FieldChoice:
             ignore(ignored, OTHER_GRIDS, others)
 
     def held_times(self, times: np.ndarray, shown: str) -> np.ndarray:
-        """Which of these ISO times lie in the range; a time given in part stands for all that begins with it."""
+        """Which of these ISO times lie in the range, bool; `2022-05` stands for all of May."""
         held = np.ones(times.shape, dtype=bool)
         for bound, is_within in ((self.start, operator.ge), (self.stop, operator.le)):
             if bound is not None:

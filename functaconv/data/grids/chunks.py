@@ -1,4 +1,4 @@
-"""In which pieces items are read, so that no chunk of the file is read twice."""
+"""Dividing items into blocks for reading, so that no chunk of the file is read twice."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Whether a classic NetCDF file is as long as its header says: beyond the end the NetCDF library reads zeros."""
+"""Checks that a classic NetCDF file is as long as its header says: beyond its end the NetCDF library reads zeros."""
 
 import math
 import struct

@@ -1,4 +1,4 @@
-"""Where and when items lie along the other axes of a dataset: time, level, member, or whatever a file has."""
+"""Coordinates of items along the other axes of a dataset: time, level, member and others."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ _MEMBER_NAMES = ("number", "member", "members", "realization", "ensemble", "ense
 
 @dataclass(frozen=True, slots=True)
 class Coordinate:
-    """Where items lie along some of the axes, as an attribute."""
+    """A coordinate along some of the axes, which becomes an attribute of items."""
 
     name: str
     """in the file"""
@@ -50,7 +50,7 @@ class Coordinate:
 
     @property
     def constant(self) -> dict[str, str]:
-        """Attributes that go with it."""
+        """Attributes that are the same for all items: units, calendar."""
         units = str(self.attributes.get("units", ""))
         if self.is_time:
             return {} if self.calendar is None else {"calendar": self.calendar}

@@ -1,4 +1,4 @@
-"""What an item is: its array, its key, and the attributes that all sources share."""
+"""Fields as items: arrays, keys, and the attributes that all sources share."""
 
 import math
 import re
@@ -30,7 +30,7 @@ class Variable:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What all items of a source have in common."""
+    """Variables and axes, the same for all items of a source."""
 
     variables: tuple[Variable, ...]
     latitude: list[float]
@@ -53,7 +53,7 @@ Place = tuple[list[str], dict[str, Any], np.ndarray]
 
 
 def check_size(origin: Origin, rows: int, columns: int, each: int = 0) -> None:
-    """InputError for axes, or for items with `each` place's values, that would be too large to be read again."""
+    """InputError for axes, or items of `each` values per point, that are larger than shards may hold."""
     if rows + columns > MOST_DEGREES:
         lengths = f"{rows} latitudes and {columns} longitudes"
         raise InputError(f"{origin.shown}: {lengths}, expected at most {MOST_DEGREES} together")
@@ -91,7 +91,7 @@ class Fields:
         """what the source holds besides, by kind"""
 
     def labels(self) -> Iterator[tuple[str, ...]]:
-        """What tells the items of a source apart, in their order, without reading a value."""
+        """The labels of each item, in order, without reading a value: time, level, member ..."""
         return map(tuple, self._labels())
 
     def __iter__(self) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""GRIB files: messages, each a field, which become the channels of items."""
+"""GRIB files: each message is a field, which becomes a channel of an item."""
 
 import itertools
 from collections import Counter
@@ -48,7 +48,7 @@ def open_grib(path: Path, origin: Origin, choice: FieldChoice) -> Iterator[Field
 
 
 def _chosen(messages: Sequence[Message], choice: FieldChoice, origin: Origin) -> dict[str, list[Message]]:
-    """By variable, those of the times and levels that were chosen."""
+    """The messages of the chosen times and levels, by variable."""
     counts = Counter(message.name for message in messages)
     listing = "; ".join(f"{name} ({count} messages)" for name, count in counts.items())
     grids = {message.name: message.grid for message in messages}
@@ -116,7 +116,7 @@ def _labels(items: Sequence[tuple[Message, ...]]) -> Iterator[list[str]]:
 
 
 def _attributes(items: Sequence[tuple[Message, ...]]) -> Iterator[dict[str, Any]]:
-    """Where each item lies: what its channels have in common as it is, the rest as a list of one value per channel."""
+    """The attributes of each item; where its channels differ, a list of one value per channel."""
     every = list(itertools.chain(*items))
     is_forecast = any(message.time != message.reference for message in every)
     # the number of a file that is no ensemble is 0

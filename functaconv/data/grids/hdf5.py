@@ -1,4 +1,4 @@
-"""Whether an HDF5 file holds its values itself: the format can name other files, whose bytes are read as its own."""
+"""Checks that an HDF5 file holds its values itself: the format can refer to other files."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -41,7 +41,7 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A field and where it lies, as its header says."""
+    """A field, as its header describes it."""
 
     offset: int
     part: int
@@ -85,8 +85,8 @@ def messages_of(eccodes: Any, path: Path, origin: Origin) -> list[Message]:
         for _, group in itertools.groupby(messages, attrgetter("offset"))
         for part, it in enumerate(group)
     ]
-    # temperature on pressure levels and at the surface have one name, as do rain at an instant and since the beginning;
-    # what a forecast begins with says nothing of its kind
+    # temperature on pressure levels and at the surface have one name, as have rain at an instant and accumulated rain;
+    # the first step of a forecast does not say which kind it is
     messages = _told_apart(messages, "level_name", messages)
     return _told_apart(messages, "step_type", [message for message in messages if message.hours])
 
@@ -102,8 +102,9 @@ def _told_apart(messages: Sequence[Message], kind: str, among: Iterable[Message]
 
 
 def _handles(eccodes: Any, stream: BinaryIO) -> Generator[Any]:
-    """The fields from where the stream is, those that share a message one by one: a setting of the library, which
-    sticks to the file."""
+    """The fields from the stream's position on. Fields that share a message come one by one: a setting of the library
+    that holds for the file.
+    """
     eccodes.codes_grib_multi_support_on()
     eccodes.codes_grib_multi_support_reset_file(stream)
     try:
@@ -170,7 +171,7 @@ def _grid(eccodes: Any, handle: Any, origin: Origin) -> Grid | Unfit:
 
 
 def _check_points(eccodes: Any, handle: Any, points: int) -> None:
-    """ValueError for a message that speaks of more values than it has places: each takes memory of its own."""
+    """ValueError for a message that claims more values than its grid has points: each would take memory."""
     for key in ("numberOfDataPoints", "numberOfValues", "numberOfCodedValues"):
         if eccodes.codes_is_defined(handle, key) and eccodes.codes_get(handle, key, int) > points:
             raise ValueError(f"{key} is more than the {points} points of the grid")

@@ -105,7 +105,7 @@ def open_zarr(location: str | Path, origin: Origin, choice: FieldChoice, readers
 
 
 def _check_contained(folder: Path, origin: Origin) -> None:
-    """InputError for a store in which anything is neither a file, nor a folder, nor a link to one of its own."""
+    """InputError for a store that holds links out of it, devices or pipes."""
     top, folders = folder.resolve(), [folder]
     while folders:
         with origin.trouble("cannot read", hint=None), os.scandir(folders.pop()) as entries:
@@ -163,7 +163,7 @@ class Groups:
     paths: tuple[str, ...]
     """without the one that holds all others, which is "" """
     opened: "Callable[[str], xr.Dataset]"
-    """what a group holds itself"""
+    """gives the content of a group, without that of the groups around it"""
 
     def dataset(self, path: str) -> "xr.Dataset":
         """A group with the coordinates that it shares with the groups around it."""
@@ -184,7 +184,7 @@ class Groups:
 
 
 def group_fields(groups: Groups, choice: FieldChoice, origin: Origin, readers: int = 1) -> Fields:
-    """The fields of the group that was chosen, or of the only one that has some; the outermost goes before others."""
+    """The fields of the chosen group, else of the outermost one if it has some, else of the only one that has some."""
     if choice.group is not None:
         path = choice.group.strip("/")
         if path not in ("", *groups.paths):
@@ -200,7 +200,7 @@ def group_fields(groups: Groups, choice: FieldChoice, origin: Origin, readers: i
     ]
     if len(usable) > 1 and usable[0]:
         raise InputError(f"{origin.shown}: fields in {len(usable)} groups", hint=_named(usable))
-    # of none that is usable, the first with variables says what is wrong
+    # without a usable group, the first one with variables gives the error
     path = next(iter(usable or [path for path, dataset in datasets.items() if dataset.data_vars]), "")
     fields = array_fields(datasets[path], choice, origin, readers)
     if len(usable) > 1:

@@ -1,4 +1,4 @@
-"""Which reader is for a source: by its name as a guess, by its first bytes when it is opened."""
+"""Opening a source of fields with the reader for its format."""
 
 from contextlib import AbstractContextManager
 from pathlib import Path

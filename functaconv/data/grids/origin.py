@@ -1,4 +1,4 @@
-"""Where fields come from, and whatever goes wrong there, in words."""
+"""The source of fields, and errors about it in words."""
 
 import importlib
 import warnings
@@ -43,10 +43,10 @@ class Origin:
 
     @contextmanager
     def trouble(self, what: str, hint: str | None = DAMAGED) -> Iterator[None]:
-        """Whatever a library raises in here is an InputError: formats, codecs and networks share no error.
+        """Turn every error of a library in the block into an InputError: formats, codecs and networks share no class.
 
-        A server that is silent is a ServiceError. Of a URL, libraries' words are not repeated, nor shown with `-v`:
-        they hold it as it is, or another one that a server leads to.
+        A silent server is a ServiceError. For a URL, messages of libraries are not repeated, nor shown with `-v`: they
+        may contain the URL with its credentials.
         """
         try:
             with warnings.catch_warnings():
