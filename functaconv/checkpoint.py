@@ -32,8 +32,8 @@ from functaconv.signals.normalizer import MOST_LEVELS, MOST_VALUE, Normalizer, P
 FORMAT, VERSION = "functaconv-base", 1
 # bytes: a header names each shard of the training. As Python's objects they take thirty times as much
 MOST_HEADER = 8 << 20
+# bytes in which a safetensors file says how long its header is
 _LENGTH = 8
-"""bytes in which a safetensors file says how long its header is"""
 _DAMAGED = "the file is damaged: restore it from a copy, or make it again with fit-base"
 # a tensor that only canonical bases have
 METRIC = "solver.metric"

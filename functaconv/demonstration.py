@@ -21,18 +21,19 @@ from functaconv.rendering import View, arrays, render
 from functaconv.reporting import report, to_csv
 
 SIDE = 32
+# photographs are halved first: tiles of the full size show little but sky
 SHRINK = 2
-"""photographs are halved first: tiles of the full size show little but sky"""
+# no multiple of a cell: overlapping tiles must not share cells, which would compress to nothing
 STRIDES = {"train": 6, "validation": 20, "test": 20}
-"""no multiple of a cell: overlapping tiles must not share cells, which would compress to nothing"""
+# part of a photograph's width that is for validation and testing: none of its pixels is seen in training
 TEST_BAND = (0.35, 0.68)
-"""part of a photograph's width that is for validation and testing: none of its pixels is seen in training"""
+# pixels down and to the right, from test tiles to those that choose the base: nothing in training is like the flower in
+# the middle of a photograph, so training tiles held out would look 5 dB better than test tiles
 VALIDATION_SHIFT = 10
-"""pixels down and to the right, from test tiles to those that choose the base: nothing in training is like the flower
-in the middle of a photograph, so training tiles held out would look 5 dB better than test tiles"""
 COLUMNS = 6
 ZOOM = 8
 MARKER = "demo.json"
+# what an earlier demo left; anything else in its directory stays
 MADE = (
     "images",
     "train",
@@ -45,10 +46,9 @@ MADE = (
     "renders",
     "contact-sheet.png",
 )
-"""what an earlier demo left; anything else in its directory stays"""
 LATENT = {"numbers": 32, "sites": [4, 4]}
+# within cells of 8 pixels: higher frequencies show between the pixels when rendered large
 W0_FIRST = 6.0
-"""within cells of 8 pixels: higher frequencies show between the pixels when rendered large"""
 
 
 @dataclass(frozen=True)

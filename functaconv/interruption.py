@@ -14,8 +14,8 @@ from functaconv.errors import StoppedError
 
 Item = TypeVar("Item")
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+# of linux/prctl.h
 PR_SET_PDEATHSIG = 1
-"""of linux/prctl.h"""
 
 
 def stop_with_parent() -> None:

@@ -11,8 +11,8 @@ from torch import Tensor
 from functaconv.base import DECODED_TOGETHER, Base
 from functaconv.functaset.reader import Functaset
 
+# parts of a tile's side: what neighbours share where there are no sites, and the most that they share
 GLOBAL_SHARE, MOST_SHARE = 16, 4
-"""parts of a tile's side: what neighbours share where there are no sites, and the most that they share"""
 
 
 def overlap_of(base: Base, tile: int) -> tuple[int, ...]:

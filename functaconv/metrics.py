@@ -5,8 +5,8 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+# along a cell: with fewer there is no place between its border and its centre
 LEAST_PIXELS = 3
-"""along a cell: with fewer there is no place between its border and its centre"""
 
 
 def psnr(mse: ArrayLike) -> NDArray[np.float64]:

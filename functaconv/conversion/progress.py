@@ -9,12 +9,12 @@ from functaconv.conversion.work import Work
 from functaconv.functaset.blocks import Block
 from functaconv.metrics import psnr
 
+# what a perfect item counts in a running mean
 INFINITE_DB = 200.0
-"""what a perfect item counts in a running mean"""
+# an item this many times larger or smaller along an axis than any in training deserves a warning
 FAR_FROM_TRAINING = 1.5
-"""an item this many times larger or smaller along an axis than any in training deserves a warning"""
+# items from which on their sizes are compared, and the share of distinct ones that deserves a warning
 LEAST_COMPARED, MOST_DISTINCT = 16, 0.5
-"""items from which on their sizes are compared, and the share of distinct ones that deserves a warning"""
 
 
 class Watcher:

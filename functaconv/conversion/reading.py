@@ -22,10 +22,10 @@ from functaconv.signals.loader import Ahead, begun_ahead
 from functaconv.words import counted
 
 FIRST_ITEMS = 16
+# of decoded records, from which on they are fitted before more are decoded
 PORTION_BYTES = 64 << 20
-"""of decoded records, from which on they are fitted before more are decoded"""
+# of a signal, from which on nothing else is decoded while it is fitted
 LARGE_VALUES = 1 << 22
-"""of a signal, from which on nothing else is decoded while it is fitted"""
 
 
 @dataclass(frozen=True)

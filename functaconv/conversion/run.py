@@ -42,8 +42,8 @@ from functaconv.interruption import AskedToStop, Stop, stopping
 from functaconv.signals.device import said_of_precision
 
 PIPED = "what came through a pipe cannot be resumed: --overwrite begins anew"
+# seconds that a rank waits for another process to begin the functaset
 PATIENCE = 60.0
-"""seconds that a rank waits for another process to begin the functaset"""
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ __all__ = ["ARRAYS", "BYTE_ORDER_MARK", "FIELDS", "HEAD", "IMAGES", "MESHES", "f
 HEAD = 512
 
 IMAGES = frozenset({"PNG", "JPEG", "WebP", "BMP", "PNM", "GIF", "TIFF"})
+# an npz is a zip; so are downloads of several NetCDF files, and zarr stores in one file
 ARRAYS = frozenset({"npy", "zip", "binvox"})
-"""an npz is a zip; so are downloads of several NetCDF files, and zarr stores in one file"""
+# NetCDF is the classic format; NetCDF4 files are HDF5
 FIELDS = frozenset({"NetCDF", "HDF5", "GRIB"})
-"""NetCDF is the classic format; NetCDF4 files are HDF5"""
+# known by their text. A binary STL without text begins with any bytes: there the suffix has to do
 MESHES = frozenset({"OFF", "OBJ", "STL", "PLY"})
-"""known by their text. A binary STL without text begins with any bytes: there the suffix has to do"""
 
 _STARTS = (
     (b"\x89PNG\r\n\x1a\n", "PNG"),

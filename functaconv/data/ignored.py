@@ -40,8 +40,8 @@ __all__ = [
     "number_for_each",
 ]
 
+# in one counter; a folder may have a suffix for each of its files
 MOST_KINDS = 100
-"""in one counter; a folder may have a suffix for each of its files"""
 OTHERS = "(others)"
 NO_SUFFIX = "(no suffix)"
 META = "names like __this__, which webdataset keeps for itself"

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+# attributes of a grid that describe its array and axes, and are the same, or follow from it, for all items
 OF_GRIDS = frozenset({"latitude", "longitude", "dims", "shape", "dtype", "n_missing", "variable", "units", "long_name"})
-"""attributes of a grid that describe its array and axes, and are the same, or follow from it, for all items"""
 Kind = Literal["image", "array", "grid"]
 
 

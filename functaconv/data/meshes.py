@@ -19,10 +19,10 @@ __all__ = ["MESH_SUFFIXES", "MOST_FACES", "MOST_RESOLUTION", "surface", "voxelis
 
 MESH_SUFFIXES = ("off", "obj", "stl")
 MOST_FACES = 2_000_000
+# voxels per side
 MOST_RESOLUTION = 512
-"""voxels per side"""
+# bytes of a face in a binary STL
 _STL_FACE = 50
-"""bytes of a face in a binary STL"""
 _OFF = re.compile(rb"^[ \t]*\w*?off", re.IGNORECASE | re.MULTILINE)
 # points less than a voxel apart on a surface, estimated from its area: some 24 bytes each
 SAMPLES = 1e9
@@ -130,8 +130,8 @@ def _clean_stl(content: bytes, ignored: Counter[str]) -> bytes:
     return content[:80] + faces.to_bytes(4, "little") + content[84 : 84 + faces * _STL_FACE]
 
 
+# text or bytes as the library reads them, of what other programs write and take
 _CLEAN = {"obj": _clean_obj, "off": _clean_off, "stl": _clean_stl}
-"""text or bytes as the library reads them, of what other programs write and take"""
 
 
 def surface(occupancy: np.ndarray, *, level: float = 0.5) -> bytes:

@@ -11,8 +11,8 @@ from functaconv.errors import ServiceError, UsageError
 
 Result = TypeVar("Result")
 
+# seconds without a byte
 TIMEOUT = 60.0
-"""seconds without a byte"""
 TIMEOUT_VARIABLE = "FUNCTACONV_SOURCE_TIMEOUT"
 SILENCE_HINT = f"run the command again, or wait longer: {TIMEOUT_VARIABLE}=300 (seconds)"
 # failures in a row: with the pauses between them some ten seconds of a server's bad time

@@ -10,12 +10,12 @@ from typing import Any
 from functaconv.errors import FunctaconvError, MissingExtraError
 from functaconv.interruption import AskedToStop, Stop, kept_handlers
 
+# of a task whose process was lost; more mean that it is the work that kills it
 MOST_RETRIES = 3
-"""of a task whose process was lost; more mean that it is the work that kills it"""
+# seconds between two looks whether a signal came
 LOOK_EVERY = 1.0
-"""seconds between two looks whether a signal came"""
+# tasks that Ray knows of for each that can run: the next one is at hand
 WAITING_PER_PLACE = 2
-"""tasks that Ray knows of for each that can run: the next one is at hand"""
 
 _jobs: dict[str, Any] = {}
 

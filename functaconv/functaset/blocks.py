@@ -21,8 +21,8 @@ from functaconv.functaset.grids import GridTable
 from functaconv.functaset.schema import Layout, columns
 
 DAMAGED = "damaged shard: "
+# bytes: far above any block, which one process fits in memory
 MOST_BLOCK = 1 << 30
-"""bytes: far above any block, which one process fits in memory"""
 
 _TEXTS = ("key", "meta")
 _OF_BLOCK = ("shard", "number", "start", "stop", "is_last", "source", "run", "ignored")

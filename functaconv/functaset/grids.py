@@ -89,7 +89,7 @@ class GridTable:
         return self._masks[grid, digest]
 
     def merge(self, other: "GridTable", grid: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Add another table's grids and masks; returns `grid` and `mask`, numbers in the other, as numbers in this one."""
+        """Add another table's grids and masks; returns `grid` and `mask`, numbers in the other, as numbers here."""
         new_grid, new_mask = np.empty_like(grid), np.full_like(mask, -1)
         for number, axes in enumerate(other):
             mine = self.number(axes.latitude, axes.longitude)

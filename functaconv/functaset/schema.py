@@ -19,8 +19,8 @@ VERSION = 2
 BASE = "base.safetensors"
 REPORT = "report.json"
 FAILED = "failed.jsonl"
+# the folder where work in progress is
 PARTS = "_parts"
-"""the folder where work in progress is"""
 
 SITE_AXES = {0: (), 1: ("position",), 2: ("row", "column"), 3: ("depth", "row", "column")}
 
@@ -124,11 +124,11 @@ class Column:
         return np.empty((0, *self.tail), dtype=object if self.dtype == "str" else self.dtype)
 
 
+# of a grid that does not say when it was
 NO_TIME = np.iinfo(np.int64).min
-"""of a grid that does not say when it was"""
 TIME = {"units": "seconds since 1970-01-01", "calendar": "proleptic_gregorian", "standard_name": "time"}
+# arrays for training on the latents, over the items of the functaset
 MOMENTS = ("latent_mean", "latent_std")
-"""arrays for training on the latents, over the items of the functaset"""
 
 
 def columns(layout: Layout, *, meta: bool) -> tuple[Column, ...]:

@@ -28,8 +28,8 @@ from functaconv.functaset.grids import GridTable, write_grids
 from functaconv.functaset.schema import BASE, FAILED, PARTS, REPORT, Layout, columns
 from functaconv.functaset.stored_array import StoredArray
 
+# numbers of a block: float64 takes four times the room of float16, or more
 DECODED_TOGETHER = 1 << 23
-"""numbers of a block: float64 takes four times the room of float16, or more"""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from functaconv.errors import UsageError
 from functaconv.modalities.modality import PLAIN, Axes, ChannelAxis, Modality, as_array
 from functaconv.signals.signal import Signal
 
+# along the last axis that are taken for channels
 MOST_CHANNELS = 4
-"""along the last axis that are taken for channels"""
 
 
 class Array(Modality):

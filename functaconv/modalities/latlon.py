@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from functaconv.modalities.compared import Compared
     from functaconv.signals.geometry import Geometry
 
+# what the level of a grid may be called in its json
 LEVELS = ("level", "pressure_hPa", "pressure_level", "isobaricInhPa", "plev", "height", "depth")
-"""what the level of a grid may be called in its json"""
 MOST_LEVEL = 1e9
 LONGEST_NAME = 100
 _CALENDARS = ("standard", "gregorian", "proleptic_gregorian")

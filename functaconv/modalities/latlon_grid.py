@@ -15,8 +15,8 @@ from functaconv.signals.grid import MOST_VALUES, SMALLER, View
 if TYPE_CHECKING:
     from torch import Tensor
 
+# degrees from it that count as being there
 POLE = 1e-6
-"""degrees from it that count as being there"""
 
 
 @dataclass(frozen=True)

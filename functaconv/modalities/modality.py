@@ -241,8 +241,8 @@ class Modality:
         return "" if share is None else f"{100 * share:.2f}% {self.agreement_words}"
 
 
+# by name; `functaconv.modalities` fills it
 MODALITIES: dict[str, Modality] = {}
-"""by name; `functaconv.modalities` fills it"""
 
 
 def modality_of(name: str) -> Modality:

@@ -18,10 +18,10 @@ from functaconv.modalities.latlon_grid import GlobeGrid
 from functaconv.signals.geometry import Points
 from functaconv.signals.grid import AnyGrid
 
+# of degrees, about a hundred metres
 DECIMALS = 3
-"""of degrees, about a hundred metres"""
+# a gap between neighbouring longitudes this many times the usual one is the end of a region
 CLOSED = 1.5
-"""a gap between neighbouring longitudes this many times the usual one is the end of a region"""
 
 Degrees = Annotated[float, Field(ge=-720, le=720)]
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from functaconv.modalities.compared import Compared
 
+# occupancy above which a voxel is full
 OCCUPIED = 0.5
-"""occupancy above which a voxel is full"""
 ACCURACY = Measure("accuracy", "voxel_accuracy", "voxels")
 IOU = Measure("iou", "iou")
 

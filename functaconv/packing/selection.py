@@ -28,11 +28,11 @@ _KINDS = {
     **dict.fromkeys(("binvox", *MESH_SUFFIXES), VOXELS),
     **dict.fromkeys((*FIELD_SUFFIXES, ZARR), GRID),
 }
+# of files without one
 _SUFFIX_OF = {
     "PNG": "png", "JPEG": "jpg", "WebP": "webp", "BMP": "bmp", "PNM": "ppm", "GIF": "gif", "TIFF": "tif", "npy": "npy",
     "binvox": "binvox", "NetCDF": "nc", "HDF5": "nc", "GRIB": "grib", "OFF": "off", "zip": ZIP,
 }  # fmt: skip
-"""of files without one"""
 _CAPTIONS = (".txt", ".json", ".caption")
 _WORD = re.compile(r"[a-z][a-z_-]*")
 _MOST_TOLD = 8

@@ -33,12 +33,12 @@ from functaconv.signals.tiles import Tile
 from functaconv.words import counted
 
 TOLERANCE_DB = 0.01
+# root mean square that float32 arithmetic may differ by from device to device: it shows above 60 dB
 NOISE = 1e-6
-"""root mean square that float32 arithmetic may differ by from device to device: it shows above 60 dB"""
+# to how many lengths latents are cut, to see what fewer numbers are worth
 MOST_LENGTHS = 9
-"""to how many lengths latents are cut, to see what fewer numbers are worth"""
+# of originals that wait for a batch; decoding takes several times as much
 MOST_BYTES = 32 << 20
-"""of originals that wait for a batch; decoding takes several times as much"""
 
 RowErrors = Callable[[Batch], None]
 """told of a batch of rows, by position: what else is to be computed from the originals"""

@@ -9,10 +9,10 @@ from functaconv.metrics import seam_ratio, seams
 from functaconv.signals.grid import Grid
 
 SCALE = 4
+# that are rendered, spread over the functaset
 MOST_ITEMS = 32
-"""that are rendered, spread over the functaset"""
+# of all renders
 MOST_VALUES = 1 << 26
-"""of all renders"""
 
 
 def measured_seams(functaset: Functaset, base: Base) -> float | None:

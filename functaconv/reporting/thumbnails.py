@@ -16,8 +16,8 @@ from functaconv.signals.grid import Grid
 from functaconv.signals.normalizer import Normalizer
 from functaconv.signals.signal import Signal
 
+# along the longer side: of larger ones every second, third, ... pixel is shown
 MOST_PIXELS = 192
-"""along the longer side: of larger ones every second, third, ... pixel is shown"""
 
 
 def can_show(axes: Axes) -> bool:

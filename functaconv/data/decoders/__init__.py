@@ -50,16 +50,16 @@ __all__ = [
     "usable_field",
 ]
 
+# the suffixes that hold an array, in the order of preference when a record has several
 ARRAY_SUFFIXES = (*IMAGE_SUFFIXES, "npy", "npz", "binvox")
-"""the suffixes that hold an array, in the order of preference when a record has several"""
+# images that are not read: `pack` reports them
 OTHER_IMAGES = ("heic", "heif", "avif", "jp2", "jxl", "psd", "svg", "eps", "ico", "tga")
-"""images that are not read: `pack` reports them"""
 
+# the hint of errors about shards without a usable item
 USABLE_HINT = "shards hold png, jpg, webp, bmp, tif, gif, ppm, npy, npz or binvox members; --field names another suffix"
-"""the hint of errors about shards without a usable item"""
 
+# the allow-list; of a suffix with dots (`mask.png`) the last part counts
 SUFFIXES = frozenset({*ARRAY_SUFFIXES, "cls", "txt", "json"})
-"""the allow-list; of a suffix with dots (`mask.png`) the last part counts"""
 
 
 def parse_field(field: str) -> tuple[str, str | None]:
@@ -191,5 +191,5 @@ def _read_binvox(content: bytes, name: str | None, limits: Limits) -> np.ndarray
 
 
 _READERS = {"npy": read_npy, "zip": read_npz, "binvox": _read_binvox}
+# the format that each suffix promises
 PROMISED = {**IMAGE_SUFFIXES, "npy": "npy", "npz": "zip", "binvox": "binvox"}
-"""the format that each suffix promises"""

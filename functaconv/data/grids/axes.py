@@ -9,6 +9,7 @@ from functaconv.data.grids.choice import Unfit
 if TYPE_CHECKING:
     import xarray as xr
 
+# units, usual names, and the letter of the CF axis
 _AXES = {
     "latitude": (
         {"degrees_north", "degree_north", "degrees_n", "degree_n", "degreesn", "degreen"},
@@ -21,7 +22,6 @@ _AXES = {
         "x",
     ),
 }
-"""units, usual names, and the letter of the CF axis"""
 _DEGREES = ("degrees", "degree", "deg")
 # what an axis called lat or lon may be counted in: degrees north and east, however they are spelled ("degN", "°",
 # "decimal degrees"), or nothing said; no radians, no kilometres, and no degrees that grow to the south or west

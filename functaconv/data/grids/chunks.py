@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+# the most values that are held at a time, as float32: a chunk of 64 global fields of 0.25 degrees
 BLOCK_BYTES = 256 << 20
-"""the most values that are held at a time, as float32: a chunk of 64 global fields of 0.25 degrees"""
+# smaller chunks are read together up to this size, so that a remote store gets enough requests at once
 TOGETHER_BYTES = 64 << 20
-"""smaller chunks are read together up to this size, so that a remote store gets enough requests at once"""
 
 
 def blocks(

@@ -16,16 +16,16 @@ from functaconv.errors import InputError
 if TYPE_CHECKING:
     import xarray as xr
 
+# of all axes and their coordinates together, of which each takes 200 bytes; the hours of 200 years are 3.5 million
 MOST_PLACES = 1 << 22
-"""of all axes and their coordinates together, of which each takes 200 bytes; the hours of 200 years are 3.5 million"""
 TIME_NAMES = ("valid_time", "time", "t", "date", "datetime")
 _LEVEL_NAMES = {"level", "levels", "lev", "plev", "pressure_level", "pressure", "isobaricinhpa", "isobaricinpa",
                 "height", "heightaboveground", "heightabovesea", "altitude", "depth", "depthbelowland",
                 "depthbelowlandlayer", "depthbelowsea", "model_level", "hybrid", "sigma", "potential_temperature",
                 "theta"}  # fmt: skip
 _PRESSURE_UNITS = ("pa", "hpa", "millibar", "millibars", "mbar", "mb")
+# in lower case, as in "day as %Y%m%d.%f", which is how CDO writes absolute times
 _DATE_UNITS = "%y%m%d"
-"""in lower case, as in "day as %Y%m%d.%f", which is how CDO writes absolute times"""
 # smaller numbers are no dates; with the hour, they could be seconds since 1970
 _FIRST_DAY, _FIRST_HOUR = 1000_01_01, 1800_01_01_00
 _MEMBER_NAMES = ("number", "member", "members", "realization", "ensemble", "ensemble_member", "ens")

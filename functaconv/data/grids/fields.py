@@ -15,10 +15,10 @@ from functaconv.data.grids.origin import Origin
 from functaconv.data.items import OF_GRIDS
 from functaconv.errors import InputError
 
+# attributes with a meaning of their own: a coordinate that is called so gets another name
 RESERVED = OF_GRIDS | {"source"}
-"""attributes with a meaning of their own: a coordinate that is called so gets another name"""
+# of both axes: they stand in the json of every item, with some 16 characters each
 MOST_DEGREES = DEFAULT_LIMITS.text // 16
-"""of both axes: they stand in the json of every item, with some 16 characters each"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from functaconv.data.grids.fields import Variable, check_size
 from functaconv.data.grids.origin import Origin
 from functaconv.data.noise import eccodes_heard
 
+# the largest float32: what missing points are asked to be decoded to
 _MISSING = 3.4028234663852886e38
-"""the largest float32: what missing points are asked to be decoded to"""
 _UNFIT = {
     "rotated_ll": "rotated pole: latitude has 2 axes",
     "rotated_gg": "rotated pole: latitude has 2 axes",
