@@ -30,9 +30,9 @@ from functaconv.signals.geometry import Flat, Geometry
 from functaconv.signals.normalizer import MOST_LEVELS, MOST_VALUE, Normalizer, PerChannel, are_possible
 
 FORMAT, VERSION = "functaconv-base", 1
-# bytes: a header names each shard of the training. As Python's objects they take thirty times as much
+# bytes of a header, which names each shard of the training; parsed, it takes thirty times as much
 MOST_HEADER = 8 << 20
-# bytes in which a safetensors file says how long its header is
+# a safetensors file begins with the length of its header in so many bytes
 _LENGTH = 8
 _DAMAGED = "the file is damaged: restore it from a copy, or make it again with fit-base"
 # a tensor that only canonical bases have

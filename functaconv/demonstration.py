@@ -33,7 +33,7 @@ VALIDATION_SHIFT = 10
 COLUMNS = 6
 ZOOM = 8
 MARKER = "demo.json"
-# what an earlier demo left; anything else in its directory stays
+# files of an earlier demo, which are replaced; others in its directory stay
 MADE = (
     "images",
     "train",
@@ -47,7 +47,7 @@ MADE = (
     "contact-sheet.png",
 )
 LATENT = {"numbers": 32, "sites": [4, 4]}
-# within cells of 8 pixels: higher frequencies show between the pixels when rendered large
+# frequency within cells of 8 pixels: higher ones show between the pixels when rendered large
 W0_FIRST = 6.0
 
 

@@ -23,7 +23,7 @@ from functaconv.training_state import read_state, read_values
 from functaconv.words import counted
 
 STATE = "state.safetensors"
-# bytes
+# bytes at the end of the log in which the last validation is looked for
 LAST_OF_LOG = 1 << 20
 OF_TRAINING = (
     *("updates", "seconds", "psnr", "closed_form", "learned"),

@@ -14,7 +14,7 @@ from functaconv.errors import StoppedError
 
 Item = TypeVar("Item")
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
-# of linux/prctl.h
+# option of prctl, from linux/prctl.h
 PR_SET_PDEATHSIG = 1
 
 

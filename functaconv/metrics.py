@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# along a cell: with fewer there is no place between its border and its centre
+# pixels along a cell: with fewer there is no place between its border and its centre
 LEAST_PIXELS = 3
 
 

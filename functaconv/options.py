@@ -21,7 +21,7 @@ NotNegative = Annotated[float, Field(ge=0, le=1e6)]
 Frequency = Annotated[float, Field(ge=1e-6, le=1e6)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
-# of a matrix, or of all matrices of a network
+# parameters of a matrix, or of all matrices of a network
 MOST_PARAMETERS = 1 << 30
 
 

@@ -11,7 +11,7 @@ from functaconv.errors import InputError, UsageError, lookup
 from functaconv.options import adapter
 from functaconv.recipe import TABLES, Recipe, sections, setting_names
 
-# bytes
+# bytes of a recipe file
 MOST_TOML = 1 << 20
 
 

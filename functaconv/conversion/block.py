@@ -29,7 +29,7 @@ from functaconv.signals.device import matmul_precision
 from functaconv.signals.loader import prefetched
 from functaconv.signals.signal import Signal
 
-# bytes of the values of a batch: fitting takes up to a hundred for each of a byte
+# bytes of the values of a batch: fitting takes up to a hundred times as much
 MOST_TOGETHER = {"cpu": 16 << 20, "cuda": 1 << 30}
 Tell = Callable[[int, np.ndarray], None]
 """told after each batch how many records of the block are done, and the errors of the batch's items"""

@@ -9,7 +9,7 @@ from functaconv.conversion.work import Work
 from functaconv.functaset.blocks import Block
 from functaconv.metrics import psnr
 
-# what a perfect item counts in a running mean
+# the PSNR of a perfect item in a running mean
 INFINITE_DB = 200.0
 # an item this many times larger or smaller along an axis than any in training deserves a warning
 FAR_FROM_TRAINING = 1.5

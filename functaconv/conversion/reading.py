@@ -22,9 +22,9 @@ from functaconv.signals.loader import Ahead, begun_ahead
 from functaconv.words import counted
 
 FIRST_ITEMS = 16
-# of decoded records, from which on they are fitted before more are decoded
+# bytes of decoded records after which they are fitted before more are decoded
 PORTION_BYTES = 64 << 20
-# of a signal, from which on nothing else is decoded while it is fitted
+# values of a signal above which nothing else is decoded while it is fitted
 LARGE_VALUES = 1 << 22
 
 

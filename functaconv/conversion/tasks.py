@@ -21,7 +21,7 @@ from functaconv.documents import differences
 from functaconv.errors import ChangedInputError, InputError, UsageError
 from functaconv.functaset.unfinished import Listed, Parts
 
-# of a shard's records, with which a block ends: they may be much larger than those of the training
+# bytes of a shard with which a block ends: its records may be much larger than those of the training
 BLOCK_BYTES = 16 << 20
 
 

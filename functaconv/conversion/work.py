@@ -28,7 +28,7 @@ from functaconv.solvers import SOLVERS
 
 BLOCK_VALUES = 1 << 19
 LEAST_BLOCK, MOST_BLOCK = 16, 2048
-# items, points and numbers of the fits that are computed together: on the CPU more would only leave the cache
+# items, points and numbers that are fitted together: on the CPU more would not stay in the cache
 MOST_TOGETHER = {"cpu": (64, 1 << 16, 1 << 26), "cuda": (1024, 1 << 20, 1 << 30)}
 
 

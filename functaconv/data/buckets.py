@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from zarr.storage import ObjectStore
 
 BUCKETS = {"s3": "S3Store", "gs": "GCSStore", "az": "AzureStore"}
-# for public buckets, as obstore reads it
+# variables that make obstore read public buckets without credentials
 _UNSIGNED = {"s3": "AWS_SKIP_SIGNATURE", "gs": "GOOGLE_SKIP_SIGNATURE", "az": "AZURE_SKIP_SIGNATURE"}
 # where a machine of Amazon, Google or Microsoft asks for its credentials, when there are no others
 _METADATA = ("169.254.169.254", "metadata.google.internal")

@@ -40,7 +40,7 @@ __all__ = [
     "number_for_each",
 ]
 
-# in one counter; a folder may have a suffix for each of its files
+# kinds in one counter; a folder may have a suffix for each of its files
 MOST_KINDS = 100
 OTHERS = "(others)"
 NO_SUFFIX = "(no suffix)"

@@ -6,5 +6,5 @@ from typing import Any
 from functaconv.engines import local, ray
 from functaconv.interruption import Stop
 
-# by name: blocks of tasks, made by a job
+# functions by name that make the blocks of tasks with a job
 ENGINES: dict[str, Callable[[Any, Iterable[Any], Stop], Generator[Any]]] = {"local": local.run, "ray": ray.run}

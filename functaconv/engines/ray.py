@@ -10,7 +10,7 @@ from typing import Any
 from functaconv.errors import FunctaconvError, MissingExtraError
 from functaconv.interruption import AskedToStop, Stop, kept_handlers
 
-# of a task whose process was lost; more mean that it is the work that kills it
+# retries of a task whose process was lost; after more of them the task itself is the likely cause
 MOST_RETRIES = 3
 # seconds between two looks whether a signal came
 LOOK_EVERY = 1.0

@@ -13,8 +13,8 @@ from functaconv.functaset.schema import Column
 # measured: smaller chunks do not make reading one row faster, and shuffle pays from 256 KiB on
 _CHUNK_BYTES = 512 * 1024
 _CHUNKS_PER_SHARD = 16
-# of text, whose length is not known beforehand: short enough that rows as long as an item's attributes may be (64 KiB)
-# are no more than a reader takes, and that a file of them fits into memory
+# for columns of text, whose length is not known beforehand: few enough that rows of the greatest length (64 KiB, the
+# attributes of an item) stay below a reader's limit, and that a file of them fits into memory
 _TEXTS_PER_CHUNK, _CHUNKS_OF_TEXT = 1024, 2
 # bytes of text in a chunk: blosc takes 2 GiB
 MOST_TEXT = 1 << 30

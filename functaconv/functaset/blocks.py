@@ -21,7 +21,7 @@ from functaconv.functaset.grids import GridTable
 from functaconv.functaset.schema import Layout, columns
 
 DAMAGED = "damaged shard: "
-# bytes: far above any block, which one process fits in memory
+# bytes of a block: far above any real one, which is fitted in memory
 MOST_BLOCK = 1 << 30
 
 _TEXTS = ("key", "meta")

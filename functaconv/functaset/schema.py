@@ -124,7 +124,7 @@ class Column:
         return np.empty((0, *self.tail), dtype=object if self.dtype == "str" else self.dtype)
 
 
-# of a grid that does not say when it was
+# the time of an item that has none
 NO_TIME = np.iinfo(np.int64).min
 TIME = {"units": "seconds since 1970-01-01", "calendar": "proleptic_gregorian", "standard_name": "time"}
 # arrays for training on the latents, over the items of the functaset

@@ -8,7 +8,7 @@ from functaconv.errors import UsageError
 from functaconv.modalities.modality import PLAIN, Axes, ChannelAxis, Modality, as_array
 from functaconv.signals.signal import Signal
 
-# along the last axis that are taken for channels
+# length of the last axis up to which it is taken for channels
 MOST_CHANNELS = 4
 
 

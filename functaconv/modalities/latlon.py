@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from functaconv.modalities.compared import Compared
     from functaconv.signals.geometry import Geometry
 
-# what the level of a grid may be called in its json
+# names of the level in the json of a grid
 LEVELS = ("level", "pressure_hPa", "pressure_level", "isobaricInhPa", "plev", "height", "depth")
 MOST_LEVEL = 1e9
 LONGEST_NAME = 100

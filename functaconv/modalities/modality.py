@@ -241,7 +241,7 @@ class Modality:
         return "" if share is None else f"{100 * share:.2f}% {self.agreement_words}"
 
 
-# by name; `functaconv.modalities` fills it
+# by name; filled in `functaconv.modalities`
 MODALITIES: dict[str, Modality] = {}
 
 

@@ -17,9 +17,9 @@ from functaconv.modalities import Axes
 from functaconv.signals.signal import Signal
 from functaconv.signals.tiles import LEAST_TILE, Tile, spans_of, tiles_of
 
-# of a signal: a volume of 256 x 256 x 256, a photograph of 16 million pixels. Fitting a value takes some 40 bytes
+# of a signal that is fitted as a whole: 256 x 256 x 256 voxels, 16 million pixels. Fitting a value takes some 40 bytes
 MOST_POINTS, MOST_VALUES = 1 << 24, 1 << 26
-# of an item
+# tiles of an item
 MOST_TILES = 1 << 17
 # characters of JSON, of all tiles of an item together
 MOST_ATTRIBUTES = 64 << 20

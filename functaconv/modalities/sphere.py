@@ -18,7 +18,7 @@ from functaconv.modalities.latlon_grid import GlobeGrid
 from functaconv.signals.geometry import Points
 from functaconv.signals.grid import AnyGrid
 
-# of degrees, about a hundred metres
+# decimals of degrees that are compared: about a hundred metres
 DECIMALS = 3
 # a gap between neighbouring longitudes this many times the usual one is the end of a region
 CLOSED = 1.5

@@ -28,7 +28,7 @@ _KINDS = {
     **dict.fromkeys(("binvox", *MESH_SUFFIXES), VOXELS),
     **dict.fromkeys((*FIELD_SUFFIXES, ZARR), GRID),
 }
-# of files without one
+# suffixes of files that have none, by their format
 _SUFFIX_OF = {
     "PNG": "png", "JPEG": "jpg", "WebP": "webp", "BMP": "bmp", "PNM": "ppm", "GIF": "gif", "TIFF": "tif", "npy": "npy",
     "binvox": "binvox", "NetCDF": "nc", "HDF5": "nc", "GRIB": "grib", "OFF": "off", "zip": ZIP,

@@ -19,7 +19,7 @@ from functaconv.errors import InputError, ItemError, UsageError
 from functaconv.packing.selection import ARRAY, File
 
 _OF_NPZ = "npz:"
-# of damaged files, encrypted archives and the like
+# errors for damaged files, encrypted archives and the like
 _ERRORS = (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 

@@ -35,9 +35,9 @@ from functaconv.words import counted
 TOLERANCE_DB = 0.01
 # root mean square that float32 arithmetic may differ by from device to device: it shows above 60 dB
 NOISE = 1e-6
-# to how many lengths latents are cut, to see what fewer numbers are worth
+# lengths to which latents are cut, to see what fewer numbers are worth
 MOST_LENGTHS = 9
-# of originals that wait for a batch; decoding takes several times as much
+# bytes of the originals in a batch; decoding takes several times as much
 MOST_BYTES = 32 << 20
 
 RowErrors = Callable[[Batch], None]

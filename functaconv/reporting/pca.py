@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# bytes that an analysis may take; one that needs more is not made
+# memory of an analysis, in bytes; one that needs more is left out
 MOST_BYTES = 4 << 30
 # rows that enter the covariance at a time: it is large, and passes through the memory once per portion
 PORTION = 1024

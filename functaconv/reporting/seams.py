@@ -9,9 +9,9 @@ from functaconv.metrics import seam_ratio, seams
 from functaconv.signals.grid import Grid
 
 SCALE = 4
-# that are rendered, spread over the functaset
+# items that are rendered, spread over the functaset
 MOST_ITEMS = 32
-# of all renders
+# values of all renders together
 MOST_VALUES = 1 << 26
 
 

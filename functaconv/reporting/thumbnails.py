@@ -16,7 +16,7 @@ from functaconv.signals.grid import Grid
 from functaconv.signals.normalizer import Normalizer
 from functaconv.signals.signal import Signal
 
-# along the longer side: of larger ones every second, third, ... pixel is shown
+# pixels along the longer side: of larger items every second, third, ... pixel is shown
 MOST_PIXELS = 192
 
 

@@ -30,9 +30,9 @@ ARRAY_ERRORS = (
     zipfile.LargeZipFile,
     Warning,
 )
-# bytes of a npy header, as numpy has it
+# bytes of a npy header; numpy has the same limit
 _MAX_HEADER = 10_000
-# bytes that are expanded together
+# bytes that are decompressed together
 _PIECE = 1 << 20
 # members of an archive: each is an object of Python, and an npz has one for an array
 _MAX_MEMBERS = 10_000

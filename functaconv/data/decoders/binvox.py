@@ -16,7 +16,7 @@ from functaconv.errors import ItemError
 
 __all__ = ["read_binvox", "unpack_bits", "write_binvox"]
 
-# bytes: the header as binvox writes it takes about 100
+# bytes of a header; those that binvox writes take about 100
 _MOST_HEADER = 4096
 _DATA = re.compile(rb"^[ \t]*data[ \t]*\r?\n", re.MULTILINE)
 _LONGEST_RUN = 255

@@ -56,15 +56,15 @@ _PLUGINS: Mapping[str, type[ImageFile.ImageFile]] = {
 # what decoding takes, in units of which a plain image takes one for each of its four bytes: the libraries of some hold
 # coefficients, or several canvases, and floats are copied
 _BYTES_PER_PIXEL = {"JPEG": 6, "WebP": 8, "F": 6, "I": 6}
-# of a JPEG, scans x pixels
+# scans x pixels of a JPEG
 _MAX_SCANNED = 1 << 32
-# of ITU-R 601
+# weights of red, green and blue, of ITU-R 601
 _GRAY = (0.299, 0.587, 0.114)
-# pixels that are converted together
+# pixels that are converted to RGB together
 _STRIP = 1 << 22
 _ORIENTATION = 0x0112
-# with the format that each promises, in the order of preference when a record has several: a jpg beside a tif is a
-# quick look, a png beside a jpg is a mask
+# suffixes with their formats, in the order of preference when a record has several: a jpg beside a tif is a quick look,
+# a png beside a jpg is a mask
 IMAGE_SUFFIXES = {
     "tif": "TIFF", "tiff": "TIFF", "jpg": "JPEG", "jpeg": "JPEG", "jpe": "JPEG", "jfif": "JPEG", "webp": "WebP",
     "png": "PNG", "bmp": "BMP", "dib": "BMP", "ppm": "PNM", "pgm": "PNM", "pbm": "PNM", "pnm": "PNM", "pfm": "PNM",

@@ -16,7 +16,7 @@ from functaconv.errors import InputError
 if TYPE_CHECKING:
     import xarray as xr
 
-# of all axes and their coordinates together, of which each takes 200 bytes; the hours of 200 years are 3.5 million
+# positions of all axes and coordinates together, each of 200 bytes; the hours of 200 years are 3.5 million
 MOST_PLACES = 1 << 22
 TIME_NAMES = ("valid_time", "time", "t", "date", "datetime")
 _LEVEL_NAMES = {"level", "levels", "lev", "plev", "pressure_level", "pressure", "isobaricinhpa", "isobaricinpa",

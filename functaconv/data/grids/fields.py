@@ -17,7 +17,7 @@ from functaconv.errors import InputError
 
 # attributes with a meaning of their own: a coordinate that is called so gets another name
 RESERVED = OF_GRIDS | {"source"}
-# of both axes: they stand in the json of every item, with some 16 characters each
+# degrees along both axes: the json of every item holds them, with some 16 characters each
 MOST_DEGREES = DEFAULT_LIMITS.text // 16
 
 

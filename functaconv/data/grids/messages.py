@@ -16,7 +16,7 @@ from functaconv.data.grids.fields import Variable, check_size
 from functaconv.data.grids.origin import Origin
 from functaconv.data.noise import eccodes_heard
 
-# the largest float32: what missing points are asked to be decoded to
+# the largest float32, as which ecCodes decodes missing points
 _MISSING = 3.4028234663852886e38
 _UNFIT = {
     "rotated_ll": "rotated pole: latitude has 2 axes",

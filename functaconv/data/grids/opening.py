@@ -17,7 +17,7 @@ from functaconv.data.grids.origin import Origin
 from functaconv.data.naming import scheme_of
 from functaconv.errors import InputError
 
-# of files; a zarr store is a directory or a URL
+# suffixes of files; a zarr store is a directory or a URL
 FIELD_SUFFIXES = ("nc", "nc4", "cdf", "netcdf", "grib", "grib2", "grb", "grb2")
 
 _ZARR_MARKS = (".zmetadata", ".zgroup", "zarr.json")

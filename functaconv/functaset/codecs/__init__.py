@@ -7,5 +7,5 @@ from functaconv.functaset.codecs.float32 import Float32
 
 __all__ = ["CODECS", "Codec", "EightBit", "Float16", "Float32"]
 
-# by the name that `--bits` takes and the functaset says
+# by the name that `--bits` takes and the functaset stores
 CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (Float16, Float32, EightBit)}
