@@ -10,7 +10,7 @@ from functaconv.conversion.options import EncodeOptions
 from functaconv.conversion.work import Work
 from functaconv.data.shards import index_shard, is_seekable
 from functaconv.functaset.schema import PARTS
-from functaconv.functaset.unfinished import Parts, look
+from functaconv.functaset.unfinished import Parts, existing_at
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def dry_run(
     """What `encode` would do with these arguments, without doing it."""
     options = replace(options or EncodeOptions(), **keywords)
     work, path = Work.of(base, shards, options), Path(os.path.realpath(output))
-    existing = look(path)
+    existing = existing_at(path)
     overwrite = options.overwrite or existing.is_empty
     existing.check(path, work.plan, overwrite=overwrite)
     records = None

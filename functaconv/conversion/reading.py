@@ -145,23 +145,24 @@ def _next(reads: Iterator[Ahead[DecodedRecord]]) -> tuple[Ahead[DecodedRecord] |
 
 
 def check_first_items(work: Work) -> None:
-    """Before anything is made or replaced: shards without any usable item, or with items that the base is not for.
+    """InputError for shards without any usable item, or with items that the base is not for.
 
-    What comes through a pipe cannot be looked at twice, and a damaged shard is the conversion's to tell.
+    Called before anything is made or replaced. Pipes cannot be read twice and are not checked; a damaged shard is
+    reported by the conversion.
     """
     axes = work.stored.base.axes
     if work.is_piped:
         return
     ignored = Counter[str]()
     try:
-        looks = [_look(work, record) for record in islice(_usable(work, ignored), FIRST_ITEMS)]
+        checked = [_mismatch(work, record) for record in islice(_usable(work, ignored), FIRST_ITEMS)]
     except InputError:
         return
-    if not looks:
+    if not checked:
         raise InputError(nothing_usable(work, ignored), hint=USABLE_HINT)
-    mismatches = [look.mismatch for look in looks if look.mismatch]
-    # one item that does not fit is a failed item; but colour would be lost without a word
-    if len(mismatches) == len(looks) or any(look.loses_colour for look in looks):
+    mismatches = [text for text, _ in checked if text]
+    # one item that does not fit is a failed item; but colour would be lost silently
+    if len(mismatches) == len(checked) or any(loses_colour for _, loses_colour in checked):
         raise InputError(
             f"the base is for {axes.described} of {counted(axes.channels, 'channel')}: {mismatches[0]}",
             hint="learn a base on such data with fit-base"
@@ -188,26 +189,20 @@ def _usable(work: Work, ignored: Counter[str]) -> Iterator[Record]:
                 yield record
 
 
-@dataclass(frozen=True)
-class _Look:
-    mismatch: str = ""
-    """why a sound record is not what the base is for"""
-    loses_colour: bool = False
-
-
-def _look(work: Work, record: Record) -> _Look:
+def _mismatch(work: Work, record: Record) -> tuple[str, bool]:
+    """Why a sound record is not what the base is for, or empty; and whether encoding would lose its colour."""
     axes = work.stored.base.axes
     try:
         with reading(record.key):
             item = decode(record, field=work.field)
     except ItemError:
-        return _Look()
+        return "", False
     if axes.modality.can_transform and item.kind in axes.modality.item_kinds:
         # the decoder makes it as many channels as the base is for
         lost = "" if work.options.channels == 1 else axes.modality.conversion_loss(item, axes)
-        return _Look(lost, loses_colour=bool(lost))
+        return lost, bool(lost)
     try:
         axes.signal(item)
     except ItemError as error:
-        return _Look(f"{item.key}: {error}")
-    return _Look()
+        return f"{item.key}: {error}", False
+    return "", False

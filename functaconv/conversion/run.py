@@ -36,7 +36,7 @@ from functaconv.functaset.blocks import Block
 from functaconv.functaset.opening import open_functaset
 from functaconv.functaset.reader import Functaset
 from functaconv.functaset.schema import PARTS
-from functaconv.functaset.unfinished import Existing, Parts, create, look, recover
+from functaconv.functaset.unfinished import Existing, Parts, create, existing_at, recover
 from functaconv.functaset.writer import sweep
 from functaconv.interruption import AskedToStop, Stop, stopping
 from functaconv.signals.device import said_of_precision
@@ -122,7 +122,7 @@ class Run:
                 return self._sealed(items_per_second)
             except (FileNotFoundError, ValueError, InputError):
                 # another process has sealed it and removed the blocks
-                if not look(self.path).is_finished:
+                if not existing_at(self.path).is_finished:
                     raise
                 return self._finished()
 
@@ -143,7 +143,7 @@ class Run:
 
     def _existing(self) -> Existing:
         """What is at the output; an error unless it is nothing, or may be continued or replaced."""
-        existing = look(self.path)
+        existing = existing_at(self.path)
         replaces = self._replaces(existing)
         if existing.exists and self.work.is_piped and not replaces:
             raise OutputExistsError(
@@ -219,7 +219,7 @@ class Run:
 
     def _sealed(self, items_per_second: float | None) -> Encoded:
         """Make a functaset of the blocks. The caller holds the lock."""
-        existing = look(self.path)
+        existing = existing_at(self.path)
         if existing.is_finished:
             return self._finished()
         # meanwhile another run may have put its own output there
@@ -232,7 +232,7 @@ class Run:
             raise
         except (OSError, KeyError, FunctaconvError):
             # on a disk without locks another process may have sealed it and removed the blocks
-            if not look(self.path).is_finished:
+            if not existing_at(self.path).is_finished:
                 raise
             return self._finished()
         if duplicates:

@@ -82,7 +82,7 @@ class Existing:
             )
 
 
-def look(path: Path) -> Existing:
+def existing_at(path: Path) -> Existing:
     """What is at `path`."""
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return Existing(exists=False)

@@ -63,7 +63,7 @@ def opened(file: File, choice: FieldChoice, *, name: str, readers: int = 1) -> A
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _Content:
     """Variables, grid and labels of a file, without its values."""
 
     file: File
@@ -72,7 +72,7 @@ class _Seen:
     labels: _Labels
 
     @classmethod
-    def of(cls, file: File, fields: Fields) -> "_Seen":
+    def of(cls, file: File, fields: Fields) -> "_Content":
         grid = tuple(tuple(np.round(axis, 5).tolist()) for axis in (fields.latitude, fields.longitude))
         return cls(file, fields.variables, (grid[0], grid[1]), tuple(fields.labels()))
 
@@ -86,28 +86,28 @@ def joined_grids(files: Sequence[File], choice: FieldChoice, said: str, ignored:
     if len(files) <= 1:
         return [Grids.of(file, choice) for file in files]
     choice = replace(choice, is_shared=True)
-    alone, seen = [], []
+    alone, contents = [], []
     for file in files:
         try:
             with opened(file, choice, name=file.key) as fields:
-                seen.append(_Seen.of(file, fields))
+                contents.append(_Content.of(file, fields))
         except NoVariableError:
             ignore(ignored, OTHER_VARIABLES)
         except InputError:
             # reported when it is packed
             alone.append(file)
-    _check_all_found(choice, seen, said)
-    if len({it.variables for it in seen}) > 1:
-        groups = [*_matched(seen, choice, said)]
+    _check_all_found(choice, contents, said)
+    if len({it.variables for it in contents}) > 1:
+        groups = [*_matched(contents, choice, said)]
     else:
-        groups = [Grids.of(it.file, choice) for it in seen]
+        groups = [Grids.of(it.file, choice) for it in contents]
     groups += [Grids.of(file, choice) for file in alone]
     order = {file: number for number, file in enumerate(files)}
     return sorted(groups, key=lambda group: min(order[file] for file in group.files))
 
 
-def _check_all_found(choice: FieldChoice, seen: Sequence[_Seen], said: str) -> None:
-    held = {name for it in seen for name in it.variables}
+def _check_all_found(choice: FieldChoice, contents: Sequence[_Content], said: str) -> None:
+    held = {name for it in contents for name in it.variables}
     absent = [name for name in choice.variables if name not in held]
     if absent and held:
         raise InputError(f"{said}: no variable {absent[0]!r}", hint=f"the others are there: {', '.join(sorted(held))}")
@@ -137,10 +137,10 @@ class _Series:
         return () in mine | others or not mine.isdisjoint(others)
 
 
-def _matched(seen: Sequence[_Seen], choice: FieldChoice, said: str) -> Iterator[Grids]:
+def _matched(contents: Sequence[_Content], choice: FieldChoice, said: str) -> Iterator[Grids]:
     """Series of the same items together, all others file by file."""
-    by_set: dict[tuple[Any, ...], list[_Seen]] = {}
-    for it in seen:
+    by_set: dict[tuple[Any, ...], list[_Content]] = {}
+    for it in contents:
         by_set.setdefault((it.grid, it.variables), []).append(it)
     series = [_in_time(same_kind) for same_kind in by_set.values()]
     groups: list[list[_Series]] = []
@@ -158,7 +158,7 @@ def _matched(seen: Sequence[_Seen], choice: FieldChoice, said: str) -> Iterator[
                 + "; ".join(map(str, series[:_MOST_TOLD])),
                 hint=f"choose variables that share them: {alternatives(number_of)}",
             )
-    taken = {it.file.key for it in seen}
+    taken = {it.file.key for it in contents}
     for group in groups:
         if len(group) == 1:
             yield from (Grids.of(file, choice) for file in group[0].files)
@@ -177,7 +177,7 @@ def _common_start(names: Sequence[str]) -> str:
     return "".join(letters[0] for letters in alike).rstrip("_-/ ")
 
 
-def _in_time(contents: Sequence[_Seen]) -> _Series:
+def _in_time(contents: Sequence[_Content]) -> _Series:
     ordered = sorted(contents, key=lambda it: it.labels[:1])
     labels = tuple(chain.from_iterable(it.labels for it in ordered))
     return _Series(ordered[0].variables, ordered[0].grid, tuple(it.file for it in ordered), labels)

@@ -15,7 +15,7 @@ from functaconv.conversion.work import Work
 from functaconv.errors import ChangedInputError, StoppedError, UsageError
 from functaconv.functaset.attributes import Budgets
 from functaconv.functaset.opening import open_functaset
-from functaconv.functaset.unfinished import look
+from functaconv.functaset.unfinished import existing_at
 from functaconv.modalities.reading import Reading
 from functaconv.signals.signal import Signal
 from tests.conftest import png, tar
@@ -227,9 +227,9 @@ def test_who_joins_a_run_computes_as_it_began(base_file: Path, shards: Path, tmp
     with pytest.raises(StoppedError):
         run(base_file, shards, output, batch_size=3, watcher=Killer(3))
     settings = json.loads((output / "_parts/settings.json").read_bytes())
-    assert settings["budgets"] == look(output).budgets.model_dump()  # type: ignore[union-attr]
+    assert settings["budgets"] == existing_at(output).budgets.model_dump()  # type: ignore[union-attr]
     assert settings["budgets"]["batch_size"] == 3
     run(base_file, shards, output, batch_size=None)
     run(base_file, shards, tmp_path / "whole", batch_size=3)
     assert stored_tree(output) == stored_tree(tmp_path / "whole")
-    assert open_functaset(output).attributes.budgets == look(output).budgets
+    assert open_functaset(output).attributes.budgets == existing_at(output).budgets

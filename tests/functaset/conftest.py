@@ -15,7 +15,7 @@ from functaconv.conversion.seal import all_blocks
 from functaconv.functaset import Attributes, Block, Codec, Failure, Layout, Parts, Plan, Quantisation, Solver
 from functaconv.functaset.attributes import Budgets
 from functaconv.functaset.schema import PARTS
-from functaconv.functaset.unfinished import create, look, recover
+from functaconv.functaset.unfinished import create, existing_at, recover
 from functaconv.functaset.writer import assembled, seal, sweep
 
 BASE = b"the base"
@@ -99,7 +99,7 @@ def attributes_of(layout: Layout, count: int, failed: int, **changes: Any) -> At
 def begin(path: Path, layout: Layout, settings: dict[str, Any] = SETTINGS, *, overwrite: bool = False) -> Parts:
     """The blocks of an unfinished functaset, which is begun or joined."""
     recover(path)
-    plan, found = Plan(layout, settings), look(path)
+    plan, found = Plan(layout, settings), existing_at(path)
     found.check(path, plan, overwrite=overwrite)
     if overwrite or not found.exists:
         create(path, plan, BUDGETS, run=None)
@@ -129,7 +129,7 @@ def encode(
 ) -> Path:
     """The functaset at `path`, from wherever an earlier run left it."""
     parts = begin(path, layout)
-    if look(path).is_finished:
+    if existing_at(path).is_finished:
         sweep(path)
         return path
     for shard in range(shards):

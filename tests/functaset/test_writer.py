@@ -13,7 +13,7 @@ from functaconv.errors import ChangedInputError, InputError, OutputExistsError, 
 from functaconv.functaset import CODECS, Layout, Plan, arrays, open_functaset
 from functaconv.functaset.arrays import MOST_TEXT
 from functaconv.functaset.schema import PARTS, Column
-from functaconv.functaset.unfinished import Parts, look
+from functaconv.functaset.unfinished import Parts, existing_at
 from functaconv.functaset.verify import verify
 from functaconv.functaset.writer import assembled, seal
 
@@ -95,7 +95,7 @@ def test_a_finished_functaset_of_equal_settings_is_left_alone(tmp_path: Path) ->
     path = encode(tmp_path / "out.zarr", LAYOUTS["global"])
     before = tree(path)
     begin(path, LAYOUTS["global"])
-    assert look(path).is_finished
+    assert existing_at(path).is_finished
     assert tree(path) == before
 
 
@@ -106,7 +106,7 @@ def test_overwrite_starts_anew(tmp_path: Path, finished: bool) -> None:
     if not finished:
         begin(path, LAYOUTS["codes"], overwrite=True).write(block_of(LAYOUTS["codes"], 0, 0))
     begin(path, layout, overwrite=True)
-    assert not look(path).is_finished
+    assert not existing_at(path).is_finished
     assert list(tree(path)) == ["_parts/settings.json"]
     assert [file.name for file in tmp_path.iterdir()] == ["out.zarr"]
     encode(path, layout)

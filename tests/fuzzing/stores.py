@@ -25,7 +25,7 @@ from functaconv.functaset.blocks import Block, Failure
 from functaconv.functaset.grids import GridTable, write_grids
 from functaconv.functaset.opening import read_attributes
 from functaconv.functaset.schema import PARTS, Layout, columns, vectors
-from functaconv.functaset.unfinished import create, look
+from functaconv.functaset.unfinished import create, existing_at
 from functaconv.functaset.verify import problems_of
 from functaconv.functaset.writer import assembled
 from functaconv.inspection import inspect
@@ -200,7 +200,7 @@ def make_begun(path: Path, layout: Layout) -> Path:
 def go_on(store: Path, layout: Layout) -> None:
     """As `encode` does when all of its blocks are there."""
     plan, parts = Plan(layout, SETTINGS), Parts(store / PARTS)
-    look(store).check(store, plan, overwrite=False)
+    existing_at(store).check(store, plan, overwrite=False)
     blocks = all_blocks(parts, ["a.tar"], plan.digest)
     ones = np.ones(layout.latent, np.float32)
     codec = layout.codec.for_latents(ones, ones, is_canonical=False)
