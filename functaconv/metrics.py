@@ -5,6 +5,10 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+Steps = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""sums of absolute steps at several kinds of places, and how many there are; every second kind is what the one before
+it is compared with"""
+
 # pixels along a cell: with fewer there is no place between its border and its centre
 LEAST_PIXELS = 3
 
@@ -15,9 +19,7 @@ def psnr(mse: ArrayLike) -> NDArray[np.float64]:
         return -10.0 * np.log10(np.asarray(mse, np.float64))
 
 
-def seams(
-    enlarged: NDArray[np.floating], sites: tuple[int, int], scale: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def seams(enlarged: NDArray[np.floating], sites: tuple[int, int], scale: int) -> Steps:
     """How much items `[item, row, column, channel]`, rendered at `scale` times their size, change across the borders of
     cells, beside what they change elsewhere: sums of absolute steps at four kinds of places, and how many there are.
 
@@ -47,12 +49,22 @@ def seams(
     return sums, counts
 
 
+def steps_across(enlarged: NDArray[np.floating], axis: int, border: int, scale: int) -> Steps:
+    """How much an item `[row, column, channel]`, rendered at `scale` times its size, changes along an axis where its
+    pixel number `border` begins, and where other pixels meet.
+    """
+    steps = np.abs(np.diff(np.asarray(enlarged, np.float64), axis=axis)).mean(axis=(1 - axis, 2))[scale - 1 :: scale]
+    others = np.delete(steps, border - 1)
+    return np.array([steps[border - 1], others.sum()]), np.array([1.0, len(others)])
+
+
 def seam_ratio(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> float | None:
     """Mean step across borders, or through centres, relative to those elsewhere: the larger. 1 without seams; None
     where nothing could be compared.
     """
-    means = np.divide(sums, counts, out=np.full(4, np.nan), where=counts > 0)
-    ratios = [means[at] / means[at + 1] for at in (0, 2) if counts[at] and counts[at + 1] and means[at + 1] > 0]
+    means = np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
+    # a mean that is missing is not above 0
+    ratios = [ours / others for ours, others in zip(means[::2], means[1::2], strict=True) if ours >= 0 and others > 0]
     return float(max(ratios)) if ratios else None
 
 

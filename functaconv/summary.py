@@ -209,7 +209,10 @@ def described(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if against := summary.get("against"):
         yield "against the data", _against(against)
     if (seams := summary.get("seams")) is not None:
-        yield "seams", f"{seams:.3f} times the steps elsewhere, where cells meet or end in renders of 4 times the size"
+        yield (
+            "seams",
+            f"{seams:.3f} times the steps elsewhere, where cells or tiles meet or end in renders of 4 times the size",
+        )
     if per_item := bytes_["per_item"]:
         raw = bytes_["raw_per_item"]
         ratio = f"{raw / per_item:.1f} times smaller" if raw >= per_item else f"{per_item / raw:.1f} times larger"

@@ -93,7 +93,7 @@ def report(
             summary["psnr_by_numbers"] = {
                 str(keep): rounded(mean_of(table.quality(mse))) for keep, mse in comparison.mse_by_numbers.items()
             }
-        if functaset.layout.sites:
+        if functaset.layout.sites or functaset.layout.tiled:
             summary["seams"] = None if seams is None else round(seams, 4)
         if yardstick is not None:
             summary["pca"] = yardstick.to_json(table, ours)

@@ -1,33 +1,72 @@
-"""Whether the cells of spatial latents show in enlarged renders."""
+"""Whether the cells of spatial latents, and the borders of tiles, show in enlarged renders."""
 
 import numpy as np
 import torch
 
 from functaconv.base import Base
 from functaconv.functaset.reader import Functaset
-from functaconv.metrics import seam_ratio, seams
+from functaconv.joining import Joined
+from functaconv.metrics import Steps, seam_ratio, seams, steps_across
 from functaconv.signals.grid import Grid
+from functaconv.summary import Items
 
 SCALE = 4
 # items that are rendered, spread over the functaset
 MOST_ITEMS = 32
 # values of all renders together
 MOST_VALUES = 1 << 26
+# of tiles: how many are rendered, and pixels on either side of them
+MOST_BORDERS, AROUND = 64, 3
 
 
 def measured_seams(functaset: Functaset, base: Base) -> float | None:
-    """`seam_ratio` of renders at four times the size; None where there are no cells, or they are no whole pixels."""
+    """`seam_ratio` of renders at four times the size, of cells within items and of the borders of tiles; None where
+    there are neither tiles nor cells that are whole pixels.
+    """
     layout = functaset.layout
-    if len(layout.sites) != 2 or layout.kind.has_coordinates or not len(functaset):
+    if len(layout.axes) != 2 or layout.kind.has_coordinates or not len(functaset):
         return None
+    cells = _of_cells(functaset, base) if len(layout.sites) == 2 else (np.zeros(0), np.zeros(0))
+    tiles = _of_tiles(functaset, base) if layout.tiled else (np.zeros(0), np.zeros(0))
+    return seam_ratio(np.concatenate([cells[0], tiles[0]]), np.concatenate([cells[1], tiles[1]]))
+
+
+def _of_cells(functaset: Functaset, base: Base) -> Steps:
+    sites = functaset.layout.sites
     sums, counts, values = np.zeros(4), np.zeros(4), 0
     for row in np.unique(np.linspace(0, len(functaset) - 1, MOST_ITEMS).astype(int)):
+        if (functaset.shapes[row] % sites).all():
+            continue
         shape = tuple(SCALE * int(size) for size in functaset.shapes[row])
         values += base.axes.channels * shape[0] * shape[1]
         if values > MOST_VALUES and counts.any():
             break
         latents = torch.from_numpy(functaset.latents(np.array([row]))).reshape(1, -1, base.latent)
         rendered = base.decode(latents.to(base.start), base.points(Grid(shape)))
-        steps = seams(rendered.reshape(1, *shape, -1).cpu().numpy(), (layout.sites[0], layout.sites[1]), SCALE)
+        steps = seams(rendered.reshape(1, *shape, -1).cpu().numpy(), (sites[0], sites[1]), SCALE)
         sums, counts = sums + steps[0], counts + steps[1]
-    return seam_ratio(sums, counts)
+    return sums, counts
+
+
+def _of_tiles(functaset: Functaset, base: Base) -> Steps:
+    """Steps where tiles begin or end, and across the pixels next to them: a photograph's own steps vary more from place
+    to place.
+    """
+    sums, counts, tiles, shapes = np.zeros(2), np.zeros(2), functaset.tiles, functaset.shapes
+    assert tiles is not None
+    items, origins, ends = Items.of(None, shapes, tiles), tiles[:, :2], tiles[:, :2] + shapes
+    borders = np.concatenate([np.argwhere(origins), np.argwhere(ends < tiles[:, 2:])])
+    begins = np.arange(len(borders)) < np.count_nonzero(origins)
+    for number in np.unique(np.linspace(0, len(borders) - 1, min(len(borders), MOST_BORDERS)).astype(int)):
+        row, axis = borders[number].tolist()
+        border = int((origins if begins[number] else ends)[row, axis])
+        item = int(np.searchsorted(items.first, row, side="right")) - 1
+        low, high = origins[row].tolist(), ends[row].tolist()
+        low[axis], high[axis] = max(0, border - AROUND), min(int(items.shape[item, axis]), border + AROUND)
+        spans = tuple((a / size, b / size) for a, b, size in zip(low, high, items.shape[item].tolist(), strict=True))
+        grid = Grid(tuple(SCALE * (b - a) for a, b in zip(low, high, strict=True)), spans)
+        joined = Joined.stored(base, functaset, int(items.first[item]), int(items.rows[item]))
+        rendered = torch.cat([features for _, features in joined.bands([grid.axis(0), grid.axis(1)])]).numpy()
+        steps = steps_across(rendered, axis, border - low[axis], SCALE)
+        sums, counts = sums + steps[0], counts + steps[1]
+    return sums, counts

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 from functaconv.conversion import encode
-from functaconv.metrics import seam_ratio, seams
+from functaconv.metrics import seam_ratio, seams, steps_across
 from functaconv.reporting import report
 from functaconv.reporting.pca import analysis
 from functaconv.training import fit_base
-from tests.conftest import npy, tar
+from tests.conftest import npy, png, tar
 
 SCALE, SIDE = 4, 32
 
@@ -75,6 +75,33 @@ def test_windows_have_none_and_independent_cells_have(tmp_path: Path) -> None:
     assert independent is not None
     assert windows < 1.05
     assert independent > 1.2
+
+
+def test_a_border_of_tiles_shows_where_they_differ() -> None:
+    found = {}
+    for shift in (0, 0.02):
+        sums, counts = np.zeros(2), np.zeros(2)
+        for big in enlarged(textures()):
+            big[13 * SCALE :] += shift
+            steps = steps_across(big[10 * SCALE : 16 * SCALE], 0, 3, SCALE)
+            sums, counts = sums + steps[0], counts + steps[1]
+        found[shift] = seam_ratio(sums, counts)
+        assert counts.tolist() == [24, 96]
+    assert found[0] == pytest.approx(1, abs=0.1)
+    assert found[0.02] is not None
+    assert found[0.02] > 1.2
+
+
+@pytest.mark.parametrize("sites", [(), (4, 4)])
+def test_borders_of_tiles_do_not_show(tmp_path: Path, sites: tuple[int, ...]) -> None:
+    shard = tar(tmp_path / "images.tar", {f"{number}.png": png(number, (56, 56)) for number in range(2)})
+    settings = {"latent": {"numbers": 6, "sites": sites}, "training": {"minutes": 0}, "data": {"tile": 32}}
+    base = fit_base(str(shard), tmp_path / "base", settings=settings, device="cpu").path
+    encode(base, str(shard), tmp_path / "store", device="cpu", tile=32)
+    found = report(tmp_path / "store", against=str(shard))
+    assert found.complaint is None
+    assert len(found.functaset) == 2 * 2 * 2
+    assert found.summary["seams"] < 1.1
 
 
 def test_what_cannot_be_compared_is_not() -> None:
