@@ -82,8 +82,7 @@ with locked(Path({str(tmp_path / "out")!r})):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_lock_may_be_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("functaconv.files.LOOK_EVERY", 0.05)
+def test_a_lock_may_be_waited_for(tmp_path: Path) -> None:
     asked, done = threading.Event(), threading.Event()
 
     def wait() -> None:
@@ -99,9 +98,7 @@ def test_a_lock_may_be_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert done.is_set()
 
 
-def test_who_waits_for_a_lock_may_give_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("functaconv.files.LOOK_EVERY", 0.05)
-
+def test_who_waits_for_a_lock_may_give_up(tmp_path: Path) -> None:
     def give_up() -> None:
         raise KeyboardInterrupt
 

@@ -200,6 +200,7 @@ def test_what_a_server_owed_is_gone_on_with(
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a child of its parent's end")
+@pytest.mark.slow
 def test_a_worker_of_torchrun_ends_with_it(world: World, tmp_path: Path, environment: Mapping[str, str]) -> None:
     """Torchrun is killed with -9 and cannot tell anybody; what the worker had done is saved."""
     program = f"""

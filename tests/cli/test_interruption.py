@@ -26,17 +26,7 @@ def start(environment: Mapping[str, str]) -> Start:
     return call
 
 
-@pytest.fixture(scope="module")
-def undisturbed(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the two commands make when they are left alone."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    store, base = str(folder / "store.zarr"), str(folder / "base.safetensors")
-    assert run(["encode", str(world.base), str(world.shards), store, *SLOWLY, "-q"]) == 0
-    assert run(["fit-base", str(world.shards), base, *MANY, "-q"]) == 0
-    return folder
-
-
-def test_encode_goes_on(world: World, undisturbed: Path, tmp_path: Path, start: Start, invoke: Invoke) -> None:
+def test_encode_goes_on(world: World, tmp_path: Path, start: Start, invoke: Invoke) -> None:
     out = tmp_path / "store.zarr"
     command = ["encode", world.base, world.shards, out, *SLOWLY]
     process = start(*command)
@@ -52,11 +42,13 @@ def test_encode_goes_on(world: World, undisturbed: Path, tmp_path: Path, start: 
     ran = invoke(*command)
     assert ran.code == 0
     assert re.search(r"going on: \d+ records", ran.errors)
-    assert_same_functaset(out, undisturbed / "store.zarr")
+    assert run(["encode", str(world.base), str(world.shards), str(tmp_path / "whole.zarr"), *SLOWLY, "-q"]) == 0
+    assert_same_functaset(out, tmp_path / "whole.zarr")
 
 
+@pytest.mark.slow
 def test_fit_base_goes_on_after_ctrl_c_and_after_kill(
-    world: World, undisturbed: Path, tmp_path: Path, start: Start, invoke: Invoke
+    world: World, tmp_path: Path, start: Start, invoke: Invoke
 ) -> None:
     base = tmp_path / "base.safetensors"
     state = tmp_path / "base.safetensors.training" / "state.safetensors"
@@ -82,4 +74,5 @@ def test_fit_base_goes_on_after_ctrl_c_and_after_kill(
     assert ran.code == 0
     assert "going on" in ran.errors
     assert not state.parent.exists()
-    assert_same_base(base, undisturbed / "base.safetensors")
+    assert run(["fit-base", str(world.shards), str(tmp_path / "whole"), *MANY, "-q"]) == 0
+    assert_same_base(base, tmp_path / "whole")

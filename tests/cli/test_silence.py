@@ -51,6 +51,7 @@ def test_stdin_that_is_silent(world: World, tmp_path: Path, environment: Mapping
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_a_command_that_is_silent_ends_too(world: World, tmp_path: Path, environment: Mapping[str, str]) -> None:
     command = f"pipe:cat {sorted(world.shards.glob('*.tar'))[0]}; echo $$ > {tmp_path}/pid; sleep 1000"
     with begin(environment, "--allow-pipe", world.base, command, tmp_path / "out.zarr") as process:

@@ -267,6 +267,7 @@ def test_a_shard_that_lost_records_since_it_was_cut_is_noticed(base_file: Path, 
         list(read(asked, replace(first, stop=6)))
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_is_followed_by_another(
     base_file: Path, shards: Path, tmp_path: Path, undisturbed: dict[str, bytes]
 ) -> None:

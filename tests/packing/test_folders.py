@@ -163,17 +163,17 @@ def test_labels_can_be_left_out_or_insisted_on(source: Path, tmp_path: Path) -> 
 def test_a_stopped_pack_leaves_nothing_that_looks_whole(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = packing.reading._content
+    whole = packing.reading.decode
     calls = []
 
-    def stopped(*arguments: object) -> dict[str, bytes]:
+    def stopped(*arguments: object, **options: object) -> object:
         calls.append(1)
         if len(calls) > 5:
             assert any(name.startswith(".shard-000000") for name in os.listdir(tmp_path / "out"))  # noqa: PTH208
             raise KeyboardInterrupt
-        return whole(*arguments)  # type: ignore[arg-type]
+        return whole(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(packing.reading, "_content", stopped)
+    monkeypatch.setattr(packing.reading, "decode", stopped)
     with pytest.raises(KeyboardInterrupt):
         pack(source, tmp_path / "out", items_per_shard=2, workers=0)
     assert contents(tmp_path / "out") == {}

@@ -111,20 +111,6 @@ def test_the_only_array_of_several_axes_needs_no_name(tmp_path: Path) -> None:
     check(tmp_path / "shards", IMAGES, LABELS, "a")
 
 
-def test_an_array_larger_than_one_item_may_be_is_read_part_by_part(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from functaconv.data.limits import Limits
-    from functaconv.packing import stacks
-
-    monkeypatch.setattr(stacks, "DEFAULT_LIMITS", Limits(expanded=IMAGES[0].nbytes, member=10))
-    np.save(tmp_path / "X.npy", IMAGES)
-    pack(tmp_path / "X.npy", tmp_path / "shards", split_axis=0)
-    check(tmp_path / "shards", IMAGES, None, "X")
-    with pytest.raises(InputError, match="at most 20"):
-        pack(tmp_path / "X.npy", tmp_path / "other", split_axis=1)
-
-
 @pytest.mark.parametrize(
     ("labels", "reason"),
     [

@@ -77,8 +77,10 @@ def palette_image(**_: Any) -> Image.Image:
     return image
 
 
-@pytest.mark.parametrize(("suffix", "name"), [("png", "PNG"), ("tif", "TIFF"), ("tiff", "TIFF"), ("bmp", "BMP")])
-@pytest.mark.parametrize("pixels", [GRAY, RGB], ids=["gray", "colour"])
+@pytest.mark.parametrize(
+    ("suffix", "name", "pixels"),
+    [("png", "PNG", GRAY), ("tif", "TIFF", RGB), ("tiff", "TIFF", GRAY), ("bmp", "BMP", RGB)],
+)
 def test_lossless_images_decode_to_the_pixels_saved(suffix: str, name: str, pixels: np.ndarray) -> None:
     item = decode(record(**{suffix: saved(Image.fromarray(pixels), name)}))
     assert item.kind == "image"
