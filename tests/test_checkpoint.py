@@ -1,6 +1,5 @@
 """Bases and training states on disk."""
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -54,13 +53,6 @@ def test_a_base_comes_back_as_it_was(tmp_path: Path, content: bytes) -> None:
     assert torch.equal(stored.base.decode(latents, coords), base.decode(latents, coords))
 
 
-def test_the_hash_is_that_of_the_file(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "base.safetensors"
-    path.write_bytes(content)
-    assert read_base(path).sha256 == hashlib.sha256(content).hexdigest()
-    assert base_to_bytes(made(), RECIPE, {"updates": 7, "shapes": [[8, 8]]}) == content, "the same bytes each time"
-
-
 def test_a_training_state_comes_back_as_it_was(tmp_path: Path) -> None:
     tensors = {"base.weight": torch.rand(3, 2), "adam.0.step": torch.tensor(5.0), "scalar": torch.tensor(3)}
     state = TrainingState(tensors, {"updates": 3, "position": {"waiting": [1, 2]}, "seconds": 0.1 + 0.2})
@@ -80,12 +72,6 @@ def test_no_base_is_an_input_error_that_says_what_to_do(tmp_path: Path) -> None:
     assert "unfinished" in str(caught.value.hint)
     with pytest.raises(InputError, match="directory"):
         read_base(tmp_path)
-
-
-def test_a_truncated_base_is_an_input_error(content: bytes) -> None:
-    for share in (0, 0.001, 0.01, 0.1, 0.5, 0.99):
-        with pytest.raises(InputError, match="cut"):
-            base_from_bytes(content[: int(share * len(content))], "cut")
 
 
 def test_a_foreign_file_is_an_input_error() -> None:

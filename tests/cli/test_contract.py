@@ -116,10 +116,6 @@ def test_quiet_says_nothing_on_stderr(world: World, tmp_path: Path, invoke: Invo
         assert (ran.code, ran.errors) == (0, ""), name
 
 
-def test_quiet_still_tells_errors(tmp_path: Path, invoke: Invoke) -> None:
-    assert invoke("report", tmp_path / "none.zarr", "-q").errors.startswith("error: ")
-
-
 def test_results_for_people_go_to_stdout_and_remarks_to_stderr(world: World, tmp_path: Path, invoke: Invoke) -> None:
     ran = invoke(*commands(world, tmp_path)["fit-base"])
     assert "validation" in ran.output
@@ -215,11 +211,6 @@ def test_a_preset_and_a_budget_on_the_command_line_win_over_those_of_the_recipe(
     told = invoke("fit-base", world.shards, tmp_path / "base", *given).json
     assert (told["recipe"], told["updates"], told["latent"]["numbers"]) == ("images", 2, 4)
     assert "minutes" not in read_base(tmp_path / "base").recipe.settings()["training"]
-
-
-# 75 and 130 are in test_interruption.py
-def test_0_done(world: World, invoke: Invoke) -> None:
-    assert invoke("inspect", world.store).code == 0
 
 
 def test_1_an_internal_error_is_told_without_a_traceback_unless_verbose(

@@ -225,11 +225,6 @@ def test_a_directory_that_may_not_be_written_to(line: str, wrong: Wrong, tmp_pat
     assert "Permission denied" in wrong(line, 73).errors
 
 
-def test_the_difference_to_a_finished_output_is_shown(wrong: Wrong, world: World) -> None:
-    errors = wrong("encode {base} {shards} {store} --steps 5", 73).errors
-    assert f"steps: found {open_functaset(world.store).attributes.solver.steps}, asked for 5" in errors
-
-
 def test_the_difference_to_a_functaset_of_all_numbers_is_shown(wrong: Wrong) -> None:
     errors = wrong("encode {base} {shards} {store} --keep 4", 73).errors
     assert "layout.latent: found 8, asked for 4" in errors
@@ -280,8 +275,3 @@ def test_colour_is_converted_for_a_gray_base_only_when_asked(world: World, tmp_p
     ran = invoke("encode", base, world.shards, tmp_path / "out.zarr", "--channels", 1, "--json")
     assert (ran.code, ran.json["count"], ran.json["failed"]) == (0, 40, 0)
     assert ran.json["bytes"]["raw_per_item"] == 16 * 16
-
-
-def test_gray_images_are_taken_by_a_colour_base(world: World, tmp_path: Path, invoke: Invoke) -> None:
-    gray = tar(tmp_path / "gray.tar", {f"{n}.png": png(n, (16, 16), 1) for n in range(4)})
-    assert invoke("encode", world.base, gray, tmp_path / "out.zarr").code == 0

@@ -1,6 +1,5 @@
 """Encoding: what is stored is what was measured, and a stop anywhere leaves no trace."""
 
-import gc
 import gzip
 import io
 import json
@@ -8,7 +7,6 @@ import os
 import shutil
 import signal
 import tarfile
-import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -192,15 +190,6 @@ def test_an_encoding_that_broke_at_any_file_ends_as_one_that_did_not(
         assert stored_tree(path) == whole, at
 
 
-def test_a_finished_encoding_is_left_alone(base_file: Path, shards: Path, tmp_path: Path) -> None:
-    first = run(base_file, shards, tmp_path / "out")
-    before = stored_tree(tmp_path / "out")
-    again = run(base_file, shards, tmp_path / "out")
-    assert again.was_finished
-    assert again.report == first.report
-    assert stored_tree(tmp_path / "out") == before
-
-
 def test_other_settings_are_refused(base_file: Path, shards: Path, tmp_path: Path) -> None:
     run(base_file, shards, tmp_path / "out")
     others: dict[str, Any] = {"bits": "8", "steps": 5, "keep": 3, "min_gain": 0.5, "limit": 3, "tile": 8}
@@ -209,15 +198,6 @@ def test_other_settings_are_refused(base_file: Path, shards: Path, tmp_path: Pat
             run(base_file, shards, tmp_path / "out", **{name: value})
         assert caught.value.exit_code == 73
     assert run(base_file, shards, tmp_path / "out", overwrite=True, bits="8").complaint is None
-
-
-@pytest.mark.parametrize(("least", "code"), [(5.0, None), (80.0, 4)])
-def test_too_low_a_psnr_is_a_complaint(
-    base_file: Path, shards: Path, tmp_path: Path, least: float, code: int | None
-) -> None:
-    for _ in ("made", "finished"):
-        complaint = run(base_file, shards, tmp_path / "out", min_psnr=least).complaint
-        assert (None if complaint is None else complaint.exit_code) == code
 
 
 def test_a_pipe_is_read_once_and_not_gone_on_with(base_file: Path, shards: Path, tmp_path: Path) -> None:
@@ -299,19 +279,6 @@ def test_a_limit_counts_records_over_all_shards(base_file: Path, shards: Path, t
     assert open_functaset(tmp_path / "out").keys.tolist() == [f"image{n:04d}" for n in range(min(38, limit))]
 
 
-def test_a_request_that_makes_no_sense_is_refused_before_anything_is_made(
-    base_file: Path, shards: Path, tmp_path: Path
-) -> None:
-    wrong: list[dict[str, Any]] = [
-        {"solver": "gradiant"}, {"solver": "gradient"}, {"steps": 0}, {"tile": 4}, {"keep": 0}, {"keep": 9},
-        {"min_gain": -0.1}, {"min_gain": float("nan")}, {"min_gain": float("inf")},
-    ]  # fmt: skip
-    for options in wrong:
-        with pytest.raises(UsageError):
-            run(base_file, shards, tmp_path / "out", **options)
-        assert not (tmp_path / "out").exists()
-
-
 def test_images_that_are_resized_are_measured_as_resized(base_file: Path, shards: Path, tmp_path: Path) -> None:
     encoded = run(base_file, shards, tmp_path / "out", resize=(9, 8))
     assert open_functaset(encoded.path).shapes[0].tolist() == [9, 8]
@@ -383,23 +350,6 @@ def noise(seed: int) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.slow
-def test_memory_does_not_grow_with_the_number_of_items(base_file: Path, tmp_path: Path) -> None:
-    def peak(count: int) -> int:
-        shard = tar_of(tmp_path / f"{count}.tar", {f"{n}.png": noise(n) for n in range(count)})
-        gc.collect()
-        tracemalloc.start()
-        run(base_file, shard, tmp_path / "out", overwrite=True, batch_size=5)
-        found = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return found
-
-    # the least of several: what some library loads meanwhile is not ours
-    few, many = (min(peak(count) for _ in range(3)) for count in (100, 400))
-    # the index of the shard and the ledger: far less than the 12 kB of an image
-    assert many - few < 300 * 1000
-
-
 def test_tiles_of_odd_sizes_verify_and_join_to_the_stored_error(tmp_path: Path) -> None:
     shapes = [(77, 46), (33, 50)]
     folder = _odd_images(tmp_path, shapes)
@@ -443,12 +393,6 @@ def test_fewer_numbers_are_a_functaset_of_their_own(base_file: Path, shards: Pat
     quality = [run(base_file, shards, tmp_path / str(keep), keep=keep).report["psnr"]["mean"] for keep in (1, 3, 8)]
     assert quality[0] < quality[1] < quality[2]
     assert run(base_file, shards, tmp_path / "8").was_finished
-
-
-def test_numbers_without_an_order_are_kept_all(gradient_base_file: Path, shards: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--keep needs canonical latents: a base learned with gauss-newton"):
-        run(gradient_base_file, shards, tmp_path / "out", keep=3)
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("kind", ["gauss-newton", "gradient"])

@@ -8,21 +8,15 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from functaconv.conversion import Encoded, EncodeOptions, Watcher, encode
-from functaconv.conversion import run as running
-from functaconv.conversion.reading import read
-from functaconv.conversion.tasks import tasks
-from functaconv.conversion.work import Work
+from functaconv.conversion import Encoded, Watcher, encode
 from functaconv.engines.ranks import Ranks
 from functaconv.errors import FunctaconvError, InputError, OutputExistsError, UsageError
 from functaconv.functaset.opening import open_functaset
-from functaconv.functaset.unfinished import Parts
 from functaconv.functaset.verify import verify
 from tests.conversion.test_encode import Killer, stored_tree
 
@@ -120,51 +114,6 @@ def test_what_a_dead_rank_left_is_made_by_the_others(
     assert stored_tree(output) == undisturbed
 
 
-def test_what_is_in_the_way_of_a_killed_seal_is_what_it_made(
-    base_file: Path, shards: Path, tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    output = tmp_path / "out.zarr"
-
-    def killed(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("functaconv.functaset.writer.digest_of", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run(base_file, shards, output, ranks=rank(0))
-    assert (output / "latent").exists()
-    assert run(base_file, shards, output, ranks=rank(1)).report["count"] == 25
-    assert stored_tree(output) == undisturbed
-
-
-def test_two_that_seal_at_the_same_time_do_each_other_no_harm(
-    base_file: Path, shards: Path, tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On a disk that knows no locks: only the report, with the time in it, may be another one than the last."""
-    output, plain = tmp_path / "out.zarr", running.seal
-    together = threading.Barrier(3)
-
-    class NoLock:
-        def __init__(self, *_: Any, **__: Any) -> None: ...
-        def __enter__(self) -> None: ...
-        def __exit__(self, *_: object) -> None: ...
-
-    def all_at_once(*arguments: Any, **options: Any) -> Any:
-        together.wait(60)
-        return plain(*arguments, **options)
-
-    with pytest.raises(FunctaconvError):
-        run(base_file, shards, output, watcher=Killer(7), ranks=rank(0))
-    monkeypatch.setattr(running, "locked", NoLock)
-    monkeypatch.setattr(running, "seal", all_at_once)
-    found = at_the_same_time(
-        [lambda number=number: run(base_file, shards, output, ranks=rank(number, 3)) for number in range(3)]
-    )
-    assert {encoded.report["count"] for encoded in found} == {25}
-    assert stored_tree(output) == undisturbed
-    assert [problem for problem in verify(output) if not problem.startswith("report.json")] == []
-
-
 def test_a_second_run_on_the_same_output_is_told_who_has_it(base_file: Path, shards: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.zarr"
     busy, done = threading.Event(), threading.Event()
@@ -197,34 +146,16 @@ def test_ranks_with_overwrite_replace_once(base_file: Path, shards: Path, tmp_pa
 
 
 def test_ranks_that_overwrite_at_the_same_time_replace_once(
-    base_file: Path, shards: Path, tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    base_file: Path, shards: Path, tmp_path: Path, undisturbed: dict[str, bytes]
 ) -> None:
-    """All have seen the old one before any has replaced it."""
     output, count = tmp_path / "out.zarr", 3
     run(base_file, shards, output, steps=1)
-    together, created, locked = threading.Barrier(count), list[Path](), running.locked
-
-    def all_at_once(path: Path, **options: Any) -> Any:
-        # the second time it is for sealing
-        if options["patience"] == running.PATIENCE:
-            together.wait(60)
-        return locked(path, **options)
-
-    def noting(path: Path, *arguments: Any, **options: Any) -> None:
-        created.append(path)
-        create(path, *arguments, **options)
-
-    create = running.create
-    monkeypatch.setattr(running, "locked", all_at_once)
-    monkeypatch.setattr(running, "create", noting)
-    found = at_the_same_time(
-        [
-            lambda number=number: run(base_file, shards, output, overwrite=True, ranks=rank(number, count, "new"))
-            for number in range(count)
-        ]
-    )
-    assert len(created) == 1
-    assert sum(not encoded.was_finished for encoded in found) == 1
+    calls = [
+        lambda number=number: run(base_file, shards, output, overwrite=True, ranks=rank(number, count, "new"))
+        for number in range(count)
+    ]
+    encoded = at_the_same_time(calls)  # type: ignore[arg-type]
+    assert sum(not one.was_finished for one in encoded) == 1
     assert stored_tree(output) == undisturbed
     assert list(tmp_path.glob(".out.zarr*")) == []
 
@@ -256,15 +187,6 @@ def test_a_limit_is_the_same_for_any_number_of_ranks(base_file: Path, shards: Pa
 def test_several_processes_cannot_share_a_pipe(base_file: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot share a pipe"):
         run(base_file, "-", tmp_path / "out.zarr", ranks=rank(0))
-
-
-def test_a_shard_that_lost_records_since_it_was_cut_is_noticed(base_file: Path, shards: Path, tmp_path: Path) -> None:
-    asked = Work.of(base_file, str(shards), EncodeOptions(device="cpu", workers=1))
-    (tmp_path / "_parts").mkdir()
-    first, *_ = tasks(asked, Parts(tmp_path / "_parts"), lambda _: None)
-    assert (first.start, first.stop) == (0, 4)
-    with pytest.raises(InputError, match=r"changed input: .*ends after 4 records, when the work began it had 6"):
-        list(read(asked, replace(first, stop=6)))
 
 
 @pytest.mark.slow

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from functaconv.errors import InputError
 from functaconv.functaset.unfinished import Parts
 from functaconv.functaset.verify import verify
 
-from .conftest import LAYOUTS, begin, block_of, encode, finish, tree
+from .conftest import LAYOUTS, begin, block_of, encode, tree
 
 
 class KilledError(Exception):
@@ -67,14 +66,6 @@ def test_a_block_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypat
     assert set(tree(tmp_path)) - before == {"out.zarr/_parts/000000-000000.npz"}
 
 
-def test_the_order_in_which_blocks_are_written_does_not_matter(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
-    path, layout = tmp_path / "out.zarr", LAYOUTS["two"]
-    parts = begin(path, layout)
-    for shard, number in ((1, 1), (0, 0), (1, 0), (0, 1)):
-        parts.write(block_of(layout, shard, number, is_last=number == 1))
-    assert tree(finish(path, layout, canonical=True)) == undisturbed
-
-
 def test_the_list_of_blocks_says_what_is_done(tmp_path: Path) -> None:
     layout = LAYOUTS["global"]
     parts = begin(tmp_path / "out.zarr", layout)
@@ -94,17 +85,6 @@ def test_the_list_of_blocks_says_what_is_done(tmp_path: Path) -> None:
     assert not parts.listed()[0].is_complete
     parts.write(block_of(layout, 0, 0))
     assert Parts(parts.root).listed()[0].is_complete
-
-
-def test_a_flipped_bit_in_a_block_is_no_row(tmp_path: Path, flip: Any) -> None:
-    layout, path = LAYOUTS["global"], tmp_path / "out.zarr"
-    begin(path, layout).write(block_of(layout, 0, 0, is_last=True))
-    file = path / "_parts/000000-000000.last.npz"
-    stored = block_of(layout, 0, 0).columns["latent"].tobytes()
-    flip(file, file.read_bytes().index(stored) + 3)
-    with pytest.raises(InputError, match="damaged") as caught:
-        finish(path, layout, 1)
-    assert f"delete {file}" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("failing", ["first", "second"])

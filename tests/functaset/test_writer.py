@@ -7,96 +7,12 @@ import numpy as np
 import pytest
 import zarr
 
-from functaconv.conversion.seal import all_blocks
-from functaconv.data.limits import DEFAULT_LIMITS
-from functaconv.errors import ChangedInputError, InputError, OutputExistsError, StoppedError
-from functaconv.functaset import CODECS, Layout, Plan, arrays, open_functaset
-from functaconv.functaset.arrays import MOST_TEXT
-from functaconv.functaset.schema import PARTS, Column
-from functaconv.functaset.unfinished import Parts, existing_at
+from functaconv.errors import InputError, OutputExistsError
+from functaconv.functaset import Layout, open_functaset
+from functaconv.functaset.unfinished import existing_at
 from functaconv.functaset.verify import verify
-from functaconv.functaset.writer import assembled, seal
 
-from .conftest import BASE, LAYOUTS, SETTINGS, attributes_of, begin, block_of, encode, finish, tree
-
-
-def blocks_of(path: Path, layout: Layout, shards: int = 2) -> None:
-    all_blocks(Parts(path / PARTS), [f"{n}.tar" for n in range(shards)], Plan(layout, SETTINGS).digest)
-
-
-@pytest.mark.parametrize("missing", ["000000-000000.npz", "000001-000001.last.npz"])
-def test_a_block_that_is_missing_is_noticed(tmp_path: Path, missing: str) -> None:
-    layout, parts = LAYOUTS["global"], begin(tmp_path / "out.zarr", LAYOUTS["global"])
-    for shard in range(2):
-        for number in range(2):
-            parts.write(block_of(layout, shard, number, is_last=number == 1))
-    blocks_of(tmp_path / "out.zarr", layout)
-    (parts.root / missing).unlink()
-    with pytest.raises(StoppedError, match=f"blocks of {int(missing[:6])}.tar are missing"):
-        blocks_of(tmp_path / "out.zarr", layout)
-    assert not parts.listed()[int(missing[:6])].is_complete
-
-
-def test_a_shard_that_changed_on_the_way_is_not_sealed(tmp_path: Path) -> None:
-    layout, parts = LAYOUTS["global"], begin(tmp_path / "out.zarr", LAYOUTS["global"])
-    parts.write(block_of(layout, 0, 0))
-    parts.write(replace(block_of(layout, 0, 1, is_last=True), source={"size": 7}))
-    with pytest.raises(ChangedInputError, match=r"changed input: 0.tar became another one"):
-        blocks_of(tmp_path / "out.zarr", layout, 1)
-
-
-STRAYS = {
-    "of other settings": {"run": "f" * 16},
-    "of another shard": {"shard": 1},
-    "of another number": {"number": 4},
-    "of other records": {"start": 7},
-}
-
-
-@pytest.mark.parametrize("changes", STRAYS.values(), ids=STRAYS.keys())
-def test_a_block_that_is_no_part_of_it_is_named(tmp_path: Path, changes: dict[str, object]) -> None:
-    layout, parts = LAYOUTS["global"], begin(tmp_path / "out.zarr", LAYOUTS["global"])
-    parts.write(block_of(layout, 0, 0))
-    stray = replace(block_of(layout, 0, 1, is_last=True), **changes)  # type: ignore[arg-type]
-    parts.write(stray)
-    file = parts.file(stray.shard, stray.number, is_last=True)
-    file.rename(parts.root / "000000-000001.last.npz")
-    with pytest.raises(InputError, match=r"000000-000001\.last\.npz: damaged: it is no block of this run") as caught:
-        blocks_of(tmp_path / "out.zarr", layout, 1)
-    assert "delete" in str(caught.value.hint)
-
-
-@pytest.mark.parametrize("name", ["000000-000002.npz", "000007-000000.npz"])
-def test_a_block_beyond_the_end_is_named(tmp_path: Path, name: str) -> None:
-    layout, parts = LAYOUTS["global"], begin(tmp_path / "out.zarr", LAYOUTS["global"])
-    parts.write(block_of(layout, 0, 0))
-    parts.write(block_of(layout, 0, 1, is_last=True))
-    parts.write(block_of(layout, int(name[:6]), int(name[7:13])))
-    with pytest.raises(InputError, match=f"{name}: damaged: it is no block of this run"):
-        blocks_of(tmp_path / "out.zarr", layout, 1)
-
-
-@pytest.mark.parametrize("finished", [True, False])
-def test_other_settings_are_refused_with_each_difference(tmp_path: Path, finished: bool) -> None:
-    path, layout = tmp_path / "out.zarr", LAYOUTS["global"]
-    encode(path, layout) if finished else begin(path, layout)
-    before = tree(path)
-    with pytest.raises(OutputExistsError) as caught:
-        begin(path, Layout(axes=layout.axes, latent=7, bits="float16"), {"seed": 0, "steps": 5})
-    message = str(caught.value)
-    assert "layout.latent: found 6, asked for 7" in message
-    assert "settings.steps: found 3, asked for 5" in message
-    assert "seed" not in message
-    assert caught.value.hint == "--overwrite or another name"
-    assert tree(path) == before
-
-
-def test_a_finished_functaset_of_equal_settings_is_left_alone(tmp_path: Path) -> None:
-    path = encode(tmp_path / "out.zarr", LAYOUTS["global"])
-    before = tree(path)
-    begin(path, LAYOUTS["global"])
-    assert existing_at(path).is_finished
-    assert tree(path) == before
+from .conftest import LAYOUTS, begin, block_of, encode, tree
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -184,15 +100,6 @@ def test_an_old_one_that_was_replaced_is_no_part_of_the_new_one(tmp_path: Path) 
     assert verify(path) == []
 
 
-def test_texts_of_many_commas_are_read_again(tmp_path: Path) -> None:
-    layout, path = LAYOUTS["global"], tmp_path / "out.zarr"
-    block = block_of(layout, 0, 0, is_last=True)
-    meta = np.array([json.dumps({"a": '",' * (1 << 20)})] * 5, object)
-    begin(path, layout).write(replace(block, columns={**block.columns, "meta": meta}))
-    finish(path, layout, 1)
-    assert open_functaset(path).attributes.count == 5
-
-
 def test_metadata_is_consolidated_as_zarr_would(tmp_path: Path) -> None:
     path = encode(tmp_path / "out.zarr", LAYOUTS["codes"])
     found = json.loads((path / "zarr.json").read_bytes())
@@ -202,37 +109,6 @@ def test_metadata_is_consolidated_as_zarr_would(tmp_path: Path) -> None:
     with pytest.warns(match="Consolidated metadata"):
         zarr.consolidate_metadata(path)
     assert json.loads((path / "zarr.json").read_bytes()) == found
-
-
-def test_a_block_that_does_not_fit_the_layout_is_refused() -> None:
-    layout = LAYOUTS["two"]
-    block = block_of(layout, 0, 0)
-    columns = block.columns
-    bad = columns["latent"].copy()
-    bad[0] = np.inf
-    for changes, message in [
-        ({"latent": columns["latent"][:, 0]}, "latent: expected"),
-        ({"label": columns["label"].astype(np.int32)}, "label: expected int64"),
-        ({"mse": columns["mse"][:2]}, "mse: expected"),
-        ({"meta": np.array(["{}"], object)}, "meta: expected"),
-        ({"tile": np.zeros((5, 4), np.int32)}, "found the columns .*tile"),
-        ({"latent": bad}, "NaN or infinite"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            replace(block, columns={**columns, **changes}).check(layout)
-
-
-def test_what_contradicts_the_store_is_not_sealed(tmp_path: Path) -> None:
-    layout, path = LAYOUTS["global"], tmp_path / "out.zarr"
-    begin(path, layout)
-    with pytest.raises(ValueError, match="stores float16"):
-        assembled(path, [], layout, CODECS["float32"](), rows=0, has_meta=False).__enter__()
-    with assembled(path, [], layout, CODECS["float16"](), rows=0, has_meta=False) as made:
-        with pytest.raises(ValueError, match="base_sha256"):
-            seal(path, made, attributes_of(layout, 0, 0, base_sha256="0" * 64), BASE, {})
-        with pytest.raises(ValueError, match="count is 1, there are 0 rows"):
-            seal(path, made, attributes_of(layout, 1, 0), BASE, {})
-    assert list(tree(path)) == ["_parts/settings.json"]
 
 
 def test_meta_appears_when_some_block_has_it(tmp_path: Path) -> None:
@@ -254,13 +130,6 @@ def test_keys_that_are_no_text_are_escaped(tmp_path: Path) -> None:
     begin(path, layout).write(replace(block, columns={**block.columns, "key": np.array(["a\udc80", *"bcde"], object)}))
     functaset = open_functaset(encode(path, layout, shards=1))
     assert functaset[0].key == r"a\udc80"
-
-
-def test_texts_as_long_as_items_may_have_are_never_more_than_a_reader_takes(tmp_path: Path) -> None:
-    array = arrays.create_column(zarr.create_group(tmp_path), Column("meta", "str", fill=""), 10**6)
-    assert array.shards is not None
-    assert array.chunks[0] * DEFAULT_LIMITS.attributes < MOST_TEXT // 2
-    assert array.shards[0] * DEFAULT_LIMITS.attributes <= 256 << 20
 
 
 @pytest.mark.parametrize("name", ["tiled", "codes"])

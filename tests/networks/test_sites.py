@@ -26,13 +26,6 @@ def test_gather_is_the_adjoint_of_spread(layout: Layout) -> None:
     torch.testing.assert_close(forward, backward, rtol=1e-12, atol=1e-12)
 
 
-def test_scatter_restores_the_order_of_the_grid(layout: Layout) -> None:
-    coords = layout.coords()
-    placement = layout.sites.place(coords)
-    values = random(2, len(coords), 3)
-    assert torch.equal(in_grid_order(placement, values[:, placement.index], len(coords)), values)
-
-
 def test_every_point_has_one_slot_and_the_rest_is_padding(layout: Layout) -> None:
     coords = layout.coords()
     placement = layout.sites.place(coords)
@@ -99,15 +92,6 @@ def test_linear_interpolation_is_continuous_across_cells(count: int) -> None:
     below, above = (read_along(sites, borders + step, values) for step in (-1e-9, 1e-9))
     # a slope of at most count * range, over 2e-9
     torch.testing.assert_close(below, above, rtol=0, atol=1e-7)
-
-
-@pytest.mark.parametrize("shape", [(4,), (2, 3), (2, 1, 2)])
-def test_blend_weights_are_shares(shape: tuple[int, ...]) -> None:
-    points = torch.rand(50, len(shape), dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 1.4 - 0.2
-    blend = SiteGrid(shape, "linear").place(points).blend
-    assert blend is not None
-    assert (blend >= 0).all()
-    torch.testing.assert_close(blend.sum(-1), torch.ones(blend.shape[:-1], dtype=blend.dtype))
 
 
 @pytest.mark.parametrize(("shape", "reach"), [((1,), 2), ((4,), 1), ((3, 2), 0), ((2, 3, 2), 2)])

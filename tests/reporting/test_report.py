@@ -20,7 +20,7 @@ from functaconv.cli.console import by_numbers_lines, summary_lines
 from functaconv.conversion import encode
 from functaconv.data.decoders import decode
 from functaconv.data.shards import read_records
-from functaconv.errors import InputError, MissingExtraError, UsageError, VerificationError
+from functaconv.errors import InputError, UsageError, VerificationError
 from functaconv.functaset.opening import open_functaset
 from functaconv.metrics import mse_of, psnr
 from functaconv.reporting import Report, report, to_csv, to_html
@@ -338,13 +338,6 @@ def test_page_without_originals_or_pictures(
     text = (tmp_path / "lines.html").read_text(encoding="utf-8")
     assert len(Page(text).images) == 1
     assert "&lt;line&amp;3&gt;" in text
-
-
-def test_missing_packages_are_named(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "jinja2", None)
-    with pytest.raises(MissingExtraError) as caught:
-        to_html(report(store), tmp_path / "report.html")
-    assert caught.value.hint == 'pip install "functaconv[report]"'
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from functaconv.networks import Inputs, LatentMap, ModulatedNetwork, Siren, SirenOptions, SiteGrid
-from functaconv.solvers import SOLVERS, GaussNewton, Problem, best_fit, fit, fitting_problem
+from functaconv.solvers import SOLVERS, Problem, best_fit, fit, fitting_problem
 from functaconv.solvers.gauss_newton import LEAST_DAMPING, MOST_DAMPING
 from functaconv.solvers.linearization import NormalEquations
 from tests.conftest import in_grid_order
@@ -190,31 +190,12 @@ def test_chunks_of_points_do_not_change_the_fit(field: ModulatedNetwork, make_so
         torch.testing.assert_close(pieces.error, whole.error, rtol=1e-10, atol=1e-12)
 
 
-@pairs
-def test_one_start_for_all_items_is_the_same_as_a_start_for_each(
-    field: ModulatedNetwork, make_solver: Callable[..., nn.Module]
-) -> None:
-    problem = problem_of(field, targets(3, COORDS), COORDS)
-    # a linear system multiplies rounding by its condition, about the inverse of the damping, at every step
-    tolerance = {"rtol": 1e-10, "atol": 1e-12} if isinstance(make_solver(), GaussNewton) else EXACT
-    for steps in (0, 1, 3):
-        shared = fit(problem, start(field, 1), make_solver(), steps=steps)
-        each = fit(problem, start(field, 3), make_solver(), steps=steps)
-        torch.testing.assert_close(shared.latents, each.latents, **tolerance)
-        torch.testing.assert_close(shared.error, each.error, **tolerance)
-
-
 def test_steps_beyond_the_trained_ones_use_the_last_rate(field: ModulatedNetwork) -> None:
     problem = problem_of(field, targets(2, COORDS), COORDS)
     solver = solver_of("gradient", steps=2, per_step=True)
     latents = fit(problem, start(field, 2), solver).latents
     expected = latents - solver.rates[1] * gradient_of(problem, latents)
     assert torch.equal(fit(problem, start(field, 2), solver, steps=3).latents, expected)
-
-
-def test_rates_are_shared_by_the_steps_unless_per_step() -> None:
-    assert solver_of("gradient", per_step=False).rates.shape == (1, LATENT)
-    assert solver_of("gradient", per_step=True).rates.shape == (3, LATENT)
 
 
 def test_projection_brings_rates_back_within_their_limits() -> None:

@@ -377,16 +377,6 @@ def test_where_all_cells_are_alike_one_stands_for_all(most: int | None, film: bo
             assert_near(one, other, 1e-8)
 
 
-def test_some_of_the_items_keep_the_shared_start(name: str) -> None:
-    field, chosen = field_of(*LAYOUTS[name]), torch.tensor([2, 0])
-    problem, begin = problem_of(field, targets(ITEMS, COORDS), COORDS), latents_of(field, 1)
-    prepared = problem.at(begin)
-    some = prepared.select(chosen)
-    assert some.linearization is prepared.linearization
-    assert_near(some.gradient(begin).jt_residual, problem.gradient(begin).jt_residual[chosen])
-    assert_near(some.error(begin), problem.error(begin)[chosen])
-
-
 def test_a_selection_is_the_problem_of_the_selected_items() -> None:
     for name, masks, chunk in [
         ("global", 0, None),
@@ -412,34 +402,6 @@ def test_a_selection_is_the_problem_of_the_selected_items() -> None:
             assert_near(found.jt_residual, expected.jt_residual)
             assert_near(found.error, expected.error)
             assert_near(found.normal_matrix.assembled(), expected.normal_matrix.assembled())
-
-
-def test_with_a_mask_per_item_the_derivatives_are_shared_and_the_curvature_is_not(name: str) -> None:
-    field, features, begin = field_of(*LAYOUTS[name]), targets(ITEMS, COORDS), start(field_of(*LAYOUTS[name]), 1)
-    for items in (ITEMS, 1):
-        problem = problem_of(field, features, COORDS, mask_of(items, features))
-        prepared, plain = problem.at(begin), problem.normal_equations(begin)
-        found = prepared.normal_equations(begin)
-        assert prepared.linearization is not None
-        assert found.normal_matrix.items == items
-        assert found.normal_matrix.is_common == (items == 1)
-        assert_near(found.jt_residual, plain.jt_residual, 1e-12)
-        assert_near(found.error, plain.error, 1e-12)
-        assert_near(found.normal_matrix.assembled(), plain.normal_matrix.assembled(), 1e-12)
-
-
-def test_a_masked_latent_does_not_depend_on_the_batch(name: str) -> None:
-    field, features = field_of(*LAYOUTS[name]), targets(ITEMS, COORDS)
-    valid, begin = mask_of(ITEMS, features), start(field, 1)
-
-    def fitted(chosen: slice, chord: bool) -> Tensor:
-        problem = problem_of(field, features[chosen], COORDS, valid[chosen])
-        with torch.no_grad():
-            return fit(problem.at(begin), begin, solver_of("gauss-newton", steps=2, chord=chord)).latents
-
-    for chord in (False, True):
-        alone = torch.cat([fitted(slice(item, item + 1), chord) for item in range(ITEMS)])
-        assert_near(alone, fitted(slice(None), chord), 1e-8)
 
 
 def test_a_chord_keeps_the_curvature_of_the_start(name: str) -> None:

@@ -222,13 +222,6 @@ def test_recomputing_gives_the_same_gradients(
 
 
 @cases
-def test_fitting_without_gradients_builds_no_graph(field: ModulatedNetwork, solver: nn.Module, begin: Tensor) -> None:
-    with torch.no_grad():
-        fitted = fit(problem_of(field, targets(2, COORDS), COORDS), begin.expand(2, -1, -1), solver, recompute=True)
-    assert not fitted.latents.requires_grad
-
-
-@cases
 def test_an_item_without_any_value_does_not_disturb_the_outer_gradients(
     field: ModulatedNetwork, solver: nn.Module, begin: Tensor
 ) -> None:
