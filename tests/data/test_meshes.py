@@ -339,22 +339,6 @@ def test_a_surface_lies_where_the_level_is_crossed() -> None:
     np.testing.assert_allclose(low.min(axis=0), [0.25 - 1 / 32, 0.25 - 1 / 32, 0.125 - 1 / 32], atol=1e-6)
 
 
-def test_a_smooth_ball_has_its_volume_on_both_sides() -> None:
-    centres = (np.indices((32, 32, 32)) + 0.5) / 32
-    distance = np.sqrt(((centres - [[[[0.5]]], [[[0.4]]], [[[0.6]]]]) ** 2).sum(axis=0))
-    points, faces = read_back(surface((0.5 + (0.3 - distance) * 8).clip(0, 1)))
-    assert volume(points, faces) == pytest.approx(4 / 3 * math.pi * 0.3**3, rel=0.01)
-    np.testing.assert_allclose(np.linalg.norm(points - [0.5, 0.4, 0.6], axis=1), 0.3, atol=0.002)
-
-
-def test_full_occupancy_is_closed_at_the_border() -> None:
-    for value in (1.0, 50.0):
-        points, faces = read_back(surface(np.full((8, 4, 2), value)))
-        assert_closed(faces)
-        np.testing.assert_array_equal(points.min(axis=0), [0, 0, 0])
-        np.testing.assert_array_equal(points.max(axis=0), [1, 0.5, 0.25])
-
-
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(
     arrays(
@@ -377,23 +361,6 @@ def test_every_surface_is_closed_and_turned_outward(occupancy: np.ndarray) -> No
     assert points.max() <= 1
     np.testing.assert_array_equal(occupancy, before)
     assert surface(occupancy) == surface(occupancy)
-
-
-@settings(max_examples=40, deadline=None)
-@given(arrays(np.uint8, (6, 6, 6), elements=st.integers(0, 1)))
-def test_a_surface_encloses_the_centres_it_was_made_of(occupancy: np.ndarray) -> None:
-    # a frame, so that the surface fills the cube and voxels stay in place
-    occupancy[[0, -1]] = occupancy[:, [0, -1]] = occupancy[:, :, [0, -1]] = 1
-    # at twice the resolution each centre is a corner of eight voxels that reach beyond the surface, or not
-    found = voxelise(surface(occupancy.astype(float)), "obj", 18)[1::3, 1::3, 1::3]
-    assert (found >= occupancy).all()
-
-
-def test_text_of_a_surface_is_fixed() -> None:
-    content = surface(np.ones((1, 1, 1)))
-    assert content.startswith(b"v 0.")
-    assert content.count(b"\nf ") == 8
-    assert b"-0.0" not in content
 
 
 def test_no_surface_is_an_item_error() -> None:

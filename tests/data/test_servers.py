@@ -216,10 +216,10 @@ def test_a_login_goes_along_to_the_same_server_alone(serve: Serve) -> None:
     assert [headers.get("Authorization") for headers in other.asked] == [None]
 
 
-@pytest.mark.parametrize("place", ["file:///etc/passwd", "ftp://127.0.0.1/a.tar"])
-def test_a_server_leads_nowhere_but_to_servers(serve: Serve, place: str) -> None:
-    _, error = read_until_error(url_of(serve(CONTENT, Answer(302, headers={"Location": place}))))
-    assert type(error) is InputError
+def test_a_server_leads_nowhere_but_to_servers(serve: Serve) -> None:
+    for place in ["file:///etc/passwd", "ftp://127.0.0.1/a.tar"]:
+        _, error = read_until_error(url_of(serve(CONTENT, Answer(302, headers={"Location": place}))))
+        assert type(error) is InputError
 
 
 def test_proxies_of_the_environment_are_asked(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:

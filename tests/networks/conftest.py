@@ -29,30 +29,17 @@ class Layout:
 
 
 LAYOUTS = {
-    "global-1d": Layout(SiteGrid((1,)), 1, (7,)),
     "global-2d": Layout(SiteGrid((1, 1)), 1, (4, 5)),
-    "nearest-2d": Layout(SiteGrid((2, 3)), 1, (5, 7)),
     "nearest-3d": Layout(SiteGrid((2, 1, 2)), 1, (3, 2, 3)),
     "nearest-2d-global-frame": Layout(SiteGrid((2, 3), frame="global"), 1, (4, 6)),
     "sites-without-points": Layout(SiteGrid((3, 4)), 1, (2, 3)),
-    "linear-2d": Layout(SiteGrid((2, 3), "linear", "global"), 1, (5, 6)),
     "linear-2d-local-frame": Layout(SiteGrid((2, 3), "linear", "local"), 1, (5, 6)),
     "kernel3-1d": Layout(SiteGrid((4,)), 3, (9,)),
-    "kernel3-3d": Layout(SiteGrid((2, 2, 2)), 3, (3, 2, 4)),
     "linear-kernel3-2d": Layout(SiteGrid((2, 3), "linear", "global"), 3, (4, 5)),
 }
 
 
-# every interpolation, frame, kernel and number of axes with shifts only and with scales
-WITH_SCALES = {
-    "global-2d",
-    "nearest-3d",
-    "sites-without-points",
-    "linear-2d",
-    "linear-2d-local-frame",
-    "kernel3-1d",
-    "linear-kernel3-2d",
-}
+WITH_SCALES = {"global-2d", "sites-without-points", "linear-2d-local-frame", "kernel3-1d"}
 
 
 @pytest.fixture(params=LAYOUTS)

@@ -126,7 +126,7 @@ def test_the_jacobians_of_the_pieces_are_the_whole(field: ModulatedNetwork, layo
 
 
 @pytest.mark.parametrize(
-    ("name", "film"), [("global-1d", True), ("nearest-2d", False), ("linear-2d", True), ("kernel3-1d", False)]
+    ("name", "film"), [("global-2d", True), ("nearest-2d-global-frame", False), ("kernel3-1d", False)]
 )
 @pytest.mark.parametrize("kind", ["siren"])
 def test_pullback_agrees_with_finite_differences(kind: str, film: bool, name: str) -> None:

@@ -153,10 +153,10 @@ def test_a_field_stands_for_all_suffixes_of_its_format(tmp_path: Path) -> None:
     assert shown(tmp_path, field="x.jpg") == ["e.x.jpg"]
 
 
-@pytest.mark.parametrize("field", ["mtl", "txt", "png:x", "npz:", "solid.txt"])
-def test_what_is_no_field_is_a_usage_error(tmp_path: Path, field: str) -> None:
-    with pytest.raises(UsageError, match="not a field"):
-        pack(tmp_path, tmp_path / "shards", field=field)
+def test_what_is_no_field_is_a_usage_error(tmp_path: Path) -> None:
+    for field in ["mtl", "txt", "png:x", "npz:", "solid.txt"]:
+        with pytest.raises(UsageError, match="not a field"):
+            pack(tmp_path, tmp_path / "shards", field=field)
 
 
 def test_everything_that_is_not_packed_is_counted_by_kind(tmp_path: Path) -> None:

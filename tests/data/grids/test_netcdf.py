@@ -63,9 +63,8 @@ def test_latitudes_and_longitudes_stay_as_the_file_has_them(
 
 
 @netcdf
-@pytest.mark.parametrize(
-    ("latitude", "longitude"),
-    [
+def test_axes_are_found_by_units_standard_name_cf_axis_or_usual_names(tmp_path: Path) -> None:
+    for latitude, longitude in [
         (("lat", {}), ("lon", {})),
         (("nav_lat", {"units": "degrees"}), ("nav_lon", {"units": "degrees"})),
         (("a", {"units": "degreeN"}), ("b", {"units": "degree_E"})),
@@ -75,17 +74,13 @@ def test_latitudes_and_longitudes_stay_as_the_file_has_them(
         (("Latitude", {"units": "degN"}), ("Longitude", {"units": "degE"})),
         (("lat", {"units": "decimal degrees"}), ("lon", {"units": "°"})),
         (("latitude", {"units": "1"}), ("longitude", {"units": "none"})),
-    ],
-)
-def test_axes_are_found_by_units_standard_name_cf_axis_or_usual_names(
-    tmp_path: Path, latitude: tuple[str, dict[str, str]], longitude: tuple[str, dict[str, str]]
-) -> None:
-    import xarray
+    ]:
+        import xarray
 
-    axes = {name: (name, np.arange(3.0 + plus), attrs) for plus, (name, attrs) in enumerate((latitude, longitude))}
-    dataset = xarray.Dataset({"v": ((longitude[0], latitude[0]), values(0, 4, 3))}, axes)
-    ((array, _),) = read(stored(dataset, tmp_path / "a.nc")).values()
-    assert array.shape == (3, 4)
+        axes = {name: (name, np.arange(3.0 + plus), attrs) for plus, (name, attrs) in enumerate((latitude, longitude))}
+        dataset = xarray.Dataset({"v": ((longitude[0], latitude[0]), values(0, 4, 3))}, axes)
+        ((array, _),) = read(stored(dataset, tmp_path / "a.nc")).values()
+        assert array.shape == (3, 4)
 
 
 @netcdf
@@ -281,39 +276,44 @@ def test_times_that_cannot_be_decoded_are_numbers(tmp_path: Path, units: str) ->
 
 
 @netcdf
-@pytest.mark.parametrize("units", ["radians", "m", "km", "degrees_south", "degrees west", "degW"])
-def test_axes_that_are_measured_otherwise_are_not_taken_for_degrees(tmp_path: Path, units: str) -> None:
-    import xarray
+def test_axes_that_are_measured_otherwise_are_not_taken_for_degrees(tmp_path: Path) -> None:
+    for units in ["radians", "m", "km", "degrees_south", "degrees west", "degW"]:
+        import xarray
 
-    axes = {name: (name, np.arange(3.0), {"units": units}) for name in ("lat", "lon")}
-    path = stored(xarray.Dataset({"v": (("lat", "lon"), values(0, 3, 3))}, axes), tmp_path / "a.nc")
-    with pytest.raises(InputError, match="no latitude among its axes"):
-        read(path)
+        axes = {name: (name, np.arange(3.0), {"units": units}) for name in ("lat", "lon")}
+        path = stored(xarray.Dataset({"v": (("lat", "lon"), values(0, 3, 3))}, axes), tmp_path / "a.nc")
+        with pytest.raises(InputError, match="no latitude among its axes"):
+            read(path)
 
 
 @netcdf
-@pytest.mark.parametrize(
-    ("name", "written", "units", "expected"),
-    [
+def test_written_dates_are_times(tmp_path: Path) -> None:
+    for name, written, units, expected in [
         ("date", [20200131, 20200229, 20210301], None, ["2020-01-31T00", "2020-02-29T00", "2021-03-01T00"]),
         ("time", [20200131.0, 20200229.0, 20210301.0], "1", ["2020-01-31T00", "2020-02-29T00", "2021-03-01T00"]),
         ("time", [2020013106, 2020013112, 2020013118], None, ["2020-01-31T06", "2020-01-31T12", "2020-01-31T18"]),
-        ("when", [20200131.0, 20200131.25, 20200131.5], "day as %Y%m%d.%f",
-         ["2020-01-31T00", "2020-01-31T06", "2020-01-31T12"]),
-        ("time", ["2020-01-31", "2020-01-31T06:00Z", "2020-01-31 12:30"], None,
-         ["2020-01-31T00", "2020-01-31T06", "2020-01-31T1230"]),
-    ],
-)  # fmt: skip
-def test_written_dates_are_times(
-    tmp_path: Path, name: str, written: Sequence[object], units: str | None, expected: Sequence[str]
-) -> None:
-    attributes = {} if units is None else {"units": units}
-    dataset = era5().assign_coords(time=("time", written, attributes)).rename({"time": name} if name != "time" else {})
-    path = stored(dataset, tmp_path / "a.nc")
-    assert list(read(path)) == [f"a_{time}" for time in expected]
-    assert list(read(path, FieldChoice(start=expected[1][:10]))) == [
-        f"a_{time}" for time in expected if time[:10] >= expected[1][:10]
-    ]
+        (
+            "when",
+            [20200131.0, 20200131.25, 20200131.5],
+            "day as %Y%m%d.%f",
+            ["2020-01-31T00", "2020-01-31T06", "2020-01-31T12"],
+        ),
+        (
+            "time",
+            ["2020-01-31", "2020-01-31T06:00Z", "2020-01-31 12:30"],
+            None,
+            ["2020-01-31T00", "2020-01-31T06", "2020-01-31T1230"],
+        ),
+    ]:
+        attributes = {} if units is None else {"units": units}
+        dataset = (
+            era5().assign_coords(time=("time", written, attributes)).rename({"time": name} if name != "time" else {})
+        )
+        path = stored(dataset, tmp_path / "a.nc")
+        assert list(read(path)) == [f"a_{time}" for time in expected]
+        assert list(read(path, FieldChoice(start=expected[1][:10]))) == [
+            f"a_{time}" for time in expected if time[:10] >= expected[1][:10]
+        ]
 
 
 @netcdf
