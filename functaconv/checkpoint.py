@@ -77,7 +77,7 @@ class StoredBase:
 
     def truncated(self, keep: int) -> "StoredBase":
         """The base of only the first, most important `keep` numbers of every site; the others stay at zero."""
-        base, said = self.base, self.description
+        base, whole = self.base, self.description
         check_keep(keep, base.latent, canonical=base.is_canonical)
         if keep == base.latent:
             return self
@@ -89,13 +89,13 @@ class StoredBase:
         for name in ("start", "latent_mean", "latent_std"):
             tensors[name] = tensors[name][..., :keep]
         # only what differs: the same base has the same bytes, whichever version cuts it
-        description = said.model_copy(
+        description = whole.model_copy(
             update={
-                "recipe": merged(said.recipe, {"latent": {"numbers": keep}}),
-                "training": {**said.training, "truncated_from": said.training.get("truncated_from", base.latent)},
+                "recipe": merged(whole.recipe, {"latent": {"numbers": keep}}),
+                "training": {**whole.training, "truncated_from": whole.training.get("truncated_from", base.latent)},
             }
         )
-        content = _to_bytes(tensors, description, is_sealed=said.sha256 is not None)
+        content = _to_bytes(tensors, description, is_sealed=whole.sha256 is not None)
         return base_from_bytes(content, f"the base of {keep} numbers", base.device)
 
 

@@ -88,15 +88,17 @@ def demonstrate(
     announce("3/5 encode the test images")
     conversion.encode(base, str(directory / "test"), store, device=device, watcher=encoding_watcher)
     announce("4/5 report, against the data and PCA")
-    told = report(store, against=str(directory / "test"), train=str(directory / "train"), baseline="pca", device=device)
-    to_csv(told, directory / "items.csv")
+    result = report(
+        store, against=str(directory / "test"), train=str(directory / "train"), baseline="pca", device=device
+    )
+    to_csv(result, directory / "items.csv")
     announce(f"5/5 render: the images at {ZOOM} times their size, and a contact sheet")
     functaset = open_functaset(store)
     chosen = _worth_seeing(functaset, device)
     render(functaset, directory / "renders", items=chosen, view=View(scale=ZOOM), device=device)
     sheet = directory / "contact-sheet.png"
     _contact_sheet(functaset, chosen, directory / "images" / "test", device).save(sheet)
-    return Demonstration(told.summary, sheet, _next_steps(directory))
+    return Demonstration(result.summary, sheet, _next_steps(directory))
 
 
 def _photographs() -> dict[str, np.ndarray]:

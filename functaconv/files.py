@@ -92,7 +92,7 @@ def locked(output: Path, *, patience: float = 0.0, check: Callable[[], None] = l
 def _holder(file: Path) -> str:
     """The process and host that hold a lock, as they wrote it into the file."""
     try:
-        said = file.read_text(encoding="utf-8", errors="replace")[:200].strip()
+        holder = file.read_text(encoding="utf-8", errors="replace")[:200].strip()
     except OSError:
         return ""
-    return f": {said}" if said else ""
+    return f": {holder}" if holder else ""

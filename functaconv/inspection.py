@@ -72,11 +72,11 @@ def inspect(
         return _judged(_shards([str(name) for name in path], verify, field, allow_pipe), verify)
     place = Path(path)
     # a URL may be longer than any file name
-    for is_kind, look in _KINDS if is_local(str(path)) else ():
+    for is_kind, inspect_kind in _KINDS if is_local(str(path)) else ():
         if is_kind(place):
             if field is not None:
                 raise UsageError(f"--field chooses a member of shards, {place} is none", hint="leave it out")
-            return _judged(look(place, verify), verify)
+            return _judged(inspect_kind(place, verify), verify)
     try:
         return _judged(_shards([str(path)], verify, field, allow_pipe), verify)
     except InputError as error:

@@ -48,9 +48,9 @@ class Joined:
         """The item of a functaset whose tiles are `rows` rows from `first` on."""
         tiles, axes = functaset.tiles, functaset.shapes.shape[1]
         assert tiles is not None
-        own = slice(first, first + rows)
+        row_range = slice(first, first + rows)
         return cls(
-            base, tiles[own, :axes], functaset.shapes[own], tuple(tiles[first, axes:].tolist()),
+            base, tiles[row_range, :axes], functaset.shapes[row_range], tuple(tiles[first, axes:].tolist()),
             functaset.layout.overlap, lambda some: functaset.latents(slice(first + some.start, first + some.stop)),
         )  # fmt: skip
 

@@ -31,9 +31,9 @@ def measure(base: Base, batch: Batch, latents: Latents, fit: Fit | None = None) 
 def compare(base: Base, batch: Batch, features: Features, decoded: Features) -> Measures:
     """The measures of decoded features beside those of a batch, both on the base's device."""
     _, unit = base.normalizer.constants((), features.device)
-    _, own = base.normalizer.constants(batch.levels, features.device)
+    _, level_unit = base.normalizer.constants(batch.levels, features.device)
     # a level's own range is the unit of what the network models, that of all of the error
-    compared = Compared(batch, features, decoded, (decoded - features) * (own / unit), unit)
+    compared = Compared(batch, features, decoded, (decoded - features) * (level_unit / unit), unit)
     measures = {"mse": compared.mean(compared.difference.square(), (1, 2)), **base.axes.modality.compare(compared)}
     return {name: values.float().cpu().numpy() for name, values in measures.items()}
 

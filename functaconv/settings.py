@@ -22,10 +22,10 @@ def of_earlier(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     result = {name: dict(value) if isinstance(value, Mapping) else value for name, value in settings.items()}
     for section, another in (("network", "mean_features"), ("solver", "learned_damping")):
-        own = result.get(section)
-        if isinstance(own, dict) and {another, "depth" if section == "network" else "per_step"} <= own.keys():
-            known = _EARLIER.get(str(own.get("kind")), tuple(own))
-            result[section] = {name: value for name, value in own.items() if name in ("kind", *known)}
+        options = result.get(section)
+        if isinstance(options, dict) and {another, "depth" if section == "network" else "per_step"} <= options.keys():
+            known = _EARLIER.get(str(options.get("kind")), tuple(options))
+            result[section] = {name: value for name, value in options.items() if name in ("kind", *known)}
     training = result.get("training")
     if isinstance(training, dict):
         for before, now in (("through", "unrolled_steps"), ("mixing", "mixup")):

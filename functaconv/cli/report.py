@@ -39,20 +39,20 @@ def command(
 
     if baseline not in (None, "pca"):
         raise UsageError(f"there is no baseline {baseline!r}", hint="pca")
-    told = report(
+    result = report(
         functaset, against=against or None, train=train or None, baseline=baseline, min_psnr=min_psnr,
         allow_pipe=allow_pipe, device=device, progress=not quiet and sys.stderr.isatty(),
     )  # fmt: skip
     if csv is not None:
-        to_csv(told, csv)
+        to_csv(result, csv)
     if html is not None:
-        to_html(told, html)
+        to_html(result, html)
     if json:
-        write_json(told.summary)
+        write_json(result.summary)
     else:
-        write_lines([*summary_lines(told.summary), *by_numbers_lines(told.summary)])
-        worst = told.worst(20 if verbose else 5)
+        write_lines([*summary_lines(result.summary), *by_numbers_lines(result.summary)])
+        worst = result.worst(20 if verbose else 5)
         write_lines(["", "worst items"] if worst else [])
         write_lines(f"  {item.psnr:6.2f} dB  {item.key}" for item in worst)
-    if told.complaint is not None:
-        raise told.complaint
+    if result.complaint is not None:
+        raise result.complaint

@@ -179,8 +179,8 @@ def _grid_columns(work: Work, table: GridTable, signals: Sequence[Signal]) -> di
 
 def _meta(work: Work, signal: Signal) -> str:
     """What the input said of the item, as JSON; what has a column or a grid of its own is there."""
-    said = work.layout.kind.meta(signal.attributes or {})
-    return json.dumps(said) if said else "null"
+    attributes = work.layout.kind.meta(signal.attributes or {})
+    return json.dumps(attributes) if attributes else "null"
 
 
 @torch.no_grad()

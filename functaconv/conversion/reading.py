@@ -106,16 +106,16 @@ def _portions(
     upcoming, damage = _next(reads)
     number, start = task.number, task.start
     while True:
-        records = held = decoded = 0
+        records = size = decoded = 0
         portion: list[DecodedRecord] = []
-        while upcoming is not None and not is_full(records, held, work.block):
+        while upcoming is not None and not is_full(records, size, work.block):
             if decoded >= PORTION_BYTES:
                 yield Portion(task.shard, number, start, tuple(portion), source, is_end=False)
                 start, decoded = start + len(portion), 0
                 portion.clear()
             # what comes next is decoded, if it is large, only when it is asked for
             portion.append(upcoming.result())
-            records, held, decoded = records + 1, held + portion[-1].record.length, decoded + portion[-1].bytes
+            records, size, decoded = records + 1, size + portion[-1].record.length, decoded + portion[-1].bytes
             upcoming, damage = _next(reads)
         is_last, stop = upcoming is None, start + len(portion)
         if is_last and damage is None and task.is_counted and task.stop != stop:

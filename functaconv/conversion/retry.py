@@ -20,7 +20,7 @@ def reopen(work: Work, functaset: Functaset) -> int:
 
     The caller holds the lock. Returns the number of records that are to be converted again.
     """
-    attributes, bad, mended = functaset.attributes, dict[int, list[int]](), set[int]()
+    attributes, bad, repaired = functaset.attributes, dict[int, list[int]](), set[int]()
     if len(attributes.blocks) != len(work.names):
         raise InputError(f"{functaset.path} does not say how its shards were cut", hint="--overwrite converts all anew")
     for failure in functaset.each_failure():
@@ -28,18 +28,18 @@ def reopen(work: Work, functaset: Functaset) -> int:
         if failure.is_damage:
             # what follows the damage may be there now
             _check_unlimited(work)
-            mended.add(failure.input)
-    anew = 0
+            repaired.add(failure.input)
+    records_again = 0
 
     def fill(root: Path) -> None:
-        nonlocal anew
+        nonlocal records_again
         parts = Parts(root)
         for shard, ranges in enumerate(attributes.blocks):
             rows = np.flatnonzero(functaset.shards == shard)
             start, records = 0, functaset.measure("record")[rows]
             for number, one in enumerate(ranges):
-                if shard in mended or any(start <= record < one.stop for record in bad.get(shard, ())):
-                    anew += one.stop - start
+                if shard in repaired or any(start <= record < one.stop for record in bad.get(shard, ())):
+                    records_again += one.stop - start
                 else:
                     first, end = np.searchsorted(records, [start, one.stop])
                     is_last = number == len(ranges) - 1
@@ -47,7 +47,7 @@ def reopen(work: Work, functaset: Functaset) -> int:
                 start = one.stop
 
     create(functaset.path, work.plan, work.budgets, run=None, fill=fill)
-    return anew
+    return records_again
 
 
 def _block(
@@ -92,7 +92,7 @@ def forget_failed(work: Work, path: Path) -> int:
     """
     # a seal that was killed has left arrays of these blocks
     clear(path)
-    parts, anew = Parts(path / PARTS), 0
+    parts, records_again = Parts(path / PARTS), 0
     for files in (listed.files for listed in parts.listed().values()):
         facts = {file: parts.facts_of(file) for file in files.values()}
         failures = [failure for one in facts.values() for failure in one.failures]
@@ -101,9 +101,9 @@ def forget_failed(work: Work, path: Path) -> int:
             _check_unlimited(work)
         for file, one in facts.items():
             if is_damaged or one.failures:
-                anew += one.stop - one.start
+                records_again += one.stop - one.start
                 file.unlink()
-    return anew
+    return records_again
 
 
 def _check_unlimited(work: Work) -> None:

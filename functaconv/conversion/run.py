@@ -84,8 +84,8 @@ def encode(
     options = replace(options or EncodeOptions(), **keywords)
     watcher = watcher or (Bar() if progress else Watcher())
     work = Work.of(base, shards, options, stdin)
-    if said := said_of_precision(options.precision, work.precision):
-        watcher.announce(said)
+    if message := said_of_precision(options.precision, work.precision):
+        watcher.announce(message)
     return Run(work, Path(os.path.realpath(output)), ranks or ranks_of_environment(), watcher).encode()
 
 
@@ -107,18 +107,18 @@ class Run:
         if not existing.exists or self._replaces(existing):
             # before anything is made or replaced
             check_first_items(self.work)
-        with stopping(self.watcher.announce) as self.stop, ExitStack() as held:
+        with stopping(self.watcher.announce) as self.stop, ExitStack() as locks:
             # ranks share an output: they hold its lock only while they begin it, and while they seal it
             is_alone = self.ranks.run is None
-            held.enter_context(locked(self.path, patience=0.0 if is_alone else PATIENCE, check=self._check_stop))
+            locks.enter_context(locked(self.path, patience=0.0 if is_alone else PATIENCE, check=self._check_stop))
             if not self._begun():
                 return self._finished()
             if not is_alone:
-                held.close()
+                locks.close()
             try:
                 items_per_second = self._convert()
                 if not is_alone:
-                    held.enter_context(locked(self.path, patience=math.inf, check=self._check_stop))
+                    locks.enter_context(locked(self.path, patience=math.inf, check=self._check_stop))
                 return self._sealed(items_per_second)
             except (FileNotFoundError, ValueError, InputError):
                 # another process has sealed it and removed the blocks
@@ -260,10 +260,10 @@ class Run:
     def _check_sources(self, functaset: Functaset) -> None:
         """ChangedInputError where a local shard is another one now; with --retry-failed one that was damaged may be."""
         options = self.work.options
-        mended = {one.input for one in functaset.each_failure() if one.is_damage} if options.retry_failed else set()
+        repaired = {one.input for one in functaset.each_failure() if one.is_damage} if options.retry_failed else set()
         for number, (name, known) in enumerate(zip(self.work.names, functaset.attributes.input, strict=True)):
             # one that was never opened has no more than a name, and asking a server takes time
-            if number in mended or "size" not in known or not is_local(name):
+            if number in repaired or "size" not in known or not is_local(name):
                 continue
             current = fingerprint(name)
             if current != {key: known.get(key) for key in current}:

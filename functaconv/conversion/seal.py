@@ -186,10 +186,10 @@ def _attributes(
 
 def complaint_of(functaset: Functaset, max_error_rate: float, min_psnr: float | None) -> FunctaconvError | None:
     """The error that makes the exit code other than 0 although the functaset is complete; None for none."""
-    report, hurt = functaset.report, functaset.attributes.summary.damaged
-    if hurt:
+    report, damaged_shards = functaset.report, functaset.attributes.summary.damaged
+    if damaged_shards:
         return InputError(
-            f"{counted(len(hurt), 'damaged shard')}: {hurt[0]}",
+            f"{counted(len(damaged_shards), 'damaged shard')}: {damaged_shards[0]}",
             hint="the items before the damage are converted; mend the shard, and --retry-failed converts it again",
         )
     count, failed = int(report["count"]), int(report["failed"])

@@ -115,18 +115,18 @@ def _blocks_of(
 
 def cuts(lengths: list[int], size: int) -> Iterator[int]:
     """Where blocks begin, of records of these many bytes: after `size` records or `BLOCK_BYTES`."""
-    records = held = 0
+    records = size_of_block = 0
     for number, length in enumerate(lengths):
         if not records:
             yield number
-        records, held = records + 1, held + length
-        if is_full(records, held, size):
-            records = held = 0
+        records, size_of_block = records + 1, size_of_block + length
+        if is_full(records, size_of_block, size):
+            records = size_of_block = 0
 
 
-def is_full(records: int, held: int, size: int) -> bool:
+def is_full(records: int, size_of_block: int, size: int) -> bool:
     """A block ends with these records, of so many bytes."""
-    return records >= size or held >= BLOCK_BYTES
+    return records >= size or size_of_block >= BLOCK_BYTES
 
 
 def _passes(

@@ -123,9 +123,9 @@ def _clean_stl(content: bytes, ignored: Counter[str]) -> bytes:
     """A binary one with as many faces as it says, or as there are; without what follows them. A text has no zeros."""
     if b"\0" not in content:
         return content.removeprefix(BYTE_ORDER_MARK)
-    said, held = int.from_bytes(content[80:84], "little"), max(0, len(content) - 84) // _STL_FACE
-    faces = said if 0 < said <= held else held
-    if said > held:
+    claimed, available = int.from_bytes(content[80:84], "little"), max(0, len(content) - 84) // _STL_FACE
+    faces = claimed if 0 < claimed <= available else available
+    if claimed > available:
         ignore(ignored, CUT_STL)
     return content[:80] + faces.to_bytes(4, "little") + content[84 : 84 + faces * _STL_FACE]
 

@@ -147,18 +147,18 @@ class RemoteStream(io.RawIOBase):
         return body
 
     def _judged(self, error: RefusedError) -> Exception:
-        said = f"the server answers {error}"
+        answer = f"the server answers {error}"
         if error.status >= 500 or error.status in _FOR_NOW:
-            return LostError(said)
+            return LostError(answer)
         if self._known is None:
-            return InputError(f"{self._name}: {said}", hint=error.hint)
+            return InputError(f"{self._name}: {answer}", hint=error.hint)
         if error.status in _GONE:
             return ChangedInputError(
-                f"changed input: {self._name} is gone, or shorter than it was: {said}",
+                f"changed input: {self._name} is gone, or shorter than it was: {answer}",
                 hint="put it back as it was, or start again with --overwrite",
             )
         return ServiceError(
-            f"{self._name}: {said}, which gave it before",
+            f"{self._name}: {answer}, which gave it before",
             hint="run the command again with fresh credentials, or a fresh URL",
         )
 

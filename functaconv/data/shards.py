@@ -154,17 +154,17 @@ def _scan(shard: str, stream: BinaryIO) -> _Scan:
     digest = hashlib.sha256()
     for group in groups(Source(shard, stream, is_plain=True), sys.maxsize, DEFAULT_LIMITS):
         digest.update(f"{group.offset} {group.end} {group.key}\n".encode("utf-8", "surrogateescape"))
-        own = frozenset((*group.places, *group.links))
+        own_suffixes = frozenset((*group.places, *group.links))
         first = first_of.setdefault(hash(group.key), group.number)
-        is_joined = first != group.number and bool(own) and not own & suffixes[first]
+        is_joined = first != group.number and bool(own_suffixes) and not own_suffixes & suffixes[first]
         home = first if is_joined else group.number
         links += [(home, suffix, target) for suffix, target in group.links.items()]
         locations.append(RecordLocation(group.number, group.offset, group.end - group.offset, (), is_joined))
-        suffixes.append(same.setdefault(own, own))
+        suffixes.append(same.setdefault(own_suffixes, own_suffixes))
         if is_joined:
             apart = tuple(Elsewhere(suffix, *place) for suffix, place in group.places.items())
             locations[home] = replace(locations[home], elsewhere=locations[home].elsewhere + apart)
-            suffixes[home] |= own
+            suffixes[home] |= own_suffixes
     places = _places_of({target for _, _, target in links}, stream) if links else {}
     for number, suffix, target in links:
         if target in places:

@@ -75,12 +75,12 @@ def fingerprint(shard: str, stream: BinaryIO | None = None) -> dict[str, str | i
         with _remote(shard, None) if stream is None else nullcontext(stream) as remote:
             assert isinstance(remote, RemoteStream)
             announced = remote.announcement()
-        said = {
+        facts = {
             "size": announced.size,
             "etag": announced.etag,
             "modified": None if announced.etag else announced.modified,
         }
-        return name | {key: value for key, value in said.items() if value is not None}
+        return name | {key: value for key, value in facts.items() if value is not None}
     with opened(shard, stream) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)

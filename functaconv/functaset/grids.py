@@ -197,8 +197,8 @@ class StoredGrid:
         for array in (self._latitude, self._longitude, self._mask):
             if array is not None:
                 lost = [f"{array.name}: {problem}" for _, _, problem in array.lost()]
-                thin = None if lost else array.implausible()
-                problems += lost if thin is None else [thin]
+                implausible = None if lost else array.implausible()
+                problems += lost if implausible is None else [implausible]
         return problems
 
     def problems(self, variables: int) -> list[str]:

@@ -31,7 +31,7 @@ def open_functaset(path: str | os.PathLike[str]) -> Functaset:
         ]
         problems += [problem for grid in functaset.grids for problem in grid.lost()]
     if not problems:
-        problems += [thin for array in arrays if (thin := array.implausible())]
+        problems += [implausible for array in arrays if (implausible := array.implausible())]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise InputError(f"{functaset.path}: {problems[0]}{more}", hint=HINT)

@@ -135,8 +135,8 @@ def _values(array: StoredArray) -> Iterator[Problem]:
     name, lost = array.name, list(array.lost())
     for start, stop, problem in lost:
         yield Problem(f"{name}: {rows_in_words(start, stop)} lost: {problem}", ((start, stop),))
-    if not lost and (thin := array.implausible()):
-        yield Problem(thin)
+    if not lost and (implausible := array.implausible()):
+        yield Problem(implausible)
         return
     bad: list[Run] = []
     count = 0

@@ -168,9 +168,9 @@ def _with_units(variables: Sequence[str], units: Sequence[str]) -> str:
 
 def _names(item: Item, attribute: str, channels: int, default: str | None = None) -> tuple[str, ...]:
     """What a grid's json says of each channel."""
-    said = item.attributes.get(attribute)
-    if isinstance(said, str) and (channels == 1 or default is not None):
-        return (said,) * channels
-    if isinstance(said, list) and len(said) == channels:
-        return tuple(map(str, said))
+    names = item.attributes.get(attribute)
+    if isinstance(names, str) and (channels == 1 or default is not None):
+        return (names,) * channels
+    if isinstance(names, list) and len(names) == channels:
+        return tuple(map(str, names))
     return tuple(f"channel_{number}" if default is None else default for number in range(channels))

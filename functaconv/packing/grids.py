@@ -59,7 +59,7 @@ class Grids:
 def opened(file: File, choice: FieldChoice, *, name: str, readers: int = 1) -> AbstractContextManager[Fields]:
     if file.problem is not None:
         raise InputError(file.problem)
-    return open_fields(file.place, choice, name=name, said=file.shown, readers=readers)
+    return open_fields(file.place, choice, name=name, label=file.shown, readers=readers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class _Content:
         return cls(file, fields.variables, (grid[0], grid[1]), tuple(fields.labels()))
 
 
-def joined_grids(files: Sequence[File], choice: FieldChoice, said: str, ignored: Counter[str]) -> list[Grids]:
+def joined_grids(files: Sequence[File], choice: FieldChoice, source: str, ignored: Counter[str]) -> list[Grids]:
     """The files as items, in the order of the files; InputError where different variables cannot become channels.
 
     Files that share grid and hours only in part, or hours on different grids, would be a dataset of which nothing can
@@ -96,9 +96,9 @@ def joined_grids(files: Sequence[File], choice: FieldChoice, said: str, ignored:
         except InputError:
             # reported when it is packed
             alone.append(file)
-    _check_all_found(choice, contents, said)
+    _check_all_found(choice, contents, source)
     if len({it.variables for it in contents}) > 1:
-        groups = [*_matched(contents, choice, said)]
+        groups = [*_matched(contents, choice, source)]
     else:
         groups = [Grids.of(it.file, choice) for it in contents]
     groups += [Grids.of(file, choice) for file in alone]
@@ -106,11 +106,13 @@ def joined_grids(files: Sequence[File], choice: FieldChoice, said: str, ignored:
     return sorted(groups, key=lambda group: min(order[file] for file in group.files))
 
 
-def _check_all_found(choice: FieldChoice, contents: Sequence[_Content], said: str) -> None:
-    held = {name for it in contents for name in it.variables}
-    absent = [name for name in choice.variables if name not in held]
-    if absent and held:
-        raise InputError(f"{said}: no variable {absent[0]!r}", hint=f"the others are there: {', '.join(sorted(held))}")
+def _check_all_found(choice: FieldChoice, contents: Sequence[_Content], source: str) -> None:
+    available = {name for it in contents for name in it.variables}
+    absent = [name for name in choice.variables if name not in available]
+    if absent and available:
+        raise InputError(
+            f"{source}: no variable {absent[0]!r}", hint=f"the others are there: {', '.join(sorted(available))}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ class _Series:
         return () in mine | others or not mine.isdisjoint(others)
 
 
-def _matched(contents: Sequence[_Content], choice: FieldChoice, said: str) -> Iterator[Grids]:
+def _matched(contents: Sequence[_Content], choice: FieldChoice, source: str) -> Iterator[Grids]:
     """Series of the same items together, all others file by file."""
     by_set: dict[tuple[Any, ...], list[_Content]] = {}
     for it in contents:
@@ -154,7 +156,7 @@ def _matched(contents: Sequence[_Content], choice: FieldChoice, said: str) -> It
         if any(one.variables != other.variables and one.belongs_to(other) for one in group for other in others):
             number_of = {name: number for number, group in enumerate(groups) for one in group for name in one.variables}
             raise InputError(
-                f"{said}: variables of different hours or grids cannot be channels of one item: "
+                f"{source}: variables of different hours or grids cannot be channels of one item: "
                 + "; ".join(map(str, series[:_MOST_TOLD])),
                 hint=f"choose variables that share them: {alternatives(number_of)}",
             )

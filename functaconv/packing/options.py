@@ -70,5 +70,5 @@ class PackOptions:
     @property
     def settings(self) -> dict[str, Any]:
         """Those of which the shards depend, as JSON."""
-        left = ("max_error_rate", "workers", "overwrite")
-        return {name: value for name, value in asdict(self).items() if name not in left}
+        without_effect = ("max_error_rate", "workers", "overwrite")
+        return {name: value for name, value in asdict(self).items() if name not in without_effect}

@@ -87,16 +87,16 @@ def selected(
 ) -> Iterator[Selection]:
     """The files of a folder, of a zip archive, or the one that the source is; archives are unpacked meanwhile."""
     suffix = None if field is None else parse_packed_field(field)[0]
-    lone = _lone_file(source)
+    file = _lone_file(source)
     with ExitStack() as stack:
-        if lone is not None and lone.suffix == ZIP:
-            folder = stack.enter_context(unzipped(Path(source), lone.shown))
+        if file is not None and file.suffix == ZIP:
+            folder = stack.enter_context(unzipped(Path(source), file.shown))
             if is_fields(folder):
-                yield Selection((replace(lone, place=folder, suffix=ZARR),), Counter(), is_lone=True)
+                yield Selection((replace(file, place=folder, suffix=ZARR),), Counter(), is_lone=True)
             else:
-                yield _below(folder, lone.shown, suffix, labels, None, stack)
-        elif lone is not None:
-            yield Selection((lone,), Counter(), is_lone=True)
+                yield _below(folder, file.shown, suffix, labels, None, stack)
+        elif file is not None:
+            yield Selection((file,), Counter(), is_lone=True)
         else:
             yield _below(Path(source), str(source), suffix, labels, exclude, stack)
 
@@ -130,9 +130,9 @@ def _lone_file(source: Path | str) -> File | None:
 
 
 def _below(
-    folder: Path, said: str, suffix: str | None, labels: bool | None, exclude: Path | None, stack: ExitStack
+    folder: Path, source: str, suffix: str | None, labels: bool | None, exclude: Path | None, stack: ExitStack
 ) -> Selection:
-    """The files below a folder; the folder stands for `said`."""
+    """The files below a folder; the folder stands for `source`."""
     walked = walk(folder, _wanted(suffix), exclude=exclude)
     ignored = walked.ignored
     _name_unchosen(ignored, suffix)
@@ -148,12 +148,12 @@ def _below(
             files.append(file)
     if not files:
         text = most_ignored(ignored) or "no files at all"
-        raise InputError(f"nothing to pack in {said}: found {text}", hint=f"expected {', '.join(PACKED_SUFFIXES)}")
-    _check_one_kind(files, said)
+        raise InputError(f"nothing to pack in {source}: found {text}", hint=f"expected {', '.join(PACKED_SUFFIXES)}")
+    _check_one_kind(files, source)
     _count_captions(files, ignored)
     classes = walked.classes
     if labels and not classes:
-        raise InputError(f"no classes in {said}: some files lie beside the sub-folders, expected all within them")
+        raise InputError(f"no classes in {source}: some files lie beside the sub-folders, expected all within them")
     if labels is False:
         files, classes = [replace(file, label=-1) for file in files], ()
     return Selection(tuple(files), ignored, classes)
@@ -237,7 +237,7 @@ def _member(archive: File, candidate: Candidate, folder: Path) -> File:
     return File(candidate.path, suffix, f"{archive.key}/{candidate.key}", f"{archive.shown}/{name}", archive.label)
 
 
-def _check_one_kind(files: Sequence[File], said: str) -> None:
+def _check_one_kind(files: Sequence[File], source: str) -> None:
     """InputError where images lie beside what they show, or most names are there in several forms."""
     names = [PurePosixPath(file.shown) for file in files]
     forms = _forms(names)
@@ -254,9 +254,9 @@ def _check_one_kind(files: Sequence[File], said: str) -> None:
         what = f"{several} of {len(by_stem)} names in several forms"
     else:
         return
-    told = ", ".join(f"{count} {form or 'without suffix'}" for form, count in counts.most_common(_MOST_TOLD))
+    listing = ", ".join(f"{count} {form or 'without suffix'}" for form, count in counts.most_common(_MOST_TOLD))
     fields = ", or ".join(_chosen_by(form) for form, _ in counts.most_common(_MOST_TOLD) if form)
-    raise InputError(f"{said} holds {what}: {told}", hint=f"choose one with {fields}")
+    raise InputError(f"{source} holds {what}: {listing}", hint=f"choose one with {fields}")
 
 
 def _chosen_by(form: str) -> str:

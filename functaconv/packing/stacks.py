@@ -185,8 +185,8 @@ def _array_of(
             shapes[name] = it.axes
     usable = [name for name, axes in shapes.items() if len(axes) > 1]
     if array is None and len(usable) != 1:
-        told = ", ".join(f"{name} {axes}" for name, axes in shapes.items())
-        raise ItemError(f"{len(names)} arrays ({told}), expected one to cut; choose with --field npz:NAME")
+        listing = ", ".join(f"{name} {axes}" for name, axes in shapes.items())
+        raise ItemError(f"{len(names)} arrays ({listing}), expected one to cut; choose with --field npz:NAME")
     chosen = array or usable[0]
     if chosen not in shapes:
         raise ItemError(f"no array {chosen!r}, found {', '.join(names) or 'none'}")

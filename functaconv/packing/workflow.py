@@ -94,22 +94,22 @@ def pack(
             raise InputError(f"{Origin.of(source).shown}: {NO_RESOLUTION}", hint="--resolution 32, say")
         units = _shuffled(_units(selection, options, source), options.seed)
         reading = Reading(options.array, options.transform, options.resolution, selection.is_lone)
-        told = Account(selection.ignored)
+        account = Account(selection.ignored)
         # closed whatever happens: no thread goes on decoding
         with closing(_outcomes(units, reading, threads, progress)) as outcomes:
-            samples = told.samples(outcomes)
+            samples = account.samples(outcomes)
             first = next(samples, None)
             if first is None:
-                raise told.nothing(Origin.of(source).shown)
+                raise account.nothing(Origin.of(source).shown)
             whole = chain([first], samples)
             if isinstance(target, Path):
                 written = write_shards(target, whole, options.items_per_shard)
             else:
                 written = write_stream(target, whole)
     summary = PackSummary(
-        written.count, len(told.failures), dict(sorted(told.ignored.items())), written.shards, written.bytes,
-        selection.classes if told.has_labels else (), tuple(told.failures), (*noise.lines(), *told.hints()),
-        told.complaint(written.count, options.max_error_rate),
+        written.count, len(account.failures), dict(sorted(account.ignored.items())), written.shards, written.bytes,
+        selection.classes if account.has_labels else (), tuple(account.failures), (*noise.lines(), *account.hints()),
+        account.complaint(written.count, options.max_error_rate),
     )  # fmt: skip
     if directory is not None:
         describe(directory, summary, options.settings)

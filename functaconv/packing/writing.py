@@ -55,9 +55,9 @@ def write_stream(stream: BinaryIO, samples: Iterable[Sample]) -> Written:
 def write_shards(target: Path, samples: Iterator[Sample], items_per_shard: int) -> Written:
     """Everything under temporary names, then renamed together: a killed pack leaves no shard that looks whole."""
     target.mkdir(parents=True, exist_ok=True)
-    for left in target.iterdir():
-        if _UNFINISHED.fullmatch(left.name):
-            left.unlink()
+    for leftover in target.iterdir():
+        if _UNFINISHED.fullmatch(leftover.name):
+            leftover.unlink()
     with ExitStack() as cleanup:
         shards: list[str] = []
         count = size = 0

@@ -129,10 +129,10 @@ def _contradictions(functaset: Functaset, table: Table, summary: dict[str, Any])
         off = ~(np.abs(functaset.psnr - psnr(functaset.mse)) <= TOLERANCE_DB) & np.isfinite(functaset.psnr)
     if off.any():
         problems.append(f"psnr and mse contradict each other in {int(off.sum())} rows, first {functaset.keys[off][0]}")
-    said = (summary.get("psnr") or {}).get("mean")
+    reported = (summary.get("psnr") or {}).get("mean")
     mean = float(table.psnr.mean()) if len(table) else math.nan
-    if said is not None and math.isfinite(mean) and not abs(float(said) - mean) <= TOLERANCE_DB:
-        problems.append(f"report.json says a mean of {said} dB, the items have {mean:.4f}")
+    if reported is not None and math.isfinite(mean) and not abs(float(reported) - mean) <= TOLERANCE_DB:
+        problems.append(f"report.json says a mean of {reported} dB, the items have {mean:.4f}")
     return problems
 
 

@@ -179,11 +179,11 @@ class Comparer:
     def _compare_joined(self, first: int, item: Signal) -> None:
         """An item in tiles, of which `first` is the first row, as it is rendered; all its rows have its error."""
         rows = int(self.table.items.rows[np.searchsorted(self.table.items.first, first)])
-        joined, own = Joined.stored(self.base, self.functaset, first, rows), slice(first, first + rows)
+        joined, row_range = Joined.stored(self.base, self.functaset, first, rows), slice(first, first + rows)
         for keep, mse in (self.result.mse_by_numbers or {self.base.latent: self.result.mse}).items():
-            mse[own] = np.nan_to_num(measure_joined(joined.kept(keep), item), nan=np.inf, posinf=np.inf)
+            mse[row_range] = np.nan_to_num(measure_joined(joined.kept(keep), item), nan=np.inf, posinf=np.inf)
             if keep == self.base.latent:
-                self.result.mse[own] = mse[own]
+                self.result.mse[row_range] = mse[row_range]
 
     def _latents(self, rows: np.ndarray) -> np.ndarray:
         # a run of rows is read several times as fast as the same rows one by one

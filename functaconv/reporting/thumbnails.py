@@ -55,10 +55,10 @@ class Thumbnails:
                     self._decode_joined(Joined.stored(base, self.functaset, row, count), number)
                 continue
             grid = self.functaset.native_grid(row)
-            seen = self.seen(number, row)
+            shown = self.seen(number, row)
             # of the points that are shown, and of no others: there may be thousands for each of these
-            points = base.geometry.points(grid, seen)
-            shape = tuple(len(range(size)[part]) for size, part in zip(grid.shape, seen, strict=True))
+            points = base.geometry.points(grid, shown)
+            shape = tuple(len(range(size)[part]) for size, part in zip(grid.shape, shown, strict=True))
             latent = torch.from_numpy(self.functaset.latents(slice(row, row + 1))).reshape(1, -1, base.latent)
             features = base.decode(latent.to(base.device), points.to(base.start))
             self._paint(number, row, features.reshape(*shape, -1).cpu().numpy())

@@ -98,19 +98,19 @@ def batched(
     goes as it is. Which batch a signal is in depends only on the signals before it.
     """
     waiting: dict[tuple[object, ...], list[tuple[int, Signal]]] = {}
-    held = 0
+    size_of_batch = 0
     for position, signal in signals:
         group = waiting.setdefault(signal.batches_with, [])
         group.append((position, signal))
-        held += signal.values.nbytes
+        size_of_batch += signal.values.nbytes
         if len(group) == size:
             full = signal.batches_with
-        elif held > most_bytes:
+        elif size_of_batch > most_bytes:
             full = max(waiting, key=lambda shape: sum(s.values.nbytes for _, s in waiting[shape]))
         else:
             continue
         chosen = waiting.pop(full)
-        held -= sum(s.values.nbytes for _, s in chosen)
+        size_of_batch -= sum(s.values.nbytes for _, s in chosen)
         yield Batch.of([s for _, s in chosen], [p for p, _ in chosen], pin=pin)
     for chosen in waiting.values():
         yield Batch.of([s for _, s in chosen], [p for p, _ in chosen], pin=pin)

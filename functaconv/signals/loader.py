@@ -89,13 +89,13 @@ def begun_ahead(
                     if failure is not None:
                         raise failure
                     return
-                call, own = waiting.popleft()
-                weight -= own
+                call, size = waiting.popleft()
+                weight -= size
                 yield call
                 del call
         finally:
-            for left, _ in waiting:
-                left.cancel()
+            for waiting_call, _ in waiting:
+                waiting_call.cancel()
 
 
 def _weight(given: object) -> int:

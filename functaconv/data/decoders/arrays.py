@@ -76,11 +76,11 @@ def _read_stream(stream: BinaryIO, size: int, limits: Limits) -> np.ndarray:
         raise ItemError(f"values of type {dtype}, expected integers, floats or booleans")
     if not shape or any(length < 1 for length in shape):
         raise ItemError(f"shape {shape}, expected one axis or more, each of length one or more")
-    needed, left = math.prod(shape) * dtype.itemsize, size - start
+    needed, available = math.prod(shape) * dtype.itemsize, size - start
     if needed > limits.expanded:
         raise ItemError(f"shape {shape} of {dtype} needs {needed} bytes, expected at most {limits.expanded}")
-    if needed != left:
-        raise ItemError(f"shape {shape} of {dtype} needs {needed} bytes, found {left}")
+    if needed != available:
+        raise ItemError(f"shape {shape} of {dtype} needs {needed} bytes, found {available}")
     content, filled = np.empty(needed, np.uint8), 0
     while filled < needed and (piece := stream.read(min(_PIECE, needed - filled))):
         content[filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)

@@ -86,16 +86,16 @@ def caption_of(record: Record, limits: Limits, ignored: Counter[str]) -> dict[st
         if suffix not in record.fields:
             continue
         try:
-            said = attributes_of(replace(record, fields={suffix: record.fields[suffix]}), limits)
+            parsed = attributes_of(replace(record, fields={suffix: record.fields[suffix]}), limits)
         except ItemError:
             ignore(ignored, LARGE_JSON if len(record.fields[suffix]) > limits.text else unreadable)
             continue
         try:
-            check_attributes(attributes | said, limits)
+            check_attributes(attributes | parsed, limits)
         except ItemError:
             ignore(ignored, LARGE_JSON)
             continue
-        attributes |= said
+        attributes |= parsed
     return attributes
 
 

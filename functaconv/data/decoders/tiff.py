@@ -85,12 +85,12 @@ def _check_tags(content: bytes) -> None:
 
 def _further_pages(file: "tifffile.TiffFile") -> int:
     """Pages after the first one, without copies of it in smaller sizes and masks."""
-    pages, seen = 0, {file.pages.first.offset}
+    pages, offsets = 0, {file.pages.first.offset}
     try:
         for page in itertools.islice(file.pages, 1, _MAX_PAGES):
-            if page.offset in seen:
+            if page.offset in offsets:
                 break
-            seen.add(page.offset)
+            offsets.add(page.offset)
             pages += not (cast("tifffile.TiffPage", page).subfiletype & _REDUCED_OR_MASK)
     # a damaged chain of pages: the first page is read all the same
     except (OSError, ValueError, LookupError, TypeError, RuntimeError, struct.error):

@@ -199,8 +199,8 @@ def _positions(
     if choice.start is not None or choice.stop is not None:
         if time is None:
             raise InputError(f"{origin.shown}: no times to choose between {choice.range} from")
-        held = choice.held_times(time.values, origin.shown)
-        chosen |= {dim: np.flatnonzero(held) for dim in time.dims}
+        is_chosen = choice.held_times(time.values, origin.shown)
+        chosen |= {dim: np.flatnonzero(is_chosen) for dim in time.dims}
     if choice.stride > 1:
         if not time_axes:
             raise InputError(f"{origin.shown}: no axis of time to take every {choice.stride}th from")
@@ -209,8 +209,8 @@ def _positions(
         level = next((coordinate for coordinate in along if coordinate.column == "level"), None)
         if level is None or len(level.dims) > 1 or level.values.dtype.kind not in "iuf":
             raise InputError(f"{origin.shown}: no levels to choose from")
-        held = choice.held_levels(np.atleast_1d(level.values), origin.shown)
-        chosen |= {dim: np.flatnonzero(held) for dim in level.dims}
+        is_chosen = choice.held_levels(np.atleast_1d(level.values), origin.shown)
+        chosen |= {dim: np.flatnonzero(is_chosen) for dim in level.dims}
     return chosen
 
 
@@ -227,11 +227,11 @@ def _labels(dim: str, positions: np.ndarray, along: Sequence[Coordinate], is_fir
         start = {"level": "", "member": "m"}.get(coordinate.column, dim)
         labels = [start + number_label(value) for value in coordinate.values.tolist()]
     # keys are unique
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for number, label in enumerate(labels):
-        seen[label] += 1
-        if seen[label] > 1:
-            labels[number] = f"{label}-{seen[label]}"
+        counts[label] += 1
+        if counts[label] > 1:
+            labels[number] = f"{label}-{counts[label]}"
     return labels
 
 
@@ -240,10 +240,10 @@ def _meant_as_missing(variable: "xr.Variable") -> Iterator[np.float32]:
     the data's type are NaN already.
     """
     packing = {"scale_factor", "add_offset"}
-    said = variable.encoding if np.dtype(variable.encoding.get("dtype", "f4")).kind == "f" else {}
+    encoding = variable.encoding if np.dtype(variable.encoding.get("dtype", "f4")).kind == "f" else {}
     for name in ("_FillValue", "missing_value"):
-        values = np.ravel(said.get(name, ()))
-        if values.dtype.kind in "iuf" and not packing & said.keys():
+        values = np.ravel(encoding.get(name, ()))
+        if values.dtype.kind in "iuf" and not packing & encoding.keys():
             with np.errstate(over="ignore"):
                 yield from values.astype(np.float32)
 

@@ -86,15 +86,15 @@ class FieldChoice:
 
     def held_times(self, times: np.ndarray, shown: str) -> np.ndarray:
         """Which of these ISO times lie in the range, bool; `2022-05` stands for all of May."""
-        held = np.ones(times.shape, dtype=bool)
+        is_chosen = np.ones(times.shape, dtype=bool)
         for bound, is_within in ((self.start, operator.ge), (self.stop, operator.le)):
             if bound is not None:
                 spelled = _spelled(bound)
-                held &= is_within(times.astype(f"U{len(spelled)}"), spelled)
-        if not held.any():
+                is_chosen &= is_within(times.astype(f"U{len(spelled)}"), spelled)
+        if not is_chosen.any():
             known = np.sort(times, axis=None)
             raise InputError(f"{shown}: no time between {self.range}", hint=f"there is {known[0]} to {known[-1]}")
-        return held
+        return is_chosen
 
     def held_levels(self, levels: np.ndarray, shown: str) -> np.ndarray:
         """Which of these were asked for."""
@@ -103,8 +103,8 @@ class FieldChoice:
         if missing:
             known = ", ".join(f"{level:g}" for level in np.unique(levels))
             raise InputError(f"{shown}: no level {', '.join(missing)}", hint=f"levels are {known}")
-        held: np.ndarray = equal.any(axis=1)
-        return held
+        is_chosen: np.ndarray = equal.any(axis=1)
+        return is_chosen
 
 
 def alternatives(available: Mapping[str, object]) -> str:

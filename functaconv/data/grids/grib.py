@@ -62,8 +62,8 @@ def _chosen(messages: Sequence[Message], choice: FieldChoice, origin: Origin) ->
             hint=f"choose variables of one grid: {alternatives(grids)}",
         )
     if choice.levels:
-        held = choice.held_levels(np.array([message.level for message in messages]), origin.shown)
-        messages = list(itertools.compress(messages, held))
+        is_chosen = choice.held_levels(np.array([message.level for message in messages]), origin.shown)
+        messages = list(itertools.compress(messages, is_chosen))
     times = np.unique([message.time.isoformat() for message in messages])
     wanted = set(times[choice.held_times(times, origin.shown)][:: choice.stride].tolist())
     return {name: [it for it in messages if it.name == name and it.time.isoformat() in wanted] for name in names}

@@ -22,7 +22,7 @@ def check_contained(path: Path, origin: Origin) -> None:
     h5py = imported("h5py", "era5", "NetCDF")
     with origin.trouble("cannot read"), h5py.File(path, "r") as file:
         groups = [(file, "", 0)]
-        seen = {_place(file)}
+        visited = {_place(file)}
         while groups:
             group, above, depth = groups.pop()
             for name, item in _items(group, above, origin):
@@ -30,11 +30,11 @@ def check_contained(path: Path, origin: Origin) -> None:
                     if _lies_elsewhere(item):
                         raise InputError(f"{origin.shown}: the values of {name} lie in other files", hint=_HINT)
                 elif isinstance(item, h5py.Group):
-                    if _place(item) in seen:
+                    if _place(item) in visited:
                         raise InputError(f"{origin.shown}: {name} is a group that is there twice", hint=_HINT)
                     if depth == _DEEPEST:
                         raise InputError(f"{origin.shown}: more than {_DEEPEST} groups in each other")
-                    seen.add(_place(item))
+                    visited.add(_place(item))
                     groups.append((item, f"{name}/", depth + 1))
 
 

@@ -51,15 +51,15 @@ def open_fields(
     choice: FieldChoice = EVERYTHING,
     *,
     name: str | None = None,
-    said: str | None = None,
+    label: str | None = None,
     readers: int = 1,
 ) -> AbstractContextManager[Fields]:
     """The fields of a NetCDF or GRIB file, or of a zarr store (a directory, or an http, https, s3, gs or az URL).
 
-    Keys begin with `name`, by default the file's name without its suffix; errors speak of `said`, by default the
+    Keys begin with `name`, by default the file's name without its suffix; errors speak of `label`, by default the
     source. `readers` sources that are read at the same time share the memory.
     """
-    origin = Origin.of(source, name, said)
+    origin = Origin.of(source, name, label)
     if origin.is_url:
         if scheme_of(str(source)) in ("file", "local"):
             raise InputError(

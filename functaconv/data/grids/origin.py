@@ -30,12 +30,12 @@ class Origin:
     is_url: bool
 
     @classmethod
-    def of(cls, source: str | Path, name: str | None = None, said: str | None = None) -> "Origin":
-        """Keys begin with `name`, by default the file's name without its suffix; errors speak of `said`."""
+    def of(cls, source: str | Path, name: str | None = None, label: str | None = None) -> "Origin":
+        """Keys begin with `name`, by default the file's name without its suffix; errors speak of `label`."""
         is_url = scheme_of(str(source)) is not None
-        said = said or (shown(str(source)) if is_url else str(source))
-        place = PurePosixPath(said.partition("://")[2]) if is_url else Path(source).absolute()
-        return cls(said, place, clean_key(place.stem if name is None else name), is_url)
+        label = label or (shown(str(source)) if is_url else str(source))
+        place = PurePosixPath(label.partition("://")[2]) if is_url else Path(source).absolute()
+        return cls(label, place, clean_key(place.stem if name is None else name), is_url)
 
     @property
     def suffix(self) -> str:

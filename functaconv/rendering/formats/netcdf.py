@@ -60,10 +60,10 @@ class Zarr(Format):
     def may_replace(self, path: Path) -> bool:
         """A store that `write` made."""
         try:
-            said = json.loads((path / "zarr.json").read_bytes())["attributes"]["source"]
+            maker = json.loads((path / "zarr.json").read_bytes())["attributes"]["source"]
         except (OSError, ValueError, LookupError, TypeError):
             return False
-        return isinstance(said, str) and said.startswith("functaconv ")
+        return isinstance(maker, str) and maker.startswith("functaconv ")
 
 
 def to_netcdf(pictures: Sequence[Picture], functaset: Functaset) -> bytes:
@@ -101,12 +101,12 @@ def to_dataset(pictures: Sequence[Picture], functaset: Functaset) -> "xarray.Dat
     has_times = bool((seconds != NO_TIME).any())
     attributes = {"standard_name": "time"}
     dims: tuple[str, ...] = ("latitude", "longitude")
-    said: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     if len(pictures) == 1:
         values = values[0]
         if seconds[0] != NO_TIME:
             coords["time"] = ((), times[0], attributes)
-        said = {"key": pictures[0].key, **_plain(functaset.meta(rows[0]))}
+        metadata = {"key": pictures[0].key, **_plain(functaset.meta(rows[0]))}
     elif len(set(seconds.tolist())) == len(seconds) and NO_TIME not in seconds:
         coords["time"] = ("time", times, attributes)
         dims = ("time", *dims)
@@ -124,7 +124,7 @@ def to_dataset(pictures: Sequence[Picture], functaset: Functaset) -> "xarray.Dat
         for channel, (name, unit) in enumerate(zip(names, functaset.attributes.units, strict=True))
     }
     about = {"Conventions": CONVENTIONS, "source": f"functaconv {functaconv.__version__}, decoded from fitted latents"}
-    dataset = xarray.Dataset(variables, coords, {**about, **said})
+    dataset = xarray.Dataset(variables, coords, {**about, **metadata})
     for name in variables:
         dataset[name].encoding = {"dtype": "float32", "_FillValue": np.float32(np.nan)}
     for axis in ("latitude", "longitude"):
@@ -149,11 +149,11 @@ def _times(seconds: np.ndarray, functaset: Functaset) -> np.ndarray:
 
 def _along_items(metas: Sequence[Any]) -> dict[str, Any]:
     """What every item says of itself in a number or a word (level, member ...), as a coordinate along `item`."""
-    said = [meta if isinstance(meta, dict) else {} for meta in metas]
-    common = set(said[0]).intersection(*said[1:]) if said else set()
+    dictionaries = [meta if isinstance(meta, dict) else {} for meta in metas]
+    common = set(dictionaries[0]).intersection(*dictionaries[1:]) if dictionaries else set()
     columns: dict[str, Any] = {}
     for name in sorted(common - {"item", "time", "latitude", "longitude", "source"}):
-        values = [one[name] for one in said]
+        values = [one[name] for one in dictionaries]
         if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
             columns[name] = ("item", np.array(values, float))
         elif all(isinstance(value, str) for value in values):
