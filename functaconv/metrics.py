@@ -1,7 +1,5 @@
 """Measures of loss: pure functions of errors."""
 
-import math
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -66,13 +64,3 @@ def seam_ratio(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> float 
     # a mean that is missing is not above 0
     ratios = [ours / others for ours, others in zip(means[::2], means[1::2], strict=True) if ours >= 0 and others > 0]
     return float(max(ratios)) if ratios else None
-
-
-def mse_of(reconstruction: ArrayLike, original: ArrayLike, peak: float = 1.0, valid: ArrayLike | None = None) -> float:
-    """Mean squared error over the valid values, in units of the squared peak; NaN when nothing is valid."""
-    error = (np.asarray(reconstruction, np.float64) - np.asarray(original, np.float64)) / peak
-    squared = np.square(error)
-    if valid is None:
-        return float(squared.mean())
-    kept = np.broadcast_to(np.asarray(valid, bool), squared.shape)
-    return float(squared[kept].mean()) if kept.any() else math.nan

@@ -28,8 +28,6 @@ class Ranks:
     """which of those on this machine"""
     run: str | None = None
     """what all ranks of one run share and no other run has, also when torchrun starts them again; None when alone"""
-    launcher: str = "alone"
-    """alone, torchrun or slurm"""
     is_named: bool = True
     """no other run is called so"""
 
@@ -52,7 +50,7 @@ def ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
     if world is None or array is None:
         return world or array or Ranks()
     count = array.count * world.count
-    return Ranks(array.rank * world.count + world.rank, count, world.local, array.run, "slurm")
+    return Ranks(array.rank * world.count + world.rank, count, world.local, array.run)
 
 
 def in_turn(
@@ -109,7 +107,7 @@ def _of_torchrun(environment: Mapping[str, str]) -> Ranks | None:
         run = f"{run}/{PurePath(reply).parents[2].name}"
     if not is_named and (job := environment.get("SLURM_JOB_ID")):
         run, is_named = f"{run}/{job}", True
-    return Ranks(rank, count, local, run, "torchrun", is_named)
+    return Ranks(rank, count, local, run, is_named)
 
 
 def _of_array(environment: Mapping[str, str]) -> Ranks | None:
@@ -130,7 +128,7 @@ def _of_array(environment: Mapping[str, str]) -> Ranks | None:
         )
     rank = (task - least) // step
     _check(rank, count, "the SLURM array", environment)
-    return Ranks(rank, count, 0, environment[ARRAY[3]], "slurm")
+    return Ranks(rank, count, 0, environment[ARRAY[3]])
 
 
 def _of_step(environment: Mapping[str, str]) -> Ranks | None:
@@ -139,7 +137,7 @@ def _of_step(environment: Mapping[str, str]) -> Ranks | None:
         return None
     rank, count, local = (_number(environment, name) for name in STEP[:3])
     _check(rank, count, "srun", environment)
-    return Ranks(rank, count, local, ".".join(environment[name] for name in STEP[3:]), "slurm")
+    return Ranks(rank, count, local, ".".join(environment[name] for name in STEP[3:]))
 
 
 def _are_set(environment: Mapping[str, str], names: Sequence[str]) -> bool:

@@ -32,7 +32,7 @@ from functaconv.errors import (
 from functaconv.functaset.opening import open_functaset
 from functaconv.functaset.reader import Functaset
 from functaconv.functaset.verify import verify
-from functaconv.metrics import mse_of, psnr
+from functaconv.metrics import psnr
 from functaconv.modalities.reading import Reading
 from functaconv.packing import pack
 from functaconv.recipe import merged
@@ -42,6 +42,7 @@ from functaconv.summary import Items
 from functaconv.training import fit_base
 from tests.conftest import TINY, npy, png
 from tests.conftest import tar as tar_of
+from tests.oracle import mse_of
 
 
 @pytest.fixture(scope="module")

@@ -22,13 +22,14 @@ from functaconv.data.decoders import decode
 from functaconv.data.shards import read_records
 from functaconv.errors import InputError, UsageError, VerificationError
 from functaconv.functaset.opening import open_functaset
-from functaconv.metrics import mse_of, psnr
+from functaconv.metrics import psnr
 from functaconv.reporting import Report, report, to_csv, to_html
 from functaconv.reporting.comparison import lengths
 from functaconv.reporting.thumbnails import Thumbnails
 from functaconv.signals.grid import Grid
 from functaconv.training import fit_base
 from tests.conftest import npy, png, tar
+from tests.oracle import mse_of
 
 SHAPE = (12, 12)
 
