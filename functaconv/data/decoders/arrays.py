@@ -2,10 +2,10 @@
 
 import io
 import math
+import re
 import struct
 import zipfile
 import zlib
-from tokenize import TokenError
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -16,14 +16,12 @@ from functaconv.errors import ItemError
 # what numpy, zipfile and zlib raise on damaged bytes, and warnings where a caller made them errors
 ARRAY_ERRORS = (
     OSError,
-    SyntaxError,
     ValueError,
     TypeError,
     LookupError,
     EOFError,
     ArithmeticError,
     RuntimeError,
-    TokenError,
     struct.error,
     zlib.error,
     zipfile.BadZipFile,
@@ -32,6 +30,11 @@ ARRAY_ERRORS = (
 )
 # bytes of a npy header; numpy has the same limit
 _MAX_HEADER = 10_000
+# as all programs write it; numpy reads it with Python's parser, which may fail when several threads use it
+_HEADER = re.compile(
+    rb"\{\s*'descr':\s*(?:'([^']{2,20})'|\[.*\]),\s*'fortran_order':\s*(True|False),"
+    rb"\s*'shape':\s*\(([0-9L, -]*)\),?\s*\}\s*"
+)
 # bytes that are decompressed together
 _PIECE = 1 << 20
 # members of an archive: each is an object of Python, and an npz has one for an array
@@ -91,7 +94,7 @@ def _read_stream(stream: BinaryIO, size: int, limits: Limits) -> np.ndarray:
 
 
 def npy_header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    """Shape, whether the first axis is the fastest, type, and where the values begin."""
+    """Shape, whether the first axis is the fastest, type, and where the values begin; ValueError where damaged."""
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
         raise ItemError(f"npy format {version[0]}.{version[1]}, which is for records; expected numbers (1.0 or 2.0)")
@@ -99,14 +102,14 @@ def npy_header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any], 
     length = int.from_bytes(size, "little")
     if length > _MAX_HEADER:
         raise ItemError(f"a header of {length} bytes, expected at most {_MAX_HEADER}")
-    header = io.BytesIO(size + stream.read(length))
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    try:
-        shape, fortran, dtype = read(header)
-    except MemoryError:
-        # Python's parser raises it for deeply nested brackets
-        raise ItemError("a header that makes no sense") from None
-    return shape, fortran, dtype, np.lib.format.MAGIC_LEN + len(size) + length
+    header = _HEADER.fullmatch(stream.read(length))
+    if header is None:
+        raise ValueError("no header of an array of numbers")
+    if header[1] is None:
+        raise ItemError("values of several types together, expected integers, floats or booleans")
+    shape = tuple(int(side) for side in header[3].replace(b"L", b"").split(b",") if side.strip())
+    start = np.lib.format.MAGIC_LEN + len(size) + length
+    return shape, header[2] == b"True", np.dtype(header[1].decode("ascii")), start
 
 
 def numeric(array: np.ndarray, suffix: str) -> np.ndarray:
