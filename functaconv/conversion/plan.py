@@ -22,15 +22,18 @@ class DryRun:
     done: int
     numbers: int
     bytes_per_item: int
+    is_tiled: bool = False
+    """what is said of an item is that of a tile: how many there are is known when the images are decoded"""
 
     def to_json(self) -> dict[str, Any]:
+        each = "tile" if self.is_tiled else "item"
         return {
             "shards": len(self.shards),
             "records": self.records,
             "already_done": self.done,
-            "numbers_per_item": self.numbers,
-            "bytes_per_item": self.bytes_per_item,
-            "bytes": None if self.records is None else self.records * self.bytes_per_item,
+            f"numbers_per_{each}": self.numbers,
+            f"bytes_per_{each}": self.bytes_per_item,
+            "bytes": None if self.records is None or self.is_tiled else self.records * self.bytes_per_item,
         }
 
 
@@ -55,4 +58,4 @@ def dry_run(
     if existing.exists and not overwrite:
         done = (records or 0) if existing.is_finished else Parts(path / PARTS).records
     numbers = work.stored.base.numbers
-    return DryRun(work.names, records, done, numbers, numbers * work.codec.dtype.itemsize)
+    return DryRun(work.names, records, done, numbers, numbers * work.codec.dtype.itemsize, work.layout.tiled)
