@@ -14,7 +14,7 @@ from functaconv.conversion.progress import Progress
 from functaconv.conversion.reading import Portion, read
 from functaconv.conversion.tasks import Task
 from functaconv.conversion.work import Work
-from functaconv.data.shards import shown
+from functaconv.data.naming import shown
 from functaconv.functaset.blocks import DAMAGED, Block, Failure
 from functaconv.functaset.codecs import Codec
 from functaconv.functaset.grids import GridTable

@@ -8,7 +8,8 @@ from typing import Any
 
 from functaconv.conversion.options import EncodeOptions
 from functaconv.conversion.work import Work
-from functaconv.data.shards import index_shard, is_seekable
+from functaconv.data.shards import index_shard
+from functaconv.data.storage import is_seekable
 from functaconv.functaset.schema import PARTS
 from functaconv.functaset.unfinished import Parts, existing_at
 

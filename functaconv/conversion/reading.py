@@ -12,10 +12,10 @@ from functaconv.conversion.work import Work
 from functaconv.data.decoders import USABLE_HINT, decode, usable_field
 from functaconv.data.ignored import ignore, most_ignored
 from functaconv.data.items import Record
-from functaconv.data.naming import is_local
+from functaconv.data.naming import is_local, shown
 from functaconv.data.noise import reading
-from functaconv.data.shards import fingerprint, read_records, shown
-from functaconv.data.storage import opened
+from functaconv.data.shards import read_records
+from functaconv.data.storage import fingerprint, opened
 from functaconv.errors import ChangedInputError, InputError, ItemError
 from functaconv.modalities.reading import DecodedRecord, count_ignored
 from functaconv.signals.loader import Ahead, begun_ahead

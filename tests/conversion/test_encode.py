@@ -19,7 +19,8 @@ from PIL import Image
 from functaconv.checkpoint import base_from_bytes, base_of, read_base
 from functaconv.conversion import Encoded, Watcher, dry_run, encode
 from functaconv.data.decoders.transform import ImageTransform
-from functaconv.data.shards import expand_shards, read_records
+from functaconv.data.expansion import expand_shards
+from functaconv.data.shards import read_records
 from functaconv.errors import (
     ChangedInputError,
     InputError,

@@ -12,9 +12,11 @@ import pytest
 import tifffile
 from PIL import Image
 
-from functaconv.data.decoders import ImageTransform, Limits, decode
+from functaconv.data.decoders import decode
+from functaconv.data.decoders.transform import ImageTransform
 from functaconv.data.ignored import LOW_BITS, PAGES
 from functaconv.data.items import Item, Record
+from functaconv.data.limits import Limits
 from functaconv.errors import ItemError, MissingExtraError
 from functaconv.modalities import Axes
 
