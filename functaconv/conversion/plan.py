@@ -24,7 +24,7 @@ class DryRun:
     numbers: int
     bytes_per_item: int
     is_tiled: bool = False
-    """what is said of an item is that of a tile: how many there are is known when the images are decoded"""
+    """the numbers are those of a tile: how many tiles there are is known when the items are decoded"""
 
     def to_json(self) -> dict[str, Any]:
         each = "tile" if self.is_tiled else "item"
