@@ -16,7 +16,7 @@ from functaconv.functaset.unfinished import Parts, existing_at
 
 @dataclass(frozen=True)
 class DryRun:
-    """What `encode --dry-run` shows."""
+    """The result of `encode --dry-run`."""
 
     shards: tuple[str, ...]
     records: int | None

@@ -171,16 +171,16 @@ def check_first_items(work: Work) -> None:
 
 
 def nothing_usable(work: Work, ignored: Mapping[str, int]) -> str:
-    """That there was no item, and none that failed; `ignored` is what there was instead."""
+    """The message that the input has no item at all; `ignored` counts the records without one."""
     return f"there is no usable item in {work.described}" + (f": {most_ignored(ignored)}" if ignored else "")
 
 
 def _usable(work: Work, ignored: Counter[str]) -> Iterator[Record]:
-    """The records that hold an array, or should; what there is besides is counted."""
+    """The records with an array or a problem; the others are counted in `ignored`."""
     has_any = False
     for number, name in enumerate(work.names):
         if has_any and not is_local(name):
-            # another request before the first item is fitted
+            # each further shard would cost a request before the first item is fitted
             return
         for record in islice(read_records(name, number, unplaced=ignored), work.options.limit):
             count_ignored(record, work.field, ignored)
@@ -190,7 +190,7 @@ def _usable(work: Work, ignored: Counter[str]) -> Iterator[Record]:
 
 
 def _mismatch(work: Work, record: Record) -> tuple[str, bool]:
-    """Why a sound record is not what the base is for, or empty; and whether encoding would lose its colour."""
+    """Why the base cannot encode a valid record, or an empty string; and whether encoding would lose its colour."""
     axes = work.stored.base.axes
     try:
         with reading(record.key):

@@ -144,7 +144,7 @@ def prefetched(
             if not waits:
                 room.release()
             yield item
-            # by now nobody may hold it
+            # free its memory before the next one is made
             item = None
             if waits:
                 room.release()
