@@ -9,14 +9,6 @@ import pytest
 import functaconv
 
 
-def test_help_imports_neither_torch_nor_numpy() -> None:
-    code = (
-        "import sys; from functaconv.cli.app import run; code = run(['--help']); "
-        "assert not {'torch', 'numpy', 'zarr', 'PIL'} & set(sys.modules), 'heavy import'; sys.exit(code)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
-
-
 @pytest.mark.parametrize(("users", "used"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
 def test_threads_wait_passively_unless_the_user_says_otherwise(users: str | None, used: str) -> None:
     code = (

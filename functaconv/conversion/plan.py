@@ -8,33 +8,29 @@ from typing import Any
 
 from functaconv.conversion.options import EncodeOptions
 from functaconv.conversion.work import Work
-from functaconv.data.shards import index_shard
-from functaconv.data.storage import is_seekable
+from functaconv.data.shards import index_shard, is_seekable
 from functaconv.functaset.schema import PARTS
 from functaconv.functaset.unfinished import Parts, existing_at
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """The result of `encode --dry-run`."""
+    """What `encode --dry-run` shows."""
 
     shards: tuple[str, ...]
     records: int | None
     done: int
     numbers: int
     bytes_per_item: int
-    is_tiled: bool = False
-    """the numbers are those of a tile: how many tiles there are is known when the items are decoded"""
 
     def to_json(self) -> dict[str, Any]:
-        each = "tile" if self.is_tiled else "item"
         return {
             "shards": len(self.shards),
             "records": self.records,
             "already_done": self.done,
-            f"numbers_per_{each}": self.numbers,
-            f"bytes_per_{each}": self.bytes_per_item,
-            "bytes": None if self.records is None or self.is_tiled else self.records * self.bytes_per_item,
+            "numbers_per_item": self.numbers,
+            "bytes_per_item": self.bytes_per_item,
+            "bytes": None if self.records is None else self.records * self.bytes_per_item,
         }
 
 
@@ -59,4 +55,4 @@ def dry_run(
     if existing.exists and not overwrite:
         done = (records or 0) if existing.is_finished else Parts(path / PARTS).records
     numbers = work.stored.base.numbers
-    return DryRun(work.names, records, done, numbers, numbers * work.codec.dtype.itemsize, work.layout.tiled)
+    return DryRun(work.names, records, done, numbers, numbers * work.codec.dtype.itemsize)

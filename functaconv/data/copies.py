@@ -10,8 +10,7 @@ from typing import BinaryIO
 
 from functaconv.data.compression import plain
 from functaconv.data.items import DamageError
-from functaconv.data.naming import shown
-from functaconv.data.storage import is_seekable, opened
+from functaconv.data.storage import is_seekable, opened, shown
 from functaconv.errors import InputError
 
 _CHUNK = 1 << 20

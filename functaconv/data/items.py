@@ -44,7 +44,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One decoded array, with its key, before it is fitted to axes."""
+    """One raw array as it came."""
 
     key: str
     array: np.ndarray

@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
+__all__ = ["Noise", "eccodes_heard", "heard", "libtiff_heard", "now_reading", "reading"]
+
 _HERE = threading.local()
 _STDERR = threading.Lock()
 _MOST_LINES = 10

@@ -25,7 +25,7 @@ MOST_VALUES = 1 << 29
 
 @dataclass(frozen=True)
 class Rendered:
-    """The result of `render`: how many items were written, and the files."""
+    """What came of `render`."""
 
     count: int
     path: str

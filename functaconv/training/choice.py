@@ -11,9 +11,8 @@ import torch
 from functaconv.data.decoders import USABLE_HINT, decode, usable_field
 from functaconv.data.ignored import most_ignored
 from functaconv.data.items import Item
-from functaconv.data.naming import shown
 from functaconv.data.noise import reading
-from functaconv.data.shards import read_records
+from functaconv.data.shards import read_records, shown
 from functaconv.errors import InputError, ItemError, UsageError
 from functaconv.modalities import Axes
 from functaconv.modalities.reading import check_possible, count_ignored

@@ -126,34 +126,6 @@ def test_a_clock_that_goes_backwards(
     assert_same_functaset(tmp_path / "out.zarr", world.store)
 
 
-def test_two_encoders_on_one_output(
-    world: World, encode: Encode, tmp_path: Path, environment: Mapping[str, str]
-) -> None:
-    """The second is told who has it, and the first is not disturbed."""
-    program = f"""
-import sys, time
-from functaconv.conversion import Watcher, encode
-class Slow(Watcher):
-    def report(self, *_):
-        print("busy", flush=True)
-        sys.stdin.readline()
-encode({str(world.base)!r}, {str(world.shards)!r}, {str(tmp_path / "out.zarr")!r}, device="cpu", watcher=Slow())
-"""
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-    ) as first:
-        assert first.stdout is not None
-        assert first.stdin is not None
-        assert first.stdout.readline() == b"busy\n"
-        ran = encode(world.shards)
-        assert ran.code == 73, ran.errors
-        assert f"another run: pid {first.pid} on " in ran.errors
-        first.stdin.close()
-        first.stdout.read()
-        assert first.wait() == 0
-    assert_same_functaset(tmp_path / "out.zarr", world.store)
-
-
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers are waited for less long, and asked again sooner."""
@@ -167,9 +139,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param([Answer(404)], 65, None, id="404"),
         pytest.param([Answer(503), Answer(503), Answer()], 0, COUNT, id="503 twice, then works"),
         pytest.param([Answer(503)], 69, None, id="503 for ever"),
-        pytest.param([Answer(silent=True)], 69, None, id="never answers"),
         pytest.param([Answer(), Answer(stop=3000), Answer(stop=2000), Answer()], 0, COUNT, id="stops mid-body"),
-        pytest.param([Answer(), Answer(stop=3000), Answer(404)], 65, None, id="vanishes"),
         pytest.param([Answer(), Answer(stop=3000), Answer(etag='"b"')], 65, None, id="becomes another"),
     ],
 )

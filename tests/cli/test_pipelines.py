@@ -14,6 +14,7 @@ from tests.cli.conftest import Invoke, Ran, World
 Shell = Callable[[str], Ran]
 
 
+@pytest.mark.slow
 def test_from_a_folder_to_pictures_in_one_line(world: World, tmp_path: Path, shell: Shell) -> None:
     ran = shell(
         f"functaconv pack {world.images} - | functaconv encode {world.base} - OUT.zarr >report.txt "

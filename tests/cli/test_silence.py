@@ -35,6 +35,7 @@ def end(process: "subprocess.Popen[bytes]", number: int) -> str:
     return process.stderr.read().decode()
 
 
+@pytest.mark.slow
 def test_stdin_that_is_silent(world: World, tmp_path: Path, environment: Mapping[str, str]) -> None:
     shard = sorted(world.shards.glob("*.tar"))[0].read_bytes()
     with begin(environment, world.base, "-", tmp_path / "out.zarr") as process:

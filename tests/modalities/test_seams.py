@@ -95,7 +95,8 @@ def test_a_border_of_tiles_shows_where_they_differ() -> None:
 @pytest.mark.parametrize("sites", [(), (4, 4)])
 def test_borders_of_tiles_do_not_show(tmp_path: Path, sites: tuple[int, ...]) -> None:
     shard = tar(tmp_path / "images.tar", {f"{number}.png": png(number, (56, 56)) for number in range(2)})
-    settings = {"latent": {"numbers": 6, "sites": sites}, "training": {"minutes": 0}, "data": {"tile": 32}}
+    settings = {"latent": {"numbers": 6, "sites": sites}, "training": {"minutes": 0}, "data": {"tile": 32},
+                "closed_form": {"features": 60, "rounds": 2}}  # fmt: skip
     base = fit_base(str(shard), tmp_path / "base", settings=settings, device="cpu").path
     encode(base, str(shard), tmp_path / "store", device="cpu", tile=32)
     found = report(tmp_path / "store", against=str(shard))

@@ -91,7 +91,7 @@ def test_fine_grids_keep_their_thin_walls() -> None:
     assert (voxel_preview(occupancy) < 255).any(axis=-1).mean() > 0.15
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(
     arrays(
         np.float32,

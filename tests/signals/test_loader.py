@@ -102,17 +102,6 @@ def test_large_items_are_decoded_one_at_a_time_and_small_ones_ahead() -> None:
     assert not loader_threads()
 
 
-def test_a_large_item_that_nobody_asks_for_ends_with_the_others() -> None:
-    def decoded(number: int) -> int:
-        check_ahead(LARGE if number else 0)
-        return number
-
-    results = map_ahead(decoded, range(20), workers=2)
-    assert next(results) == 0
-    results.close()  # type: ignore[attr-defined]
-    assert not loader_threads()
-
-
 def test_no_more_is_fetched_while_large_records_wait() -> None:
     fetched: list[int] = []
 
@@ -123,19 +112,6 @@ def test_no_more_is_fetched_while_large_records_wait() -> None:
 
     for done, _ in enumerate(map_ahead(lambda record: record.record, records(), workers=8)):
         assert len(fetched) - done <= 3
-
-
-def test_nothing_is_prefetched_while_a_large_item_is_in_use() -> None:
-    made: list[int] = []
-
-    def items() -> Iterator[int]:
-        for number in range(1, 9):
-            made.append(number)
-            yield number
-
-    for item in prefetched(items(), depth=1, is_large=lambda number: number % 2 == 0):
-        time.sleep(0.002)
-        assert made[-1] == item or item % 2
 
 
 @pytest.mark.parametrize("count", [0, 1, 20])
