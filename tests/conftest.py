@@ -4,7 +4,7 @@ import io
 import os
 import tarfile
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +49,14 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     return torch.device(request.param)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """fsync shows only in a power cut."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -171,12 +179,6 @@ def gradient_base_file(images: Path, tmp_path_factory: pytest.TempPathFactory) -
     """A base learned for gradient steps: its latents are in no particular basis."""
     settings = {**TINY, "solver": {"kind": "gradient"}}
     return fit_base(str(images), tmp_path_factory.mktemp("base") / "gradient", settings=settings, device="cpu").path
-
-
-@pytest.fixture
-def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """fsync shows only in a power cut."""
-    monkeypatch.setattr("os.fsync", lambda _: None)
 
 
 @pytest.fixture(scope="session")

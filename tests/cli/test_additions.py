@@ -20,7 +20,7 @@ def test_what_is_added_to_a_table_is_learned_encoded_and_rendered(
     monkeypatch.setitem(SOLVERS, "toy", ToySolver)
     base, store, rendered = tmp_path / "base.safetensors", tmp_path / "store.zarr", tmp_path / "rendered"
     kinds = ("--set", "network.kind=toy", "--set", "solver.kind=toy", "--set", "training.rate=1e-2", "--latent", "8")
-    learned = invoke("fit-base", world.shards, base, "--steps", 40, "--device", "cpu", "--json", *kinds).json
+    learned = invoke("fit-base", world.shards, base, "--steps", 15, "--device", "cpu", "--json", *kinds).json
     assert (learned["network"], learned["solver"]) == ("toy", "toy")
     report = invoke("encode", base, world.shards, store, "--device", "cpu", "--json").json
     assert (report["count"], report["failed"]) == (40, 0)

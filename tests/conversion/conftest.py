@@ -25,8 +25,3 @@ def base_file(base_file: Path) -> Path:
 @pytest.fixture(scope="session")
 def spatial_base_file(spatial_base_file: Path) -> Path:
     return with_small_blocks(spatial_base_file, spatial_base_file.with_name("spatial-of-small-blocks"))
-
-
-@pytest.fixture(autouse=True)
-def quickly(no_waiting_for_the_disk: None) -> None:
-    pass

@@ -148,19 +148,11 @@ def tree(path: Path) -> dict[str, bytes]:
     return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Most of the time of these tests would be fsync, which shows only in a power cut."""
-    monkeypatch.setattr("os.fsync", lambda _: None)
-
-
 @pytest.fixture(scope="session")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A functaset of 20 items of each layout, to be read only."""
     folder = tmp_path_factory.mktemp("stores")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda _: None)
-        return {name: encode(folder / f"{name}.zarr", layout, canonical=True) for name, layout in LAYOUTS.items()}
+    return {name: encode(folder / f"{name}.zarr", layout, canonical=True) for name, layout in LAYOUTS.items()}
 
 
 @pytest.fixture(params=LAYOUTS)

@@ -55,10 +55,11 @@ def test_cells_of_their_own_show() -> None:
 
 def test_windows_have_none_and_independent_cells_have(tmp_path: Path) -> None:
     """Of as many numbers: a base in closed form, and principal components of the cells, each enlarged by itself."""
-    items, sites, numbers = textures(80).astype(np.float32), 8, 4
+    items, sites, numbers = textures(64).astype(np.float32), 8, 4
     members = {f"{number:03d}.npy": npy(item[..., 0]) for number, item in enumerate(items)}
     shard = tar(tmp_path / "textures.tar", members)
-    settings = {"latent": {"numbers": numbers, "sites": [sites, sites]}, "training": {"minutes": 0}}
+    settings = {"latent": {"numbers": numbers, "sites": [sites, sites]}, "training": {"minutes": 0},
+                "closed_form": {"features": 100, "rounds": 4}}  # fmt: skip
     base = fit_base(str(shard), tmp_path / "base", settings=settings, device="cpu").path
     encode(base, str(shard), tmp_path / "store", device="cpu")
     windows = report(tmp_path / "store", against=str(shard)).summary["seams"]

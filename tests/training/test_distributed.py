@@ -146,7 +146,6 @@ RUNS: dict[str, tuple[str, Settings, Settings]] = {
 QUICK = ("sizes", "nan", "again")
 
 
-@pytest.mark.usefixtures("no_waiting_for_the_disk")
 @pytest.mark.parametrize(
     "names", [QUICK, pytest.param(tuple(RUNS.keys() - set(QUICK)), marks=pytest.mark.slow)], ids=["quick", "others"]
 )

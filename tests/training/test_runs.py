@@ -25,11 +25,6 @@ from ..conftest import png, tar
 Settings = dict[str, Any]
 
 
-@pytest.fixture(autouse=True)
-def quick(no_waiting_for_the_disk: None) -> None:
-    pass
-
-
 @pytest.fixture(scope="module")
 def few(image_shards: Callable[..., Path]) -> Path:
     """20 images of which one is held out: epochs of two whole batches and a short one of 3."""
