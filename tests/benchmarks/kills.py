@@ -1,4 +1,4 @@
-"""Kill -9 again and again: `python -m tests.benchmarks.kills BASE SHARDS OUT.json [--kills 20] [--seed 0] [--block N]`.
+"""Kill -9 again and again: `python -m tests.benchmarks.kills BASE SHARDS OUT.json [--kills 20] [--seed 0]`.
 
 SHARDS are encoded by one to three ranks, all of which are killed at a random moment, again and again, until that has
 happened so many times; each time the functaset is complete before that, it is compared with one that nobody disturbed
@@ -30,10 +30,8 @@ from tests.benchmarks.image_quality import provenance
 MOST_RANKS = 3
 PROGRAM = """
 import os, sys
-from functaconv.conversion import Watcher, encode, work
-base, shards, output, notes, block = sys.argv[1:]
-if int(block):
-    work.LEAST_BLOCK = work.MOST_BLOCK = int(block)
+from functaconv.conversion import Watcher, encode
+base, shards, output, notes = sys.argv[1:]
 
 class Noting(Watcher):
     def __init__(self):
@@ -74,16 +72,11 @@ class Found:
         return self.fitted - self.completed * self.items
 
 
-def disturb(
-    base: Path, shards: str, folder: Path, *, kills: int, seed: int, block: int = 0, patience: float = 6.0
-) -> Found:
-    """Kill and resume; `block` records are saved together (0: as the base has it).
-
-    A kill comes up to `patience` seconds after the first item.
-    """
+def disturb(base: Path, shards: str, folder: Path, *, kills: int, seed: int, patience: float = 6.0) -> Found:
+    """Kill and resume. A kill comes up to `patience` seconds after the first item."""
     randomly, found = random.Random(seed), Found()  # noqa: S311 - the same kills again, not secrets
     undisturbed, notes = folder / "undisturbed.zarr", folder / "notes"
-    _start(base, shards, undisturbed, folder / "reference", block, 0, 1, "reference").wait()
+    _start(base, shards, undisturbed, folder / "reference", 0, 1, "reference").wait()
     wanted = contents(undisturbed)
     found.items = open_functaset(undisturbed).attributes.count
     output = folder / "out.zarr"
@@ -91,7 +84,7 @@ def disturb(
         ranks = randomly.randint(1, MOST_RANKS)
         before, began = _noted(notes), time.monotonic()
         run = f"run-{seed}-{found.kills}-{found.completed}"
-        processes = [_start(base, shards, output, notes, block, rank, ranks, run) for rank in range(ranks)]
+        processes = [_start(base, shards, output, notes, rank, ranks, run) for rank in range(ranks)]
         if found.kills < kills:
             # most of the time would go by before the first item
             while _noted(notes) == before and any(one.poll() is None for one in processes):
@@ -131,14 +124,19 @@ def contents(path: Path) -> dict[str, bytes]:
 
 
 def _start(
-    base: Path, shards: str, output: Path, notes: Path, block: int, rank: int, ranks: int, run: str
+    base: Path, shards: str, output: Path, notes: Path, rank: int, ranks: int, run: str
 ) -> "subprocess.Popen[bytes]":
     environment = {
         **os.environ, "OMP_NUM_THREADS": "1", "RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank),
         "TORCHELASTIC_RUN_ID": run,
     }  # fmt: skip
-    arguments: Sequence[Any] = (base, shards, output, notes, block)
+    arguments: Sequence[Any] = (base, shards, output, notes)
     return subprocess.Popen([sys.executable, "-c", PROGRAM, *map(str, arguments)], env=environment)
+
+
+def block_of(base: Path, shards: str) -> int:
+    """Records that are saved together."""
+    return Work.of(base, shards, EncodeOptions(device="cpu")).block
 
 
 def _noted(notes: Path) -> int:
@@ -152,15 +150,13 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--block", type=int, default=0, help="records that are saved together, instead of the base's")
     parser.add_argument("--patience", type=float, default=6.0, help="seconds after the first item, at most")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = disturb(
-            asked.base, asked.shards, Path(folder), kills=asked.kills, seed=asked.seed, block=asked.block,
-            patience=asked.patience,
+            asked.base, asked.shards, Path(folder), kills=asked.kills, seed=asked.seed, patience=asked.patience,
         )  # fmt: skip
-    block = asked.block or Work.of(asked.base, asked.shards, EncodeOptions(device="cpu")).block
+    block = block_of(asked.base, asked.shards)
     most = block * (found.ranks_killed + found.ranks_ended)
     row = {
         "kills": found.kills, "ranks_killed": found.ranks_killed, "functasets": found.completed, "items": found.items,

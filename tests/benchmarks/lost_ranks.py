@@ -1,4 +1,4 @@
-"""What a lost rank costs: `python -m tests.benchmarks.lost_ranks BASE SHARDS OUT.json [--ranks 8] [--block 25]`.
+"""What a lost rank costs: `python -m tests.benchmarks.lost_ranks BASE SHARDS OUT.json [--ranks 8]`.
 
 SHARDS are encoded by so many ranks, of which one is killed at its first item, and by the tasks of a SLURM array of
 four, of which one is missing and run again later; both must be what one process makes, to the byte. How long it takes
@@ -22,7 +22,7 @@ from typing import Any
 from functaconv.engines.ranks import Ranks, in_turn
 from functaconv.functaset.opening import open_functaset
 from tests.benchmarks.image_quality import provenance
-from tests.benchmarks.kills import PROGRAM, contents
+from tests.benchmarks.kills import PROGRAM, block_of, contents
 
 
 def simulated(ranks: int, blocks: int, lost: int = 1, seed: int = 0) -> dict[str, float]:
@@ -46,9 +46,9 @@ def simulated(ranks: int, blocks: int, lost: int = 1, seed: int = 0) -> dict[str
     return {"blocks": blocks, "made_twice": made - blocks, "over_ideal": round(time_at_end / (blocks / len(orders)), 3)}
 
 
-def start(base: Path, shards: str, output: Path, notes: Path, block: int, told: dict[str, str]) -> Any:
+def start(base: Path, shards: str, output: Path, notes: Path, told: dict[str, str]) -> Any:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **told}
-    command = [sys.executable, "-c", PROGRAM, *map(str, (base, shards, output, notes, block))]
+    command = [sys.executable, "-c", PROGRAM, *map(str, (base, shards, output, notes))]
     return subprocess.Popen(command, env=environment)
 
 
@@ -56,11 +56,11 @@ def items_in(notes: Path) -> int:
     return sum(map(int, notes.read_text().split())) if notes.exists() else 0
 
 
-def one_of_many(base: Path, shards: str, folder: Path, ranks: int, block: int) -> dict[str, Any]:
-    output = folder / "out.zarr"
+def one_of_many(base: Path, shards: str, folder: Path, ranks: int) -> dict[str, Any]:
+    output, block = folder / "out.zarr", block_of(base, shards)
     told = [{"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank), "TORCHELASTIC_RUN_ID": "lost"}
             for rank in range(ranks)]  # fmt: skip
-    processes = [start(base, shards, output, folder / f"notes-{rank}", block, one) for rank, one in enumerate(told)]
+    processes = [start(base, shards, output, folder / f"notes-{rank}", one) for rank, one in enumerate(told)]
     lost = ranks - 1
     while not items_in(folder / f"notes-{lost}") and processes[lost].poll() is None:
         time.sleep(0.02)
@@ -72,13 +72,13 @@ def one_of_many(base: Path, shards: str, folder: Path, ranks: int, block: int) -
             "blocks_made_twice": round((sum(fitted) - count) / block, 2)}  # fmt: skip
 
 
-def array_of_four(base: Path, shards: str, folder: Path, block: int) -> dict[str, Any]:
+def array_of_four(base: Path, shards: str, folder: Path) -> dict[str, Any]:
     output, missing = folder / "array.zarr", 2
 
     def task(number: int) -> Any:
         told = {"SLURM_ARRAY_TASK_ID": str(number), "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "0",
                 "SLURM_ARRAY_JOB_ID": "77"}  # fmt: skip
-        return start(base, shards, output, folder / f"array-{number}", block, told)
+        return start(base, shards, output, folder / f"array-{number}", told)
 
     process = task(missing)
     while not items_in(folder / f"array-{missing}") and process.poll() is None:
@@ -96,15 +96,14 @@ def main() -> None:
     parser.add_argument("shards")
     parser.add_argument("out", type=Path)
     parser.add_argument("--ranks", type=int, default=8)
-    parser.add_argument("--block", type=int, default=25)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        start(asked.base, asked.shards, folder / "one.zarr", folder / "one", asked.block, {}).wait()
+        start(asked.base, asked.shards, folder / "one.zarr", folder / "one", {}).wait()
         expected = contents(folder / "one.zarr")
         row: dict[str, Any] = {
-            "one_of_many": one_of_many(asked.base, asked.shards, folder, asked.ranks, asked.block),
-            "array": array_of_four(asked.base, asked.shards, folder, asked.block),
+            "one_of_many": one_of_many(asked.base, asked.shards, folder, asked.ranks),
+            "array": array_of_four(asked.base, asked.shards, folder),
             "simulated": [simulated(asked.ranks, blocks) for blocks in (80, 800, 8000)],
             "identical": {other: contents(folder / other) == expected for other in ("out.zarr", "array.zarr")},
             **provenance(),

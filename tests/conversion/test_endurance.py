@@ -7,8 +7,7 @@ import pytest
 
 from tests.benchmarks.kills import disturb
 from tests.benchmarks.memory import peaks
-
-BLOCK = 16
+from tests.conversion.conftest import BLOCK
 
 
 @pytest.mark.slow
@@ -16,7 +15,7 @@ def test_killed_three_times_it_ends_as_if_nothing_had_happened(
     image_shards: Callable[..., Path], base_file: Path, tmp_path: Path
 ) -> None:
     shards = image_shards(240, items_per_shard=100, seed=9)
-    found = disturb(base_file, str(shards), tmp_path, kills=3, seed=1, block=BLOCK, patience=0.4)
+    found = disturb(base_file, str(shards), tmp_path, kills=3, seed=1, patience=0.4)
     assert found.kills == 3
     assert found.completed >= 1
     assert found.differences == []

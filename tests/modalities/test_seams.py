@@ -55,7 +55,7 @@ def test_cells_of_their_own_show() -> None:
 
 def test_windows_have_none_and_independent_cells_have(tmp_path: Path) -> None:
     """Of as many numbers: a base in closed form, and principal components of the cells, each enlarged by itself."""
-    items, sites, numbers = textures(64).astype(np.float32), 8, 4
+    items, sites, numbers = textures(32).astype(np.float32), 8, 4
     members = {f"{number:03d}.npy": npy(item[..., 0]) for number, item in enumerate(items)}
     shard = tar(tmp_path / "textures.tar", members)
     settings = {"latent": {"numbers": numbers, "sites": [sites, sites]}, "training": {"minutes": 0},
