@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from functaconv.functaset import Layout
 from functaconv.joining import Joined
 from functaconv.signals.grid import Grid
 from functaconv.signals.signal import Signal
@@ -90,6 +91,12 @@ def test_tiles_of_older_functasets_lie_next_to_each_other() -> None:
     at = whole(item, Grid((25, 40)))
     for origin, shape, level in zip(item.origins, item.shapes, levels, strict=True):
         assert (at[tuple(slice(o, o + s) for o, s in zip(origin, shape, strict=True))] == level).all()
+
+
+def test_an_overlap_is_one_of_tiles_along_every_axis() -> None:
+    for changes in ({"overlap": (1, 1)}, {"tiled": True, "overlap": (1,)}, {"tiled": True, "overlap": (-1, 1)}):
+        with pytest.raises(ValueError, match="overlap"):
+            Layout(axes=("row", "column"), latent=4, bits="8", **changes)  # type: ignore[arg-type]
 
 
 def test_a_large_item_is_decoded_some_rows_at_a_time() -> None:

@@ -29,7 +29,7 @@ class EncodeOptions:
     resize: Size | None = None
     crop: Size | None = None
     tile: int | None = None
-    """pixels: larger images are cut into tiles of at most this side"""
+    """pixels: larger images are cut into tiles of at most this side, which overlap by one site"""
     keep: int | None = None
     """fit and store only the first, most important numbers of every site; for bases learned with gauss-newton"""
     min_gain: float | None = None

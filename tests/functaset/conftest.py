@@ -27,7 +27,7 @@ LAYOUTS = {
     "two": Layout(axes=("row", "column"), sites=(2, 3), latent=4, bits="float16"),
     "three": Layout(axes=("depth", "row", "column"), sites=(2, 2, 2), latent=2, bits="float32"),
     "codes": Layout(axes=("row", "column"), sites=(2, 2), latent=4, bits="8"),
-    "tiled": Layout(axes=("row", "column"), sites=(2, 2), latent=4, bits="float16", tiled=True),
+    "tiled": Layout(axes=("row", "column"), sites=(2, 2), latent=4, bits="float16", tiled=True, overlap=(3, 2)),
 }
 
 
@@ -85,6 +85,7 @@ def attributes_of(layout: Layout, count: int, failed: int, **changes: Any) -> At
         "latent": layout.latent,
         "quantisation": Quantisation(bits=layout.bits),
         "tiled": layout.tiled,
+        "overlap": layout.overlap,
         "summary": {"count": count, "failed": failed, "psnr": 30.5},
         "base_sha256": sha256(BASE).hexdigest(),
         "tool_version": "0.1.0",

@@ -47,7 +47,7 @@ class Stores:
         self.folder = Path(tempfile.mkdtemp(prefix="functaconv-fuzz-", dir=place))
         layouts = {
             "plain": Layout(axes=("row", "column"), sites=(2, 3), latent=4, bits="float16"),
-            "codes": Layout(axes=("row", "column"), latent=6, bits="8", tiled=True),
+            "codes": Layout(axes=("row", "column"), latent=6, bits="8", tiled=True, overlap=(1, 2)),
             "grids": Layout(axes=("row", "column"), latent=6, bits="float32", modality="grid", variables=("t", "u")),
         }
         base = small_base(Axes("array", 2, 3), "gauss-newton", sites=(2, 3), numbers=4)
@@ -298,7 +298,7 @@ def _fill(path: Path, layout: Layout, count: int, base: bytes) -> None:
         "format": "functaset", "version": 2, "modality": layout.modality, "axes": layout.axes,
         "coordinate_convention": "cells", "normaliser": {"offset": [0.0] * channels, "scale": [1.0] * channels},
         "solver": {"name": "gauss-newton", "steps": 2}, "sites": layout.sites, "latent": layout.latent,
-        "canonical": True, "quantisation": {"bits": layout.bits}, "tiled": layout.tiled,
+        "canonical": True, "quantisation": {"bits": layout.bits}, "tiled": layout.tiled, "overlap": layout.overlap,
         "variables": layout.variables, "units": ["K"] * len(layout.variables),
         "psnr_peak": [1.0] * len(layout.variables), "summary": {"count": count, "failed": 2, "items": count},
         "base_sha256": sha256(base).hexdigest(), "tool_version": "0", "seed": 0, "input": [{"name": "a.tar"}],

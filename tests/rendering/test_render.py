@@ -212,20 +212,29 @@ def test_tiles_are_rendered_as_the_images_they_were_cut_from(tiled: Functaset) -
     assert shapes == {"large": (30, 20, 3), "small": (12, 12, 3), "a#0": (13, 25, 3)}
 
 
-def test_a_point_is_what_the_tiles_that_see_it_say(tiled: Functaset) -> None:
+def test_a_point_is_the_weighted_mean_of_the_tiles_that_see_it(tiled: Functaset) -> None:
+    """With the weights of FORMAT.md."""
     joined = dict(arrays(tiled))
     assert tiled.tiles is not None
-    low, high = ({key: np.full_like(array, end) for key, array in joined.items()} for end in (np.inf, -np.inf))
+    sums, weights = ({key: np.zeros(array.shape) for key, array in joined.items()} for _ in range(2))
     for row, (key, array) in enumerate(_as_if_not_tiled(tiled)):
-        top, left = tiled.tiles[row, :2]
-        name = key.rpartition("#")[0] if (tiled.tiles[row, 2:] != array.shape[:2]).any() else key
-        box = np.s_[top : top + array.shape[0], left : left + array.shape[1]]
-        low[name][box], high[name][box] = np.minimum(low[name][box], array), np.maximum(high[name][box], array)
+        origin, whole = tiled.tiles[row, :2].tolist(), tiled.tiles[row, 2:].tolist()
+        name = key.rpartition("#")[0] if tuple(whole) != array.shape[:2] else key
+        box = tuple(slice(start, start + size) for start, size in zip(origin, array.shape[:2], strict=True))
+        weight = np.ones((1, 1, 1))
+        for axis, overlap in enumerate(tiled.layout.overlap):
+            size, share = array.shape[axis], np.ones(array.shape[axis])
+            for end, is_outer in ((0, origin[axis] == 0), (size, origin[axis] + size == whole[axis])):
+                if not is_outer:
+                    distance = np.abs(np.arange(size) + 0.5 - end)
+                    share *= np.sin(np.pi / 2 * np.minimum(1, distance / overlap)) ** 2
+            weight = weight * share.reshape(-1, 1, 1) if axis == 0 else weight * share[:, None]
+        sums[name][box] += weight * array
+        weights[name][box] += weight
     for key, array in joined.items():
-        assert (array >= low[key] - SUMS).all()
-        assert (array <= high[key] + SUMS).all()
-        assert (low[key] < high[key]).any() == (key != "small")
-        assert (low[key] == high[key]).mean() > 0.5
+        np.testing.assert_allclose(array, sums[key] / weights[key], atol=SUMS, err_msg=key)
+    # all of these are blended somewhere, but for the one that is no larger than a tile
+    assert {key for key, found in weights.items() if (found != 1).any()} == {"large", "a#0"}
 
 
 def test_tiles_are_continuous_at_any_resolution(tiled: Functaset) -> None:
