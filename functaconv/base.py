@@ -211,21 +211,25 @@ class Base(nn.Module):
             read=self.read_numbers,
             matrix_entries=self.field.cells * self.read_numbers**2,
             needs_jacobian=self.solver.needs_jacobian,
-            is_linear=self.field.is_linear,
+            is_linear=self.field.network.is_linear,
         )
 
     @torch.no_grad()
-    def prepared(self, batch: Batch, *, chunk: int) -> Problem:
+    def prepared(self, batch: Batch, *, chunk: int | None = None) -> Problem:
         """The batch as a fitting problem whose first step is ready: computed once for all batches of these points
-        with this mask, and kept.
+        with this mask, and kept. A constant to an outer derivative.
         """
         problem = self.problem(batch, chunk=chunk)
         if not self._is_linearized(problem):
             return problem
         if batch.valid is not None and batch.mask_key is None:
             return problem.at(self.start)
-        # a base that learns on, or moves to another device, is another base
-        state = tuple((tensor.data_ptr(), tensor._version) for tensor in self.state_dict(keep_vars=True).values())
+        # a base that learns on, or moves to another device, is another base; a correction is not seen at a zero latent
+        state = tuple(
+            (tensor.data_ptr(), tensor._version)
+            for name, tensor in self.state_dict(keep_vars=True).items()
+            if not name.startswith("field.latent_map.correction.")
+        )
         if state != self._linearized_state:
             self._linearizations.clear()
             self._linearized_state = state

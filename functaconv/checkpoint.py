@@ -86,6 +86,9 @@ class StoredBase:
         per_site = weight.reshape(len(weight), -1, base.latent)
         tensors["field.latent_map.weight"] = per_site[..., :keep].flatten(1)
         tensors[METRIC] = tensors[METRIC][:keep, :keep]
+        if (correction := base.field.latent_map.correction) is not None:
+            for name, tensor in correction.tensors_of_first(keep).items():
+                tensors[f"field.latent_map.correction.{name}"] = tensor
         for name in ("start", "latent_mean", "latent_std"):
             tensors[name] = tensors[name][..., :keep]
         # only what differs: the same base has the same bytes, whichever version cuts it

@@ -5,7 +5,7 @@ import torch
 from functaconv.base import Base
 from functaconv.errors import UsageError, lookup
 from functaconv.modalities import Axes
-from functaconv.networks import NETWORKS, Inputs, LatentMap, ModulatedNetwork, Network, Observed, SiteGrid
+from functaconv.networks import NETWORKS, Correction, Inputs, LatentMap, ModulatedNetwork, Network, Observed, SiteGrid
 from functaconv.networks.sites import Frame
 from functaconv.recipe import Recipe
 from functaconv.signals.geometry import Flat, Geometry
@@ -46,7 +46,14 @@ def build(
     operator = axes.modality.operator
     if operator is not None and not recipe.network.has_closed_form:
         network = Observed(network, operator)
-    latent_map = LatentMap(grid, latent.numbers, network.modulations, kernel=latent.kernel, generator=generator)
+    correction = (
+        Correction(grid, latent.numbers, latent.map_width, network.scales, generator=generator)
+        if latent.map_width
+        else None
+    )
+    latent_map = LatentMap(
+        grid, latent.numbers, network.modulations, kernel=latent.kernel, correction=correction, generator=generator
+    )
     solver = lookup(SOLVERS, recipe.solver.kind, what="solver")(latent.numbers, recipe.solver, generator=generator)
     return Base(
         ModulatedNetwork(network, latent_map, grid), solver, normalizer, axes,

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 
 from functaconv.errors import lookup
-from functaconv.networks import NetworkOptions, SirenOptions
+from functaconv.networks import FourierOptions, NetworkOptions, SirenOptions
 from functaconv.recipe import LatentRecipe, Recipe, TrainingRecipe
 from functaconv.solvers import GaussNewtonOptions, GradientOptions, SolverOptions
 
@@ -83,12 +83,31 @@ def _sized(name: str, situation: Situation) -> Recipe:
     latent = situation.latent or LatentRecipe(
         numbers=16 if sites else (256 if gpu else 64), sites=sites, interpolation="window" if sites else "nearest"
     )
+    if latent.interpolation == "window" and latent.kernel == 1 and situation.solver is None:
+        return _corrected(name, points, latent)
     sized = _by_gradient if situation.solver == "gradient" else _by_gauss_newton
     network, solver, training = sized(points, situation.channels, latent, gpu)
-    if latent.interpolation == "window" and not gpu and situation.solver is None:
-        # a network behind windows is evaluated 2^d times for each point: minutes of a CPU do not reach the closed form
-        training = replace(training, minutes=0)
     return Recipe(name=name, network=network, latent=latent, solver=solver, training=training)
+
+
+def _corrected(name: str, points: int, latent: LatentRecipe) -> Recipe:
+    """The closed form with a nonlinear correction of its latent map, which costs so much per site and not per point: a
+    network behind windows would be evaluated 2^d times for each point.
+    """
+    return Recipe(
+        name=name,
+        network=FourierOptions(),
+        latent=replace(latent, map_width=latent.map_width or 128),
+        solver=GaussNewtonOptions(steps=3, chord=True),
+        training=TrainingRecipe(
+            minutes=10,
+            batch_size=max(4, min(32, (1 << 15) // points)),
+            optimizer="muon",
+            matrix_rate=2e-3,
+            one_step=0.0,
+            ema=0.99,
+        ),
+    )
 
 
 def _grids(situation: Situation) -> Recipe:

@@ -29,7 +29,7 @@ from functaconv.options import (
 )
 from functaconv.signals.normalizer import Levels
 from functaconv.signals.tiles import LEAST_TILE
-from functaconv.solvers import SOLVERS, GradientOptions, SolverKind, SolverOptions
+from functaconv.solvers import SOLVERS, GaussNewtonOptions, GradientOptions, SolverKind, SolverOptions
 
 # entries of the table that says which site lies beside which
 MOST_NEIGHBOURS = 1 << 24
@@ -93,6 +93,9 @@ class LatentRecipe:
     like another) and with windows, global with linear interpolation"""
     kernel: Literal[1, 3] = 1
     """latent map over a site alone, or over its 3 x 3 neighbourhood"""
+    map_width: Annotated[int, Field(ge=0, le=4096)] = 0
+    """numbers of the hidden layers of a nonlinear correction of the latent map, a small convolutional network over the
+    sites that is learned on top of the closed form; 0: none"""
     learned_start: bool = False
     """learn the latent at which every fit begins; otherwise it is zero"""
 
@@ -203,6 +206,15 @@ class Recipe:
     def _is_of_possible_size(self) -> Self:
         around = self.latent.kernel ** len(self.latent.sites)
         check_size(self.network.modulations * self.latent.numbers * around, MOST_PARAMETERS, "weights of latents")
+        if self.latent.map_width:
+            chord = isinstance(self.solver, GaussNewtonOptions) and self.solver.chord
+            if not (self.network.has_closed_form and chord) or self.latent.kernel > 1 or self.latent.learned_start:
+                raise ValueError(
+                    "latent.map_width corrects the closed form: it needs network.kind=fourier without layers, "
+                    "solver.kind=gauss-newton with solver.chord, a kernel of 1 and a start of zero"
+                )
+            size = self.latent.map_width * (self.latent.map_width + self.latent.numbers) * 3 ** len(self.latent.sites)
+            check_size(size + self.latent.map_width * self.network.modulations, MOST_PARAMETERS, "weights of latents")
         check_size(self.solver.steps * self.latent.numbers, MOST_PARAMETERS, "rates")
         if SOLVERS[self.solver.kind].needs_jacobian:
             kind = f"with {self.solver.kind} (the solver gradient can do with more)"

@@ -1,5 +1,6 @@
 """Coordinate networks, the latents that modulate them, and where those latents live."""
 
+from functaconv.networks.correction import Correction
 from functaconv.networks.fourier import Fourier, FourierOptions
 from functaconv.networks.modulation import LatentMap, ModulatedNetwork
 from functaconv.networks.network import Inputs, Network, NetworkKind, NetworkOptions
@@ -13,6 +14,7 @@ NETWORKS: dict[str, NetworkKind] = {"siren": Siren, "fourier": Fourier}
 __all__ = [
     "NETWORKS",
     "Average",
+    "Correction",
     "Fourier",
     "FourierOptions",
     "Inputs",

@@ -36,6 +36,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "leaky-relu": functional.leaky_relu,
 }
 USUAL_FEATURES = 256
+# by how much a correction of the highest frequency is held back: its values between the pixels would ripple
+SMOOTHNESS = 10.0
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -165,6 +167,14 @@ class Fourier(Network):
     def matrices(self) -> list[nn.Parameter]:
         """Weights of the hidden layers."""
         return list(self.weights)
+
+    @property
+    def scales(self) -> Float[Tensor, " modulation"]:
+        """A correction of the readout falls with the fourth power of a cosine's frequency."""
+        if self.learned or self.weights:
+            return super().scales
+        roughness = (self.frequencies / (self.frequencies.amax(0) + 1)).square().sum(1)
+        return (1 / (1 + SMOOTHNESS * roughness.square())).repeat_interleave(self.channels)
 
     def encoded(self, coords: Float[Tensor, "*point coord"]) -> Float[Tensor, "*point feature"]:
         """The Fourier features of each point."""

@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from functaconv.networks.correction import Correction
 from functaconv.networks.initial import uniform
-from functaconv.networks.network import Network
+from functaconv.networks.network import Network, vjp
 from functaconv.networks.placement import Placement
 from functaconv.networks.reads import Reads
 from functaconv.networks.sites import SiteGrid, neighbours
@@ -16,7 +17,8 @@ from functaconv.shapes import CellFeatures, CellJacobian, Latents, Modulations
 
 
 class LatentMap(nn.Module):
-    """A linear map from a site's latent (kernel 1), or from its 3 x 3 neighbourhood (kernel 3), to modulations.
+    """A linear map from a site's latent (kernel 1), or from its 3 x 3 neighbourhood (kernel 3), to modulations, and a
+    nonlinear correction of it where there is one.
 
     Beyond the border latents are zero. Weights start U(±1/sqrt(fan_in)), without a bias of its own: the network's
     biases are one already.
@@ -32,10 +34,11 @@ class LatentMap(nn.Module):
         modulations: int,
         *,
         kernel: int = 1,
+        correction: Correction | None = None,
         generator: torch.Generator | None,
     ) -> None:
         super().__init__()
-        self.kernel = kernel
+        self.kernel, self.correction = kernel, correction
         around = neighbours(sites.shape, kernel // 2, is_closed=sites.is_closed)
         self.register_buffer("neighbourhood", around, persistent=False)
         # site t reads site s at offset o exactly when s lies at offset -o from t
@@ -46,13 +49,25 @@ class LatentMap(nn.Module):
 
     def forward(self, latents: Latents) -> Modulations:
         """Modulations of every site."""
+        linear = self._linear(latents)
+        return linear if self.correction is None else linear + self.correction(latents)
+
+    def vjp(self, latents: Latents) -> tuple[Modulations, Callable[[Modulations], Latents]]:
+        """Modulations, and the function that pulls a cotangent of them back onto the latents."""
+        if self.correction is None:
+            return self._linear(latents), self._transposed
+        correction, onto_latents = vjp(self.correction, latents)
+        return self._linear(latents) + correction, lambda cotangent: (
+            self._transposed(cotangent) + onto_latents(cotangent)[0]
+        )
+
+    def _linear(self, latents: Latents) -> Modulations:
         if self.kernel == 1:
             return latents @ self.weight.T
         padded = torch.cat([latents, torch.zeros_like(latents[:, :1])], 1)
         return padded[:, self.neighbourhood].flatten(2) @ self.weight.T
 
-    def pullback(self, cotangent: Modulations) -> Latents:
-        """The transposed map."""
+    def _transposed(self, cotangent: Modulations) -> Latents:
         back = cotangent @ self.weight
         if self.kernel == 1:
             return back
@@ -67,6 +82,8 @@ class LatentMap(nn.Module):
         """Become the same map of other latents, of which the present ones are `matrix @ other`."""
         per_site = self.weight.reshape(len(self.weight), -1, len(matrix)).to(matrix.dtype)
         self.weight.copy_((per_site @ matrix).flatten(1))
+        if self.correction is not None:
+            self.correction.substitute(matrix)
 
 
 class ModulatedNetwork(nn.Module):
@@ -85,17 +102,21 @@ class ModulatedNetwork(nn.Module):
 
     def vjp(self, latents: Latents, placement: Placement) -> tuple[CellFeatures, Callable[[CellFeatures], Latents]]:
         """Features, and the function that pulls a cotangent of them back onto the latents."""
-        modulation = self.latent_map(latents)
+        modulation, onto_latents = self.latent_map.vjp(latents)
         if placement.by_corner is None:
             features, onto_modulations = self.network.vjp(modulation, placement)
-            return features, lambda cotangent: self.latent_map.pullback(onto_modulations(cotangent))
+            return features, lambda cotangent: onto_latents(onto_modulations(cotangent))
         by_window, onto_windows = self.network.vjp(modulation, placement.windows)
-        return self._blended(by_window, placement), lambda cotangent: self.latent_map.pullback(
+        return self._blended(by_window, placement), lambda cotangent: onto_latents(
             onto_windows(placement.parted(cotangent))
         )
 
     def jacobian(self, latents: Latents, placement: Placement) -> tuple[CellFeatures, CellJacobian]:
-        """Features, and their derivative by the latents their cell reads (`reads`), at every point."""
+        """Features, and their derivative by the latents their cell reads (`reads`), at every point.
+
+        That of the correction is left out: what it is needed for, the normal matrix of a step, is then that of the
+        linear map wherever the latents are, and each cell reads a few sites only.
+        """
         onto, modulation = self.latent_map.weight, self.latent_map(latents)
         if placement.by_corner is not None:
             assert placement.blend is not None
@@ -117,12 +138,17 @@ class ModulatedNetwork(nn.Module):
         """What all latents have in common can become part of the network: not where it scales a layer, nor where it
         is missing beyond the border.
         """
-        return self.latent_map.kernel == 1 and self.network.absorbs_constants
+        return self.latent_map.kernel == 1 and self.network.absorbs_constants and not self.is_corrected
+
+    @property
+    def is_corrected(self) -> bool:
+        """The latent map has a nonlinear part."""
+        return self.latent_map.correction is not None
 
     @property
     def is_linear(self) -> bool:
         """Features are linear in the latent, and their Jacobian is the same everywhere."""
-        return self.network.is_linear
+        return self.network.is_linear and not self.is_corrected
 
     @property
     def cells(self) -> int:

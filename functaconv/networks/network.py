@@ -101,6 +101,11 @@ class Network(nn.Module, ABC):
         """Weights between hidden layers, which an optimiser may orthogonalise."""
         return []
 
+    @property
+    def scales(self) -> Float[Tensor, " modulation"]:
+        """How much a nonlinear correction may change each modulation, relative to the others."""
+        return torch.ones(self.modulations)
+
     def common(self, coords: CellCoords) -> Float[Tensor, "cell point channel"] | None:
         """What is added to the features whatever the modulations are: once, where windows overlap."""
         return None

@@ -59,7 +59,9 @@ class OuterGradients:
             inner, outer = self._points(batch, updates)
             together, recompute = self._room(batch, inner, outer, steps)
             for part in _parts(batch, together):
-                problem = self.base.problem(part, points=inner)
+                # where only a correction learns, all updates begin with the same step
+                is_known = inner is None and self.base.field.is_corrected
+                problem = self.base.prepared(part) if is_known else self.base.problem(part, points=inner)
                 fitted = self.base.fit(
                     problem, steps=steps, second_order=self.training.second_order, recompute=recompute
                 )

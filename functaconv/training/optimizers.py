@@ -16,10 +16,11 @@ def optimizers_of(
     """By name. Muon (Jordan et al. 2024) takes the matrices between hidden layers, and from latents to modulations;
     Adam takes the rest, and the solver's own at a rate of their own.
     """
-    network = base.field.network
+    network, latent_map = base.field.network, base.field.latent_map
     matrices: list[nn.Parameter] = []
     if training.optimizer == "muon":
-        matrices = [*network.matrices, base.field.latent_map.weight]
+        corrections = [] if latent_map.correction is None else latent_map.correction.parameters()
+        matrices = [*network.matrices, latent_map.weight, *corrections]
     taken = {id(matrix) for matrix in matrices}
     groups = [
         {"params": [parameter for parameter in shared if id(parameter) not in taken], "full_rate": training.rate},

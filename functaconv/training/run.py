@@ -24,6 +24,7 @@ from functaconv.signals.sampler import Position
 from functaconv.training.canonical import make_canonical
 from functaconv.training.closed_form import Situation, fit_closed_form, learnable
 from functaconv.training.closed_form.floor import Floor, planar
+from functaconv.training.corrected import corrected
 from functaconv.training.dataset import Dataset, Source, plainly
 from functaconv.training.distributed import Group, LostRankError
 from functaconv.training.learner import Learner, Update
@@ -75,7 +76,11 @@ class Run:
         self.floor = group.first(self._closed_form)
         if not learnable(request.recipe):
             return
-        base = build(request.recipe, request.source.axes, *self._described_as).to(request.source.device)
+        if request.recipe.latent.map_width:
+            base, self.recipe = corrected(self.floor, request.recipe)
+        else:
+            base, self.recipe = build(request.recipe, request.source.axes, *self._described_as), request.recipe
+        base = base.to(request.source.device)
         base.field.network.sweep_dtype = sweep_dtype_of(request.precision)
         self.learner = Learner(base, request.recipe.training, group)
         if saved is not None:
@@ -244,8 +249,8 @@ class Run:
         elif latents := [average.encode(batch).latents.cpu() for batch in self.data.latent_sample()]:
             average.describe_latents(torch.cat(latents))
         facts = self._facts(quality, self.learner.updates, learned=quality)
-        content = base_to_bytes(average, self.request.recipe, facts)
-        return self._write(content, self.request.recipe, quality, facts, learned=quality)
+        content = base_to_bytes(average, self.recipe, facts)
+        return self._write(content, self.recipe, quality, facts, learned=quality)
 
     def _write(
         self, content: bytes, recipe: Recipe, quality: float, facts: Mapping[str, Any], *, learned: float | None

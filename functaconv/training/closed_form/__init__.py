@@ -67,7 +67,8 @@ class Situation:
 
 def learnable(recipe: Recipe) -> bool:
     """Something is left to learn when the closed form is there."""
-    return not recipe.network.has_closed_form and recipe.training.minutes != 0
+    is_closed_form = recipe.network.has_closed_form and not recipe.latent.map_width
+    return not is_closed_form and recipe.training.minutes != 0
 
 
 def linear_recipe(recipe: Recipe, features: int, mean_features: int) -> Recipe:
@@ -76,7 +77,7 @@ def linear_recipe(recipe: Recipe, features: int, mean_features: int) -> Recipe:
         {
             "latent": {
                 "interpolation": "window" if math.prod(recipe.latent.sites) > 1 else "nearest",
-                "frame": "auto", "kernel": 1, "learned_start": False,
+                "frame": "auto", "kernel": 1, "learned_start": False, "map_width": 0,
             },
             "data": {"geometry": "planar"},
         }
