@@ -47,7 +47,7 @@ def build(
     if operator is not None and not recipe.network.has_closed_form:
         network = Observed(network, operator)
     correction = (
-        Correction(grid, latent.numbers, latent.map_width, network.scales, generator=generator)
+        Correction(grid, latent.numbers, latent.map_width, network.correction_scales, generator=generator)
         if latent.map_width
         else None
     )

@@ -169,10 +169,10 @@ class Fourier(Network):
         return list(self.weights)
 
     @property
-    def scales(self) -> Float[Tensor, " modulation"]:
+    def correction_scales(self) -> Float[Tensor, " modulation"]:
         """A correction of the readout falls with the fourth power of a cosine's frequency."""
         if self.learned or self.weights:
-            return super().scales
+            return super().correction_scales
         roughness = (self.frequencies / (self.frequencies.amax(0) + 1)).square().sum(1)
         return (1 / (1 + SMOOTHNESS * roughness.square())).repeat_interleave(self.channels)
 
@@ -200,15 +200,17 @@ class Fourier(Network):
     def forward(self, coords: CellCoords, modulations: Sequence[Float[Tensor, "item cell #point _"]]) -> CellFeatures:
         """Features of every point of every cell, without what all items have in `common`."""
         if self.is_linear:
-            return self._read_by_items(self._hidden(coords), modulations[0])
+            return self._read_by_items(self._hidden(coords), self._weights(modulations[0]))
         return self._hidden(coords, modulations) @ self.readout.reshape(-1, self.channels)
 
     def features(self, modulation: Modulations, placement: Placement) -> CellFeatures:
         """Features of every point of every cell."""
-        if not self._is_one_cell(placement):
+        if not self.is_linear:
             return super().features(modulation, placement)
+        if not self._is_one_cell(placement):
+            return self._whole(self._read(self._hidden(placement.coords), modulation, placement), placement)
         # one cell reads one site: items side by side
-        weights = (self.reach * modulation + self.readout)[:, 0].reshape(len(modulation), -1, self.channels)
+        weights = self._weights(modulation)[:, 0].reshape(len(modulation), -1, self.channels)
         read = self._read_out(placement, weights.permute(1, 0, 2).flatten(1))
         read = read.reshape(*placement.index.shape, len(weights), self.channels).permute(2, 0, 1, 3)
         return self._whole(read, placement)
@@ -226,7 +228,7 @@ class Fourier(Network):
                 by_weight = torch.einsum("cpf,icph->icpfh", hidden, cotangent)
             return self.reach * placement.gather(by_weight.flatten(-2))
 
-        return self._whole(self._read_by_items(hidden, placement.spread(modulation)), placement), pullback
+        return self._whole(self._read(hidden, modulation, placement), placement), pullback
 
     def jacobian(
         self, modulation: Modulations, placement: Placement, onto: Float[Tensor, "modulation number"]
@@ -241,7 +243,7 @@ class Fourier(Network):
         if self._is_one_cell(placement):
             return self.features(modulation, placement), self._read_out(placement, weights).reshape(shape)
         hidden = self._hidden(placement.coords)
-        features = self._whole(self._read_by_items(hidden, placement.spread(modulation)), placement)
+        features = self._whole(self._read(hidden, modulation, placement), placement)
         return features, (hidden @ weights).reshape(shape)
 
     @property
@@ -264,11 +266,20 @@ class Fourier(Network):
             hidden = self.activation(self.w0 * hidden)
         return hidden
 
+    def _weights(self, modulation: Float[Tensor, "*any modulation"]) -> Float[Tensor, "*any modulation"]:
+        """Of the readout."""
+        return self.reach * modulation + self.readout
+
+    def _read(
+        self, hidden: Float[Tensor, "cell point number"], modulation: Modulations, placement: Placement
+    ) -> CellFeatures:
+        """Sums of what is read out; the weights are computed for the sites, which are fewer than what reads them."""
+        return self._read_by_items(hidden, placement.spread(self._weights(modulation)))
+
     def _read_by_items(
-        self, hidden: Float[Tensor, "cell point number"], modulation: Float[Tensor, "item cell #point modulation"]
+        self, hidden: Float[Tensor, "cell point number"], weights: Float[Tensor, "item cell #point modulation"]
     ) -> CellFeatures:
         """Sums of what is read out, with weights that differ from item to item and from cell to cell."""
-        weights = self.reach * modulation + self.readout
         weights = weights.reshape(*weights.shape[:3], -1, self.channels)
         if weights.shape[2] == 1:
             return torch.einsum("cpf,icfh->icph", hidden, weights[:, :, 0])

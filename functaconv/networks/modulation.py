@@ -57,9 +57,9 @@ class LatentMap(nn.Module):
         if self.correction is None:
             return self._linear(latents), self._transposed
         correction, onto_latents = vjp(self.correction, latents)
-        return self._linear(latents) + correction, lambda cotangent: (
-            self._transposed(cotangent) + onto_latents(cotangent)[0]
-        )
+        return self._linear(
+            latents
+        ) + correction, lambda cotangent: self._transposed(cotangent) + onto_latents(cotangent)[0]
 
     def _linear(self, latents: Latents) -> Modulations:
         if self.kernel == 1:

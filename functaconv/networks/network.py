@@ -102,7 +102,7 @@ class Network(nn.Module, ABC):
         return []
 
     @property
-    def scales(self) -> Float[Tensor, " modulation"]:
+    def correction_scales(self) -> Float[Tensor, " modulation"]:
         """How much a nonlinear correction may change each modulation, relative to the others."""
         return torch.ones(self.modulations)
 

@@ -111,7 +111,8 @@ class GaussNewton(Solver):
     @torch.no_grad()
     def project(self) -> None:
         """Keep a learned damping within reason, after an outer update."""
-        self.log_damping.clamp_(math.log(LEAST_DAMPING), math.log(MOST_DAMPING))
+        if self.log_damping.requires_grad:
+            self.log_damping.clamp_(math.log(LEAST_DAMPING), math.log(MOST_DAMPING))
 
     @property
     def _metric(self) -> Metric | None:
