@@ -31,6 +31,8 @@ class Situation:
     """what was asked for, where something was"""
     solver: str | None = None
     """the same"""
+    has_network: bool = False
+    """a network was asked for, by its kind or its settings"""
 
 
 def preset(name: str, situation: Situation) -> Recipe:
@@ -83,7 +85,8 @@ def _sized(name: str, situation: Situation) -> Recipe:
     latent = situation.latent or LatentRecipe(
         numbers=16 if sites else (256 if gpu else 64), sites=sites, interpolation="window" if sites else "nearest"
     )
-    if latent.interpolation == "window" and latent.kernel == 1 and situation.solver is None:
+    is_as_asked = situation.has_network or situation.solver or latent.kernel > 1 or latent.learned_start
+    if latent.interpolation == "window" and not is_as_asked:
         return _corrected(name, points, latent)
     sized = _by_gradient if situation.solver == "gradient" else _by_gauss_newton
     network, solver, training = sized(points, situation.channels, latent, gpu)

@@ -98,10 +98,10 @@ def test_changes_replace_single_settings_only() -> None:
 
 
 def test_another_kind_begins_with_its_own_defaults() -> None:
-    recipe = preset("images", SMALL)
-    changed = recipe.changed({"network": {"kind": "fourier", "width": 7}, "solver": {"kind": "gradient"}})
+    recipe = preset("functa-cifar10", SMALL)
+    changed = recipe.changed({"network": {"kind": "fourier", "width": 7}, "solver": {"kind": "gauss-newton"}})
     assert changed.network == FourierOptions(width=7)
-    assert changed.solver == GradientOptions()
+    assert changed.solver == GaussNewtonOptions()
     assert (
         merged({"solver": {"kind": "gradient", "steps": 2}}, {"solver": {"steps": 5}})["solver"]["kind"] == "gradient"
     )
@@ -317,12 +317,27 @@ def test_the_images_preset_is_made_for_the_solver_that_is_asked_for() -> None:
         preset("images", Situation(**situation, solver="gauss-newton")),
     )
     gradient = preset("images", Situation(**situation, solver="gradient"))
-    # behind windows a CPU does not learn beyond the closed form unless it is asked to
-    assert (default.training.minutes, asked.training.minutes) == (0, 10)
-    assert default == asked.changed({"training": {"minutes": 0}})
+    # behind windows the closed form is corrected unless something else is asked for
+    assert (default.network.kind, asked.network.kind, gradient.network.kind) == ("fourier", "siren", "siren")
     assert (default.solver.kind, default.training.optimizer) == ("gauss-newton", "muon")
+    assert (asked.solver.kind, asked.training.optimizer) == ("gauss-newton", "muon")
     assert (gradient.solver.kind, gradient.training.optimizer) == ("gradient", "adam")
-    assert default.latent == gradient.latent
+    assert asked.latent == gradient.latent == replace(default.latent, map_width=0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"network": {"kind": "siren"}}, {"network": {"layers": 1}}, {"solver": {"chord": False}},
+        {"solver": {"kind": "gradient"}}, {"latent": {"kernel": 3}}, {"latent": {"learned_start": True}},
+    ],
+)  # fmt: skip
+def test_a_correction_is_one_of_the_closed_form(settings: dict[str, Any]) -> None:
+    corrected = preset("images", SMALL)
+    assert corrected.latent.map_width
+    with pytest.raises(UsageError, match=r"latent\.map_width corrects the closed form"):
+        corrected.changed(settings)
+    corrected.changed({"latent": {"map_width": 0}}).changed(settings)
 
 
 def test_more_is_measured_than_fitted() -> None:

@@ -51,10 +51,11 @@ class Correction(nn.Module):
 
     def forward(self, latents: Latents) -> Modulations:
         """What is added to the modulations of every site."""
-        hidden = (latents / self.spread).mT.unflatten(-1, self.shape)
+        hidden = (latents / self.spread).mT.reshape(len(latents), -1, *self.shape)
         for weight in self.layers:
             hidden = functional.gelu(self._convolved(hidden, weight))
-        return hidden.flatten(2).mT @ self.out.T * self.scale
+        added: Tensor = hidden.flatten(2).mT @ self.out.T * self.scale
+        return added
 
     def _convolved(self, values: Tensor, weight: Tensor) -> Tensor:
         dims = len(self.shape)

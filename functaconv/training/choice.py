@@ -29,6 +29,8 @@ from functaconv.words import counted
 
 # items looked at before any work: so many in all, but so many of every shard, up to a limit
 FIRST_ITEMS, LEAST_OF_EACH, MOST_LOOKED_AT = 64, 4, 256
+# settings of a network that the closed form has, too
+CLOSED_FORM_SETTINGS = {"features", "mean_features"}
 # of a network whose Jacobians are computed sooner in half precision
 LEAST_WIDTH = 64
 
@@ -61,7 +63,7 @@ def choose(names: Sequence[str], device: torch.device, options: FitOptions, watc
     solver = asked.get("solver", {}).get("kind")
     situation = Situation(
         first.shape, axes.channels, device.type == "cuda", validated({"latent": latent}).latent if latent else None,
-        solver,
+        solver, has_network=not asked.get("network", {}).keys() <= CLOSED_FORM_SETTINGS,
     )  # fmt: skip
     chosen = preset_name or axes.modality.preset
     recipe = validated(layered(preset_of(str(chosen), situation).settings(), asked))
