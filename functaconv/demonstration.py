@@ -47,8 +47,6 @@ MADE = (
     "contact-sheet.png",
 )
 LATENT = {"numbers": 32, "sites": [4, 4]}
-# frequency within cells of 8 pixels: higher ones show between the pixels when rendered large
-W0_FIRST = 6.0
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def demonstrate(
         announce(f"    {split}: {count} images in {directory / split}")
     base, store = directory / "base.safetensors", directory / "test.zarr"
     announce(f"2/5 fit-base: {minutes:g} minutes")
-    settings = {"latent": LATENT, "training": {"minutes": minutes}, "network": {"w0_first": W0_FIRST}}
+    settings = {"latent": LATENT, "training": {"minutes": minutes}}
     training.fit_base(
         str(directory / "train"), base, settings=settings, validation=str(directory / "validation"),
         device=device, watcher=training_watcher,

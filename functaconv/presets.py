@@ -100,7 +100,7 @@ def _corrected(name: str, points: int, latent: LatentRecipe) -> Recipe:
     return Recipe(
         name=name,
         network=FourierOptions(),
-        latent=replace(latent, map_width=latent.map_width or 128),
+        latent=replace(latent, map_width=128),
         solver=GaussNewtonOptions(steps=3, chord=True),
         training=TrainingRecipe(
             minutes=10,

@@ -61,8 +61,10 @@ def choose(names: Sequence[str], device: torch.device, options: FitOptions, watc
         # seamless unless something else was asked for
         latent = {"interpolation": "window"} | latent
     solver = asked.get("solver", {}).get("kind")
+    # what corrects the closed form goes with a network and a solver that are chosen below
+    layout = {name: value for name, value in latent.items() if name != "map_width"}
     situation = Situation(
-        first.shape, axes.channels, device.type == "cuda", validated({"latent": latent}).latent if latent else None,
+        first.shape, axes.channels, device.type == "cuda", validated({"latent": layout}).latent if layout else None,
         solver, has_network=not asked.get("network", {}).keys() <= CLOSED_FORM_SETTINGS,
     )  # fmt: skip
     chosen = preset_name or axes.modality.preset

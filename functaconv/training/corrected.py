@@ -31,6 +31,8 @@ def corrected(floor: Floor, recipe: Recipe) -> tuple[Base, Recipe]:
     assert correction is not None
     own = {name: tensor for name, tensor in base.state_dict().items() if name.startswith(CORRECTION)}
     base.load_state_dict(dict(known.state_dict()) | own)
+    # the mean of the items, where the correction is zero: the first step is then the same whatever has been learned
+    base.start.zero_()
     correction.spread.copy_(known.latent_std.clamp(min=LEAST_SPREAD * float(known.latent_std.max())))
     base.requires_grad_(False)
     correction.requires_grad_(True)

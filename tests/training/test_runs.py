@@ -94,13 +94,23 @@ VARIANTS = {
     "points": {"training": {"inner_points": 40, "outer_points": 60}},
     "cells": {"latent": {"sites": [3, 3], "numbers": 2}, "training": {"inner_points": 50}},
     "learned": {"latent": {"learned_start": True}, "network": {"modulation": "film"}, "training": {"recompute": "yes"}},
-}
+    "corrected": {
+        "latent": {"sites": [2, 2], "numbers": 3, "interpolation": "window", "map_width": 4},
+        "network": {"kind": "fourier"}, "solver": {"chord": True},
+    },
+}  # fmt: skip
 
 
 # 3, 6 and 9 are the ends of epochs; 9 is the end of the run
 @pytest.mark.parametrize(
     ("solver", "variant", "at"),
-    [("gauss-newton", "plain", 3), ("gradient", "points", 4), ("gauss-newton", "cells", 8), ("gradient", "learned", 9)],
+    [
+        ("gauss-newton", "plain", 3),
+        ("gradient", "points", 4),
+        ("gauss-newton", "cells", 8),
+        ("gradient", "learned", 9),
+        ("gauss-newton", "corrected", 4),
+    ],
     indirect=["solver"],
 )
 def test_a_run_that_was_stopped_and_then_broke_ends_as_one_that_was_not(
