@@ -123,9 +123,8 @@ class Modality:
     """of coordinates, for readers of a functaset"""
     measures: tuple[Measure, ...] = ()
     """in the order of their columns"""
-    agreement_measure: Measure | None = None
-    """the one that `agreement` computes, and that is told of PCA as well"""
-    agreement_words = "right"
+    agreement_measures: tuple[Measure, ...] = ()
+    """those that `agreement` computes, and that are told of PCA as well"""
     own_formats: tuple[str, ...] = ()
     """render formats that are for these items only"""
     usual_format = "npy"
@@ -213,9 +212,9 @@ class Modality:
         """The measures of decoded items, by name: `[item]` or `[item, channel]`."""
         return {}
 
-    def agreement(self, decoded: "Tensor", features: "Tensor") -> "Tensor":
-        """The share of each item's values that are right, `[item]` float64: with `agreement_measure` only."""
-        raise NotImplementedError
+    def agreement(self, decoded: "Tensor", features: "Tensor") -> "dict[str, Tensor]":  # noqa: ARG002 - by default none
+        """The `agreement_measures` of decoded items, by name: each `[item]` float64."""
+        return {}
 
     def lines(self, summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """Label and text of what a report says of the measures, in a terminal, as far as the summary has them."""
@@ -235,10 +234,9 @@ class Modality:
             codes[row] = np.rint(np.clip(np.nan_to_num(values), 0, 1) * 255)
         return codes
 
-    def agreement_text(self, summary: Mapping[str, Any]) -> str:
-        """What a report's table says of the `agreement_measure`, in words; empty for nothing."""
-        share = None if self.agreement_measure is None else summary.get(self.agreement_measure.report)
-        return "" if share is None else f"{100 * share:.2f}% {self.agreement_words}"
+    def agreement_text(self, summary: Mapping[str, Any]) -> str:  # noqa: ARG002 - by default none
+        """What a report says of the `agreement_measures`, in words; empty for nothing."""
+        return ""
 
 
 # by name; filled in `functaconv.modalities`

@@ -42,9 +42,7 @@ class Voxels(Modality):
     preset = "voxels"
     has_code_range = True
     own_formats = ("binvox", "obj")
-    measures = (ACCURACY, IOU)
-    agreement_measure = ACCURACY
-    agreement_words = f"right at {OCCUPIED}"
+    measures = agreement_measures = (ACCURACY, IOU)
 
     def axes(self, items: Sequence[Item], channel_axis: ChannelAxis, asked: str) -> Axes | None:
         if asked != self.name and not (asked == channel_axis == "auto" and _are_voxels(items)):
@@ -62,15 +60,15 @@ class Voxels(Modality):
             raise ItemError(f"occupancy lies between 0 and 1, found {array.min():g} to {array.max():g}")
 
     def compare(self, compared: "Compared") -> "dict[str, Tensor]":
-        is_full, was_full = compared.decoded > OCCUPIED, compared.features > OCCUPIED
-        both, either = (is_full & was_full).sum((1, 2)), (is_full | was_full).sum((1, 2))
-        # of two empty volumes: nothing is wrong
-        iou = (both / either.clamp(min=1)).masked_fill(either == 0, 1.0)
-        return {"accuracy": self.agreement(compared.decoded, compared.features), "iou": iou}
+        return self.agreement(compared.decoded, compared.features)
 
-    def agreement(self, decoded: "Tensor", features: "Tensor") -> "Tensor":
-        right = ((decoded > OCCUPIED) == (features > OCCUPIED)).flatten(1)
-        return right.sum(1).double() / right.shape[1]
+    def agreement(self, decoded: "Tensor", features: "Tensor") -> "dict[str, Tensor]":
+        """The share of voxels that are right, and intersection over union of what is full: 1 for two empty volumes."""
+        is_full, was_full = decoded.flatten(1) > OCCUPIED, features.flatten(1) > OCCUPIED
+        both, either = (is_full & was_full).sum(1), (is_full | was_full).sum(1)
+        iou = (both / either.clamp(min=1)).masked_fill(either == 0, 1.0)
+        accuracy = (is_full == was_full).sum(1).double() / is_full.shape[1]
+        return {ACCURACY.name: accuracy, IOU.name: iou.double()}
 
     def can_draw(self, axes: int, channels: int) -> bool:
         return axes == 3 and channels == 1
@@ -81,7 +79,11 @@ class Voxels(Modality):
 
     def lines(self, summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if text := self.agreement_text(summary):
-            yield "voxels", f"{text}, IoU {summary['iou']:.4f}"
+            yield "voxels", text
+
+    def agreement_text(self, summary: Mapping[str, Any]) -> str:
+        accuracy, iou = (summary.get(measure.report) for measure in (ACCURACY, IOU))
+        return "" if accuracy is None or iou is None else f"{100 * accuracy:.2f}% right at {OCCUPIED}, IoU {iou:.4f}"
 
 
 def _are_voxels(items: Sequence[Item]) -> bool:

@@ -50,7 +50,9 @@ class Baseline:
     def __post_init__(self) -> None:
         # one range for all levels: the unit of PSNR
         self.normalizer = replace(self.base.normalizer, levels={})
-        self.whole_mse, self.cells_mse, self.whole_agreement = np.full((3, len(self.functaset)), np.nan)
+        self.whole_mse, self.cells_mse = np.full((2, len(self.functaset)), np.nan)
+        measures = self.base.axes.modality.agreement_measures
+        self.whole_agreement = {measure.name: np.full(len(self.functaset), np.nan) for measure in measures}
 
     def check(self, batch: Batch) -> None:
         """_UnsuitableError where values of a batch are not those of the same places as the training items'."""
@@ -74,9 +76,8 @@ class Baseline:
             rows = _known(batch, features)
             reconstructed = self.whole.reconstruct(rows)
             self.whole_mse[positions] = (rows - reconstructed).square().mean(-1).cpu().numpy()
-            modality = self.base.axes.modality
-            if modality.agreement_measure is not None:
-                self.whole_agreement[positions] = modality.agreement(reconstructed, rows).cpu().numpy()
+            for name, values in self.base.axes.modality.agreement(reconstructed, rows).items():
+                self.whole_agreement[name][positions] = values.cpu().numpy()
         cells = None if self.cells is None else cells_of(features, batch.shape, self.base.sites)
         if self.cells is not None and cells is not None:
             self.cells_mse[positions] = self.cells.error(cells).reshape(len(batch), -1).mean(1).cpu().numpy()
@@ -92,9 +93,9 @@ class Baseline:
                 "train_items": self.train_items,
                 "difference": rounded(ours - mean),
             }
-            if (agreement := self.base.axes.modality.agreement_measure) is not None:
+            for measure in self.base.axes.modality.agreement_measures:
                 # thresholded as the functaset is
-                entry[agreement.report] = rounded(float(np.nanmean(self.whole_agreement)))
+                entry[measure.report] = rounded(float(np.nanmean(self.whole_agreement[measure.name])))
         if self.cells is not None:
             entry["psnr_per_patch"] = rounded(mean_of(table.quality(self.cells_mse)))
         return entry

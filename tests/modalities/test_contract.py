@@ -110,10 +110,11 @@ def test_measures_are_columns_and_lines_and_of_perfect_items_none_is_wrong(name:
     json.dumps(summary, allow_nan=False)
     assert {measure.report for measure in kind.measures} <= summary.keys()
     assert bool(kind.measures) == bool(list(kind.lines(summary)))
-    if kind.agreement_measure is not None:
-        assert kind.agreement(features, features).tolist() == [1.0] * 3
-        assert kind.agreement(1 - features, features).tolist() == [0.0] * 3
-        assert kind.agreement_text(summary).startswith("100.00%")
+    names = [measure.name for measure in kind.agreement_measures]
+    for decoded, share in ((features, 1.0), (1 - features, 0.0)):
+        agreement = kind.agreement(decoded, features)
+        assert {name: values.tolist() for name, values in agreement.items()} == {name: [share] * 3 for name in names}
+    assert bool(names) == bool(kind.agreement_text(summary))
 
 
 @pytest.mark.parametrize("name", CASES)

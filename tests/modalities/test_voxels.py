@@ -121,6 +121,7 @@ def test_measures_are_what_numpy_finds(store: Path, shards: Path, tmp_path: Path
     found = report(store, against=str(shards), train=str(shards), baseline="pca")
     assert found.complaint is None
     assert 0.5 < found.summary["pca"]["voxel_accuracy"] <= 1
+    assert 0 < found.summary["pca"]["iou"] <= 1
     to_csv(found, tmp_path / "items.csv")
     assert "accuracy,iou" in (tmp_path / "items.csv").read_text().splitlines()[0]
 
