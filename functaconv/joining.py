@@ -12,11 +12,11 @@ from functaconv.base import DECODED_TOGETHER, Base
 from functaconv.functaset.reader import Functaset
 
 # parts of a tile's side: what neighbours share where there are no sites, and the most that they share
-GLOBAL_SHARE, MOST_SHARE = 16, 4
+GLOBAL_SHARE, MOST_SHARE = 8, 4
 
 
 def overlap_of(base: Base, tile: int) -> tuple[int, ...]:
-    """How many points neighbouring tiles share along each axis: one site, a sixteenth of a tile for global latents.
+    """How many points neighbouring tiles share along each axis: one site, an eighth of a tile for global latents.
 
     None for the nearest site, whose cells have borders everywhere.
     """

@@ -9,6 +9,8 @@ it is compared with"""
 
 # pixels along a cell: with fewer there is no place between its border and its centre
 LEAST_PIXELS = 3
+# pixels: what a border of tiles is compared with
+NEXT_TO = 2
 
 
 def psnr(mse: ArrayLike) -> NDArray[np.float64]:
@@ -47,13 +49,21 @@ def seams(enlarged: NDArray[np.floating], sites: tuple[int, int], scale: int) ->
     return sums, counts
 
 
-def steps_across(enlarged: NDArray[np.floating], axis: int, border: int, scale: int) -> Steps:
-    """How much an item `[row, column, channel]`, rendered at `scale` times its size, changes along an axis where its
-    pixel number `border` begins, and where other pixels meet.
+def steps_across(enlarged: NDArray[np.floating], axis: int, overlap: tuple[int, int], scale: int) -> Steps:
+    """How much an item `[row, column, channel]`, rendered at `scale` times its size, changes along an axis where two
+    tiles overlap, from one of its pixels to another: where that begins and ends, beside pixels next to these; and in
+    its middle, beside pixels next to the whole of it. Of a pixel only its border counts.
     """
     steps = np.abs(np.diff(np.asarray(enlarged, np.float64), axis=axis)).mean(axis=(1 - axis, 2))[scale - 1 :: scale]
-    others = np.delete(steps, border - 1)
-    return np.array([steps[border - 1], others.sum()]), np.array([1.0, len(others)])
+    (start, stop), at = overlap, np.arange(1, len(steps) + 1)
+    to_ends = np.minimum(abs(at - start), abs(at - stop))
+    kinds = (
+        to_ends == 0,
+        (to_ends > 0) & (to_ends <= NEXT_TO),
+        abs(2 * at - start - stop) <= 1,
+        ((at < start) | (at > stop)) & (to_ends <= NEXT_TO),
+    )
+    return np.array([steps[kind].sum() for kind in kinds]), np.array([float(kind.sum()) for kind in kinds])
 
 
 def seam_ratio(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> float | None:

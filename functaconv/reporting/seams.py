@@ -16,7 +16,7 @@ MOST_ITEMS = 32
 # values of all renders together
 MOST_VALUES = 1 << 26
 # of tiles: how many are rendered, and pixels on either side of them
-MOST_BORDERS, AROUND = 64, 3
+MOST_BORDERS, AROUND = 32, 3
 
 
 def measured_seams(functaset: Functaset, base: Base) -> float | None:
@@ -49,24 +49,23 @@ def _of_cells(functaset: Functaset, base: Base) -> Steps:
 
 
 def _of_tiles(functaset: Functaset, base: Base) -> Steps:
-    """Steps where tiles begin or end, and across the pixels next to them: a photograph's own steps vary more from place
-    to place.
-    """
-    sums, counts, tiles, shapes = np.zeros(2), np.zeros(2), functaset.tiles, functaset.shapes
+    """Steps where tiles overlap, beside those next to them: a photograph's own steps vary more from place to place."""
+    sums, counts, tiles, shapes = np.zeros(4), np.zeros(4), functaset.tiles, functaset.shapes
     assert tiles is not None
     items, origins, ends = Items.of(None, shapes, tiles), tiles[:, :2], tiles[:, :2] + shapes
-    borders = np.concatenate([np.argwhere(origins), np.argwhere(ends < tiles[:, 2:])])
-    begins = np.arange(len(borders)) < np.count_nonzero(origins)
+    borders = np.argwhere(origins)
     for number in np.unique(np.linspace(0, len(borders) - 1, min(len(borders), MOST_BORDERS)).astype(int)):
         row, axis = borders[number].tolist()
-        border = int((origins if begins[number] else ends)[row, axis])
         item = int(np.searchsorted(items.first, row, side="right")) - 1
+        own, start = slice(int(items.first[item]), int(items.first[item] + items.rows[item])), int(origins[row, axis])
+        # of the tile before
+        stop = int(ends[own, axis][origins[own, axis] < start].max())
         low, high = origins[row].tolist(), ends[row].tolist()
-        low[axis], high[axis] = max(0, border - AROUND), min(int(items.shape[item, axis]), border + AROUND)
+        low[axis], high[axis] = max(0, start - AROUND), min(int(items.shape[item, axis]), stop + AROUND)
         spans = tuple((a / size, b / size) for a, b, size in zip(low, high, items.shape[item].tolist(), strict=True))
         grid = Grid(tuple(SCALE * (b - a) for a, b in zip(low, high, strict=True)), spans)
-        joined = Joined.stored(base, functaset, int(items.first[item]), int(items.rows[item]))
+        joined = Joined.stored(base, functaset, own.start, own.stop - own.start)
         rendered = torch.cat([features for _, features in joined.bands([grid.axis(0), grid.axis(1)])]).numpy()
-        steps = steps_across(rendered, axis, border - low[axis], SCALE)
+        steps = steps_across(rendered, axis, (start - low[axis], stop - low[axis]), SCALE)
         sums, counts = sums + steps[0], counts + steps[1]
     return sums, counts

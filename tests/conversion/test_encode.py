@@ -229,8 +229,8 @@ def test_large_images_are_cut_into_tiles(base_file: Path, image_shards: Callable
     assert (encoded.report["count"], encoded.report["rows"], len(functaset)) == (4, 14, 14)
     assert functaset.keys[:7].tolist() == [*(f"image0000#{row},{c}" for row in (0, 1) for c in (0, 1, 2)), "image0001"]
     assert functaset.tiles is not None
-    assert functaset.layout.overlap == (1, 1)
-    assert (functaset.tiles[4].tolist(), functaset.shapes[4].tolist()) == ([9, 10, 20, 30], [11, 11])
+    assert functaset.layout.overlap == (2, 2)
+    assert (functaset.tiles[4].tolist(), functaset.shapes[4].tolist()) == ([9, 9, 20, 30], [11, 12])
     # of the whole item, as it is rendered: with the functaset, and in all rows of the item
     index = Items.of(functaset.keys, functaset.shapes, functaset.tiles)
     read = Reading(base_of(functaset).axes)

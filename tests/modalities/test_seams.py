@@ -81,22 +81,22 @@ def test_windows_have_none_and_independent_cells_have(tmp_path: Path) -> None:
 def test_a_border_of_tiles_shows_where_they_differ() -> None:
     found = {}
     for shift in (0, 0.02):
-        sums, counts = np.zeros(2), np.zeros(2)
+        sums, counts = np.zeros(4), np.zeros(4)
         for big in enlarged(textures()):
             big[13 * SCALE :] += shift
-            steps = steps_across(big[10 * SCALE : 16 * SCALE], 0, 3, SCALE)
+            steps = steps_across(big[10 * SCALE : 16 * SCALE], 0, (3, 3), SCALE)
             sums, counts = sums + steps[0], counts + steps[1]
         found[shift] = seam_ratio(sums, counts)
-        assert counts.tolist() == [24, 96]
+        assert counts.tolist() == [24, 96, 24, 96]
     assert found[0] == pytest.approx(1, abs=0.1)
     assert found[0.02] is not None
     assert found[0.02] > 1.2
 
 
-@pytest.mark.parametrize("sites", [(), (4, 4)])
-def test_borders_of_tiles_do_not_show(tmp_path: Path, sites: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("sites", "numbers"), [((), 100), ((4, 4), 6)])
+def test_borders_of_tiles_do_not_show(tmp_path: Path, sites: tuple[int, ...], numbers: int) -> None:
     shard = tar(tmp_path / "images.tar", {f"{number}.png": png(number, (56, 56)) for number in range(2)})
-    settings = {"latent": {"numbers": 6, "sites": sites}, "training": {"minutes": 0}, "data": {"tile": 32},
+    settings = {"latent": {"numbers": numbers, "sites": sites}, "training": {"minutes": 0}, "data": {"tile": 32},
                 "closed_form": {"features": 60, "rounds": 2}}  # fmt: skip
     base = fit_base(str(shard), tmp_path / "base", settings=settings, device="cpu").path
     encode(base, str(shard), tmp_path / "store", device="cpu", tile=32)
