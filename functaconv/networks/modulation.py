@@ -59,7 +59,7 @@ class LatentMap(nn.Module):
         correction, onto_latents = vjp(self.correction, latents)
         return self._linear(
             latents
-        ) + correction, lambda cotangent: self._transposed(cotangent) + onto_latents(cotangent)[0]
+        ) + correction, lambda cotangent: self._transposed(cotangent) + onto_latents(cotangent)
 
     def _linear(self, latents: Latents) -> Modulations:
         if self.kernel == 1:

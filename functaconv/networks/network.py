@@ -124,7 +124,7 @@ class Network(nn.Module, ABC):
         Differentiable: the outer loop goes through it.
         """
         features, pullback = vjp(lambda given: self.features(given, placement), modulation)
-        return features, lambda cotangent: pullback(cotangent)[0]
+        return features, pullback
 
     def jacobian(
         self, modulation: Modulations, placement: Placement, onto: Float[Tensor, "modulation number"]
@@ -137,7 +137,7 @@ class Network(nn.Module, ABC):
         read = read.expand(*read.shape[:2], placement.index.shape[1], -1)
         features, pullback = vjp(lambda given: self(placement.coords, self._split(given)), read)
         units = torch.eye(features.shape[-1], dtype=features.dtype, device=features.device)
-        rows = [pullback(unit.expand_as(features))[0] @ onto for unit in units]
+        rows = [pullback(unit.expand_as(features)) @ onto for unit in units]
         return self._whole(features, placement), torch.stack(rows, 3)
 
     def _split(self, modulations: Float[Tensor, "*rest modulation"]) -> Sequence[Tensor]:
@@ -148,10 +148,20 @@ class Network(nn.Module, ABC):
         return features if common is None else features + common
 
 
-def vjp(function: Callable[[Tensor], Tensor], given: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor]]]:
-    """The function's value, and its pullback, by autograd."""
-    value, pullback = torch.func.vjp(function, given)  # type: ignore[misc]
-    return value, pullback
+def vjp(function: Callable[[Tensor], Tensor], given: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """The function's value, and its pullback, by autograd: differentiable in their turn where gradients are on."""
+    is_differentiable = torch.is_grad_enabled()
+    with torch.enable_grad():
+        at = given if given.requires_grad else given.detach().requires_grad_()
+        value = function(at)
+
+    def pullback(cotangent: Tensor) -> Tensor:
+        (pulled_back,) = torch.autograd.grad(
+            value, at, cotangent, create_graph=is_differentiable, retain_graph=True, materialize_grads=True
+        )
+        return pulled_back
+
+    return value if is_differentiable else value.detach(), pullback
 
 
 class NetworkKind(Protocol):

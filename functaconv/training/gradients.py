@@ -127,14 +127,16 @@ class OuterGradients:
         The batch is taken in parts, as its gradient is a sum over items; steps are recomputed where not even one fits.
         """
         count = batch.values.shape[1]
-        network = self.base.field.network
-        layer = 4 * network.width * network.layers
+        network, axes = self.base.field.network, self.base.axes
+        # of a linear network what is seen through each window is kept, nothing of its width
+        numbers = axes.channels * 2**axes.dims if network.is_linear else network.width * network.layers
+        layer = 4 * numbers
         seen = count if inner is None else len(inner)
         step = TENSORS_PER_LAYER * layer * seen
-        if self.base.solver.needs_jacobian and steps > 1:
+        if self.base.solver.needs_jacobian and steps > 1 and not network.is_linear:
             # every step after the shared first one leaves a Jacobian, and its sweeps
-            rows = 4 * self.base.read_numbers * self.base.axes.channels
-            step += (TENSORS_PER_LAYER * self.base.axes.channels * layer + 2 * rows) * seen
+            rows = 4 * self.base.read_numbers * axes.channels
+            step += (TENSORS_PER_LAYER * axes.channels * layer + 2 * rows) * seen
         last = TENSORS_OF_FORWARD * layer * (count if outer is None else len(outer))
         whole, wish = steps * step + last, self.training.recompute
         recompute = wish == "yes" or (wish == "auto" and whole > self._memory)

@@ -89,3 +89,13 @@ def test_encode_fewer_numbers_and_render(
     assert open_functaset(tmp_path / "fewer.zarr").attributes.latent == 3
     assert run(["render", str(tmp_path / "whole.zarr"), str(tmp_path / "out"), "--scale", "2"]) == 0
     assert len(list((tmp_path / "out").glob("*.png"))) == 48
+
+
+def test_steps_that_are_computed_again_learn_the_same(shards: Path, tmp_path: Path) -> None:
+    learned = []
+    for recompute in ("yes", "no"):
+        training = TRAINING | {"steps": 5, "recompute": recompute}
+        path = tmp_path / recompute
+        fit_base(str(shards), path, settings={"latent": LATENT, "training": training}, device="cpu")
+        learned.append(read_base(path).base.state_dict())
+    torch.testing.assert_close(*learned, rtol=1e-3, atol=1e-5)
