@@ -22,7 +22,8 @@ def corrected(floor: Floor, recipe: Recipe) -> tuple[Base, Recipe]:
     stored = base_from_bytes(floor.content, "the closed form")
     assert isinstance(recipe.solver, GaussNewtonOptions)
     assert isinstance(stored.recipe.solver, GaussNewtonOptions)
-    solver = replace(recipe.solver, damping=stored.recipe.solver.damping)
+    # chords with hardly any damping go far in directions that the linear base does not see
+    solver = replace(recipe.solver, damping=max(recipe.solver.damping, stored.recipe.solver.damping))
     latent = replace(stored.recipe.latent, map_width=recipe.latent.map_width)
     whole = replace(recipe, data=stored.recipe.data, network=stored.recipe.network, latent=latent, solver=solver)
     known = stored.base
@@ -30,7 +31,8 @@ def corrected(floor: Floor, recipe: Recipe) -> tuple[Base, Recipe]:
     correction = base.field.latent_map.correction
     assert correction is not None
     own = {name: tensor for name, tensor in base.state_dict().items() if name.startswith(CORRECTION)}
-    base.load_state_dict(dict(known.state_dict()) | own)
+    damping = {"solver.log_damping": base.solver.state_dict()["log_damping"]}
+    base.load_state_dict(dict(known.state_dict()) | own | damping)
     # the mean of the items, where the correction is zero: the first step is then the same whatever has been learned
     base.start.zero_()
     correction.spread.copy_(known.latent_std.clamp(min=LEAST_SPREAD * float(known.latent_std.max())))

@@ -1,9 +1,9 @@
 """The closed form, and what minutes add: `python -m tests.benchmarks.closed_form DATA OUT.jsonl [CELL[@MINUTES] ...]`.
 
 DATA is a folder with a folder for every dataset below, each with train-*.tar and test-*.tar. For each cell a base is
-fitted in closed form on the training items, with MINUTES learned on from there by the preset, the test items are encoded, and compared with the data and with PCA of as
-many numbers, fitted on the same training items; one thread, one line of JSON per cell. Afterwards a table of all rows
-is printed.
+fitted in closed form on the training items, and the preset learns on from there for MINUTES; the test items are
+encoded, and compared with the data and with PCA of as many numbers, fitted on the same
+training items; one thread, one line of JSON per cell. Afterwards a table of all rows is printed.
 """
 
 import json
@@ -102,17 +102,16 @@ def ran(*arguments: str) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| data, numbers per item | PSNR | seconds of the closed form, minutes after it | PCA, whole | per patch | seams | bytes per item | raw |",
+        "| data, numbers per item | PSNR | seconds, minutes | PCA, whole | per patch | seams | bytes per item | raw |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         pca = row["pca"] or {}
         beside = " | ".join("" if pca.get(key) is None else f"{pca[key]:.2f}" for key in ("psnr", "psnr_per_patch"))
         seams = "" if row.get("seams") is None else f"{row['seams']:.3f}"
+        spent = f"{row['closed_form_seconds']:.0f}, {row.get('minutes', 0):g}"
         sizes = f"{row['bytes_per_item']:,.0f} | {row['raw_per_item']:,.0f}"
-        lines.append(
-            f"| {row['cell']} | {row['psnr']:.2f} | {row['closed_form_seconds']:.0f}, {row.get('minutes', 0):g} | {beside} | {seams} | {sizes} |"
-        )
+        lines.append(f"| {row['cell']} | {row['psnr']:.2f} | {spent} | {beside} | {seams} | {sizes} |")
     return "\n".join(lines)
 
 
