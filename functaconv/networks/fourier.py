@@ -38,6 +38,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 USUAL_FEATURES = 256
 # by how much a correction of the highest frequency is held back: its values between the pixels would ripple
 SMOOTHNESS = 10.0
+# by how much a value changes when a correction of one is made to all weights of the readout, with signs at random
+REACH = 2.5
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -174,7 +176,10 @@ class Fourier(Network):
         if self.learned or self.weights:
             return super().correction_scales
         roughness = (self.frequencies / (self.frequencies.amax(0) + 1)).square().sum(1)
-        return (1 / (1 + SMOOTHNESS * roughness.square())).repeat_interleave(self.channels)
+        falling = 1 / (1 + SMOOTHNESS * roughness.square())
+        # of products of cosines over whole half-waves
+        mean_squares = 0.5 ** (self.frequencies > 0).sum(1)
+        return (REACH * falling / (falling.square() * mean_squares).sum().sqrt()).repeat_interleave(self.channels)
 
     def encoded(self, coords: Float[Tensor, "*point coord"]) -> Float[Tensor, "*point feature"]:
         """The Fourier features of each point."""
