@@ -158,18 +158,13 @@ def test_bombs_as_large_as_is_allowed_are_expanded_one_at_a_time(base_file: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("resize", "items"), [(None, 1), (16, 5)])
-def test_images_as_large_as_is_allowed_do_not_fill_the_memory(
-    base_file: Path, tmp_path: Path, resize: int | None, items: int
-) -> None:
+def test_images_as_large_as_is_allowed_do_not_fill_the_memory(base_file: Path, tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.fromarray(np.zeros((11_500, 11_500, 3), np.uint8)).save(buffer, "PNG")
     members = {f"{n}.png": buffer.getvalue() for n in range(4)}
     shard = hostile.shard(tmp_path / "large.tar", {"good.png": png(0, SHAPE), **members})
-    assert memory_of_encoding(base_file, shard, tmp_path, resize) < 2 * GIB
-    functaset = open_functaset(tmp_path / "out")
-    assert len(functaset) == items
-    assert all("--tile cuts it, --resize makes it smaller" in failure.reason for failure in functaset.failures)
+    assert memory_of_encoding(base_file, shard, tmp_path, resize=16) < 2 * GIB
+    assert len(open_functaset(tmp_path / "out")) == 5
 
 
 def memory_of_encoding(base: Path, shard: Path, folder: Path, resize: int | None = None) -> int:

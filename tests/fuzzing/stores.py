@@ -179,13 +179,8 @@ class Stores:
 
 
 def make_store(path: Path, layout: Layout, count: int = 9, base: bytes = b"no base, for who only reads") -> Path:
-    """A sealed store of a few rows in several chunks and files, not by way of the writer: it is read that matters."""
-    before = arrays._CHUNK_BYTES, arrays._CHUNKS_PER_SHARD
-    arrays._CHUNK_BYTES, arrays._CHUNKS_PER_SHARD = 128, 2
-    try:
-        _fill(path, layout, count, base)
-    finally:
-        arrays._CHUNK_BYTES, arrays._CHUNKS_PER_SHARD = before
+    """A sealed store of a few rows, not by way of the writer: it is read that matters."""
+    _fill(path, layout, count, base)
     return path
 
 
