@@ -16,7 +16,9 @@ MOST_ITEMS = 32
 # values of all renders together
 MOST_VALUES = 1 << 26
 # of tiles: how many are rendered, and pixels on either side of them
-MOST_BORDERS, AROUND = 32, 3
+MOST_BORDERS, AROUND = 96, 3
+# pixels along a border: many short ones say more than few long ones
+ALONG = 64
 
 
 def measured_seams(functaset: Functaset, base: Base) -> float | None:
@@ -60,7 +62,9 @@ def _of_tiles(functaset: Functaset, base: Base) -> Steps:
         own, start = slice(int(items.first[item]), int(items.first[item] + items.rows[item])), int(origins[row, axis])
         # of the tile before
         stop = int(ends[own, axis][origins[own, axis] < start].max())
-        low, high = origins[row].tolist(), ends[row].tolist()
+        middle = (origins[row] + ends[row]) // 2
+        low = np.maximum(origins[row], middle - ALONG // 2).tolist()
+        high = np.minimum(ends[row], middle + ALONG // 2).tolist()
         low[axis], high[axis] = max(0, start - AROUND), min(int(items.shape[item, axis]), stop + AROUND)
         spans = tuple((a / size, b / size) for a, b, size in zip(low, high, items.shape[item].tolist(), strict=True))
         grid = Grid(tuple(SCALE * (b - a) for a, b in zip(low, high, strict=True)), spans)
