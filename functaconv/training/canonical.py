@@ -64,13 +64,13 @@ def make_canonical(base: Base, batches: Iterable[Batch]) -> Basis | None:
     What their mean is becomes part of the network's biases where that is exact; elsewhere latents are not centred. The
     damping goes along: fits go the same way as before.
     """
-    found = [(_normal_matrix(base, batch), base.encode(batch).latents.double().cpu()) for batch in batches]
-    found = [(matrix, latents[latents.isfinite().all(-1).all(-1)]) for matrix, latents in found]
-    count = sum(len(latents) for _, latents in found)
+    fitted = [(_normal_matrix(base, batch), base.encode(batch).latents.double().cpu()) for batch in batches]
+    fitted = [(matrix, latents[latents.isfinite().all(-1).all(-1)]) for matrix, latents in fitted]
+    count = sum(len(latents) for _, latents in fitted)
     if not count:
         return None
-    latents = torch.cat([latents for _, latents in found])
-    normal_matrix = torch.stack([matrix * (len(own) / count) for matrix, own in found]).sum(0)
+    latents = torch.cat([latents for _, latents in fitted])
+    normal_matrix = torch.stack([matrix * (len(own) / count) for matrix, own in fitted]).sum(0)
     basis = Basis.of(normal_matrix, latents, is_centred=base.field.absorbs_constants)
     base.field.substitute(basis.matrix.to(base.device), basis.constant.to(base.device))
     base.start.copy_(basis.canonical(base.start.double().cpu()))

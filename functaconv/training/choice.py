@@ -157,12 +157,12 @@ def _first_items(names: Sequence[str], data: DataRecipe, watcher: Watcher) -> li
 
 def _first_tiles(items: Sequence[Item], axes: Axes, tile: int | None) -> list[list[Tile]]:
     """Those of each item that can be used."""
-    problem, found = "", list[list[Tile]]()
+    problem, cut = "", list[list[Tile]]()
     for item in items:
         try:
-            found.append(list(tiles_of(axes.signal(item), tile)))
+            cut.append(list(tiles_of(axes.signal(item), tile)))
         except ItemError as error:
             problem = f"{item.key}: {error}"
-    if found:
-        return found
+    if cut:
+        return cut
     raise InputError(f"none of the first {len(items)} items can be used; {problem}")

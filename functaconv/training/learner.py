@@ -82,8 +82,8 @@ class Learner:
             [nn.utils.get_total_norm(rates)] if (rates := [p.grad for p in self._solver if p.grad is not None]) else []
         )
         # the one moment an update waits for the device
-        found = torch.cat([scalars, torch.stack([norm, *norms])]).tolist()
-        (error, *summed), (size, *solver_size) = found[: len(scalars)], found[len(scalars) :]
+        numbers = torch.cat([scalars, torch.stack([norm, *norms])]).tolist()
+        (error, *summed), (size, *solver_size) = numbers[: len(scalars)], numbers[len(scalars) :]
         items, *summed = summed or (own, *notes)
         if not items:
             return Update(math.nan, math.nan, tuple(summed))

@@ -198,10 +198,10 @@ class Run:
             self.stop.check("nothing is saved yet")
             self.watcher.announce(f"closed form, {message}")
 
-        found = fit_closed_form(request.recipe, situation, training, self.data.validation, tell=tell)
-        make_canonical(found.base, training[:MOST_CANONICAL])
-        self.watcher.announce(f"closed form: {found.psnr:.2f} dB on held-out items after {found.seconds:.0f} s")
-        floor = Floor.of(found, self._facts(found.psnr, 0, closed_form=(found.psnr, found.seconds)))
+        fit = fit_closed_form(request.recipe, situation, training, self.data.validation, tell=tell)
+        make_canonical(fit.base, training[:MOST_CANONICAL])
+        self.watcher.announce(f"closed form: {fit.psnr:.2f} dB on held-out items after {fit.seconds:.0f} s")
+        floor = Floor.of(fit, self._facts(fit.psnr, 0, closed_form=(fit.psnr, fit.seconds)))
         replace_bytes(self.folder.closed_form, floor.content)
         return floor
 

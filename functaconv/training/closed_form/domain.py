@@ -49,19 +49,19 @@ class Transform:
 
     def analyse(self, values: Float[Tensor, "item point channel"]) -> Float[Tensor, "item coefficient channel"]:
         """Products with every function, summed over the points: the adjoint of `synthesise`."""
-        found = values.reshape(len(values), *self.shape, -1)
+        sums = values.reshape(len(values), *self.shape, -1)
         for axis, table in enumerate(self.tables):
-            found = torch.tensordot(found, table, dims=([1 + axis], [0])).movedim(-1, 1 + axis)
-        return found.flatten(1, len(self.tables))
+            sums = torch.tensordot(sums, table, dims=([1 + axis], [0])).movedim(-1, 1 + axis)
+        return sums.flatten(1, len(self.tables))
 
     def synthesise(
         self, coefficients: Float[Tensor, "item coefficient channel"]
     ) -> Float[Tensor, "item point channel"]:
         """Sums of the functions."""
-        found = coefficients.reshape(len(coefficients), *(table.shape[1] for table in self.tables), -1)
+        values = coefficients.reshape(len(coefficients), *(table.shape[1] for table in self.tables), -1)
         for axis, table in enumerate(self.tables):
-            found = torch.tensordot(found, table, dims=([1 + axis], [1])).movedim(-1, 1 + axis)
-        return found.flatten(1, len(self.tables))
+            values = torch.tensordot(values, table, dims=([1 + axis], [1])).movedim(-1, 1 + axis)
+        return values.flatten(1, len(self.tables))
 
     def gram(self, chosen: Float[Tensor, "feature axis"], weights: Tensor | None) -> Float[Tensor, "feature feature"]:
         """Mean products of the chosen functions with each other, float64; weighted by `weights` `[point]`."""
@@ -72,14 +72,14 @@ class Transform:
                 for axis, table in enumerate(self.tables)
             ]
             return reduce(torch.mul, parts)
-        found = torch.zeros(len(index), len(index), dtype=torch.float64, device=index.device)
+        gram = torch.zeros(len(index), len(index), dtype=torch.float64, device=index.device)
         rows = torch.cartesian_prod(*[torch.arange(size, device=index.device) for size in self.shape])
         rows = rows.reshape(len(weights), -1)
         for part in torch.split(weights.nonzero()[:, 0], PORTION):
             values = reduce(torch.mul, [table[rows[part, axis]][:, index[:, axis]]
                                         for axis, table in enumerate(self.tables)])  # fmt: skip
-            found += (values * weights[part, None]).mT @ values
-        return found / weights.sum()
+            gram += (values * weights[part, None]).mT @ values
+        return gram / weights.sum()
 
 
 def axis_places(grid: AnyGrid, geometry: Geometry) -> list[Tensor]:
@@ -141,7 +141,7 @@ def fit_mean(averages: Sequence[Average], counts: Sequence[int], most: int) -> M
 
     aim = sum(average.transform.analyse((average.values * average.weights)[None]) for average in averages)
     assert isinstance(aim, Tensor)
-    found = torch.zeros_like(aim)
+    weights = torch.zeros_like(aim)
     residual = along = aim
     energy = residual.square().sum()
     for _ in range(STEPS):
@@ -149,13 +149,13 @@ def fit_mean(averages: Sequence[Average], counts: Sequence[int], most: int) -> M
             break
         applied = normal(along)
         length = energy / (along * applied).sum()
-        found, residual = found + length * along, residual - length * applied
+        weights, residual = weights + length * along, residual - length * applied
         energy, before = residual.square().sum(), energy
         along = residual + energy / before * along
-    size = found[0].square().sum(1)
+    size = weights[0].square().sum(1)
     order = size.argsort(descending=True, stable=True)
     variance = max(average.variance for average in averages)
     lost = size[order].sum() - size[order].cumsum(0)
     kept = min(most, 1 + int((lost > DROPPED * variance).sum()), len(order))
     chosen = order[:kept]
-    return Mean(frequencies[chosen], found[0][chosen])
+    return Mean(frequencies[chosen], weights[0][chosen])

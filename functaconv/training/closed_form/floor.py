@@ -36,9 +36,9 @@ class Floor:
     seconds: float
 
     @classmethod
-    def of(cls, found: ClosedForm, facts: Mapping[str, Any]) -> "Floor":
+    def of(cls, fit: ClosedForm, facts: Mapping[str, Any]) -> "Floor":
         """As it is stored, with what its file says of its training."""
-        return cls(base_to_bytes(found.base, found.recipe, facts), found.recipe, found.psnr, found.seconds)
+        return cls(base_to_bytes(fit.base, fit.recipe, facts), fit.recipe, fit.psnr, fit.seconds)
 
     @classmethod
     def read(cls, path: Path, identity: Mapping[str, Any]) -> "Floor | None":
@@ -69,19 +69,19 @@ def sampled(load: Callable[[int], Signal | None], indices: Sequence[int], recipe
     """
     order = np.random.default_rng((recipe.training.seed, 2)).permutation(len(indices))
 
-    found: list[tuple[int, Signal]] = []
+    items: list[tuple[int, Signal]] = []
     values = 0
     for place in order.tolist():
-        if values >= MOST_VALUES and len(found) >= LEAST_ITEMS:
+        if values >= MOST_VALUES and len(items) >= LEAST_ITEMS:
             break
         if (signal := load(indices[place])) is not None:
             values += signal.values.size
-            found.append((indices[place], signal))
-    if not found:
+            items.append((indices[place], signal))
+    if not items:
         raise InputError("no training item could be decoded", hint="`functaconv inspect` lists what is there")
-    places = _in_time(found)
-    size = BATCH_VALUES // found[0][1].values.size
-    positioned = ((places[index], signal) for index, signal in found)
+    places = _in_time(items)
+    size = BATCH_VALUES // items[0][1].values.size
+    positioned = ((places[index], signal) for index, signal in items)
     yield from batched(positioned, max(1, min(LARGEST_BATCH, size)))
 
 

@@ -103,10 +103,10 @@ class Finer:
         return cls(grid.halved(), shape, matrices)
 
     def interpolated(self, values: Float[Tensor, "item point channel"]) -> Float[Tensor, "item fine channel"]:
-        found = values.reshape(len(values), *self.shape, -1)
+        products = values.reshape(len(values), *self.shape, -1)
         for axis, matrix in enumerate(self.matrices):
-            found = torch.tensordot(found, matrix, dims=([1 + axis], [1])).movedim(-1, 1 + axis)
-        return found.flatten(1, len(self.shape))
+            products = torch.tensordot(products, matrix, dims=([1 + axis], [1])).movedim(-1, 1 + axis)
+        return products.flatten(1, len(self.shape))
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def roughness(base: Base, batches: Sequence[Batch]) -> float:
     """By how many dB items are worse between their points, where Lanczos interpolation says what they are to be, than
     at them; 0 where values are missing, and for volumes.
     """
-    found = []
+    gains = []
     for batch in batches:
         if batch.valid is not None or len(batch.shape) > MOST_AXES:
             continue
@@ -112,8 +112,8 @@ def roughness(base: Base, batches: Sequence[Batch]) -> float:
         finer = Finer.of(batch.grid, base.geometry, base.device)
         wanted = finer.interpolated(base.normalizer.features(batch.to(base.device)).float())
         error = (base.decode(fit.latents, base.points(finer.grid)) - wanted).square().mean((1, 2))
-        found.append(10 * torch.log10(error.clamp(min=TINY) / fit.error.clamp(min=TINY)))
-    return float(torch.cat(found).mean()) if found else 0.0
+        gains.append(10 * torch.log10(error.clamp(min=TINY) / fit.error.clamp(min=TINY)))
+    return float(torch.cat(gains).mean()) if gains else 0.0
 
 
 def _damp(base: Base, damping: float) -> None:

@@ -48,12 +48,12 @@ class Sample:
         by_area: bool,
     ) -> "Sample":
         """Grouped; `by_area`: points of a globe's grid count by the area they stand for."""
-        found: dict[tuple[object, ...], list[Batch]] = {}
+        alike: dict[tuple[object, ...], list[Batch]] = {}
         for batch in batches:
             is_shared = batch.valid is not None and len(batch.valid) == 1
-            found.setdefault((batch.grid, batch.mask_key if is_shared else None), []).append(batch)
+            alike.setdefault((batch.grid, batch.mask_key if is_shared else None), []).append(batch)
         groups = []
-        for (grid, _), own in found.items():
+        for (grid, _), own in alike.items():
             assert isinstance(grid, AnyGrid)
             weights = None
             if own[0].mask_key is not None and own[0].valid is not None:
@@ -102,7 +102,7 @@ class Sample:
 
     def averages(self, counts: Sequence[int]) -> list[Average]:
         """The mean of each group's items."""
-        found = []
+        averages = []
         for group in self.groups:
             total: Tensor | None = None
             squares = 0.0
@@ -116,8 +116,8 @@ class Sample:
             )  # fmt: skip
             variance = squares / (group.items * values.numel()) - float(values.square().mean())
             transform = Transform.of(group.grid, self.geometry, counts, self.device)
-            found.append(Average(transform, values.float(), weights.float(), max(0.0, variance)))
-        return found
+            averages.append(Average(transform, values.float(), weights.float(), max(0.0, variance)))
+        return averages
 
     def residuals(self, group: Group, mean: Mean) -> Iterator[Tensor]:
         """What differs from the dataset's mean, `[item, point, channel]`, batch by batch."""

@@ -118,12 +118,12 @@ def _by_energy(sample: Sample, mean: Mean, counts: tuple[int, ...]) -> Tensor:
 
 def _gram(sample: Sample, chosen: Tensor, counts: tuple[int, ...]) -> Tensor:
     """Mean products of the features over the grids, float64."""
-    found = torch.zeros(len(chosen), len(chosen), dtype=torch.float64, device=sample.device)
+    gram = torch.zeros(len(chosen), len(chosen), dtype=torch.float64, device=sample.device)
     for group in sample.groups:
         transform = Transform.of(group.grid, sample.geometry, counts, sample.device)
-        found += transform.gram(chosen, group.weights) * (group.items / sample.items)
-    found.diagonal().add_(RIDGE * found.diagonal().mean())
-    return found
+        gram += transform.gram(chosen, group.weights) * (group.items / sample.items)
+    gram.diagonal().add_(RIDGE * gram.diagonal().mean())
+    return gram
 
 
 def _coefficients(sample: Sample, mean: Mean, chosen: Tensor, counts: tuple[int, ...], lower: Tensor) -> _Coefficients:
@@ -162,13 +162,13 @@ def _components(training: _Coefficients, others: _Coefficients, features: int, n
     weights = torch.ones(len(rows), device=rows.device)
     best: tuple[Tensor, float] | None = None
     for _ in range(1 + ROUNDS):
-        found = _leading_rows(rows * weights.sqrt()[:, None], numbers)
-        quality = _psnr(aims, others.energy, found, channels)
+        basis = _leading_rows(rows * weights.sqrt()[:, None], numbers)
+        quality = _psnr(aims, others.energy, basis, channels)
         if best is not None and not quality > best[1]:
             break
-        best = found, quality
+        best = basis, quality
         # rounding leaves a little less than nothing of items that are all alike
-        error = (training.energy - (rows @ found).square().sum(1) / channels).clamp(min=0)
+        error = (training.energy - (rows @ basis).square().sum(1) / channels).clamp(min=0)
         weights = 1 / error.clamp(min=TINY + float(error.mean()) / MOST_WEIGHT)
         weights = weights / weights.mean()
     assert best is not None

@@ -174,13 +174,13 @@ def _seen_by_sites(
     """Products of the values with the windowed features of each site whose cells are all there."""
     items, _, channels = residual.shape
     assert layout.placement.corners is not None
-    found = residual.new_zeros(items, layout.placement.sites, count, channels)
+    on_sites = residual.new_zeros(items, layout.placement.sites, count, channels)
     for kind, cells in enumerate(layout.cells):
         values = layout.rows(residual, kind).reshape(items, len(cells), -1, channels)
         basis = (layout.basis[kind] * layout.weights[kind][:, None]).reshape(-1, corners, count)
         own = torch.einsum("paf,icph->icafh", basis, values)
-        found.index_add_(1, layout.placement.corners[cells].flatten(), own.flatten(1, 2))
-    return found[:, layout.whole_sites]
+        on_sites.index_add_(1, layout.placement.corners[cells].flatten(), own.flatten(1, 2))
+    return on_sites[:, layout.whole_sites]
 
 
 @dataclass(frozen=True)
@@ -234,8 +234,8 @@ class _System:
         matrix = products.reshape(features, features, numbers, numbers).transpose(1, 2).reshape(features * numbers, -1)
         matrix.diagonal().add_(ridge.flatten())
         columns = self.aim.transpose(1, 2).reshape(features * numbers, -1)
-        found = torch.cholesky_solve(columns, torch.linalg.cholesky(matrix))
-        weights: Tensor = found.reshape(features, numbers, -1).transpose(1, 2)
+        solved = torch.cholesky_solve(columns, torch.linalg.cholesky(matrix))
+        weights: Tensor = solved.reshape(features, numbers, -1).transpose(1, 2)
         return weights
 
     def solved_by_steps(
@@ -255,8 +255,8 @@ class _System:
         def precondition(residual: Tensor) -> Tensor:
             return torch.einsum("fg,gck,kl->fcl", left, residual, right)
 
-        found = begin
-        residual = self.aim - self._times(found, ridge)
+        weights = begin
+        residual = self.aim - self._times(weights, ridge)
         along = turned = precondition(residual)
         energy = (residual * turned).sum()
         for _ in range(STEPS):
@@ -264,11 +264,11 @@ class _System:
                 break
             applied = self._times(along, ridge)
             length = energy / (along * applied).sum()
-            found, residual = found + length * along, residual - length * applied
+            weights, residual = weights + length * along, residual - length * applied
             turned = precondition(residual)
             before, energy = energy, (residual * turned).sum()
             along = turned + energy / before * along
-        return found
+        return weights
 
     def _times(self, weights: Tensor, ridge: Tensor) -> Tensor:
         applied = ridge[:, None] * weights
