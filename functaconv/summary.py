@@ -202,7 +202,7 @@ def described(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "", f"{summary['psnr_of_mean_mse']:.2f} dB of the mean error"
     for kind in MODALITIES.values():
         yield from kind.lines(summary)
-    if closed := summary.get("closed_form"):
+    if (closed := summary.get("closed_form")) and closed["psnr"] is not None:
         yield "closed form", f"{closed['psnr']:.2f} dB on the base's validation items, after {closed['seconds']:.0f} s"
     if pca := summary.get("pca"):
         yield "PCA", _pca(pca)

@@ -97,7 +97,7 @@ def command(
                 ("left out", counted(facts["unusable"], "record") if facts["unusable"] else None),
                 (
                     "closed form",
-                    f"{decibels(closed_form['psnr'])} after {closed_form['seconds']:.0f} s",
+                    " ".join(filter(None, [decibels(closed_form["psnr"]), f"after {closed_form['seconds']:.0f} s"])),
                 ),
                 ("validation", f"{decibels(trained.psnr)} over {counted(facts['validation_items'], 'item')}"),
             ]

@@ -11,6 +11,8 @@ from functaconv.training.closed_form.floor import Floor
 
 # spreads below this share of the largest count as it: numbers that hardly vary say little
 LEAST_SPREAD = 1e-3
+# where items do not differ at all
+TINY = 1e-12
 CORRECTION = "field.latent_map.correction."
 
 
@@ -35,7 +37,7 @@ def corrected(floor: Floor, recipe: Recipe) -> tuple[Base, Recipe]:
     base.load_state_dict(dict(known.state_dict()) | own | damping)
     # the mean of the items, where the correction is zero: the first step is then the same whatever has been learned
     base.start.zero_()
-    correction.spread.copy_(known.latent_std.clamp(min=LEAST_SPREAD * float(known.latent_std.max())))
+    correction.spread.copy_(known.latent_std.clamp(min=max(TINY, LEAST_SPREAD * float(known.latent_std.max()))))
     base.requires_grad_(False)
     correction.requires_grad_(True)
     return base, whole

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from functaconv.checkpoint import read_base
 from functaconv.cli.app import run
@@ -99,3 +100,18 @@ def test_steps_that_are_computed_again_learn_the_same(shards: Path, tmp_path: Pa
         fit_base(str(shards), path, settings={"latent": LATENT, "training": training}, device="cpu")
         learned.append(read_base(path).base.state_dict())
     torch.testing.assert_close(*learned, rtol=1e-3, atol=1e-5)
+
+
+def test_items_that_do_not_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(12):
+        Image.new("RGB", (12, 12), (7, 70, 200)).save(folder / f"{number}.png")
+    base, store = tmp_path / "base.safetensors", tmp_path / "out.zarr"
+    for arguments in (
+        ("pack", folder, tmp_path / "shards"),
+        ("fit-base", tmp_path / "shards", base, "--latent", "2x2x3", "--steps", 3, "--device", "cpu"),
+        ("encode", base, tmp_path / "shards", store, "--device", "cpu"),
+    ):
+        assert run([str(argument) for argument in arguments]) == 0, capsys.readouterr().err
+    assert open_functaset(store).measure("mse").max() < 1e-5
