@@ -13,7 +13,7 @@ import torch
 
 from functaconv.errors import InputError
 from functaconv.signals.normalizer import Normalizer
-from functaconv.training import Watcher, fit_base
+from functaconv.training import Watcher, corrected, fit_base
 from functaconv.training import run as running
 from functaconv.training.gradients import OuterGradients
 
@@ -26,7 +26,8 @@ def change(patches: ExitStack, plan: dict[str, Any]) -> None:
 
     if plan.get("double"):
         build, features = running.build, Normalizer.features
-        put(running, "build", lambda *given: build(*given).double())
+        for module in (running, corrected):
+            put(module, "build", lambda *given: build(*given).double())
         put(Normalizer, "features", lambda self, batch: features(self, batch).double())
     descend = OuterGradients.descend
 

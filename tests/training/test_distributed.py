@@ -139,7 +139,8 @@ RUNS: dict[str, tuple[str, Settings, Settings]] = {
     "sizes": ("mixed", {"solver": GRADIENT, "training": {"inner_points": 40, "outer_points": 60}}, {"double": True}),
     "range": ("arrays", {"solver": GAUSS_NEWTON, "latent": {"numbers": 3}}, {"double": True}),
     "corrected": ("few", {"solver": GAUSS_NEWTON | {"chord": True}, "network": {"kind": "fourier"},
-                          "latent": {"sites": [2, 2], "numbers": 3, "interpolation": "window", "map_width": 4}}, {}),
+                          "latent": {"sites": [2, 2], "numbers": 3, "interpolation": "window", "map_width": 4}},
+                  {"double": True}),
     "nan": ("few", {"solver": GRADIENT}, {"what": "nan", "whose": 1, "at": [2, 5]}),
     "again": ("few", {"solver": GRADIENT}, {"what": "nan", "whose": 1, "at": [2, 5]}),
 }  # fmt: skip
