@@ -121,9 +121,11 @@ def _grids(situation: Situation) -> Recipe:
     one step, 35.5 dB through one step and with mixed items.
     """
     recipe = _sized("grids", situation)
-    # a correction learns nothing of the latents' steps through the first one
-    one_step = recipe.training.one_step if recipe.latent.map_width else 1.0
-    return recipe.changed({"training": {"one_step": one_step, "mixup": 0.5}})
+    if recipe.latent.map_width:
+        # learned by heart as well, which held-out hours do not show: 33.6 dB where the closed form has 33.8, measured
+        # on 58 fields; --minutes corrects it nevertheless
+        return recipe.changed({"training": {"minutes": 0, "mixup": 0.5}})
+    return recipe.changed({"training": {"one_step": 1.0, "mixup": 0.5}})
 
 
 def _by_gauss_newton(
