@@ -18,7 +18,7 @@ GLOBAL_SHARE, MOST_SHARE = 8, 4
 def overlap_of(base: Base, tile: int) -> tuple[int, ...]:
     """How many points neighbouring tiles share along each axis: one site, an eighth of a tile for global latents.
 
-    None for the nearest site, whose cells have borders everywhere.
+    Empty, for no overlap, with the nearest site, whose cells have borders everywhere.
     """
     sites = base.field.sites
     if sites.count > 1 and sites.interpolation == "nearest":

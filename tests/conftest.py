@@ -27,6 +27,11 @@ TINY = {
 """settings that learn something in about a second"""
 
 
+@pytest.fixture(autouse=True)
+def the_same_random_numbers_in_every_run() -> None:
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for temporary files, empty at first."""

@@ -59,13 +59,10 @@ class Correction(nn.Module):
 
     def _convolved(self, values: Tensor, weight: Tensor) -> Tensor:
         dims = len(self.shape)
-        if self.side > 1:
-            if self.is_closed:
-                values = torch.cat([values[..., -1:], values, values[..., :1]], -1)
-            around = [1, 1] * dims
-            if self.is_closed:
-                around[:2] = [0, 0]
-            values = functional.pad(values, around, mode="replicate")
+        for axis in range(2, 2 + dims) if self.side > 1 else ():
+            first, last = values.narrow(axis, 0, 1), values.narrow(axis, -1, 1)
+            ends = (last, first) if self.is_closed and axis == 1 + dims else (first, last)
+            values = torch.cat([ends[0], values, ends[1]], axis)
         kernel = weight.reshape(len(weight), -1, *(self.side,) * dims)
         convolved: Tensor = CONVOLUTIONS[dims](values, kernel)
         return convolved

@@ -93,10 +93,11 @@ def sweep_dtype_of(precision: str) -> torch.dtype | None:
 
 @contextmanager
 def matmul_precision(name: str, device: torch.device) -> Iterator[None]:
-    """How float32 matrices are multiplied meanwhile."""
+    """How float32 matrices are multiplied, and convolved, meanwhile."""
     name = precision_of(name, device)
     # not torch.get_float32_matmul_precision: it raises in a program that has set these
-    settings = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    cuda, cpu = torch.backends.cuda, torch.backends.mkldnn
+    settings = cuda.matmul, torch.backends.cudnn.conv, cpu.matmul, cpu.conv  # type: ignore[attr-defined]
     before = [setting.fp32_precision for setting in settings]
     try:
         for setting in settings:

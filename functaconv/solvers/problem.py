@@ -33,10 +33,14 @@ Rows = Float[Tensor, "#item cell value number"]
 
 @runtime_checkable
 class Field(Protocol):
-    """What a solver needs of a network: features, their cotangents pulled back onto the latents, their Jacobian."""
+    """What a solver needs of a network: features, their cotangents pulled back onto the latents, their Jacobian: if it
+    is corrected, that of its linear part.
+    """
 
     @property
     def is_linear(self) -> bool: ...
+    @property
+    def is_corrected(self) -> bool: ...
 
     def __call__(self, latents: Latents, placement: Placement) -> CellFeatures: ...
     def vjp(self, latents: Latents, placement: Placement) -> tuple[CellFeatures, Callable[[CellFeatures], Latents]]: ...

@@ -61,6 +61,9 @@ def choose(names: Sequence[str], device: torch.device, options: FitOptions, watc
         # seamless unless something else was asked for
         latent = {"interpolation": "window"} | latent
     solver = asked.get("solver", {}).get("kind")
+    if solver is None and asked.get("solver", {}).get("chord") is False:
+        # other steps than a correction takes
+        solver = "gauss-newton"
     # what corrects the closed form goes with a network and a solver that are chosen below
     layout = {name: value for name, value in latent.items() if name != "map_width"}
     situation = Situation(

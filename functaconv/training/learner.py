@@ -52,7 +52,9 @@ class Learner:
         self.average = deepcopy(base).requires_grad_(False)
         solver = list(base.solver.parameters())
         own = {id(parameter) for parameter in solver}
-        self._shared = [parameter for parameter in base.parameters() if id(parameter) not in own]
+        self._shared = [
+            parameter for parameter in base.parameters() if parameter.requires_grad and id(parameter) not in own
+        ]
         self._solver = solver
         self._optimizers = optimizers_of(base, self._shared, solver, training)
         self.updates, self.skipped, self.rollbacks, self.slowdown = 0, 0, 0, 1.0
@@ -159,7 +161,9 @@ class Learner:
     @torch.no_grad()
     def _average(self) -> None:
         decay = min(self.training.ema, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.base.parameters()), 1 - decay)
+        pairs = zip(self.average.parameters(), self.base.parameters(), strict=True)
+        averages, learned = zip(*((mean, own) for mean, own in pairs if own.requires_grad), strict=True)
+        torch._foreach_lerp_(averages, learned, 1 - decay)
 
     def _groups(self) -> Iterator[dict[str, Any]]:
         for optimizer in self._optimizers.values():

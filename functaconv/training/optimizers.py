@@ -21,6 +21,7 @@ def optimizers_of(
     if training.optimizer == "muon":
         corrections = [] if latent_map.correction is None else latent_map.correction.parameters()
         matrices = [*network.matrices, latent_map.weight, *corrections]
+        matrices = [matrix for matrix in matrices if matrix.requires_grad]
     taken = {id(matrix) for matrix in matrices}
     groups = [
         {"params": [parameter for parameter in shared if id(parameter) not in taken], "full_rate": training.rate},

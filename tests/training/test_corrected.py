@@ -14,6 +14,7 @@ from functaconv.cli.app import run
 from functaconv.functaset import open_functaset
 from functaconv.signals.batch import Batch
 from functaconv.signals.grid import Grid
+from functaconv.solvers import fit
 from functaconv.training import Trained, fit_base
 
 LATENT = {"sites": [3, 3], "numbers": 6}
@@ -64,6 +65,13 @@ def test_its_gradient_is_exact(trained: Trained) -> None:
     latents = torch.randn(2, 9, 6, generator=torch.Generator().manual_seed(0)).double().requires_grad_()
     (expected,) = torch.autograd.grad(problem.error(latents).sum(), latents)
     torch.testing.assert_close(-2 * problem.gradient(latents.detach()).jt_residual, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_fit_takes_the_same_steps_where_no_linearization_is_kept(trained: Trained) -> None:
+    base, batch = read_base(trained.path).base, random_batch(3, (12, 12))
+    latents = fit(base.problem(batch), base.start, base.solver, steps=3).latents
+    torch.testing.assert_close(latents, base.fit(base.prepared(batch), steps=3).latents, rtol=1e-3, atol=1e-5)
+    assert not torch.allclose(latents, base.encode(batch, steps=1).latents, atol=1e-3)
 
 
 def test_each_step_of_a_fit_helps(trained: Trained, shards: Path) -> None:
