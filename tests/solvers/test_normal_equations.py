@@ -135,6 +135,7 @@ class Counting:
     """A network that notes of how many items it was asked the Jacobian."""
 
     is_linear = False
+    is_corrected = False
 
     def __init__(self, field: ModulatedNetwork) -> None:
         self.field, self.sites, self.jacobians = field, field.sites, []
