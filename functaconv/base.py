@@ -26,6 +26,8 @@ DECODED_TOGETHER = 1 << 20
 MOST_LINEARIZATION, MOST_LINEARIZATIONS = 1 << 28, 3 << 27
 # when only the size of a step matters
 SLIGHT_DAMPING = 1e-3
+# how the names of a correction's tensors begin
+CORRECTION = "field.latent_map.correction."
 # items per channel from which one Jacobian for all is less work than a pullback for each
 PULLBACKS_PER_CHANNEL = 2
 
@@ -228,7 +230,7 @@ class Base(nn.Module):
         state = tuple(
             (tensor.data_ptr(), tensor._version)
             for name, tensor in self.state_dict(keep_vars=True).items()
-            if not name.startswith("field.latent_map.correction.")
+            if not name.startswith(CORRECTION)
         )
         if state != self._linearized_state:
             self._linearizations.clear()

@@ -15,7 +15,7 @@ from safetensors.torch import save as save_bytes
 from torch import Tensor
 
 import functaconv
-from functaconv.base import Base
+from functaconv.base import CORRECTION, Base
 from functaconv.construction import build
 from functaconv.documents import other_version, parse_json
 from functaconv.errors import InputError, UsageError
@@ -88,7 +88,7 @@ class StoredBase:
         tensors[METRIC] = tensors[METRIC][:keep, :keep]
         if (correction := base.field.latent_map.correction) is not None:
             for name, tensor in correction.tensors_of_first(keep).items():
-                tensors[f"field.latent_map.correction.{name}"] = tensor
+                tensors[CORRECTION + name] = tensor
         for name in ("start", "latent_mean", "latent_std"):
             tensors[name] = tensors[name][..., :keep]
         # only what differs: the same base has the same bytes, whichever version cuts it

@@ -76,12 +76,7 @@ class GaussNewton(Solver):
         if self.chord and start is not None:
             here = problem.gradient(latents)
             return NormalEquations(here.jt_residual, here.error, start.normal_matrix)
-        equations = problem.normal_equations(latents)
-        if self.chord and problem.field.is_corrected and latents.any():
-            # of a correction, which is zero at zero, the Jacobian knows nothing, the gradient does
-            here = problem.gradient(latents)
-            return NormalEquations(here.jt_residual, here.error, equations.normal_matrix)
-        return equations
+        return problem.normal_equations(latents)
 
     def step(self, problem: Problem, view: Gradient, number: int, damping_scale: PerItem | None = None) -> Latents:
         """Solve the damped normal equations."""

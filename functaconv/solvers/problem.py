@@ -7,7 +7,6 @@ from operator import add
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from functaconv.networks import Placement
@@ -15,7 +14,6 @@ from functaconv.networks.reads import Reads
 from functaconv.shapes import (
     CellFeatures,
     CellJacobian,
-    CellWeights,
     Features,
     Latents,
     PerItem,
@@ -24,11 +22,10 @@ from functaconv.shapes import (
 )
 from functaconv.solvers.linearization import Gradient, Linearization, NormalEquations, along, onto_sites
 from functaconv.solvers.normal_matrix import CellMatrixSum
+from functaconv.solvers.piece import Piece
 
 # share of the error at the start below which float32 has lost too much of an error that is a difference
 CANCELLED = 1e-3
-Rows = Float[Tensor, "#item cell value number"]
-"""a Jacobian with points and channels side by side"""
 
 
 @runtime_checkable
@@ -46,27 +43,6 @@ class Field(Protocol):
     def vjp(self, latents: Latents, placement: Placement) -> tuple[CellFeatures, Callable[[CellFeatures], Latents]]: ...
     def jacobian(self, latents: Latents, placement: Placement) -> tuple[CellFeatures, CellJacobian]: ...
     def reads(self, placement: Placement) -> Reads | None: ...
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Some points of every item: where they lie, what was measured there, and what each value weighs."""
-
-    placement: Placement
-    targets: CellFeatures
-    weights: CellWeights
-    """a value's share of its item's mean: over all pieces they sum to one"""
-
-    def error(self, residual: CellFeatures) -> PerItem:
-        return (self.weights * residual.square()).sum((-3, -2, -1))
-
-    def rows(self, jacobian: CellJacobian) -> Rows:
-        """Derivatives times their weights, points and channels side by side."""
-        return (jacobian * self.weights[..., None]).flatten(2, 3)
-
-    def first_cell(self) -> "Piece":
-        """One cell by itself."""
-        return Piece(self.placement.first_cell(), self.targets[:, :1], self.weights[:, :1])
 
 
 @dataclass(frozen=True)
@@ -189,6 +165,9 @@ class Problem:
                 return NormalEquations(start.jt_residual, start.error, linearization.normal_matrix)
             matrices = CellMatrixSum()
             jt_residual, error = _summed(self._linearized(piece, latents, matrices) for piece in self.pieces)
+            if self.field.is_corrected and latents.any():
+                # of a correction, which is zero at zero, the Jacobian knows nothing, the gradient does
+                jt_residual, error = _summed(self._pulled_back(piece, latents) for piece in self.pieces)
             return NormalEquations(jt_residual, error, matrices.total(self.reads, self._count))
 
     def at(self, latents: Latents) -> "Problem":

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from functaconv.base import Base
+from functaconv.base import CORRECTION, Base
 from functaconv.checkpoint import base_from_bytes
 from functaconv.construction import build
 from functaconv.recipe import Recipe
@@ -13,7 +13,6 @@ from functaconv.training.closed_form.floor import Floor
 LEAST_SPREAD = 1e-3
 # where items do not differ at all
 TINY = 1e-12
-CORRECTION = "field.latent_map.correction."
 
 
 def corrected(floor: Floor, recipe: Recipe) -> tuple[Base, Recipe]:
