@@ -2,7 +2,7 @@
 
 from functaconv.networks.correction import Correction
 from functaconv.networks.fourier import Fourier, FourierOptions
-from functaconv.networks.modulation import LatentMap, ModulatedNetwork
+from functaconv.networks.modulated import LatentMap, ModulatedNetwork
 from functaconv.networks.network import Inputs, Network, NetworkKind, NetworkOptions
 from functaconv.networks.observed import Average, Observed, Operator
 from functaconv.networks.placement import Placement
