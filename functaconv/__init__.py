@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from functaconv.inspection import inspect as inspect
     from functaconv.packing import pack as pack
     from functaconv.recipe import Recipe as Recipe
+    from functaconv.rendering import decode as decode
+    from functaconv.rendering import interpolate as interpolate
     from functaconv.rendering import render as render
     from functaconv.reporting import report as report
     from functaconv.training import fit_base as fit_base
@@ -23,9 +25,11 @@ _HOMES = {
     "FunctaconvError": "errors",
     "Functaset": "functaset.reader",
     "Recipe": "recipe",
+    "decode": "rendering",
     "encode": "conversion",
     "fit_base": "training",
     "inspect": "inspection",
+    "interpolate": "rendering",
     "open_functaset": "functaset.opening",
     "pack": "packing",
     "read_base": "checkpoint",

@@ -177,9 +177,11 @@ class Base(nn.Module):
             return fit(problem, self.start, self.solver, steps=steps)
         return best_fit(problem, self.start, self.solver, steps=steps, min_gain=min_gain)
 
-    @torch.no_grad()
     def decode(self, latents: Latents, points: Points | Coords) -> Features:
-        """Normalised features at any points: of the unit cube (coordinates alone will do), or beyond it."""
+        """Normalised features at any points: of the unit cube (coordinates alone will do), or beyond it.
+
+        Differentiable by the latents.
+        """
         points = points if isinstance(points, Points) else Points(points)
         chunk = self.chunk(len(latents))
         features = latents.new_empty(len(latents), len(points), self.axes.channels)

@@ -7,16 +7,20 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from functaconv.functaset.forms import Form
+
 if TYPE_CHECKING:
     from functaconv.functaset.reader import Functaset
 
 
 class LatentDataset(Dataset[tuple[torch.Tensor, int]]):
-    """(latent float32 `[*sites, latent]`, label) per item; workers open the functaset for themselves."""
+    """(latent, label) per item, the latent float32 `[*sites, latent]` or in another form; workers open the functaset
+    for themselves.
+    """
 
-    def __init__(self, functaset: "Functaset", *, normalize: bool) -> None:
+    def __init__(self, functaset: "Functaset", *, normalize: bool, form: Form = "grid") -> None:
         self.functaset = functaset
-        self.normalize = normalize
+        self.normalize, self.form = normalize, form
 
     def __len__(self) -> int:
         return len(self.functaset)
@@ -29,5 +33,5 @@ class LatentDataset(Dataset[tuple[torch.Tensor, int]]):
     def __getitems__(self, items: Sequence[int]) -> list[tuple[torch.Tensor, int]]:
         """Many at once: a chunk that several of them share is read once."""
         rows = np.asarray(items, np.int64)
-        latents = torch.from_numpy(self.functaset.latents(rows, normalize=self.normalize))
+        latents = torch.from_numpy(self.functaset.latents(rows, normalize=self.normalize, form=self.form))
         return list(zip(latents, self.functaset.labels[rows].tolist(), strict=True))

@@ -5,48 +5,43 @@ from collections.abc import Iterator
 from functools import cached_property
 from operator import index as as_index
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import zarr
 
+import functaconv
 from functaconv.documents import parse_json
 from functaconv.errors import InputError
-from functaconv.functaset.attributes import parse_attributes
-from functaconv.functaset.blocks import Failure
 from functaconv.functaset.codecs import Codec
-from functaconv.functaset.companions import Size, read_base_bytes, read_failures, read_report, size_of
+from functaconv.functaset.forms import Form, formed, scaled
 from functaconv.functaset.grids import StoredGrid, read_grids
 from functaconv.functaset.row import Row, selection
-from functaconv.functaset.schema import Column, check_keep, columns, vectors
-from functaconv.functaset.stored_array import HINT, StoredArray, difference, open_array
-from functaconv.signals.grid import AnyGrid, Grid
+from functaconv.functaset.schema import check_keep
+from functaconv.functaset.store import Store
+from functaconv.functaset.stored_array import HINT
+from functaconv.signals.grid import AnyGrid, Grid, Region
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from functaconv.functaset.dataset import LatentDataset
 
+AnyArray = TypeVar("AnyArray", np.ndarray, "Tensor")
 
-class Functaset:
+
+class Functaset(Store):
     """A functaset as it lies on disk; nothing is read before it is asked for.
 
     `open_functaset` is the way in: it also checks that the arrays are what the attributes say.
     """
 
     def __init__(self, path: Path, root: dict[str, Any], keep: int | None = None) -> None:
-        self.path = path
-        self.attributes = parse_attributes(root.get("attributes", {}).get("functaconv"), path)
-        self.layout = self.attributes.layout
-        self._root = root
-        # from the consolidated metadata, which was sealed; not from the folders
-        self.descriptions = _descriptions(root, path)
-        self._stored: dict[str, StoredArray] = {}
+        super().__init__(path, root)
         self._measures: dict[str, np.ndarray] = {}
         if keep is not None:
             check_keep(keep, self.layout.latent, canonical=self.attributes.canonical)
             self.layout = self.layout.model_copy(update={"latent": keep})
-
-    def __len__(self) -> int:
-        return self.attributes.count
 
     def __repr__(self) -> str:
         sites = "x".join(str(size) for size in (*self.layout.sites, self.layout.latent))
@@ -76,18 +71,6 @@ class Functaset:
     def latent(self) -> zarr.Array[Any]:
         """The latents as stored, `[item, *sites, latent]`, all numbers of them."""
         return self._array_of("latent").zarr
-
-    @property
-    def raw_attributes(self) -> dict[str, Any]:
-        """As zarr.json has them."""
-        attributes: dict[str, Any] = self._root["attributes"]["functaconv"]
-        return attributes
-
-    @property
-    def envelope(self) -> dict[str, Any]:
-        """What zarr.json says besides the attributes and the arrays."""
-        described = {name: value for name, value in self._root["consolidated_metadata"].items() if name != "metadata"}
-        return {**self._root, "attributes": None, "consolidated_metadata": described}
 
     @cached_property
     def keys(self) -> np.ndarray:
@@ -170,8 +153,10 @@ class Functaset:
         except ValueError as error:
             raise InputError(f"{self.path}: {error}", hint=HINT) from error
 
-    def latents(self, rows: slice | np.ndarray | None = None, *, normalize: bool = False) -> np.ndarray:
-        """float32 `[item, *sites, latent]`; normalised to mean 0 and deviation 1 per latent when asked."""
+    def latents(
+        self, rows: slice | np.ndarray | None = None, *, normalize: bool = False, form: Form = "grid"
+    ) -> np.ndarray:
+        """float32 `[item, *sites, latent]`, or in another `form`; normalized when asked."""
         stored = self._array_of("latent").read(selection(rows, len(self)))
         # damaged constants may be of any size
         with np.errstate(over="ignore", invalid="ignore"):
@@ -180,9 +165,42 @@ class Functaset:
                 # a copy: a view would keep all numbers in memory
                 latents = latents[..., : self.layout.latent].copy()
             if normalize:
-                mean, std = self._moments
-                latents = (latents - mean) / std
-        return latents
+                latents = self.normalize(latents)
+        formed_latents: np.ndarray = formed(latents, self.layout.sites, form)
+        return formed_latents
+
+    def normalize(self, latents: AnyArray, *, form: Form = "grid") -> AnyArray:
+        """Latents (numpy or torch) with mean 0 and deviation 1 per latent over the items of the functaset and all
+        sites; one that never varies becomes 0.
+        """
+        mean, std = scaled(latents, *self._moments, form, self.layout.sites)
+        normal: AnyArray = (latents - mean) / std
+        return normal
+
+    def denormalize(self, latents: AnyArray, *, form: Form = "grid") -> AnyArray:
+        """Latents that `normalize` gives these: what a model that learned from normalized ones makes, to be decoded."""
+        mean, std = scaled(latents, *self._moments, form, self.layout.sites)
+        own: AnyArray = latents * std + mean
+        return own
+
+    # the attributes on disk are spelled so
+    normalise, denormalise = normalize, denormalize
+
+    def decode(
+        self,
+        latents: "Tensor | np.ndarray",
+        *,
+        form: Form = "grid",
+        size: tuple[int, ...] | None = None,
+        scale: float = 1.0,
+        region: Region | None = None,
+        level: str | None = None,
+    ) -> "Tensor":
+        """Values of any latents of this functaset's kind: `functaconv.decode`."""
+        decoded: Tensor = functaconv.decode(
+            self, latents, form=form, size=size, scale=scale, region=region, level=level
+        )
+        return decoded
 
     def __getitem__(self, item: int) -> Row:
         row = self._row(item)
@@ -212,48 +230,11 @@ class Functaset:
         for start in range(0, len(self), size):
             yield start, self.latents(slice(start, start + size))
 
-    def torch_dataset(self, normalize: bool = False) -> "LatentDataset":
+    def torch_dataset(self, normalize: bool = False, *, form: Form = "grid") -> "LatentDataset":
         """A torch `Dataset` of (latent, label); needs torch, which reading otherwise does not."""
         from functaconv.functaset.dataset import LatentDataset
 
-        return LatentDataset(self, normalize=normalize)
-
-    @cached_property
-    def failures(self) -> list[Failure]:
-        """The records that could not be converted."""
-        return list(self.each_failure())
-
-    def each_failure(self) -> Iterator[Failure]:
-        """The failures one by one: there may be many."""
-        return read_failures(self.path)
-
-    @property
-    def report(self) -> dict[str, Any]:
-        """What `encode` reported."""
-        return read_report(self.path)
-
-    def base_bytes(self) -> bytes:
-        """The base, as it was when the items were encoded."""
-        return read_base_bytes(self.path, self.attributes.base_sha256)
-
-    def nbytes(self) -> Size:
-        return size_of(self.path)
-
-    def expected(self) -> list[tuple[Column, int]]:
-        """The arrays that the attributes promise, each with its length."""
-        layout = self.attributes.layout
-        return [
-            *((column, len(self)) for column in columns(layout, meta="meta" in self.descriptions)),
-            *((Column(name, "float32"), layout.latent) for name in vectors(layout)),
-        ]
-
-    def stored(self, name: str) -> StoredArray | None:
-        """The array as it lies on disk, None if there is none of this name."""
-        if name not in self._stored:
-            if name not in self.descriptions:
-                return None
-            self._stored[name] = open_array(self.path, name, self.descriptions[name])
-        return self._stored[name]
+        return LatentDataset(self, normalize=normalize, form=form)
 
     @cached_property
     def _rows_by_key(self) -> dict[str, int]:
@@ -266,35 +247,8 @@ class Functaset:
         # a latent that never varies is 0 when normalised
         return mean, np.where(std > 0, std, np.float32(1))
 
-    def _vector(self, name: str) -> np.ndarray:
-        column = Column(name, "float32")
-        if problem := difference(self.stored(name), column, self.attributes.latent):
-            raise InputError(f"{self.path}: {problem}", hint=HINT)
-        values = self._array_of(name).read()
-        if not np.isfinite(values).all():
-            raise InputError(f"{self.path}: {name} holds values that are not finite", hint=HINT)
-        return values
-
-    def _column(self, name: str) -> np.ndarray:
-        return self._array_of(name).read()
-
-    def _array_of(self, name: str) -> StoredArray:
-        array = self.stored(name)
-        if array is None:
-            raise InputError(f"{self.path}: {name}: the array is missing", hint=HINT)
-        return array
-
     def _row(self, item: int) -> int:
         row = as_index(item)
         if not -len(self) <= row < len(self):
             raise IndexError(f"item {row} of {len(self)}")
         return row % len(self)
-
-
-def _descriptions(root: dict[str, Any], path: Path) -> dict[str, Any]:
-    """What zarr.json says of each array, by path."""
-    consolidated = root.get("consolidated_metadata")
-    arrays = consolidated.get("metadata") if isinstance(consolidated, dict) else None
-    if not isinstance(arrays, dict):
-        raise InputError(f"{path}: zarr.json does not describe the arrays", hint=HINT)
-    return arrays

@@ -2,6 +2,7 @@
 
 from functaconv.rendering.decoding import Picture, arrays, pictures
 from functaconv.rendering.formats import FORMATS
+from functaconv.rendering.latents import decode, interpolate
 from functaconv.rendering.options import RenderOptions
 from functaconv.rendering.view import grid_of_file, region_of, selection_of, size_of
 from functaconv.rendering.workflow import Rendered, render
@@ -14,7 +15,9 @@ __all__ = [
     "Rendered",
     "View",
     "arrays",
+    "decode",
     "grid_of_file",
+    "interpolate",
     "pictures",
     "region_of",
     "render",

@@ -100,6 +100,7 @@ class _Best:
         self._base.load_state_dict(self._state)
 
 
+@torch.no_grad()
 def roughness(base: Base, batches: Sequence[Batch]) -> float:
     """By how many dB items are worse between their points, where Lanczos interpolation says what they are to be, than
     at them; 0 where values are missing, and for volumes.
