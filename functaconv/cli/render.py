@@ -22,6 +22,11 @@ def command(
     key: Annotated[
         list[str] | None, typer.Option("--key", help="An item by its key; repeatable.", metavar="KEY")
     ] = None,
+    between: Annotated[
+        str | None,
+        typer.Option("--between", help="The way between two items (numbers or keys): a .png or .gif.", metavar="A,B"),
+    ] = None,
+    frames: Annotated[int, typer.Option("--frames", help="Pictures on the way --between two items.", min=2)] = 8,
     size: Annotated[str | None, typer.Option("--size", help="Points along each axis: HxW.", metavar="SIZE")] = None,
     scale: Annotated[float | None, typer.Option("--scale", help="Times the native size.", metavar="S")] = None,
     region: Annotated[
@@ -52,7 +57,7 @@ def command(
     verbose: options.Verbose = False,  # noqa: ARG001 - main() looks at it
 ) -> None:
     """Decode items at any size or place."""
-    from functaconv.rendering import RenderOptions, View, grid_of_file, region_of, render, size_of
+    from functaconv.rendering import RenderOptions, View, ends_of, grid_of_file, region_of, render, size_of
 
     if size is not None and scale is not None:
         raise UsageError("--size and --scale contradict each other", hint="give one of them")
@@ -67,10 +72,11 @@ def command(
         None if like is None else grid_of_file(like),
     )
     options = RenderOptions(
-        items=item, keys=key or (), view=view, format=format, masked=mask, overwrite=overwrite, device=device
-    )
+        items=item, keys=key or (), between=ends_of(between) if between else None, frames=frames, view=view,
+        format=format, masked=mask, overwrite=overwrite, device=device,
+    )  # fmt: skip
     rendered = render(functaset, out, options, progress=not quiet and out != "-" and sys.stderr.isatty())
     if json and out != "-":
         write_json({"count": rendered.count, "path": rendered.path, "files": list(rendered.files)})
     elif not quiet:
-        say(f"rendered {counted(rendered.count, 'item')} to {'stdout' if out == '-' else out}")
+        say(f"rendered {counted(rendered.count, 'frame' if between else 'item')} to {'stdout' if out == '-' else out}")

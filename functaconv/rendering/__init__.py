@@ -1,5 +1,6 @@
 """Decoding: items of a functaset at any size or place, as files, a tar, or arrays."""
 
+from functaconv.rendering.between import ends_of
 from functaconv.rendering.decoding import Picture, arrays, pictures
 from functaconv.rendering.formats import FORMATS
 from functaconv.rendering.latents import decode, interpolate
@@ -16,6 +17,7 @@ __all__ = [
     "View",
     "arrays",
     "decode",
+    "ends_of",
     "grid_of_file",
     "interpolate",
     "pictures",

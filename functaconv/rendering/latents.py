@@ -11,7 +11,7 @@ from functaconv.checkpoint import base_of
 from functaconv.errors import UsageError
 from functaconv.functaset.forms import Form, as_tokens
 from functaconv.functaset.reader import Functaset
-from functaconv.signals.grid import Region, View
+from functaconv.signals.grid import AnyGrid, Region, View
 
 # reading a base takes longer than to decode a few latents: each functaset keeps its own, by device
 _BASES: WeakKeyDictionary[Functaset, dict[torch.device, Base]] = WeakKeyDictionary()
@@ -35,20 +35,32 @@ def decode(
     clipped), voxels occupancy, others their own units; where levels have ranges of their own, `level` says which.
     """
     latents = torch.as_tensor(latents)
-    base = _kept(functaset, latents.device)
-    tokens: Tensor = as_tokens(latents, functaset.layout.sites, base.latent, form)
+    of_these = Latents(functaset, latents.device)
+    base = of_these.base
     if base.normalizer.levels and level is None:
         known = ", ".join(sorted(base.normalizer.levels))
         raise UsageError("the levels of these items have ranges of their own", hint=f"say which it is: {known}")
-    if not len(functaset) or functaset.layout.tiled:
-        raise UsageError(
-            f"{functaset.path} holds {'tiles of items' if len(functaset) else 'no items'}: their latents have no grid",
-            hint="items in tiles are joined by functaconv.render",
-        )
+    if not len(functaset):
+        raise UsageError(f"{functaset.path} holds no items", hint="no item says on which grid they lie")
     grid = functaset.native_grid(0).resampled(View(size, scale, region))
-    features = base.decode(tokens.to(base.start.dtype), base.geometry.points(grid).to(base.start))
-    values = base.normalizer.values(features, (level,) * len(features))
-    return values.reshape(len(values), *grid.shape, base.axes.channels)
+    features = of_these.features(latents, grid, form)
+    return base.normalizer.values(features.flatten(1, -2), (level,) * len(features)).reshape(features.shape)
+
+
+class Latents:
+    """The latents of a functaset and any others of their kind, on a device."""
+
+    def __init__(self, functaset: Functaset, device: torch.device) -> None:
+        if functaset.layout.tiled:
+            raise UsageError(f"{functaset.path} holds tiles of items", hint="`functaconv render` joins them")
+        self.functaset, self.base = functaset, _kept(functaset, device)
+
+    def features(self, latents: Tensor, grid: AnyGrid, form: Form = "grid") -> Tensor:
+        """Normalised values on a grid, `[item, *grid, channel]`; gradients reach the latents."""
+        base = self.base
+        tokens: Tensor = as_tokens(latents, self.functaset.layout.sites, base.latent, form)
+        features = base.decode(tokens.to(base.start.dtype), base.geometry.points(grid).to(base.start))
+        return features.reshape(len(features), *grid.shape, base.axes.channels)
 
 
 def interpolate(functaset: Functaset, a: int | str, b: int | str, steps: int) -> Tensor:

@@ -13,6 +13,10 @@ class RenderOptions:
     items: Sequence[int | str] | None = None
     """numbers, or `START:STOP`; None for all, unless `keys` choose"""
     keys: Sequence[str] = ()
+    between: tuple[int | str, int | str] | None = None
+    """two items, by number or key: the way from one to the other, as a strip (png) or an animation (gif)"""
+    frames: int = 8
+    """pictures on that way, both ends included"""
     view: View | None = None
     """where to decode; None: at the native points"""
     format: str | None = None

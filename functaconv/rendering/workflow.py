@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from functaconv.errors import InputError, OutputExistsError, UsageError
 from functaconv.functaset.opening import open_functaset
 from functaconv.functaset.reader import Functaset
+from functaconv.rendering.between import render_between
 from functaconv.rendering.decoding import Picture, pictures
 from functaconv.rendering.formats import FORMATS, Format, format_of
 from functaconv.rendering.options import RenderOptions
@@ -47,15 +48,18 @@ def render(
     `output` ends in `.tar`; `-` is stdout, one item as it is, several as a tar. Formats: png (clipped to 0..1; voxels
     as seen from a corner), npy and npz (float32, not clipped, channels last: images 0..1, voxels occupancy, others in
     their own units), voxels also binvox (occupied above 0.5) and obj (the surface there), grids nc. An `output` that
-    ends in .nc or .zarr takes several grids into one.
+    ends in .nc or .zarr takes several grids into one. Frames `between` two items are one png or gif.
     """
     options = replace(options or RenderOptions(), **keywords)
     functaset = functaset if isinstance(functaset, Functaset) else open_functaset(functaset)
     index = Items.of(functaset.keys, functaset.shapes, functaset.tiles)
+    target = "-" if output is None else str(output)
+    if options.between is not None:
+        render_between(functaset, index, target, options, stdout)
+        return Rendered(options.frames, target, (target,))
     chosen = _chosen(functaset, index, options.items, options.keys)
     if not chosen:
         raise InputError(f"{functaset.path} has no item to render", hint="`functaconv inspect` shows what it holds")
-    target = "-" if output is None else str(output)
     kind = _format(options.format, target, functaset, len(chosen))
     decoded = pictures(
         functaset, chosen, view=options.view, device=options.device, index=index, features=kind.takes_features,

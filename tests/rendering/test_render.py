@@ -18,6 +18,7 @@ from functaconv.rendering import (
     Picture,
     View,
     arrays,
+    ends_of,
     region_of,
     render,
     selection_of,
@@ -422,3 +423,37 @@ def test_items_are_found_by_key_and_an_unknown_one_gets_the_nearest(store: Funct
     with pytest.raises(InputError, match="no item with key") as caught:
         render(store, tmp_path / "other.npy", keys=[key[:-1]])
     assert str(caught.value.hint).startswith(f"near it: {key[:-2]}")
+
+
+# between two items
+
+
+def test_a_strip_begins_with_one_item_and_ends_with_the_other(any_store: Functaset, tmp_path: Path) -> None:
+    key = str(any_store.keys[3])
+    rendered = render(any_store, tmp_path / "way.png", between=(1, key), frames=5, view=View(scale=2.0))
+    assert (rendered.count, rendered.files) == (5, (str(tmp_path / "way.png"),))
+    strip = np.asarray(Image.open(tmp_path / "way.png")) / 255
+    assert strip.shape == (2 * SIDE, 5 * 2 * SIDE, 3)
+    for place, item in ((0, 1), (-2 * SIDE, 3)):
+        expected = array_of(any_store, item, View(scale=2.0)).clip(0, 1)
+        frame = strip[:, place:] if place else strip[:, : 2 * SIDE]
+        assert np.abs(frame - expected).max() < 1 / 255
+
+
+def test_an_animation_has_as_many_frames_as_asked_for(any_store: Functaset, tmp_path: Path) -> None:
+    render(any_store, tmp_path / "way.gif", between=(0, 5), frames=7)
+    with Image.open(tmp_path / "way.gif") as animation:
+        assert animation.n_frames == 7  # type: ignore[attr-defined]
+
+
+def test_ways_that_lead_nowhere_are_usage_errors(any_store: Functaset, tmp_path: Path) -> None:
+    for options in ({"between": (0, 99)}, {"between": (0, 1), "items": [0]}, {"between": (0, 1), "frames": 1}):
+        with pytest.raises(UsageError):
+            render(any_store, tmp_path / "way.png", **options)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="names no picture"):
+        render(any_store, tmp_path / "way.npy", between=(0, 1))
+    with pytest.raises(InputError, match="no item with key"):
+        render(any_store, tmp_path / "way.png", between=(0, "nobody"))
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UsageError, match="cannot read the items"):
+        ends_of("7")
