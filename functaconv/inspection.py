@@ -11,20 +11,14 @@ from functaconv.checkpoint import StoredBase, base_of, begins_like_base, read_ba
 from functaconv.data.decoders import parse_field
 from functaconv.data.naming import hinted, is_local
 from functaconv.data.shards import expand_shards, is_read_once
-from functaconv.documents import parse_json
 from functaconv.errors import FunctaconvError, InputError, UsageError, VerificationError
 from functaconv.functaset.opening import read_attributes
 from functaconv.functaset.reader import Functaset
-from functaconv.functaset.schema import PARTS
-from functaconv.functaset.unfinished import Parts, is_unfinished, read_begun
-from functaconv.functaset.verify import Problem, affected, problems_of
+from functaconv.functaset.unfinished import is_unfinished
+from functaconv.functaset.verify import problems_of
 from functaconv.survey import Survey
-from functaconv.training_state import read_state, read_values
 from functaconv.words import counted
 
-STATE = "state.safetensors"
-# bytes at the end of the log in which the last validation is looked for
-LAST_OF_LOG = 1 << 20
 OF_TRAINING = (
     *("updates", "seconds", "psnr", "closed_form", "learned"),
     *("items", "validation_items", "shapes", "truncated_from"),
@@ -36,7 +30,7 @@ class Inspection:
     """The content of a path, in facts and problems."""
 
     kind: str
-    """base, unfinished base, functaset, unfinished functaset or shards"""
+    """base, functaset or shards"""
     facts: dict[str, Any]
     """ready for JSON"""
     problems: list[str] = field(default_factory=list)
@@ -46,9 +40,7 @@ class Inspection:
 
 _HINTS = {
     "functaset": "restore it from a copy, or encode again with --overwrite",
-    "unfinished functaset": "delete the blocks named, or encode again with --overwrite",
     "base": "restore it from a copy, or make it again with fit-base",
-    "unfinished base": "fit-base --overwrite begins anew",
     "shards": "encode leaves such items out and lists them in failed.jsonl; mend or pack them again to have them",
 }
 
@@ -107,27 +99,8 @@ def _is_base(path: Path) -> bool:
         return path.suffix == ".safetensors" or begins_like_base(file.read(9))
 
 
-def _training_of(path: Path) -> Path:
-    """The folder of an unfinished training, given itself or the base it is to become."""
-    return path if path.suffix == ".training" else path.with_name(f"{path.name}.training")
-
-
-def _is_training(path: Path) -> bool:
-    return (path.suffix == ".training" or not path.exists()) and _training_of(path).is_dir()
-
-
 def _is_functaset(path: Path) -> bool:
-    return (path / "zarr.json").is_file() and not _is_only_begun(path)
-
-
-def _is_only_begun(path: Path) -> bool:
-    if not is_unfinished(path):
-        return False
-    try:
-        read_attributes(path)
-    except InputError:
-        return True
-    return False
+    return (path / "zarr.json").is_file() or is_unfinished(path)
 
 
 def _base(path: Path, verify: bool) -> Inspection:
@@ -162,69 +135,16 @@ def _of_base(stored: StoredBase) -> dict[str, Any]:
     }
 
 
-def _training(path: Path, verify: bool) -> Inspection:
-    folder = _training_of(path)
-    facts: dict[str, Any] = {"folder": str(folder), "updates": 0}
-    if not (folder / STATE).exists():
-        return Inspection("unfinished base", facts)
-    try:
-        values = read_values(folder / STATE)
-        tensors = read_state(folder / STATE).tensors if verify else {}
-    except InputError as error:
-        if not verify:
-            raise
-        return Inspection("unfinished base", facts, [str(error)])
-    recipe = _table(_table(values.get("identity")).get("recipe"))
-    facts |= {
-        "recipe": recipe.get("name"),
-        "latent": recipe.get("latent"),
-        "updates": values.get("updates"),
-        "seconds": round(float(values.get("seconds") or 0), 1),
-        "budget": {name: _table(recipe.get("training")).get(name) for name in ("steps", "minutes")},
-        "psnr": _last_psnr(folder / "log.jsonl"),
-        "shapes": values.get("shapes"),
-    }
-    problems = [
-        f"{STATE}: {name} holds values that are not finite"
-        for name, tensor in tensors.items()
-        if not tensor.isfinite().all()
-    ]
-    return Inspection("unfinished base", facts, problems)
-
-
-def _table(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _last_psnr(log: Path) -> float | None:
-    """The last validation in the log, in dB."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - LAST_OF_LOG))
-            lines = file.read(LAST_OF_LOG).splitlines()
-    except OSError:
-        return None
-    for line in reversed(lines):
-        try:
-            value = parse_json(line).get("validation_psnr")
-        except (ValueError, AttributeError):
-            # the last line of a killed run may be half a line
-            continue
-        if isinstance(value, int | float):
-            return float(value)
-    return None
-
-
 def _functaset(path: Path, verify: bool) -> Inspection:
     functaset = read_attributes(path)
-    attributes, layout, problems = functaset.attributes, functaset.layout, list[Problem]()
+    attributes, layout, problems = functaset.attributes, functaset.layout, list[str]()
     summary = attributes.summary
     size: dict[str, Any] = {}
     try:
         bytes_on_disk = functaset.nbytes()
         size = {"store": bytes_on_disk.store, "base": bytes_on_disk.base, "per_item": summary.bytes_per_item}
     except InputError as error:
-        problems.append(Problem(str(error)))
+        problems.append(str(error))
     facts: dict[str, Any] = {
         "items": attributes.items,
         "rows": attributes.count,
@@ -244,49 +164,22 @@ def _functaset(path: Path, verify: bool) -> Inspection:
     }
     if verify:
         problems = list(dict.fromkeys([*problems, *problems_of(functaset), *_misfits(functaset)]))
-        facts["affected"] = affected(functaset, problems)
-    return Inspection("functaset", facts, [problem.text for problem in problems])
+    return Inspection("functaset", facts, problems)
 
 
-def _misfits(functaset: Functaset) -> Iterator[Problem]:
+def _misfits(functaset: Functaset) -> Iterator[str]:
     """A base that does not fit the attributes; a missing one is reported elsewhere."""
     with suppress(FunctaconvError):
         functaset.base_bytes()
         try:
             base_of(functaset)
         except InputError as error:
-            yield Problem(str(error), ((0, len(functaset)),))
-
-
-def _begun(path: Path, verify: bool) -> Inspection:
-    begun, parts, problems = read_begun(path), Parts(path / PARTS), list[str]()
-    listed, records = parts.listed(), 0
-    for file in (file for one in listed.values() for file in one.files.values()):
-        try:
-            facts = parts.facts_of(file)
-            records += facts.stop - facts.start
-            if verify:
-                parts.read(file, begun.layout)
-        except InputError as error:
-            if not verify:
-                raise
-            problems.append(str(error))
-    facts_of_run = {
-        "shards": len(begun.settings.shards),
-        "shards_done": sum(one.is_complete for one in listed.values()),
-        "records_done": records,
-        "latent": {"sites": list(begun.layout.sites), "latent": begun.layout.latent},
-        "bits": begun.layout.bits,
-        "solver": {"name": begun.settings.solver, "steps": begun.settings.steps},
-    }
-    return Inspection("unfinished functaset", facts_of_run, problems)
+            yield str(error)
 
 
 _KINDS: tuple[tuple[Callable[[Path], bool], Callable[[Path, bool], Inspection]], ...] = (
     (_is_base, _base),
-    (_is_training, _training),
     (_is_functaset, _functaset),
-    (_is_only_begun, _begun),
 )
 
 

@@ -3,7 +3,6 @@
 import gzip
 import json
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,11 @@ import torch
 import zarr
 
 from functaconv.checkpoint import base_to_bytes, read_base
-from functaconv.conversion import Watcher as Encoding
 from functaconv.conversion import encode
 from functaconv.data.ignored import LABELS
-from functaconv.errors import FunctaconvError, InputError, StoppedError, UsageError, VerificationError
+from functaconv.errors import InputError, UsageError, VerificationError
 from functaconv.inspection import Inspection, inspect
-from functaconv.training import Progress, Watcher, fit_base
-from functaconv.training_state import TrainingState, read_state, write_state
 
-from . import hostile
 from .conftest import npy, png, tar
 
 SHAPE = (12, 12)
@@ -96,50 +91,6 @@ def test_a_base_that_is_not_finite_does_not_verify(spatial_base_file: Path, tmp_
         inspect(path)
 
 
-@pytest.fixture(scope="module")
-def training(images: Path, tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any]) -> Path:
-    """The base that an interrupted training was to make."""
-    path = tmp_path_factory.mktemp("begun") / "base.safetensors"
-    settings = {**tiny, "training": {**tiny["training"], "steps": 20}}
-
-    class Impatient(Watcher):
-        def report(self, progress: Progress) -> None:
-            if progress.validation_psnr is not None:
-                signal.raise_signal(signal.SIGTERM)
-
-    with pytest.raises(FunctaconvError, match="saved"):
-        fit_base(str(images), path, settings=settings, device="cpu", watcher=Impatient())
-    return path
-
-
-def test_a_training_says_how_far_it_is(training: Path) -> None:
-    folder = Path(f"{training}.training")
-    for path in (training, folder):
-        found = verified(path)
-        assert (found.kind, found.problems) == ("unfinished base", [])
-        assert 0 < found.facts["updates"] < 20
-        assert found.facts["budget"] == {"steps": 20, "minutes": None}
-        assert found.facts["psnr"] > 0
-
-
-def test_a_training_that_is_not_finite_does_not_verify(training: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(f"{training}.training", tmp_path / "base.training")
-    state = read_state(folder / "state.safetensors")
-    tensors = {name: torch.full_like(tensor, torch.inf) for name, tensor in state.tensors.items() if "start" in name}
-    write_state(folder / "state.safetensors", TrainingState({**state.tensors, **tensors}, state.values))
-    assert inspect(folder).problems == []
-    assert len(verified(folder).problems) == len(tensors) > 0
-
-
-def test_a_training_state_of_odd_values_can_be_inspected(tmp_path: Path) -> None:
-    folder = tmp_path / "base.safetensors.training"
-    folder.mkdir()
-    values = {"identity": {"recipe": [1]}, "shapes": []}
-    (folder / "state.safetensors").write_bytes(hostile.packed({"__metadata__": {"functaconv": json.dumps(values)}}))
-    (folder / "log.jsonl").write_bytes(b'{"validation_psnr": 3.5}\n' + hostile.deep_json(5000) + b"\n[]\n{")
-    assert inspect(folder, verify=True).facts["psnr"] == 3.5
-
-
 def test_a_functaset_says_what_it_holds(sealed: Path) -> None:
     found = verified(sealed)
     report = json.loads((sealed / "report.json").read_text())
@@ -160,27 +111,6 @@ def test_a_base_that_does_not_fit_is_found(store: Path, base_file: Path) -> None
     assert said + old in text
     (store / "zarr.json").write_text(text.replace(said + old, said + new))
     assert any("the base makes latents of (8,)" in problem for problem in verified(store).problems)
-
-
-@pytest.fixture
-def begun(spatial_base_file: Path, shards: Path, tmp_path: Path) -> Path:
-    """A functaset whose last step is missing."""
-
-    class StopsAtTheEnd(Encoding):
-        def report(self, done: int, *_: Any) -> None:
-            if done == 9:
-                signal.raise_signal(signal.SIGTERM)
-
-    with pytest.raises(StoppedError):
-        encode(spatial_base_file, str(shards), tmp_path / "begun.zarr", device="cpu", watcher=StopsAtTheEnd())
-    return tmp_path / "begun.zarr"
-
-
-def test_an_unfinished_functaset_says_how_far_it_is(begun: Path, spatial_base_file: Path) -> None:
-    found = verified(begun)
-    assert (found.kind, found.problems) == ("unfinished functaset", [])
-    assert (found.facts["shards"], found.facts["shards_done"], found.facts["records_done"]) == (2, 2, 9)
-    assert found.facts["solver"]["steps"] == read_base(spatial_base_file).recipe.solver.steps
 
 
 def test_shards_say_what_they_hold(shards: Path) -> None:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import blake2b
 from typing import Any
 
@@ -202,15 +202,16 @@ class StoredGrid:
         return problems
 
     def problems(self, variables: int) -> list[str]:
-        """What is wrong with the axes, and with masks that should be of so many variables."""
+        """What is wrong with the axes, and with the masks, which should be of so many variables; all are read."""
         problems = self.lost()
-        for axis in () if problems else ("latitude", "longitude"):
-            try:
-                getattr(self, axis)
-            except InputError as error:
-                problems.append(str(error))
         if self._mask is not None and self._mask.shape[3] != variables:
             problems.append(f"{self._mask.name}: masks of {self._mask.shape[3]} variables, not of {variables}")
+        reads: list[Callable[[], object]] = [lambda: self.axes, *(partial(self.mask, n) for n in range(self.masks))]
+        for read in () if problems else reads:
+            try:
+                read()
+            except InputError as error:
+                problems.append(str(error))
         return problems
 
     @cached_property

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import ValidationError
 from pydantic_core import to_json
 
 from functaconv.documents import differences
@@ -148,31 +148,6 @@ def recover(path: Path) -> None:
 
 def _staging(path: Path) -> Path:
     return path.with_name(f".{path.name}.new")
-
-
-class Asked(BaseModel):
-    """The settings of an unfinished functaset that `inspect` shows."""
-
-    shards: list[str] = []
-    solver: str | None = None
-    steps: Annotated[int, Field(strict=True, ge=0, le=2**20)] | None = None
-
-
-class Begun(BaseModel):
-    """Layout and settings of an unfinished functaset."""
-
-    layout: Layout
-    settings: Asked
-
-
-def read_begun(path: Path) -> Begun:
-    """Layout and settings of the unfinished functaset at `path`."""
-    try:
-        return Begun.model_validate(read_json(path / PARTS / SETTINGS, within=path))
-    except ValidationError as error:
-        raise InputError(
-            f"{path / PARTS / SETTINGS}: damaged: {problems(error)}", hint="encode --overwrite begins anew"
-        ) from None
 
 
 def _root_or_none(path: Path) -> dict[str, Any] | None:

@@ -52,10 +52,9 @@ def test_a_codec_is_one_class_and_one_line(
     assert len(list((tmp_path / "images").glob("*.png"))) == len(functaset)
     verified = invoke("inspect", store, "--verify", "--json")
     assert (verified.code, verified.json["bits"], verified.json["problems"]) == (0, "steps", [])
-    # a lost constant spoils every item, and reading is an error
+    # a lost constant is found, and reading is an error
     (store / "latent_step/c/0").unlink()
-    lost = invoke("inspect", store, "--verify", "--json")
-    assert (lost.code, lost.json["affected"]["rows"]) == (4, len(functaset))
+    assert invoke("inspect", store, "--verify").code == 4
     assert invoke("render", store, tmp_path / "again", "--device", "cpu").code == 65
 
 
