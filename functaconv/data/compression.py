@@ -50,52 +50,15 @@ def compression_of(start: bytes) -> str | None:
 
 def plain(stream: BinaryIO) -> BinaryIO:
     """The stream, decompressed if it is compressed. A compressed stream can then only be read forward."""
-    start = _fully(stream, LONGEST_START)
-    name = compression_of(start)
-    if name is None and stream.seekable():
+    if stream.seekable():
+        start = stream.read(LONGEST_START)
         stream.seek(-len(start), io.SEEK_CUR)
-        return stream
-    if name is None:
-        return io.BufferedReader(_Rejoined(start, stream, _some), _AHEAD)
-    # full pieces, so that damage shows at the same record in every run, however the bytes arrive
-    source = _Rejoined(start, stream, _fully)
-    return io.BufferedReader(_Decompressed(cast(BinaryIO, source), name), _CHUNK)
-
-
-def _fully(stream: BinaryIO, count: int) -> bytes:
-    """`count` bytes, or all up to the end: a pipe may give fewer at a time."""
-    pieces: list[bytes] = []
-    try:
-        while count > 0 and (piece := _some(stream, count)):
-            pieces.append(piece)
-            count -= len(piece)
-    except DamageError:
-        # a command that failed at its end: its bytes up to there are good, and the next call fails again
-        if not pieces:
-            raise
-    return b"".join(pieces)
-
-
-def _some(stream: BinaryIO, count: int) -> bytes:
-    """The bytes that are available, at most `count`; none at the end."""
-    piece: bytes = getattr(stream, "read1", stream.read)(count)
-    return piece
-
-
-class _Rejoined(io.RawIOBase):
-    """A stream whose first bytes were read already."""
-
-    def __init__(self, start: bytes, rest: BinaryIO, take: Callable[[BinaryIO, int], bytes]) -> None:
-        self._start, self._rest, self._take = start, rest, take
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        piece, self._start = self._start[: len(buffer)], self._start[len(buffer) :]
-        piece = piece or self._take(self._rest, len(buffer))
-        buffer[: len(piece)] = piece
-        return len(piece)
+    else:
+        # a pipe may give fewer bytes at a time than are asked for: the buffer waits for all of them
+        stream = io.BufferedReader(cast(io.RawIOBase, stream), _AHEAD)
+        start = stream.peek(LONGEST_START)[:LONGEST_START]
+    name = compression_of(start)
+    return stream if name is None else io.BufferedReader(_Decompressed(stream, name), _CHUNK)
 
 
 class _Decompressed(io.RawIOBase):
@@ -116,7 +79,8 @@ class _Decompressed(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         try:
-            piece = _some(self._reader, len(buffer))
+            # no more than is there: what comes before damage is good
+            piece: bytes = getattr(self._reader, "read1", self._reader.read)(len(buffer))
         except EOFError:
             raise DamageError(f"cut short: the {self._name} stream stops before its end") from None
         except (OSError, zlib.error, lzma.LZMAError, ValueError) as error:

@@ -7,39 +7,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 
-__all__ = [
-    "APPLE_DOUBLE",
-    "ARRAYS",
-    "CAPTIONS",
-    "CUT_JSON",
-    "CUT_STL",
-    "CUT_TEXT",
-    "FRAMES",
-    "GROUPS",
-    "HIDDEN",
-    "LABELS",
-    "LARGE_JSON",
-    "LINKS",
-    "LOOPS",
-    "LOW_BITS",
-    "META",
-    "MOST_KINDS",
-    "NO_LABELS",
-    "NO_SUFFIX",
-    "OTHERS",
-    "OTHER_GRIDS",
-    "OTHER_VARIABLES",
-    "PAGES",
-    "RECORDS",
-    "SPECIAL",
-    "beside",
-    "ignore",
-    "ignored_lines",
-    "most_ignored",
-    "named_otherwise",
-    "number_for_each",
-]
-
 # kinds in one counter; a folder may have a suffix for each of its files
 MOST_KINDS = 100
 OTHERS = "(others)"

@@ -1,23 +1,14 @@
 """Warnings of libraries, collected while files are read and shown once each, with the name of the file."""
 
 import logging
-import os
-import re
-import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-
-__all__ = ["Noise", "eccodes_heard", "heard", "libtiff_heard", "now_reading", "reading"]
+from contextlib import contextmanager
 
 _HERE = threading.local()
-_STDERR = threading.Lock()
 _MOST_LINES = 10
 _LOGGERS = ("PIL", "tifffile")
-# `ZIPDecode: Decoding error at scanline 0`, and of the file that Pillow hands over without a name
-_OF_LIBTIFF = re.compile(rb"(tempfile\.tif|[A-Z]\w*[A-Z]\w*): ")
-_OF_ECCODES = re.compile(rb"ECCODES [A-Z]+ *:")
 # these are for developers
 _UNHEARD = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
 
@@ -70,34 +61,6 @@ def heard() -> Iterator[Noise]:
         finally:
             for name in _LOGGERS:
                 logging.getLogger(name).removeHandler(handler)
-
-
-def libtiff_heard() -> AbstractContextManager[None]:
-    """Turn what libtiff writes to stderr while the block runs into warnings; other output passes."""
-    return _stderr_heard("libtiff: ", _OF_LIBTIFF)
-
-
-def eccodes_heard() -> AbstractContextManager[None]:
-    """The same for what ecCodes writes; an exception of ecCodes goes on."""
-    return _stderr_heard("", _OF_ECCODES)
-
-
-@contextmanager
-def _stderr_heard(start: str, pattern: re.Pattern[bytes]) -> Iterator[None]:
-    with _STDERR, tempfile.TemporaryFile() as file:
-        stderr = os.dup(2)
-        os.dup2(file.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(stderr, 2)
-            file.seek(0)
-            lines = file.read().splitlines(keepends=True)
-            os.write(stderr, b"".join(line for line in lines if not pattern.match(line)))
-            os.close(stderr)
-    for line in lines:
-        if pattern.match(line):
-            warnings.warn(start + line.decode("utf-8", "replace").strip(), RuntimeWarning, stacklevel=3)
 
 
 def now_reading(name: str) -> None:

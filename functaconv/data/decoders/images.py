@@ -16,7 +16,6 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -39,7 +38,6 @@ from functaconv.data.decoders.tiff import read_tiff
 from functaconv.data.decoders.transform import ORIENTATIONS
 from functaconv.data.ignored import FRAMES, LOW_BITS, PAGES, ignore
 from functaconv.data.limits import check_ahead
-from functaconv.data.noise import libtiff_heard
 from functaconv.errors import ItemError, UsageError
 
 # opening with the plugin's own class is Image.open(formats=[...]) without its warning about large images,
@@ -159,11 +157,9 @@ def _decoded(
         rawmode, most = _rawmode(image)
         if image.mode[0] not in "IF" and (";16" in rawmode or most > 255):
             ignore(ignored, LOW_BITS)
-        is_libtiff = bool(image.tile) and image.tile[0].codec_name == "libtiff"
         check_ahead(2 * each * width * height)
-        with libtiff_heard() if is_libtiff else nullcontext():
-            image.load()
-            return *_pixels(image, name, rawmode), _orientation(image)
+        image.load()
+        return *_pixels(image, name, rawmode), _orientation(image)
 
 
 def _check_scans(content: bytes, pixels: int) -> None:

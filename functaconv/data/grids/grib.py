@@ -15,7 +15,6 @@ from functaconv.data.grids.choice import FieldChoice, Unfit, alternatives
 from functaconv.data.grids.fields import Fields, Layout, Place, number_label, time_label
 from functaconv.data.grids.messages import Message, messages_of, values_of
 from functaconv.data.grids.origin import Origin, imported
-from functaconv.data.noise import eccodes_heard
 from functaconv.errors import InputError
 
 _LEVEL_UNITS = {"isobaricInhPa": "hPa", "isobaricInPa": "Pa", "heightAboveGround": "m", "heightAboveSea": "m",
@@ -38,7 +37,7 @@ def open_grib(path: Path, origin: Origin, choice: FieldChoice) -> Iterator[Field
     def read() -> Iterator[Place]:
         with path.open("rb") as stream:
             for item, labels, attributes in zip(items, _labels(items), _attributes(items), strict=True):
-                with origin.trouble(f"cannot read {item[0].name} {' '.join(labels)}"), eccodes_heard():
+                with origin.trouble(f"cannot read {item[0].name} {' '.join(labels)}"):
                     channels = np.stack([values_of(eccodes, stream, message, grid) for message in item])
                 yield labels, attributes, channels
 

@@ -14,7 +14,6 @@ import numpy as np
 from functaconv.data.grids.choice import Unfit
 from functaconv.data.grids.fields import Variable, check_size
 from functaconv.data.grids.origin import Origin
-from functaconv.data.noise import eccodes_heard
 
 # the largest float32, as which ecCodes decodes missing points
 _MISSING = 3.4028234663852886e38
@@ -73,7 +72,7 @@ def messages_of(eccodes: Any, path: Path, origin: Origin) -> list[Message]:
     """All messages of the file; no value is decoded."""
     messages: list[Message] = []
     grids: dict[str, Grid | Unfit] = {}
-    with eccodes_heard(), path.open("rb") as stream, closing(_handles(eccodes, stream)) as handles:
+    with path.open("rb") as stream, closing(_handles(eccodes, stream)) as handles:
         for number in itertools.count(1):
             with origin.trouble(f"cannot read message {number}"):
                 handle = next(handles, None)
