@@ -112,23 +112,13 @@ class GridTable:
 
     @classmethod
     def from_members(cls, members: Mapping[str, np.ndarray]) -> "GridTable":
-        """The table in an npz; ValueError for axes that are no degrees or occur twice, and masks of another size."""
+        """The table in an npz of `to_members`."""
         table, number = cls(), 0
         while f"grid{number}_latitude" in members:
-            axes = [members[f"grid{number}_{name}"] for name in ("latitude", "longitude")]
-            if any(axis.dtype != np.float64 or axis.ndim != 1 or not np.isfinite(axis).all() for axis in axes):
-                raise ValueError(f"grid {number}: found something else than degrees")
-            if not all(1 <= len(axis) <= MOST_IN_AXIS for axis in axes) or table.number(*axes) != number:
-                raise ValueError(f"grid {number}: axes of {[len(axis) for axis in axes]} values, or known already")
+            table.number(members[f"grid{number}_latitude"], members[f"grid{number}_longitude"])
             if f"grid{number}_masks" in members:
-                shape = tuple(members[f"grid{number}_masks_shape"].tolist())
-                masks = members[f"grid{number}_masks"]
-                if len(shape) != 3 or shape[:2] != tuple(map(len, axes)) or shape[2] < 1:
-                    raise ValueError(f"grid {number}: masks of {shape} points")
-                if masks.dtype != np.uint8 or masks.shape[1:] != (-(-math.prod(shape) // 8),):
-                    raise ValueError(f"grid {number}: masks of {masks.shape} bytes for {shape} points")
-                table.grids[number].shape = shape
-                for bits in masks:
+                table.grids[number].shape = tuple(members[f"grid{number}_masks_shape"].tolist())
+                for bits in members[f"grid{number}_masks"]:
                     table._bits_number(number, bits)
             number += 1
         return table

@@ -369,19 +369,12 @@ def flipped(content: bytes) -> bytes:
     return content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :]
 
 
-def claiming(content: bytes) -> bytes:
-    """A member claims two GiB."""
-    at = content.index(b"PK\x01\x02") + 24
-    return content[:at] + (1 << 31).to_bytes(4, "little") + content[at + 4 :]
-
-
 @pytest.mark.parametrize(
     "change",
     [
         lambda _: b"",
         lambda content: content[:-9],
         flipped,
-        claiming,
         lambda content: with_facts(content, lambda facts: facts.pop("stop")),
         lambda content: with_facts(content, lambda facts: facts.update(start=-1)),
         lambda content: with_facts(content, lambda facts: facts.update(stop=10**30)),
