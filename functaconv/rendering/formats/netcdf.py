@@ -140,7 +140,7 @@ def to_dataset(pictures: Sequence[Picture], functaset: Functaset) -> "xarray.Dat
 def _times(seconds: np.ndarray, functaset: Functaset) -> np.ndarray:
     """As dates, without one where there is none."""
     times = seconds.astype("datetime64[s]")
-    times[seconds == NO_TIME] = np.datetime64("NaT")
+    times[seconds == NO_TIME] = np.datetime64("NaT", "s")
     beyond = seconds[(times < _FIRST) | (times > _LAST)]
     if beyond.size:
         raise InputError(f"{functaset.path}: time: {beyond[0]} seconds lie beyond the years 1 to 9999", hint=_RESTORE)
