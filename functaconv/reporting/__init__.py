@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from functaconv.base import Base
 from functaconv.checkpoint import base_of
 from functaconv.data.shards import expand_shards
 from functaconv.errors import FunctaconvError, UsageError, VerificationError
@@ -20,7 +21,7 @@ from functaconv.reporting.comparison import TOLERANCE_DB, Comparer
 from functaconv.reporting.page import BEST, WORST, to_csv, to_html
 from functaconv.reporting.result import ItemQuality, Report, Table, mean_of
 from functaconv.reporting.seams import measured_seams
-from functaconv.reporting.thumbnails import Thumbnails, can_show
+from functaconv.reporting.thumbnails import can_show
 from functaconv.signals.device import device_of, matmul_precision
 from functaconv.summary import of_measures, rounded
 
@@ -66,11 +67,10 @@ def report(
             if train is not None:
                 training = expand_shards(train, allow_pipe=allow_pipe)
                 yardstick = fit_baseline(functaset, comparer.base, comparer.reading, training)
-            thumbnails = _thumbnails(functaset, table, comparer)
             also = [] if yardstick is None else [yardstick.measure]
-            comparison = comparer.compare(thumbnails=thumbnails, also=also, progress=progress)
+            comparison = comparer.compare(pictured=_pictured(table, comparer.base), also=also, progress=progress)
             seams = measured_seams(functaset, comparer.base)
-        originals = {} if thumbnails is None else thumbnails.pictures
+        originals = comparison.pictures
         recomputed = table.quality(comparison.mse)
         table = replace(table, found_psnr=recomputed)
         problems += comparison.describe()
@@ -115,11 +115,11 @@ def _check_request(
         raise UsageError("training shards are for a baseline", hint="--baseline pca")
 
 
-def _thumbnails(functaset: Functaset, table: Table, comparer: Comparer) -> Thumbnails | None:
-    if not can_show(comparer.base.axes):
-        return None
-    chosen = [item.number for item in (*table.ranked(WORST), *table.ranked(BEST, best=True))]
-    return Thumbnails(functaset, table, list(dict.fromkeys(chosen)))
+def _pictured(table: Table, base: Base) -> set[int]:
+    """The items that a page shows, where items are pictures."""
+    if not can_show(base.axes):
+        return set()
+    return {item.number for item in (*table.ranked(WORST), *table.ranked(BEST, best=True))}
 
 
 def _contradictions(functaset: Functaset, table: Table, summary: dict[str, Any]) -> list[str]:

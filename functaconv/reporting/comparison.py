@@ -3,7 +3,7 @@
 import math
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,7 @@ from functaconv.metrics import psnr
 from functaconv.modalities import Axes
 from functaconv.modalities.reading import DecodedRecord, Reading
 from functaconv.reporting.result import Table
-from functaconv.reporting.thumbnails import Thumbnails
+from functaconv.reporting.thumbnails import original
 from functaconv.shapes import Features
 from functaconv.signals.batch import Batch, batched
 from functaconv.signals.loader import map_ahead, prefetched
@@ -107,6 +107,8 @@ class Comparison:
     """the modality's measures, by name"""
     mse_by_numbers: dict[int, np.ndarray] = field(default_factory=dict)
     """canonical latents: `mse` when only the first so many numbers of every site are kept"""
+    pictures: dict[int, np.ndarray] = field(default_factory=dict)
+    """small pictures of originals, by item"""
 
     def describe(self) -> list[str]:
         """Disagreements between functaset and shards, in words."""
@@ -139,13 +141,11 @@ class Comparer:
             }
 
     def compare(
-        self, *, thumbnails: Thumbnails | None = None, also: Sequence[RowErrors] = (), progress: bool = False
+        self, *, pictured: Collection[int] = (), also: Sequence[RowErrors] = (), progress: bool = False
     ) -> Comparison:
-        """Read the shards once; `also` sees the same originals."""
+        """Read the shards once; `also` sees the same originals, of which those of the items `pictured` are shown."""
         base, own_mse = self.base, self.result.mse
-        rows = self._rows(progress)
-        if thumbnails is not None:
-            rows = thumbnails.watched(rows, base.normalizer)
+        rows = self._rows(pictured, progress)
         size = 64 if base.device.type == "cpu" else 1024
         batches = prefetched(batched(rows, size, most_bytes=MOST_BYTES, pin=base.device.type == "cuda"))
         for read in batches:
@@ -190,15 +190,14 @@ class Comparer:
         is_run = len(rows) == rows[-1] - rows[0] + 1 and (np.diff(rows) == 1).all()
         return self.functaset.latents(slice(int(rows[0]), int(rows[-1]) + 1) if is_run else rows)
 
-    def _rows(self, progress: bool) -> Iterator[tuple[int, Signal]]:
+    def _rows(self, pictured: Collection[int], progress: bool) -> Iterator[tuple[int, Signal]]:
         """Each original with the row it belongs to; items that match nothing are noted."""
         items, result = self.table.items, self.result
         waiting: dict[str, deque[int]] = {}
         for number, key in enumerate(items.keys):
             waiting.setdefault(str(key), deque()).append(number)
         failures = self.functaset.failures
-        failed = Counter((_file_name(one.shard), one.record, one.key) for one in failures)
-        failed_keys = Counter(one.key for one in failures)
+        failed = Counter(one.key for one in failures)
         # a shard that was damaged when it was encoded is so still
         damaged = frozenset(_file_name(one.shard) for one in failures if not one.key)
         reads: Iterable[DecodedRecord] = read_items(
@@ -210,20 +209,16 @@ class Comparer:
             reads = tqdm(reads, total=len(items) + len(failures), desc="report", unit="item")
         for read in reads:
             key = read.record.key
-            place = (_file_name(self.shards[read.record.shard]), read.record.record, key)
-            if failed[place]:
-                failed[place] -= 1
-                failed_keys[key] -= 1
-                continue
-            if failed_keys[key] and (read.reason is not None or not waiting.get(key)):
-                # the same records in other shards
-                failed_keys[key] -= 1
+            if failed[key] and (read.reason is not None or not waiting.get(key)):
+                failed[key] -= 1
             elif not waiting.get(key):
                 result.missing.append(key)
             elif read.reason is not None:
                 waiting[key].popleft()
                 result.different.append(f"{key} (cannot be read from the shards: {read.reason})")
             elif self._fits(number := waiting[key].popleft(), read.tiles):
+                if number in pictured:
+                    result.pictures[number] = original(read.tiles[0].item, self.base.normalizer)
                 if len(read.tiles) > 1:
                     self._in_tiles[int(items.first[number])] = read.tiles[0].item
                 yield from enumerate((tile.signal for tile in read.tiles), start=int(items.first[number]))

@@ -15,7 +15,7 @@ from functaconv.checkpoint import base_of
 from functaconv.errors import MissingExtraError
 from functaconv.files import replace_bytes
 from functaconv.reporting.result import ItemQuality, Report
-from functaconv.reporting.thumbnails import Thumbnails, can_show
+from functaconv.reporting.thumbnails import can_show, reconstruction
 from functaconv.summary import described
 
 WORST, BEST = 16, 8
@@ -99,9 +99,7 @@ def _reconstructions(report: Report, items: list[ItemQuality]) -> dict[int, np.n
     base = base_of(report.functaset)
     if not can_show(base.axes):
         return {}
-    thumbnails = Thumbnails(report.functaset, report.items, [item.number for item in items])
-    thumbnails.decode(base)
-    return thumbnails.pictures
+    return {it.number: reconstruction(report.functaset, report.items.items, it.number, base) for it in items}
 
 
 def _card(item: ItemQuality, report: Report, pictures: Mapping[int, np.ndarray]) -> Card:

@@ -1,8 +1,5 @@
 """Small pictures of items: originals from the shards, and reconstructions."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-
 import numpy as np
 import torch
 
@@ -10,11 +7,11 @@ from functaconv.base import Base
 from functaconv.functaset.reader import Functaset
 from functaconv.joining import Joined
 from functaconv.modalities import Axes
-from functaconv.reporting.result import Table
 from functaconv.signals.batch import Batch
 from functaconv.signals.grid import Grid
 from functaconv.signals.normalizer import Normalizer
 from functaconv.signals.signal import Signal
+from functaconv.summary import Items
 
 # pixels along the longer side: of larger items every second, third, ... pixel is shown
 MOST_PIXELS = 192
@@ -25,77 +22,31 @@ def can_show(axes: Axes) -> bool:
     return axes.dims == 2 and axes.channels in (1, 3)
 
 
-@dataclass(eq=False)
-class Thumbnails:
-    """Pictures of some items, painted row by row: a tiled item has several."""
+def original(signal: Signal, normalizer: Normalizer) -> np.ndarray:
+    """An item as the shards have it, uint8 `[row, column, channel]`."""
+    step = _step(signal.shape)
+    features = normalizer.features(Batch.of([signal], [0])).numpy().reshape(*signal.shape, -1)
+    return _painted(features[::step, ::step])
 
-    functaset: Functaset
-    table: Table
-    numbers: Sequence[int]
-    pictures: dict[int, np.ndarray] = field(default_factory=dict)
-    """uint8 `[row, column, channel]`, by item"""
 
-    def watched(self, rows: Iterable[tuple[int, Signal]], normalizer: Normalizer) -> Iterator[tuple[int, Signal]]:
-        """The same rows; those of the chosen items are painted as they pass."""
-        owner = dict(self.rows())
-        for row, signal in rows:
-            if row in owner:
-                features = normalizer.features(Batch.of([signal], [row])).numpy()
-                picture = features.reshape(*signal.shape, -1)
-                self._paint(owner[row], row, picture[self.seen(owner[row], row)])
-            yield row, signal
+@torch.no_grad()
+def reconstruction(functaset: Functaset, items: Items, number: int, base: Base) -> np.ndarray:
+    """An item as it is decoded, its tiles joined, uint8 `[row, column, channel]`; only at the points that are shown."""
+    first, rows, whole = int(items.first[number]), int(items.rows[number]), tuple(items.shape[number].tolist())
+    step = _step(whole)
+    if rows > 1:
+        joined = Joined.stored(base, functaset, first, rows)
+        bands = joined.bands([Grid(whole).axis(axis)[::step] for axis in range(len(whole))])
+        return _painted(np.concatenate([features.numpy() for _, features in bands]))
+    points = base.geometry.points(functaset.native_grid(first), (slice(None, None, step),) * len(whole))
+    latent = torch.from_numpy(functaset.latents(slice(first, first + 1))).reshape(1, -1, base.latent)
+    features = base.decode(latent.to(base.device), points.to(base.start)).cpu().numpy()
+    return _painted(features.reshape(*(-(-size // step) for size in whole), -1))
 
-    @torch.no_grad()
-    def decode(self, base: Base) -> None:
-        """Paint the reconstructions."""
-        for row, number in self.rows():
-            count = int(self.table.items.rows[number])
-            if count > 1:
-                if row == self.table.items.first[number]:
-                    self._decode_joined(Joined.stored(base, self.functaset, row, count), number)
-                continue
-            grid = self.functaset.native_grid(row)
-            shown = self.seen(number, row)
-            # of the points that are shown, and of no others: there may be thousands for each of these
-            points = base.geometry.points(grid, shown)
-            shape = tuple(len(range(size)[part]) for size, part in zip(grid.shape, shown, strict=True))
-            latent = torch.from_numpy(self.functaset.latents(slice(row, row + 1))).reshape(1, -1, base.latent)
-            features = base.decode(latent.to(base.device), points.to(base.start))
-            self._paint(number, row, features.reshape(*shape, -1).cpu().numpy())
 
-    def _decode_joined(self, joined: Joined, number: int) -> None:
-        step, parts = self._step(number), []
-        places = [Grid(joined.whole).axis(axis)[::step] for axis in range(len(joined.whole))]
-        for _, features in joined.bands(places):
-            parts.append(features.numpy())
-        self._paint(number, int(self.table.items.first[number]), np.concatenate(parts))
+def _step(shape: tuple[int, ...]) -> int:
+    return -(-max(shape) // MOST_PIXELS)
 
-    def rows(self) -> Iterator[tuple[int, int]]:
-        """Each row that belongs to one of the items, with that item."""
-        for number in self.numbers:
-            first = int(self.table.items.first[number])
-            for row in range(first, first + int(self.table.items.rows[number])):
-                yield row, number
 
-    def seen(self, number: int, row: int) -> tuple[slice, ...]:
-        """The points of a row that are shown."""
-        step = self._step(number)
-        return tuple(slice(-origin % step, None, step) for origin in self._origin(row))
-
-    def _paint(self, number: int, row: int, features: np.ndarray) -> None:
-        step = self._step(number)
-        whole = [-(-int(size) // step) for size in self.table.items.shape[number]]
-        canvas = self.pictures.setdefault(number, np.zeros((*whole, features.shape[-1]), np.uint8))
-        box = tuple(
-            slice(-(-origin // step), -(-origin // step) + length)
-            for origin, length in zip(self._origin(row), features.shape, strict=False)
-        )
-        canvas[box] = np.rint(np.nan_to_num(features).clip(0, 1) * 255).astype(np.uint8)
-
-    def _origin(self, row: int) -> tuple[int, ...]:
-        axes = self.functaset.shapes.shape[1]
-        tiles = self.functaset.tiles
-        return (0,) * axes if tiles is None else tuple(tiles[row, :axes].tolist())
-
-    def _step(self, number: int) -> int:
-        return -(-int(self.table.items.shape[number].max()) // MOST_PIXELS)
+def _painted(features: np.ndarray) -> np.ndarray:
+    return np.asarray(np.nan_to_num(features).clip(0, 1) * 255).round().astype(np.uint8)

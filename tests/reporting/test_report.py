@@ -25,7 +25,7 @@ from functaconv.functaset.opening import open_functaset
 from functaconv.metrics import psnr
 from functaconv.reporting import Report, report, to_csv, to_html
 from functaconv.reporting.comparison import lengths
-from functaconv.reporting.thumbnails import Thumbnails
+from functaconv.reporting.thumbnails import reconstruction
 from functaconv.signals.grid import Grid
 from functaconv.training import fit_base
 from tests.conftest import npy, png, tar
@@ -96,7 +96,7 @@ def test_repeated_keys_and_failed_items_find_their_originals(odd_store: Path, od
     assert found.summary["failed"] == 2
     assert found.complaint is None
     assert found.summary["against"]["items"] == 8
-    # of the same records in shards of other names it is known by key only which failed
+    # shards of other names
     (tmp_path / "renamed").mkdir()
     for shard in odd_shards.iterdir():
         (tmp_path / "renamed" / f"other-{shard.name}").write_bytes(shard.read_bytes())
@@ -200,10 +200,9 @@ def test_a_picture_of_tiles_is_put_together(base_file: Path, tmp_path: Path) -> 
     original = np.asarray(Image.open(BytesIO(content)))
     # of 400 pixels every third is shown
     np.testing.assert_array_equal(picture, original[::3, ::3])
-    again = Thumbnails(found.functaset, found.items, [0])
-    again.decode(base_of(found.functaset))
+    again = reconstruction(found.functaset, found.items.items, 0, base_of(found.functaset))
     # clipped and rounded, and of a third of the pixels, it is still as good as the report says
-    error = mse_of(again.pictures[0], picture, 255)
+    error = mse_of(again, picture, 255)
     assert float(psnr(error)) == pytest.approx(found.items.psnr[0], abs=1.5)
 
 
