@@ -369,18 +369,3 @@ def test_a_message_of_more_values_than_places_is_refused_by_its_header(
         large = content[:place] + b"\x70\0\0\0" + content[place + 4 :]
         with pytest.raises(InputError, match=f"{key} is more than the 20 points of the grid"):
             read(grib_file(large))
-
-
-@grib
-def test_what_the_library_writes_to_stderr_beside_an_error_is_not_shown(
-    grib_file: Any, capfd: pytest.CaptureFixture[str]
-) -> None:
-    raw = values(0, 4, 5)
-    raw[0, 0] = np.nan
-    content = bytearray(message(raw, "regular_ll_sfc_grib1"))
-    # fewer values than the bitmap speaks of
-    bitmap = content.index(b"\x7f\xff")
-    content[bitmap : bitmap + 2] = b"\xff\xff"
-    with pytest.raises(InputError, match="cannot read"):
-        read(grib_file(bytes(content)))
-    assert capfd.readouterr() == ("", "")
