@@ -5,7 +5,17 @@ import torch
 from functaconv.base import Base
 from functaconv.errors import UsageError, lookup
 from functaconv.modalities import Axes
-from functaconv.networks import NETWORKS, Correction, Inputs, LatentMap, ModulatedNetwork, Network, Observed, SiteGrid
+from functaconv.networks import (
+    NETWORKS,
+    Closure,
+    Correction,
+    Inputs,
+    LatentMap,
+    ModulatedNetwork,
+    Network,
+    Observed,
+    SiteGrid,
+)
 from functaconv.networks.sites import Frame
 from functaconv.recipe import Recipe
 from functaconv.signals.geometry import Flat, Geometry
@@ -31,14 +41,16 @@ def build(
             f"the latent has {len(sites)} site axes, the items have {axes.dims}",
             hint=f"write {'x'.join(['8'] * axes.dims)}x16 for spatial latents, or one number for a global one",
         )
-    grid = SiteGrid(tuple(sites), latent.interpolation, frame_of(recipe, axes), geometry.is_closed)
+    # a neighbourhood of sites does not know what lies beyond a pole
+    poles = geometry.reaches_poles if latent.kernel == 1 else (False, False)
+    grid = SiteGrid(tuple(sites), latent.interpolation, frame_of(recipe, axes), geometry.is_closed, poles)
     generator = None if to_be_loaded else torch.Generator().manual_seed(recipe.training.seed)
     inputs = Inputs(
         coords=coords_of(grid, geometry),
         channels=axes.channels,
         axes=axes.dims,
         is_planar=geometry.coords == axes.dims,
-        is_closed=geometry.is_closed,
+        closure=Closure(geometry.is_closed, geometry.reaches_poles),
     )
     network: Network = lookup(NETWORKS, recipe.network.kind, what="network")(
         inputs, recipe.network, generator=generator

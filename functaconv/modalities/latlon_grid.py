@@ -60,8 +60,8 @@ class GlobeGrid:
         return GlobeGrid(self.latitude[rows], self.longitude[columns])
 
     def halved(self) -> "GlobeGrid":
-        latitude, longitude = (tuple(_halved(places)) for places in (self.latitude, self.longitude))
-        return GlobeGrid(latitude, longitude)
+        latitude, longitude = (_halved(places) for places in (self.latitude, self.longitude))
+        return GlobeGrid(tuple(min(90.0, max(-90.0, place)) for place in latitude), tuple(longitude))
 
     def areas(self) -> "Tensor":
         return area_weights(self)

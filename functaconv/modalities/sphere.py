@@ -20,8 +20,9 @@ from functaconv.signals.grid import AnyGrid
 
 # decimals of degrees that are compared: about a hundred metres
 DECIMALS = 3
-# a gap between neighbouring longitudes this many times the usual one is the end of a region
+# a gap between neighbouring longitudes this many times the usual one is the end of a region; so is one before a pole
 CLOSED = 1.5
+POLE = 90.0
 
 Degrees = Annotated[float, Field(ge=-720, le=720)]
 
@@ -42,10 +43,16 @@ class Globe:
     """of the box around the training items' points on the unit sphere"""
     side: Annotated[float, Field(gt=0, le=2.5)]
     """of that box, the longest"""
+    reaches_poles: tuple[bool, bool] = (False, False)
+    """in the north, in the south; there the field has one value, whatever the longitude"""
 
     def __post_init__(self) -> None:
         if not self.north > self.south:
             raise ValueError(f"the region reaches from {self.south} to {self.north} degrees")
+        ends = (self.north == POLE, self.south == -POLE)
+        if any(is_reached and not (is_end and self.is_closed)
+               for is_reached, is_end in zip(self.reaches_poles, ends, strict=True)):  # fmt: skip
+            raise ValueError("the region does not reach the poles, or says so")
 
     @property
     def axes(self) -> int:
@@ -82,16 +89,19 @@ class Globe:
             raise UsageError("there is no grid")
         # files round their degrees in different ways: a hair's breadth is no gap
         latitudes = sorted({round(value, DECIMALS) for grid in distinct for value in grid.latitude})
-        edge = _usual_gap(latitudes) / 2
-        north, south = min(90.0, latitudes[-1] + edge), max(-90.0, latitudes[0] - edge)
+        usual = _usual_gap(latitudes)
+        north, south = min(POLE, latitudes[-1] + usual / 2), max(-POLE, latitudes[0] - usual / 2)
         longitudes = {round(value % 360, DECIMALS) % 360 for grid in distinct for value in grid.longitude}
         middle, span = _circle(sorted(longitudes))
+        gaps = POLE - latitudes[-1], latitudes[0] + POLE
+        reached = tuple(span == 360 and len(latitudes) > 1 and gap <= CLOSED * usual for gap in gaps)
+        north, south = (POLE if reached[0] else north), (-POLE if reached[1] else south)
         points = torch.cat([grid.on_sphere() for grid in distinct])
         low, high = points.amin(0), points.amax(0)
         centre, side = ((low + high) / 2).tolist(), float((high - low).max())
         return cls(
             kind=kind, north=north, south=south, middle=middle, span=span,
-            centre=(centre[0], centre[1], centre[2]), side=side or 1.0,
+            centre=(centre[0], centre[1], centre[2]), side=side or 1.0, reaches_poles=(reached[0], reached[1]),
         )  # fmt: skip
 
 

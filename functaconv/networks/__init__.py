@@ -1,6 +1,7 @@
 """Coordinate networks, the latents that modulate them, and where those latents live."""
 
 from functaconv.networks.correction import Correction
+from functaconv.networks.cosines import Closure
 from functaconv.networks.fourier import Fourier, FourierOptions
 from functaconv.networks.modulated import LatentMap, ModulatedNetwork
 from functaconv.networks.network import Inputs, Network, NetworkKind, NetworkOptions
@@ -14,6 +15,7 @@ NETWORKS: dict[str, NetworkKind] = {"siren": Siren, "fourier": Fourier}
 __all__ = [
     "NETWORKS",
     "Average",
+    "Closure",
     "Correction",
     "Fourier",
     "FourierOptions",

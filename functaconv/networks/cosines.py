@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import reduce
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 # how many times as many points as there are may be computed to have a whole grid
@@ -14,31 +15,63 @@ MOST_BESIDE = 4
 MOST_PRODUCTS = 4
 
 
-def lowest(count: int, axes: int) -> Float[Tensor, "feature axis"]:
+@dataclass(frozen=True)
+class Closure:
+    """How a domain meets itself."""
+
+    is_closed: bool = False
+    """along the last axis, whose end is its beginning"""
+    reaches_poles: tuple[bool, bool] = (False, False)
+    """where the first axis begins, and where it ends, all of the last one is a single place"""
+
+    def along(self, axis: int, axes: int) -> "Closure":
+        """Of one axis of so many."""
+        poles = self.reaches_poles if axis == 0 < axes - 1 else (False, False)
+        return Closure(self.is_closed and axis == axes - 1, poles)
+
+    def allows(self, frequencies: Float[Tensor, "feature axis"]) -> Bool[Tensor, " feature"]:
+        """Which products of `axis_cosines` have one value at each pole: those that do not change along the last axis,
+        and those that vanish there.
+        """
+        if not any(self.reaches_poles):
+            return torch.ones(len(frequencies), dtype=torch.bool, device=frequencies.device)
+        return (frequencies[:, 0] % 2 > 0) == (frequencies[:, -1] > 0)
+
+    def half_waves(self, frequencies: Float[Tensor, "feature axis"]) -> Float[Tensor, "feature axis"]:
+        """Of products of `axis_cosines`, or nearly so: an axis that reaches poles has two numbers for each."""
+        share = [0.5 if any(self.along(axis, frequencies.shape[1]).reaches_poles) else 1.0
+                 for axis in range(frequencies.shape[1])]  # fmt: skip
+        return frequencies * frequencies.new_tensor(share)
+
+
+OPEN = Closure()
+
+
+def lowest(count: int, axes: int, closure: Closure = OPEN) -> Float[Tensor, "feature axis"]:
     """The `count` products of the fewest half-waves, as numbers of `axis_cosines`."""
     side = math.ceil(2 * count ** (1 / axes)) + 1
-    every = torch.cartesian_prod(*[torch.arange(side, dtype=torch.float32)] * axes).reshape(-1, axes)
-    return every[every.square().sum(1).argsort(stable=True)[:count]]
+    every = torch.cartesian_prod(*[torch.arange(2 * side, dtype=torch.float32)] * axes).reshape(-1, axes)
+    every = every[closure.allows(every)]
+    return every[closure.half_waves(every).square().sum(1).argsort(stable=True)[:count]]
 
 
 def weighed(
     coords: Float[Tensor, "*point axis"],
     frequencies: Float[Tensor, "feature axis"],
     weights: Float[Tensor, "feature column"],
-    *,
-    is_closed: bool = False,
+    closure: Closure = OPEN,
 ) -> Float[Tensor, "*point column"]:
     """`cosines(coords, frequencies) @ weights`; where the points form a grid, or nearly so, axis by axis."""
     axes = coords.shape[-1]
     distinct, places = zip(*(torch.unique(coords[..., axis], return_inverse=True) for axis in range(axes)), strict=True)
     if math.prod(map(len, distinct)) > MOST_BESIDE * coords[..., 0].numel():
-        return cosines(coords, frequencies, is_closed=is_closed) @ weights
+        return cosines(coords, frequencies, closure) @ weights
     counts = [int(most) + 1 for most in frequencies.amax(0).tolist()]
     sums = weights.new_zeros(math.prod(counts), weights.shape[1])
     sums = sums.index_add(0, _ravelled(frequencies.long().unbind(1), counts), weights).reshape(*counts, -1)
     for axis, (values, count) in enumerate(zip(distinct, counts, strict=True)):
         which = torch.arange(count, device=values.device)
-        table = axis_cosines(values, which, is_closed=is_closed and axis == axes - 1)
+        table = axis_cosines(values, which, closure.along(axis, axes))
         sums = torch.tensordot(table, sums, dims=([1], [axis])).movedim(0, axis)
     return sums.flatten(0, axes - 1)[_ravelled(places, [len(values) for values in distinct])]
 
@@ -51,15 +84,15 @@ def _ravelled(places: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
 
 
 def cosines(
-    coords: Float[Tensor, "*point axis"], frequencies: Float[Tensor, "feature axis"], *, is_closed: bool = False
+    coords: Float[Tensor, "*point axis"], frequencies: Float[Tensor, "feature axis"], closure: Closure = OPEN
 ) -> Float[Tensor, "*point feature"]:
     """Products over the axes of `axis_cosines`, one for each row of `frequencies`."""
-    last = coords.shape[-1] - 1
+    axes = coords.shape[-1]
     tables, places = [], []
-    for axis in range(last + 1):
+    for axis in range(axes):
         # each function is computed once, however many features it is part of
         distinct, place = torch.unique(frequencies[:, axis].long(), return_inverse=True)
-        tables.append(axis_cosines(coords[..., axis], distinct, is_closed=is_closed and axis == last))
+        tables.append(axis_cosines(coords[..., axis], distinct, closure.along(axis, axes)))
         places.append(place)
     counts = [table.shape[-1] for table in tables]
     if math.prod(counts) > MOST_PRODUCTS * len(frequencies):
@@ -72,14 +105,21 @@ def cosines(
 
 
 def axis_cosines(
-    coords: Float[Tensor, "*point"], which: Tensor, *, is_closed: bool = False
+    coords: Float[Tensor, "*point"], which: Tensor, closure: Closure = OPEN
 ) -> Float[Tensor, "*point feature"]:
     """Functions along one axis, of mean square one over the unit interval.
 
-    Number k is `cos(pi k v)`: k half-waves. On a closed axis numbers 2m - 1 and 2m are cosine and sine of m turns.
+    Number k is `cos(pi k v)`: k half-waves. On a closed axis numbers 2m - 1 and 2m are cosine and sine of m turns. On
+    an axis that reaches poles number 2k is `cos(pi k v)`, and 2k + 1 a wave that vanishes there: with both poles
+    `sin(pi (k + 1) v)`.
     """
     which = which.to(coords)
-    if is_closed:
+    if any(closure.reaches_poles):
+        begins, ends = closure.reaches_poles
+        vanishes = which % 2
+        half_waves = (which / 2).floor() + vanishes * (begins + ends) / 2
+        angle = math.pi * (coords[..., None] * half_waves - vanishes * begins / 2)
+    elif closure.is_closed:
         turns = ((which + 1) / 2).floor()
         phase = torch.where((which > 0) & (which % 2 == 0), math.pi / 2, 0.0)
         angle = 2 * math.pi * coords[..., None] * turns - phase

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from functaconv.errors import UsageError
-from functaconv.networks.cosines import cosines, lowest, weighed
+from functaconv.networks.cosines import OPEN, Closure, cosines, lowest, weighed
 from functaconv.networks.initial import uniform
 from functaconv.networks.network import Inputs, Network, NetworkOptions, Pullback
 from functaconv.networks.placement import Placement
@@ -117,7 +117,7 @@ class Fourier(Network):
         parts = [math.prod(readout)] if is_linear else hidden * (2 if options.modulation == "film" else 1)
         super().__init__(parts, width=max(features, *hidden, 1), layers=1 + options.layers)
         self.is_linear, self.absorbs_constants = is_linear, options.modulation != "film"
-        self.axes, self.channels, self.is_closed = inputs.axes, inputs.channels, inputs.is_closed
+        self.axes, self.channels, self.closure = inputs.axes, inputs.channels, inputs.closure
         self.has_cells, self.learned = inputs.coords > inputs.axes, options.learned
         self.activation, self.w0 = ACTIVATIONS[options.activation], options.w0_hidden
         if options.activation != "sine":
@@ -151,8 +151,8 @@ class Fourier(Network):
         self.register_buffer("mean_frequencies", torch.zeros(mean, self.axes))
         self.mean = nn.Parameter(torch.zeros(mean, self.channels))
         if generator is not None:
-            self.frequencies.copy_(lowest(features, self.axes))
-            self.mean_frequencies.copy_(lowest(mean, self.axes))
+            self.frequencies.copy_(lowest(features, self.axes, self._closure_of_cells))
+            self.mean_frequencies.copy_(lowest(mean, self.axes, self.closure))
             with torch.no_grad():
                 # values lie around one half
                 self.mean[0] = 0.5
@@ -185,13 +185,13 @@ class Fourier(Network):
         """The Fourier features of each point."""
         if self.learned:
             return math.sqrt(2) * torch.cos(coords @ (2 * math.pi * self.frequencies).T + self.phases)
-        return cosines(coords[..., : self.axes], self.frequencies, is_closed=self._closes_cells)
+        return cosines(coords[..., : self.axes], self.frequencies, self._closure_of_cells)
 
     def common(self, coords: Float[Tensor, "*point coord"]) -> Float[Tensor, "*point channel"]:
         """What no modulation changes: the mean of the dataset at each point."""
         if self.learned:
             return self.constant.expand(*coords.shape[:-1], -1)
-        return weighed(coords[..., -self.axes :], self.mean_frequencies, self.mean, is_closed=self.is_closed)
+        return weighed(coords[..., -self.axes :], self.mean_frequencies, self.mean, self.closure)
 
     @torch.no_grad()
     def absorb(self, modulation: Float[Tensor, " modulation"]) -> None:
@@ -252,8 +252,8 @@ class Fourier(Network):
         return features, (hidden @ weights).reshape(shape)
 
     @property
-    def _closes_cells(self) -> bool:
-        return self.is_closed and not self.has_cells
+    def _closure_of_cells(self) -> Closure:
+        return OPEN if self.has_cells else self.closure
 
     def _is_one_cell(self, placement: Placement) -> bool:
         return self.is_linear and len(placement.index) == 1 and placement.blend is None
@@ -297,4 +297,4 @@ class Fourier(Network):
         if self.learned or self.weights:
             return self._hidden(placement.coords) @ weights
         coords = placement.coords[..., : self.axes]
-        return weighed(coords, self.frequencies, weights, is_closed=self._closes_cells)
+        return weighed(coords, self.frequencies, weights, self._closure_of_cells)

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from functaconv.networks.cosines import OPEN, Closure
 from functaconv.networks.placement import Placement
 from functaconv.shapes import CellCoords, CellFeatures, Modulations
 
@@ -30,8 +31,8 @@ class Inputs:
     """axes of the grids; of the coordinates the first `axes` lie within a cell, the last `axes` in the whole domain"""
     is_planar: bool = True
     """the coordinates are places along the axes, not points in space"""
-    is_closed: bool = False
-    """along the last axis of the whole domain the end meets the beginning, as around the globe"""
+    closure: Closure = OPEN
+    """of the whole domain"""
 
 
 class NetworkOptions:

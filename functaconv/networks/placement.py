@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from functaconv.networks.reads import Reads
+from functaconv.networks.reads import NO_POLES, Poles, Reads
 from functaconv.shapes import CellCoords, CellFeatures
 from functaconv.transfer import sent
 
@@ -23,7 +23,7 @@ class Placement:
     valid: Float[Tensor, "cell point 1"] | None
     """1 where a slot holds a point, 0 where it is padding; None when nothing is padded"""
     corners: Int[Tensor, "cell corner"] | None
-    """the sites a cell reads; None when cell i reads site i only, for all sites"""
+    """the sites a cell reads, or poles; None when cell i reads site i only, for all sites"""
     blend: Float[Tensor, "cell point corner"] | None
     """how much a point takes from each corner; None for the nearest site"""
     sites: int
@@ -33,6 +33,7 @@ class Placement:
     """all cells see the same coordinates: one may stand for all where they read the same latents"""
     by_corner: Float[Tensor, "cell corner point coord"] | None = None
     """windows: coordinates as the network sees them from each corner's site"""
+    poles: Poles = NO_POLES
     is_window: bool = False
     """each cell is there once for each of the sites that see it: `blended` adds them up"""
     _pieces: dict[int, list["Placement"]] = field(default_factory=dict, repr=False, compare=False)
@@ -48,7 +49,8 @@ class Placement:
         """The corners as what cells read; None when cell i reads site i only, for all sites."""
         if self.corners is None:
             return None
-        return Reads(self.corners, self.sites, is_distinct=self.blend is None and not self.is_window)
+        is_distinct = self.blend is None and not self.is_window
+        return Reads(self.corners, self.sites, is_distinct=is_distinct, poles=self.poles)
 
     def reads_around(self, neighbourhood: Int[Tensor, "site neighbour"]) -> Reads:
         """What cells read where each site's modulation depends on its neighbours too: always those of one base."""
@@ -81,6 +83,7 @@ class Placement:
                 sites=self.sites,
                 first=self.first + top,
                 is_uniform=self.is_uniform,
+                poles=self.poles,
                 by_corner=None if self.by_corner is None else self.by_corner[rows, :, columns],
             )
             for top in range(0, cells, height)
@@ -106,6 +109,7 @@ class Placement:
             blend=None,
             sites=self.sites,
             first=self.first,
+            poles=self.poles,
             is_window=True,
         )
 
@@ -125,6 +129,7 @@ class Placement:
         """Values at the sites, as each cell's points read them (one for a whole cell with the nearest site)."""
         if self.corners is None:
             return values.unsqueeze(2)
+        values = self.poles.extended(values)
         if self.blend is None:
             return values[:, self.corners[:, 0]].unsqueeze(2)
         return torch.einsum("cpk,ick...->icp...", self.blend, values[:, self.corners])

@@ -3,13 +3,15 @@
 Points that read the same sites form a cell. With the nearest site a cell is the site's own box and reads one
 site; with (bi/tri)linear interpolation cells lie between site centres and read 2**dims of them. So they do with
 windows, where a point sees each of these sites through coordinates of its own, and what it sees is blended (the local
-ensemble of LIIF, Chen et al. 2021). A global latent is the grid with a single site. Sorting the points by cell, once
-per grid, turns every layout into dense `[item, cell, point, channel]` arithmetic.
+ensemble of LIIF, Chen et al. 2021). Between a pole and the row of sites around it cells read the pole in place of a
+site: the mean of that row, seen from one place, so that what is blended has one value at the pole. A global latent is
+the grid with a single site. Sorting the points by cell, once per grid, turns every layout into dense `[item, cell,
+point, channel]` arithmetic.
 """
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -17,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from functaconv.networks.placement import Placement
+from functaconv.networks.reads import Poles
 from functaconv.shapes import Coords, Positions
 
 # of a cell's side: less is rounding
@@ -37,10 +40,17 @@ class SiteGrid:
     in units of a cell's side; both: the place within the cell, and beside it the coordinates as they are"""
     is_closed: bool = False
     """along the last axis the end is a neighbour of the beginning, as around the globe"""
+    reaches_poles: tuple[bool, bool] = (False, False)
+    """at the beginning, and at the end, of the first axis all of the last one is a single place; seen with
+    interpolation or windows only"""
 
     @property
     def count(self) -> int:
         return math.prod(self.shape)
+
+    @property
+    def poles(self) -> Poles:
+        return Poles(self.shape, self.reaches_poles)
 
     def place(self, coords: Coords, positions: Positions | None = None) -> Placement:
         """Sort points into cells. Points outside the unit cube belong to the cell at the border next to them.
@@ -85,19 +95,44 @@ class SiteGrid:
             uniform = valid is None and bool(((coords - coords[:1]).abs() < ALIKE).all())
             return Placement(coords, index, valid, corners, None, self.count, is_uniform=uniform)
         fraction = local.clamp(0, 1)
-        if self.interpolation == "linear":
-            corners, blend = self._corners(names, cells_per_axis, fraction)
-            return Placement(network_coords[index], index, valid, corners, blend[index], self.count)
-        # sin^2 and cos^2 add up to one, and both leave and arrive without a slope
-        corners, blend = self._corners(names, cells_per_axis, (fraction * (math.pi / 2)).sin().square())
-        offsets = torch.tensor(list(itertools.product((0, 1), repeat=len(self.shape))), device=local.device)
-        # from -1 to 1 around a site's centre, brought to the unit interval
-        around = (local - offsets[:, None] + 1) / 2
-        by_corner = torch.stack([self._network_coords(coords, scaled, own, positions is not None) for own in around])
-        return Placement(
-            network_coords[index], index, valid, corners, blend[index], self.count,
-            by_corner=by_corner[:, index].transpose(0, 1).contiguous(),
+        if self.interpolation == "window":
+            # sin^2 and cos^2 add up to one, and both leave and arrive without a slope
+            fraction = (fraction * (math.pi / 2)).sin().square()
+        # from -1 to 1 around the centre of each corner's site, brought to the unit interval
+        around = (local - self._offsets(local.device)[:, None] + 1) / 2
+        for pole in (0, 1):
+            if self.reaches_poles[pole]:
+                self._meet(pole, low, local, fraction, around)
+        corners, blend = self._corners(names, cells_per_axis, fraction)
+        placement = Placement(
+            network_coords[index], index, valid, corners, blend[index], self.count, poles=self.poles
         )  # fmt: skip
+        if self.interpolation == "linear":
+            return placement
+        by_corner = torch.stack([self._network_coords(coords, scaled, own, positions is not None) for own in around])
+        return replace(placement, by_corner=by_corner[:, index].transpose(0, 1).contiguous())
+
+    def _offsets(self, device: torch.device) -> Int[Tensor, "corner axis"]:
+        """Which of the two sites along each axis each corner of a cell is."""
+        return torch.tensor(list(itertools.product((0, 1), repeat=len(self.shape))), device=device)
+
+    def _meet(
+        self,
+        pole: int,
+        low: Int[Tensor, "point axis"],
+        local: Positions,
+        fraction: Positions,
+        around: Float[Tensor, "corner point axis"],
+    ) -> None:
+        """What points between a pole and the sites around it take from either, and how they see the pole, in place."""
+        is_beside = low[:, 0] == (-1 if pole == 0 else self.shape[0] - 1)
+        # from 0 at the pole to 1 at the sites
+        distance = (local[is_beside, 0] * 2 - 1 if pole == 0 else 1 - local[is_beside, 0] * 2).clamp(0, 1)
+        # it leaves the pole with a slope: so does a smooth field along a meridian, one way down and the other up
+        share = (distance * (math.pi / 2)).sin() if self.interpolation == "window" else distance
+        fraction[is_beside, 0] = share if pole == 0 else 1 - share
+        corners = self._offsets(low.device)[:, 0] == pole
+        around[corners.nonzero(), is_beside.nonzero()[:, 0], 1:] = 0.5
 
     def _network_coords(self, coords: Coords, scaled: Positions, local: Positions, has_positions: bool) -> Tensor:
         """Coordinates of each point as the network sees them."""
@@ -113,14 +148,19 @@ class SiteGrid:
         extent = torch.tensor(self.shape, device=cells.device)
         low = _unravel(cells, cells_per_axis) - 1
         corners, weights = [], []
-        for offset in itertools.product((0, 1), repeat=len(self.shape)):
-            step = torch.tensor(offset, device=cells.device)
+        for step in self._offsets(cells.device):
             # beyond the outermost site centres the nearest site holds
             site = low + step
             if self.is_closed:
                 site = torch.cat([site[:, :-1], site[:, -1:] % extent[-1]], -1)
+            polar = site[:, 0]
             site = torch.minimum(site.clamp(min=0), extent - 1)
-            corners.append(_ravel(site, extent))
+            number = _ravel(site, extent)
+            if self.reaches_poles[0]:
+                number = torch.where(polar < 0, self.count, number)
+            if self.reaches_poles[1]:
+                number = torch.where(polar == extent[0], self.count + self.poles.count - 1, number)
+            corners.append(number)
             weights.append(torch.where(step.bool(), fraction, 1 - fraction).prod(-1))
         return torch.stack(corners, -1), torch.stack(weights, -1)
 

@@ -54,6 +54,10 @@ class Geometry(Protocol):
     def is_closed(self) -> bool:
         """The last point of the last axis is a neighbour of the first."""
 
+    @property
+    def reaches_poles(self) -> tuple[bool, bool]:
+        """Where the first axis begins, and where it ends, all of the last one is a single place."""
+
     def points(self, grid: AnyGrid, spans: tuple[slice, ...] = ()) -> Points:
         """The grid's points, last axis fastest; some of them along the first axes, where `spans` are given."""
 
@@ -72,6 +76,10 @@ class Flat:
     @property
     def is_closed(self) -> bool:
         return False
+
+    @property
+    def reaches_poles(self) -> tuple[bool, bool]:
+        return False, False
 
     def points(self, grid: AnyGrid, spans: tuple[slice, ...] = ()) -> Points:
         if not isinstance(grid, Grid):

@@ -77,7 +77,8 @@ class NormalMatrix:
         if self.reads is None:
             return self.matrix
         count, size, index = self.reads.each, self.latent, self.reads.index
-        # a cell at the border may read a site twice: both places count, and so do the terms between them
+        # a cell at the border may read a site twice: both places count, and so do the terms between them (not those
+        # of a pole with its sites, which is near enough for damping and preconditioning)
         same = (index[:, :, None] == index[:, None, :]).to(self.matrix.dtype)
         elements = self.matrix.reshape(*self.matrix.shape[:2], count, size, count, size)
         own = torch.einsum("cab,icaxby->icaxy", same, elements).flatten(1, 2)
@@ -90,7 +91,7 @@ class NormalMatrix:
         count = reads.each
         elements = self.matrix.reshape(*self.matrix.shape[:2], count, size, count, size)
         pairs = reads.onto_pairs(elements.transpose(3, 4).flatten(1, 3))
-        whole = pairs.reshape(-1, sites, sites, size, size).transpose(2, 3)
+        whole = pairs.transpose(2, 3)
         return whole.reshape(-1, sites * size, sites * size)
 
     def times(self, latents: Latents) -> Latents:

@@ -44,6 +44,11 @@ CELLS = {
     "fnoc_winds_global-32": Cell("fnoc_winds_global", "32"),
     "ersst5_global-32": Cell("ersst5_global", "32"),
     "ensembles_tas_global-16": Cell("ensembles_tas_global", "16"),
+    "era5_global_t-4x8x8": Cell("era5_global_t", "4x8x8"),
+    "era5_global_z-4x8x8": Cell("era5_global_z", "4x8x8"),
+    "fnoc_winds_global-4x8x8": Cell("fnoc_winds_global", "4x8x8"),
+    "ersst5_global-6x12x8": Cell("ersst5_global", "6x12x8"),
+    "ensembles_tas_global-4x8x8": Cell("ensembles_tas_global", "4x8x8"),
     "modelnet10_vox32-256": Cell("modelnet10_vox32", "256"),
 }
 

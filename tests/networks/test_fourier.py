@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from functaconv.networks import Fourier, FourierOptions, Inputs, LatentMap, ModulatedNetwork, SiteGrid
-from functaconv.networks.cosines import cosines, weighed
+from functaconv.networks.cosines import Closure, cosines, weighed
 
 NUMBERS, CHANNELS = 3, 2
 
@@ -20,7 +20,7 @@ def field_of(sites: SiteGrid) -> ModulatedNetwork:
     generator = torch.Generator().manual_seed(0)
     axes = len(sites.shape)
     coords = axes if sites.count == 1 else 2 * axes
-    inputs = Inputs(coords=coords, channels=CHANNELS, axes=axes, is_closed=sites.is_closed)
+    inputs = Inputs(coords=coords, channels=CHANNELS, axes=axes, closure=Closure(sites.is_closed, sites.reaches_poles))
     network = Fourier(inputs, FourierOptions(features=5, mean_features=3), generator=None)
     network.frequencies.copy_(torch.randint(0, 4, (5, axes), generator=generator))
     network.mean_frequencies.copy_(torch.randint(0, 3, (3, axes), generator=generator))
@@ -36,6 +36,8 @@ SITES = {
     "line": (SiteGrid((3,), "window", "both"), (7,)),
     "plane": (SiteGrid((2, 3), "window", "both"), (5, 7)),
     "closed": (SiteGrid((2, 4), "window", "both", is_closed=True), (4, 9)),
+    "poles": (SiteGrid((2, 4), "window", "both", is_closed=True, reaches_poles=(True, True)), (5, 9)),
+    "pole": (SiteGrid((2, 3), "window", "both", is_closed=True, reaches_poles=(False, True)), (5, 7)),
     "volume": (SiteGrid((2, 2, 2), "window", "both"), (3, 4, 3)),
 }
 
@@ -89,8 +91,8 @@ def test_weighing_axis_by_axis_is_a_product(points: str, is_closed: bool) -> Non
     coords = grid_of(6, 5) if points == "grid" else torch.rand(40, 2, generator=generator, dtype=torch.float64)
     frequencies = torch.randint(0, 5, (7, 2), generator=generator).float()
     weights = torch.randn(7, 3, generator=generator, dtype=torch.float64)
-    expected = cosines(coords, frequencies, is_closed=is_closed) @ weights
-    torch.testing.assert_close(weighed(coords, frequencies, weights, is_closed=is_closed), expected)
+    expected = cosines(coords, frequencies, Closure(is_closed)) @ weights
+    torch.testing.assert_close(weighed(coords, frequencies, weights, Closure(is_closed)), expected)
 
 
 def test_cosines_are_orthonormal_over_the_domain() -> None:

@@ -34,5 +34,5 @@ def test_pairs_of_sites_leave_out_what_lies_beyond_the_border() -> None:
 
 def test_a_cell_that_reads_a_site_of_its_own_needs_no_table() -> None:
     reads = Reads(torch.tensor([[2], [0]]), 3, is_distinct=True)
-    assert reads.onto_sites.rows is None
+    assert reads._onto_places.rows is None
     assert reads.onto_sites(torch.tensor([[[5.0], [7.0]]])).tolist() == [[[7.0], [0.0], [5.0]]]

@@ -22,7 +22,7 @@ from functaconv.signals.batch import Batch
 from functaconv.signals.geometry import Geometry
 from functaconv.signals.normalizer import Normalizer
 from functaconv.solvers import GaussNewtonOptions
-from functaconv.training.closed_form.domain import counts_of, fit_mean, numbered
+from functaconv.training.closed_form.domain import closure_of, counts_of, fit_mean, numbered
 from functaconv.training.closed_form.layout import MOST_PRODUCTS
 from functaconv.training.closed_form.rounds import Plan, improve
 from functaconv.training.closed_form.sample import Sample
@@ -129,8 +129,9 @@ def _windowed(
     recipe: Recipe, situation: Situation, sample: Sample, held_out: Sequence[Batch], tell: Callable[[str], None]
 ) -> tuple[Base, Recipe]:
     shapes = [group.grid.shape for group in sample.groups]
-    counts = counts_of(shapes, MOST_WINDOW_MEAN)
-    mean = fit_mean(sample.averages(counts), counts, MOST_WINDOW_MEAN)
+    closure = closure_of(situation.geometry)
+    counts = counts_of(shapes, MOST_WINDOW_MEAN, closure)
+    mean = fit_mean(sample.averages(counts), counts, MOST_WINDOW_MEAN, closure)
     # as many cosines along an axis as a window has pixels
     pixels = [max(2, round(2 * max(sizes) / sites))
               for sizes, sites in zip(zip(*shapes, strict=True), recipe.latent.sites, strict=True)]  # fmt: skip

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from functaconv.networks.cosines import axis_cosines
+from functaconv.networks.cosines import OPEN, Closure, axis_cosines
 from functaconv.signals.geometry import Geometry
 from functaconv.signals.grid import AnyGrid, Grid
 
@@ -39,8 +39,8 @@ class Transform:
         """Of `counts[a]` functions along axis a."""
         tables = []
         for axis, (place, count) in enumerate(zip(axis_places(grid, geometry), counts, strict=True)):
-            is_closed = geometry.is_closed and axis == len(counts) - 1
-            tables.append(axis_cosines(place.to(device), torch.arange(count, device=device), is_closed=is_closed))
+            closure = closure_of(geometry).along(axis, len(counts))
+            tables.append(axis_cosines(place.to(device), torch.arange(count, device=device), closure))
         return cls(tuple(table.float() for table in tables))
 
     @property
@@ -82,6 +82,11 @@ class Transform:
         return gram / weights.sum()
 
 
+def closure_of(geometry: Geometry) -> Closure:
+    """How the domain meets itself."""
+    return Closure(geometry.is_closed, geometry.reaches_poles)
+
+
 def axis_places(grid: AnyGrid, geometry: Geometry) -> list[Tensor]:
     """Where the points of a grid lie along each axis, float64, in the unit interval."""
     if isinstance(grid, Grid):
@@ -90,13 +95,18 @@ def axis_places(grid: AnyGrid, geometry: Geometry) -> list[Tensor]:
     return [places[:, 0, 0], places[0, :, 1]]
 
 
-def counts_of(shapes: Sequence[tuple[int, ...]], most: int = MOST_COEFFICIENTS) -> tuple[int, ...]:
+def counts_of(
+    shapes: Sequence[tuple[int, ...]], most: int = MOST_COEFFICIENTS, closure: Closure = OPEN
+) -> tuple[int, ...]:
     """How many functions along each axis: as many as the smallest grid has points, in proportion where that is more
-    than `most` in all.
+    than `most` in all; twice as many along an axis that reaches poles, where half of all products are used.
     """
     least = [min(sizes) for sizes in zip(*shapes, strict=True)]
     share = min(1.0, (most / math.prod(least)) ** (1 / len(least)))
-    return tuple(max(1, math.floor(size * share)) for size in least)
+    counts = [max(1, math.floor(size * share)) for size in least]
+    if any(closure.reaches_poles):
+        counts[0] *= 2
+    return tuple(counts)
 
 
 def numbered(counts: Sequence[int], device: torch.device) -> Float[Tensor, "coefficient axis"]:
@@ -124,23 +134,26 @@ class Average:
     variance: float
 
 
-def fit_mean(averages: Sequence[Average], counts: Sequence[int], most: int) -> Mean:
+def fit_mean(averages: Sequence[Average], counts: Sequence[int], most: int, closure: Closure = OPEN) -> Mean:
     """Least squares over all grids, the smoothest where there are no values (conjugate gradients); then only the
     largest coefficients, `most` at most.
     """
     device = averages[0].values.device
     frequencies = numbered(counts, device)
     total = sum(float(average.weights.sum()) for average in averages)
-    penalty = ROUGHNESS * frequencies.square().sum(1).square()[None, :, None] * total / len(averages)
+    half_waves = closure.half_waves(frequencies)
+    penalty = ROUGHNESS * half_waves.square().sum(1).square()[None, :, None] * total / len(averages)
+    allowed = closure.allows(frequencies)[:, None]
 
     def normal(coefficients: Tensor) -> Tensor:
         applied = penalty * coefficients
         for average in averages:
             applied = applied + average.transform.analyse(average.transform.synthesise(coefficients) * average.weights)
-        return applied
+        return applied * allowed
 
     aim = sum(average.transform.analyse((average.values * average.weights)[None]) for average in averages)
     assert isinstance(aim, Tensor)
+    aim = aim * allowed
     weights = torch.zeros_like(aim)
     residual = along = aim
     energy = residual.square().sum()

@@ -79,7 +79,7 @@ class Layout:
     def at_corners(self, latents: Latents, kind: int) -> Float[Tensor, "item cell corner_number"]:
         """What the cells of one kind read."""
         assert self.placement.corners is not None
-        return latents[:, self.placement.corners[self.cells[kind]]].flatten(2)
+        return self.placement.poles.extended(latents)[:, self.placement.corners[self.cells[kind]]].flatten(2)
 
 
 @dataclass(frozen=True)

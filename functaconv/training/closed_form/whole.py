@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from functaconv.training.closed_form.domain import Mean, Transform, counts_of, fit_mean, numbered
+from functaconv.training.closed_form.domain import Mean, Transform, closure_of, counts_of, fit_mean, numbered
 from functaconv.training.closed_form.sample import Sample
 
 MOST_FEATURES = 4096
@@ -63,11 +63,13 @@ class _Coefficients:
 def fit_whole(sample: Sample, held_out: Sample, numbers: int, *, features: int | None = None) -> Basis:
     """The best base of `numbers` numbers; how many features it has is chosen on held-out items unless given."""
     shapes = [group.grid.shape for group in sample.groups]
-    counts = counts_of(shapes)
+    closure = closure_of(sample.geometry)
+    counts = counts_of(shapes, closure=closure)
     averages = sample.averages(counts)
-    mean = fit_mean(averages, counts, MOST_MEAN)
+    mean = fit_mean(averages, counts, MOST_MEAN, closure)
     everything = numbered(counts, sample.device)
     order = _by_energy(sample, mean, counts)
+    order = order[closure.allows(everything)[order]]
     points = max(group.grid.points for group in sample.groups)
     most = min(MOST_FEATURES, len(order)) if features is None else min(features, len(order))
     if any(group.weights is not None for group in sample.groups):

@@ -174,7 +174,8 @@ def _seen_by_sites(
     """Products of the values with the windowed features of each site whose cells are all there."""
     items, _, channels = residual.shape
     assert layout.placement.corners is not None
-    on_sites = residual.new_zeros(items, layout.placement.sites, count, channels)
+    places = layout.placement.sites + layout.placement.poles.count
+    on_sites = residual.new_zeros(items, places, count, channels)
     for kind, cells in enumerate(layout.cells):
         values = layout.rows(residual, kind).reshape(items, len(cells), -1, channels)
         basis = (layout.basis[kind] * layout.weights[kind][:, None]).reshape(-1, corners, count)

@@ -1,0 +1,79 @@
+"""Bases in closed form of fields around the globe."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from functaconv.base import Base
+from functaconv.modalities import Axes
+from functaconv.modalities.latlon_grid import GlobeGrid
+from functaconv.modalities.sphere import Globe
+from functaconv.recipe import validated
+from functaconv.settings import latent_of
+from functaconv.signals.batch import Batch
+from functaconv.signals.normalizer import Normalizer
+from functaconv.training.closed_form import Situation, fit_closed_form
+
+CPU = torch.device("cpu")
+LATITUDE, LONGITUDE = np.arange(90.0, -91, -10), np.arange(0.0, 360, 15)
+GRID = GlobeGrid(tuple(LATITUDE.tolist()), tuple(LONGITUDE.tolist()))
+
+
+def fields(grid: GlobeGrid, items: int = 40) -> Tensor:
+    """Smooth fields on the sphere, `[item, point, 1]`: what they are at a place does not depend on the grid."""
+    generator = torch.Generator().manual_seed(0)
+    waves = 2.5 * torch.randn(items, 3, 4, dtype=torch.float64, generator=generator)
+    phases = 6 * torch.rand(items, 1, 4, dtype=torch.float64, generator=generator)
+    return torch.sin(grid.on_sphere() @ waves + phases).sum(-1, keepdim=True).float()
+
+
+def fitted(batch: Batch, latent: str, **settings: object) -> Base:
+    assert isinstance(batch.grid, GlobeGrid)
+    recipe = validated({**latent_of(latent), "closed_form": {"rounds": 2, "features": 60}, **settings})
+    axes = Axes("grid", 2, 1, variables=("t",), units=("",))
+    situation = Situation(axes, Normalizer((-4.0,), (8.0,)), Globe.around([batch.grid], "planar"), CPU)
+    return fit_closed_form(recipe, situation, [batch], [batch.items(slice(0, 4))]).base
+
+
+def batch_of(grid: GlobeGrid) -> Batch:
+    values = fields(grid)
+    return Batch(grid, values, None, None, tuple(range(len(values))))
+
+
+@pytest.fixture(scope="module", params=["5", "3x4x4"])
+def latent(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def base(latent: str) -> Base:
+    return fitted(batch_of(GRID), latent)
+
+
+def test_poles_are_points_and_the_date_line_is_none(base: Base) -> None:
+    latents = base.encode(batch_of(GRID)).latents
+    precise = base.double()
+    rows = GlobeGrid((90.0, 90 - 1e-4, 41.0, -90 + 1e-4, -90.0), (0.0, 33.0, 101.0, 179.0, 355 - 1e-5, 355 + 1e-5))
+    values = precise.decode(latents.double(), precise.points(rows)).reshape(len(latents), 5, 6)
+    base.float()
+    for pole, beside in ((0, 1), (4, 3)):
+        assert values[:, pole].std(1).max() < 1e-6
+        assert (values[:, beside] - values[:, pole]).abs().max() < 1e-4
+    assert (values[..., 4] - values[..., 5]).abs().max() < 1e-5
+    assert values.std(0).min() > 1e-2
+
+
+@pytest.mark.parametrize("change", ["rows from the south", "columns from -180", "columns from 30"])
+def test_the_order_of_the_axes_changes_rounding_only(base: Base, latent: str, change: str) -> None:
+    grid = {
+        "rows from the south": GlobeGrid(GRID.latitude[::-1], GRID.longitude),
+        "columns from -180": GlobeGrid(GRID.latitude, tuple((LONGITUDE - 180).tolist())),
+        "columns from 30": GlobeGrid(GRID.latitude, tuple((LONGITUDE + 30).tolist())),
+    }[change]
+    other = fitted(batch_of(grid), latent)
+    decoded = [one.decode(one.encode(batch_of(own)).latents, one.points(GRID))
+               for one, own in ((base, GRID), (other, grid))]  # fmt: skip
+    error = (decoded[0] - base.normalizer.features(batch_of(GRID))).square().mean().sqrt()
+    assert (decoded[0] - decoded[1]).square().mean().sqrt() < 0.01 * error
