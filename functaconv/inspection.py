@@ -120,7 +120,11 @@ def _of_base(stored: StoredBase) -> dict[str, Any]:
     return {
         "recipe": recipe.name,
         "items": f"{base.axes.described}, {base.axes.dims} axes, {base.axes.channels} channels",
-        "network": recipe.network.described,
+        "network": {
+            "kind": recipe.network.kind,
+            "modulation": getattr(recipe.network, "modulation", None),
+            "described": recipe.network.described,
+        },
         "parameters": sum(parameter.numel() for parameter in base.parameters()),
         "latent": {
             "sites": list(base.sites),

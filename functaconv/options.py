@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter
 
@@ -42,6 +42,17 @@ def chosen_from(table: Mapping[str, Any], base: type, default: str, what: str) -
         return adapter(lookup(table, str(value.get("kind", default)), what=what).Options).validate_python(dict(value))
 
     return PlainValidator(read)
+
+
+def one_of(table: Mapping[str, Any], what: str) -> PlainValidator:
+    """How pydantic reads the name of an entry of a table."""
+
+    def read(value: Any) -> str:
+        if not isinstance(value, str) or value not in table:
+            raise ValueError(f"there is no such {what}, known: {', '.join(table)}")
+        return value
+
+    return PlainValidator(read, json_schema_input_type=Literal[tuple(table)])
 
 
 @cache

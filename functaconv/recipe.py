@@ -206,6 +206,8 @@ class Recipe:
     def _is_of_possible_size(self) -> Self:
         around = self.latent.kernel ** len(self.latent.sites)
         check_size(self.network.modulations * self.latent.numbers * around, MOST_PARAMETERS, "weights of latents")
+        if self.latent.sites and (reason := self.network.why_global):
+            raise ValueError(f"a latent on sites is not possible: {reason}")
         if self.latent.map_width:
             chord = isinstance(self.solver, GaussNewtonOptions) and self.solver.chord
             if not (self.network.has_closed_form and chord) or self.latent.kernel > 1 or self.latent.learned_start:

@@ -4,6 +4,7 @@ from functaconv.networks.correction import Correction
 from functaconv.networks.cosines import Closure
 from functaconv.networks.fourier import Fourier, FourierOptions
 from functaconv.networks.modulated import LatentMap, ModulatedNetwork
+from functaconv.networks.modulations import MODULATIONS
 from functaconv.networks.network import Inputs, Network, NetworkKind, NetworkOptions
 from functaconv.networks.observed import Average, Observed, Operator
 from functaconv.networks.placement import Placement
@@ -13,6 +14,7 @@ from functaconv.networks.sites import SiteGrid
 NETWORKS: dict[str, NetworkKind] = {"siren": Siren, "fourier": Fourier}
 
 __all__ = [
+    "MODULATIONS",
     "NETWORKS",
     "Average",
     "Closure",

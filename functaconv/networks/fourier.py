@@ -8,7 +8,7 @@ Recht 2007). With a modulated readout the network computes
 
 with layers h that no latent changes, and a mean of cosines over the whole domain. It is linear in the modulation: the
 Jacobian does not depend on it, and the first Gauss-Newton step is exact. Without layers it can be fitted in closed
-form. Shifts, or shifts and scales, modulate the layers instead.
+form. Other modulations change the layers instead.
 """
 
 import math
@@ -25,10 +25,12 @@ from torch.nn import functional
 from functaconv.errors import UsageError
 from functaconv.networks.cosines import OPEN, Closure, cosines, lowest, weighed
 from functaconv.networks.initial import uniform
-from functaconv.networks.network import Inputs, Network, NetworkOptions, Pullback
+from functaconv.networks.layered import READOUT, Layered, LayeredOptions, uniform_layer
+from functaconv.networks.modulations import ModulationName
+from functaconv.networks.network import Inputs
 from functaconv.networks.placement import Placement
-from functaconv.options import MOST_PARAMETERS, STRICT, Frequency, Width, check_size
-from functaconv.shapes import CellCoords, CellFeatures, Modulations
+from functaconv.options import MOST_PARAMETERS, STRICT, Frequency, check_size
+from functaconv.shapes import CellCoords
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sine": torch.sin,
@@ -43,10 +45,12 @@ REACH = 2.5
 
 
 @dataclass(frozen=True, config=STRICT)
-class FourierOptions(NetworkOptions):
+class FourierOptions(LayeredOptions):
     """Fourier features, then none or several layers."""
 
     kind: Literal["fourier"] = "fourier"
+    modulation: ModulationName = READOUT
+    """readout: the output's weights; any other (see siren) changes the hidden layers"""
     features: Annotated[int, Field(ge=0, le=65536)] = 0
     """Fourier features; 0: as many as suit the data"""
     mean_features: Annotated[int, Field(ge=0, le=65536)] = 0
@@ -57,18 +61,14 @@ class FourierOptions(NetworkOptions):
     """learned: standard deviation of the frequencies at the beginning (cycles per unit)"""
     layers: Annotated[int, Field(ge=0, le=100)] = 0
     """hidden layers between the features and the output"""
-    width: Width = 128
-    """numbers of a hidden layer"""
     activation: Literal["sine", "gelu", "leaky-relu"] = "gelu"
     """of the hidden layers"""
     w0_hidden: Frequency = 10.0
     """sine: factor of the arguments"""
-    modulation: Literal["readout", "shift", "film"] = "readout"
-    """readout: latents change the output's weights; shift, film: they shift, or shift and scale, the hidden layers"""
 
     @model_validator(mode="after")
     def _is_possible(self) -> "FourierOptions":
-        if self.modulation != "readout" and not self.layers:
+        if self.modulation != READOUT and not self.layers:
             raise ValueError(f"{self.modulation} modulates hidden layers, and there are none: set network.layers")
         if self.layers:
             size = self.width * (self.width * (self.layers - 1) + (self.features or USUAL_FEATURES))
@@ -93,12 +93,17 @@ class FourierOptions(NetworkOptions):
 
     @property
     def modulations(self) -> int:
-        if self.modulation == "readout":
-            return self.width if self.layers else self.features or USUAL_FEATURES
-        return self.layers * self.width * (2 if self.modulation == "film" else 1)
+        if self.modulation == READOUT and not self.layers:
+            return self.features or USUAL_FEATURES
+        return super().modulations
+
+    @property
+    def layers_modulated(self) -> Sequence[tuple[int, int]]:
+        fan_in = [self.features or USUAL_FEATURES, *[self.width] * self.layers]
+        return [(into, self.width) for into in fan_in[: self.layers]]
 
 
-class Fourier(Network):
+class Fourier(Layered):
     """Fourier features of the coordinates, hidden layers, and a readout.
 
     Fixed features are those of the first `axes` coordinates, the mean is one of the last `axes`: the same ones for a
@@ -112,32 +117,29 @@ class Fourier(Network):
 
     def __init__(self, inputs: Inputs, options: FourierOptions, *, generator: torch.Generator | None) -> None:
         features, hidden = options.features or USUAL_FEATURES, [options.width] * options.layers
-        readout = ([features, *hidden][-1], inputs.channels)
-        is_linear = options.modulation == "readout"
-        parts = [math.prod(readout)] if is_linear else hidden * (2 if options.modulation == "film" else 1)
-        super().__init__(parts, width=max(features, *hidden, 1), layers=1 + options.layers)
-        self.is_linear, self.absorbs_constants = is_linear, options.modulation != "film"
-        self.axes, self.channels, self.closure = inputs.axes, inputs.channels, inputs.closure
+        fan_in = [features, *hidden]
+        self.w0 = options.w0_hidden if options.activation == "sine" else 1.0
+        bounds = [math.sqrt(6 / size) / self.w0 for size in fan_in[:-1]]
+        layers = [uniform_layer(into, out, bound) for into, out, bound in zip(fan_in[:-1], hidden, bounds, strict=True)]
+        super().__init__(options, layers, channels=inputs.channels, features=fan_in[-1], generator=generator)
+        self.width, self.layers = max(features, *hidden, 1), 1 + options.layers
+        self.axes, self.closure = inputs.axes, inputs.closure
         self.has_cells, self.learned = inputs.coords > inputs.axes, options.learned
-        self.activation, self.w0 = ACTIVATIONS[options.activation], options.w0_hidden
-        if options.activation != "sine":
-            self.w0 = 1.0
+        self.activation = ACTIVATIONS[options.activation]
         if self.learned:
             self._begin_learned(features, inputs, options.spread, generator)
         else:
             self._begin_fixed(features, max(1, options.mean_features), inputs, generator)
-        fan_in = [features, *hidden]
         self.weights = nn.ParameterList(
-            uniform(out, into, low=-bound, high=bound, generator=generator)
-            for into, out, bound in zip(
-                fan_in[:-1], hidden, [math.sqrt(6 / size) / self.w0 for size in fan_in[:-1]], strict=True
-            )
+            uniform(out, into if bend.has_weight else 0, low=-bound, high=bound, generator=generator)
+            for into, out, bound, bend in zip(fan_in[:-1], hidden, bounds, self.bends, strict=True)
         )
         self.biases = nn.ParameterList(torch.zeros(out) for out in hidden)
         # latents change the output as much however many features there are; the closed form fits the latent map itself
-        self.reach = 1.0 if options.has_closed_form else readout[0] ** -0.5
-        bound = readout[0] ** -0.5 if hidden else 0.0
-        self.readout = nn.Parameter(uniform(math.prod(readout), low=-bound, high=bound, generator=generator))
+        self.reach = 1.0 if options.has_closed_form else fan_in[-1] ** -0.5
+        bound = fan_in[-1] ** -0.5 if hidden else 0.0
+        size = fan_in[-1] * inputs.channels
+        self.readout = nn.Parameter(uniform(size, low=-bound, high=bound, generator=generator))
 
     def _begin_fixed(self, features: int, mean: int, inputs: Inputs, generator: torch.Generator | None) -> None:
         if not inputs.is_planar:
@@ -166,9 +168,8 @@ class Fourier(Network):
         self.constant = nn.Parameter(torch.full((self.channels,), 0.5))
 
     @property
-    def matrices(self) -> list[nn.Parameter]:
-        """Weights of the hidden layers."""
-        return list(self.weights)
+    def output(self) -> Float[Tensor, "number channel"]:
+        return self.readout.reshape(-1, self.channels)
 
     @property
     def correction_scales(self) -> Float[Tensor, " modulation"]:
@@ -193,108 +194,22 @@ class Fourier(Network):
             return self.constant.expand(*coords.shape[:-1], -1)
         return weighed(coords[..., -self.axes :], self.mean_frequencies, self.mean, self.closure)
 
-    @torch.no_grad()
-    def absorb(self, modulation: Float[Tensor, " modulation"]) -> None:
-        """Make a modulation that all items share part of the network."""
-        if self.is_linear:
-            self.readout.copy_(self.readout + self.reach * modulation)
-            return
-        for bias, shift in zip(self.biases, self._split(modulation), strict=True):
-            bias.copy_(bias + shift)
-
-    def forward(self, coords: CellCoords, modulations: Sequence[Float[Tensor, "item cell #point _"]]) -> CellFeatures:
-        """Features of every point of every cell, without what all items have in `common`."""
-        if self.is_linear:
-            return self._read_by_items(self._hidden(coords), self._weights(modulations[0]))
-        return self._hidden(coords, modulations) @ self.readout.reshape(-1, self.channels)
-
-    def features(self, modulation: Modulations, placement: Placement) -> CellFeatures:
-        """Features of every point of every cell."""
-        if not self.is_linear:
-            return super().features(modulation, placement)
-        if not self._is_one_cell(placement):
-            return self._whole(self._read(self._hidden(placement.coords), modulation, placement), placement)
-        # one cell reads one site: items side by side
-        weights = self._weights(modulation)[:, 0].reshape(len(modulation), -1, self.channels)
-        read = self._read_out(placement, weights.permute(1, 0, 2).flatten(1))
-        read = read.reshape(*placement.index.shape, len(weights), self.channels).permute(2, 0, 1, 3)
-        return self._whole(read, placement)
-
-    def vjp(self, modulation: Modulations, placement: Placement) -> tuple[CellFeatures, Pullback]:
-        """Features, and the function that pulls a cotangent of them back onto the modulations."""
-        if not self.is_linear:
-            return super().vjp(modulation, placement)
-        hidden = self._hidden(placement.coords)
-
-        def pullback(cotangent: CellFeatures) -> Modulations:
-            if placement.blend is None:
-                by_weight = torch.einsum("cpf,icph->icfh", hidden, cotangent)[:, :, None]
-            else:
-                by_weight = torch.einsum("cpf,icph->icpfh", hidden, cotangent)
-            return self.reach * placement.gather(by_weight.flatten(-2))
-
-        return self._whole(self._read(hidden, modulation, placement), placement), pullback
-
-    def jacobian(
-        self, modulation: Modulations, placement: Placement, onto: Float[Tensor, "modulation number"]
-    ) -> tuple[CellFeatures, Float[Tensor, "#item cell point channel number"]]:
-        """Features, and their derivative by the numbers that `onto` maps to the modulations a point reads: with a
-        modulated readout the same for all items.
-        """
-        if not self.is_linear:
-            return super().jacobian(modulation, placement, onto)
-        weights = (self.reach * onto).reshape(len(onto) // self.channels, -1)
-        shape = (1, *placement.index.shape, self.channels, onto.shape[1])
-        if self._is_one_cell(placement):
-            return self.features(modulation, placement), self._read_out(placement, weights).reshape(shape)
-        hidden = self._hidden(placement.coords)
-        features = self._whole(self._read(hidden, modulation, placement), placement)
-        return features, (hidden @ weights).reshape(shape)
-
     @property
     def _closure_of_cells(self) -> Closure:
         return OPEN if self.has_cells else self.closure
 
-    def _is_one_cell(self, placement: Placement) -> bool:
-        return self.is_linear and len(placement.index) == 1 and placement.blend is None
-
-    def _hidden(self, coords: CellCoords, modulations: Sequence[Tensor] = ()) -> Tensor:
-        """What is read out at each point, `[#item, cell, point, number]`, or without items where none is modulated."""
-        hidden = self.encoded(coords)
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            hidden = functional.linear(hidden, weight, bias)
-            if len(modulations) > len(self.weights):
-                # a zero latent leaves the network as it is: scales are counted from one
-                hidden = hidden * (1 + modulations[len(self.weights) + layer])
-            if modulations:
-                hidden = hidden + modulations[layer]
-            hidden = self.activation(self.w0 * hidden)
-        return hidden
-
-    def _weights(self, modulation: Float[Tensor, "*any modulation"]) -> Float[Tensor, "*any modulation"]:
-        """Of the readout."""
-        return self.reach * modulation + self.readout
-
-    def _read(
-        self, hidden: Float[Tensor, "cell point number"], modulation: Modulations, placement: Placement
-    ) -> CellFeatures:
-        """Sums of what is read out; the weights are computed for the sites, which are fewer than what reads them."""
-        return self._read_by_items(hidden, placement.spread(self._weights(modulation)))
-
-    def _read_by_items(
-        self, hidden: Float[Tensor, "cell point number"], weights: Float[Tensor, "item cell #point modulation"]
-    ) -> CellFeatures:
-        """Sums of what is read out, with weights that differ from item to item and from cell to cell."""
-        weights = weights.reshape(*weights.shape[:3], -1, self.channels)
-        if weights.shape[2] == 1:
-            return torch.einsum("cpf,icfh->icph", hidden, weights[:, :, 0])
-        return torch.einsum("cpf,icpfh->icph", hidden, weights)
+    def hidden(self, coords: CellCoords, modulations: Sequence[Tensor] = ()) -> Tensor:
+        """What is read out at each point."""
+        values = self.encoded(coords)
+        for number in range(len(self.weights)):
+            values = self.layer(number, values, modulations, lambda product: self.activation(self.w0 * product))
+        return values
 
     def _read_out(
         self, placement: Placement, weights: Float[Tensor, "number column"]
     ) -> Float[Tensor, "cell point column"]:
         """Sums of what is read out, with weights that are the same at all points."""
         if self.learned or self.weights:
-            return self._hidden(placement.coords) @ weights
+            return super()._read_out(placement, weights)
         coords = placement.coords[..., : self.axes]
         return weighed(coords, self.frequencies, weights, self._closure_of_cells)

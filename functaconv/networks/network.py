@@ -4,6 +4,7 @@ A new network defines `Options`, `forward`, and in its constructor says which mo
 from autograd; a network that knows faster ones overrides `vjp` and `jacobian`.
 """
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 from functaconv.networks.cosines import OPEN, Closure
 from functaconv.networks.placement import Placement
 from functaconv.shapes import CellCoords, CellFeatures, Modulations
+
+# values of a layer that are moved together along several numbers of the latents
+FORWARD_TOGETHER = 1 << 22
 
 Pullback = Callable[[CellFeatures], Modulations]
 
@@ -56,6 +60,11 @@ class NetworkOptions:
         return self.kind
 
     @property
+    def why_global(self) -> str:
+        """Why latents cannot be spatial, where they cannot."""
+        return ""
+
+    @property
     def has_closed_form(self) -> bool:
         """The closed form is the best such network: nothing is to be learned."""
         return False
@@ -80,6 +89,9 @@ class Network(nn.Module, ABC):
     slows a fit a little; it does not stay in the result, as it would from the residuals."""
     is_linear: bool = False
     """features are linear in the modulations"""
+    forward_mode: bool = False
+    """a Jacobian costs less by one forward derivative per number of a latent than by one pullback per channel, since a
+    pullback at every point needs modulations of every point"""
     absorbs_constants: bool = False
     """a modulation that all items share can become part of the parameters, by `absorb`"""
 
@@ -135,11 +147,32 @@ class Network(nn.Module, ABC):
         One pullback per channel: points do not depend on each other's modulations, so all are pulled back at once.
         """
         read = placement.spread(modulation)
+        if self.forward_mode:
+            return self._whole(self(placement.coords, self._split(read)), placement), self._forward(
+                placement, read, onto
+            )
         read = read.expand(*read.shape[:2], placement.index.shape[1], -1)
         features, pullback = vjp(lambda given: self(placement.coords, self._split(given)), read)
         units = torch.eye(features.shape[-1], dtype=features.dtype, device=features.device)
         rows = [pullback(unit.expand_as(features)) @ onto for unit in units]
         return self._whole(features, placement), torch.stack(rows, 3)
+
+    def _forward(
+        self, placement: Placement, read: Tensor, onto: Float[Tensor, "modulation number"]
+    ) -> Float[Tensor, "item cell point channel number"]:
+        """The derivative of the features by the numbers, some of the numbers at a time."""
+
+        def along(direction: Float[Tensor, " modulation"]) -> CellFeatures:
+            given, change = (read,), (direction.expand_as(read),)
+            changes: Tensor = torch.func.jvp(lambda own: self(placement.coords, self._split(own)), given, change)[1]
+            return changes
+
+        together = max(1, FORWARD_TOGETHER // (len(read) * placement.index.numel() * self.width))
+        with warnings.catch_warnings():
+            # of how torch makes its own rules for forward derivatives, when it first needs them
+            warnings.filterwarnings("ignore", "`torch.jit.script` is", DeprecationWarning)
+            rows: Tensor = torch.func.vmap(along, out_dims=-1, chunk_size=together)(onto.T)
+        return rows
 
     def _split(self, modulations: Float[Tensor, "*rest modulation"]) -> Sequence[Tensor]:
         return torch.split(modulations, list(self.parts), -1)

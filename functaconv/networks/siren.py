@@ -1,10 +1,12 @@
 """SIREN (Sitzmann et al. 2020) with modulated layers, as in functa (Dupont et al. 2022).
 
-Layer l computes `sin(w0 * (scale * (W h + b) + shift))`; the last layer is linear plus an output offset.
+Layer l computes `sin(w0 * (scale * (W h + b) + shift))`; the last layer is linear plus an output offset. Derivatives by
+shifts and scales are written out, those by other modulations are autograd's.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -15,21 +17,27 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from functaconv.networks.initial import uniform
-from functaconv.networks.network import Inputs, Network, NetworkOptions, Pullback
+from functaconv.networks.layered import Layered, LayeredOptions, uniform_layer
+from functaconv.networks.network import Inputs, Pullback
 from functaconv.networks.placement import Placement
-from functaconv.options import MOST_PARAMETERS, STRICT, Depth, Frequency, Width, check_size
+from functaconv.options import MOST_PARAMETERS, STRICT, Depth, Frequency, check_size
 from functaconv.shapes import CellCoords, CellFeatures, Modulations
+
+# coordinates of a point at most: two times three, in its cell and in the domain
+MOST_COORDS = 6
 
 Sweep = Callable[[Tensor], Iterator[tuple[int, Tensor, Tensor | None]]]
 
 
+# modulations whose derivatives are written out
+FAST = ("shift", "film")
+
+
 @dataclass(frozen=True, config=STRICT)
-class SirenOptions(NetworkOptions):
-    """Sine layers, modulated by shifts, and by scales where asked for."""
+class SirenOptions(LayeredOptions):
+    """Sine layers."""
 
     kind: Literal["siren"] = "siren"
-    width: Width = 128
-    """numbers of a hidden layer"""
     depth: Depth = 5
     """layers, the linear output included"""
     w0_first: Frequency = 30.0
@@ -38,8 +46,6 @@ class SirenOptions(NetworkOptions):
     """the same of the other sine layers"""
     output_offset: Annotated[float, Field(ge=-10, le=10)] = 0.5
     """added to the output: features lie around one half"""
-    modulation: Literal["shift", "film"] = "shift"
-    """film: scales as well as shifts"""
     skips: bool = False
     """hidden layers add to what they were given"""
     frequencies: Annotated[int, Field(ge=0, le=8192)] = 0
@@ -53,23 +59,23 @@ class SirenOptions(NetworkOptions):
 
     @property
     def sweep_width(self) -> int:
-        return self.width
+        return self.width if self.modulation in FAST else 0
 
     @property
     def described(self) -> str:
         return f"siren, width {self.width}, depth {self.depth}, {self.modulation}"
 
     @property
-    def modulations(self) -> int:
-        return (self.depth - 1) * self.width * (2 if self.modulation == "film" else 1)
+    def layers_modulated(self) -> Sequence[tuple[int, int]]:
+        first = 2 * self.frequencies or MOST_COORDS
+        return [(first, self.width), *[(self.width, self.width)] * (self.depth - 2)]
 
 
-class Siren(Network):
+class Siren(Layered):
     """Coordinates and modulations to features, through sine layers.
 
     `depth` counts the linear output layer, as functa does: depth 10 has nine sine layers. Initialisation is
-    functa's: first layer U(±1/fan_in), the others U(±sqrt(6/fan_in)/w0), zero biases. Modulations are the shifts of
-    every sine layer, then the scales where there are any.
+    functa's: first layer U(±1/fan_in), the others U(±sqrt(6/fan_in)/w0), zero biases.
 
     With `skips` a hidden layer adds to what it was given. With `frequencies` the first layer sees sines and cosines of
     that many learned frequencies (cycles per unit, drawn with standard deviation w0_first / 2 pi) in place of the
@@ -80,43 +86,69 @@ class Siren(Network):
 
     def __init__(self, inputs: Inputs, options: SirenOptions, *, generator: torch.Generator | None) -> None:
         width, depth, w0_hidden, coords = options.width, options.depth, options.w0_hidden, inputs.coords
-        has_scales = options.modulation == "film"
-        super().__init__([width] * (depth - 1) * (2 if has_scales else 1), width=width, layers=depth - 1)
-        self.scales, self.skips, self.output_offset = has_scales, options.skips, options.output_offset
-        self.absorbs_constants = not self.scales
-        self.w0 = [options.w0_first] + [w0_hidden] * (depth - 2)
-        self.frequencies: nn.Parameter | None = None
+        w0 = [options.w0_first] + [w0_hidden] * (depth - 2)
         fan_in, bounds = [coords] + [width] * (depth - 1), [1 / coords]
         if frequencies := options.frequencies:
+            w0[0], fan_in[0] = w0_hidden, 2 * frequencies
+            bounds = [math.sqrt(6 / (2 * frequencies)) / w0_hidden]
+        bounds += [math.sqrt(6 / width) / w0_hidden] * (depth - 1)
+        layers = [uniform_layer(into, width, bound) for into, bound in zip(fan_in[:-1], bounds[:-1], strict=True)]
+        super().__init__(options, layers, channels=inputs.channels, generator=generator)
+        self.w0, self.skips, self.output_offset = w0, options.skips, options.output_offset
+        self.scales, self.is_fast, self.reach = options.modulation == "film", options.modulation in FAST, width**-0.5
+        self.frequencies: nn.Parameter | None = None
+        if frequencies:
             spread = torch.empty(frequencies, coords)
             if generator is not None:
                 spread.normal_(std=options.w0_first / (2 * math.pi), generator=generator)
             self.frequencies = nn.Parameter(spread)
-            self.w0[0], fan_in[0] = w0_hidden, 2 * frequencies
-            bounds = [math.sqrt(6 / (2 * frequencies)) / w0_hidden]
-        bounds += [math.sqrt(6 / width) / w0_hidden] * (depth - 1)
         fan_out = [width] * (depth - 1) + [inputs.channels]
+        has_weight = [bend.has_weight for bend in self.bends] + [True]
         self.weights = nn.ParameterList(
-            uniform(out, into, low=-bound, high=bound, generator=generator)
-            for into, out, bound in zip(fan_in, fan_out, bounds, strict=True)
+            uniform(out, into if has else 0, low=-bound, high=bound, generator=generator)
+            for into, out, bound, has in zip(fan_in, fan_out, bounds, has_weight, strict=True)
         )
         self.biases = nn.ParameterList(torch.zeros(out) for out in fan_out)
 
     @property
     def matrices(self) -> list[nn.Parameter]:
         """Weights between hidden layers, which an optimiser may orthogonalise."""
-        return list(self.weights)[1:-1]
+        return [weight for weight in list(self.weights)[1:-1] if weight.numel()]
 
-    @torch.no_grad()
-    def absorb(self, modulation: Float[Tensor, " modulation"]) -> None:
-        """Make a shift that all items share part of the biases."""
-        for bias, shift in zip(self.biases, torch.split(modulation, self.width), strict=False):
-            bias.copy_(bias + shift)
+    @property
+    def output(self) -> Float[Tensor, "number channel"]:
+        weights: Tensor = self.weights[-1].mT
+        return weights
+
+    def common(self, coords: CellCoords) -> Float[Tensor, "cell point channel"] | None:
+        """The output's bias, where it is not part of a pass that is written out."""
+        if self.is_fast:
+            return None
+        bias: Tensor = self.biases[-1] + self.output_offset
+        return bias.expand(*coords.shape[:-1], -1)
+
+    def hidden(self, coords: CellCoords, modulations: Sequence[Tensor] = ()) -> Tensor:
+        """What is read out at each point."""
+        values: Tensor = self._encoded(coords)
+        for number, w0 in enumerate(self.w0):
+            after = self.layer(number, values, modulations, partial(_sine, w0))
+            values = values + after if self.skips and number else after
+        return values
+
+    def _encoded(self, coords: CellCoords) -> Tensor:
+        """Coordinates, or sines and cosines of the learned frequencies, as the first layer sees them."""
+        if self.frequencies is None:
+            return coords
+        phase = coords @ (2 * math.pi * self.frequencies).T
+        # forward derivatives have rules for these alone
+        return torch.cat(sine_cosine(phase) if self.is_fast else (phase.sin(), phase.cos()), -1)
 
     def forward(
         self, coords: CellCoords, modulations: Sequence[Float[Tensor, "item cell #point width"]]
     ) -> CellFeatures:
         """Features of every point of every cell."""
+        if not self.is_fast:
+            return super().forward(coords, modulations)
         features, _ = self._run(coords, modulations, one_way=not torch.is_grad_enabled())
         return features
 
@@ -126,6 +158,8 @@ class Siren(Network):
         The pullback is written out in ordinary differentiable operations, so that the outer loop differentiates
         through it once instead of asking autograd for a double backward.
         """
+        if not self.is_fast:
+            return super().vjp(modulation, placement)
         features, sweep = self._run(placement.coords, self._split(placement.spread(modulation)))
 
         def pullback(cotangent: CellFeatures) -> Modulations:
@@ -141,12 +175,14 @@ class Siren(Network):
 
     def jacobian(
         self, modulation: Modulations, placement: Placement, onto: Float[Tensor, "modulation number"]
-    ) -> tuple[CellFeatures, Float[Tensor, "item cell point channel number"]]:
+    ) -> tuple[CellFeatures, Float[Tensor, "#item cell point channel number"]]:
         """Features, and their derivative by the numbers that `onto` maps to the modulations a point reads.
 
         One reverse sweep per channel, kept apart for every point; of the modulations only what `onto` makes of
         them is ever held. The sweeps run in `sweep_dtype`, features and derivatives are those of the parameters.
         """
+        if not self.is_fast:
+            return super().jacobian(modulation, placement, onto)
         modulations = self._split(placement.spread(modulation))
         features, sweep = self._run(placement.coords, modulations, sweep_dtype=self.sweep_dtype)
         parts = torch.split(onto, self.width)
@@ -176,15 +212,13 @@ class Siren(Network):
         the first, the derivative by its shift (short of the factor w0) and by its scale, at every point. With
         `one_way` nothing is kept for it.
         """
-        shifts = modulations[: self.layers]
+        count = len(self.w0)
+        shifts = modulations[:count]
         # a zero latent leaves the network as it is: scales are counted from one
-        scales = [1 + part for part in modulations[self.layers :]] if self.scales else [None] * self.layers
+        scales = [1 + part for part in modulations[count:]] if self.scales else [None] * count
         cosines: list[Tensor] = []
         inputs: list[Tensor] = []
-        hidden: Tensor = coords
-        if self.frequencies is not None:
-            phase = hidden @ (2 * math.pi * self.frequencies).T
-            hidden = torch.cat(sine_cosine(phase), -1)
+        hidden = self._encoded(coords)
         for layer, (weight, bias, w0, shift, scale) in enumerate(
             zip(self.weights[:-1], self.biases[:-1], self.w0, shifts, scales, strict=True)
         ):
@@ -215,6 +249,10 @@ class Siren(Network):
                         back = back + beyond
 
         return features, sweep
+
+
+def _sine(w0: float, product: Tensor) -> Tensor:
+    return torch.sin(w0 * product)
 
 
 def _plus(rows: Tensor | None, values: Tensor, weight: Tensor) -> Tensor:

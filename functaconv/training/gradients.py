@@ -136,7 +136,8 @@ class OuterGradients:
         if self.base.solver.needs_jacobian and steps > 1 and not network.is_linear:
             # every step after the shared first one leaves a Jacobian, and its sweeps
             rows = 4 * self.base.read_numbers * axes.channels
-            step += (TENSORS_PER_LAYER * axes.channels * layer + 2 * rows) * seen
+            sweeps = self.base.read_numbers if network.forward_mode else axes.channels
+            step += (TENSORS_PER_LAYER * sweeps * layer + 2 * rows) * seen
         last = TENSORS_OF_FORWARD * layer * (count if outer is None else len(outer))
         whole, wish = steps * step + last, self.training.recompute
         recompute = wish == "yes" or (wish == "auto" and whole > self._memory)

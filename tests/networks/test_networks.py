@@ -11,7 +11,7 @@ from functaconv.base import Base
 from functaconv.construction import build
 from functaconv.errors import UsageError
 from functaconv.modalities import Axes
-from functaconv.networks import NETWORKS, Network, Placement
+from functaconv.networks import MODULATIONS, NETWORKS, Network, Placement
 from functaconv.recipe import Recipe
 from functaconv.signals.grid import Grid
 from functaconv.signals.normalizer import Normalizer
@@ -30,7 +30,16 @@ CASES: dict[str, dict[str, Any]] = {
                      "activation": "sine", "w0_hidden": 2.0, "modulation": "shift"},
     "fourier film": {"kind": "fourier", "features": 6, "layers": 2, "width": 5, "activation": "leaky-relu",
                      "modulation": "film"},
+    "siren fmm": {"kind": "siren", "width": 5, "depth": 3, "w0_hidden": 5.0, "modulation": "fmm", "skips": True},
+    "siren lowrank": {"kind": "siren", "width": 5, "depth": 3, "w0_hidden": 5.0, "modulation": "lowrank",
+                      "frequencies": 3},
+    "siren readout": {"kind": "siren", "width": 5, "depth": 3, "w0_hidden": 5.0, "modulation": "readout"},
 }  # fmt: skip
+LAYERED: dict[str, dict[str, Any]] = {
+    "siren": {"kind": "siren", "width": 5, "depth": 3, "w0_first": 7.0, "w0_hidden": 5.0},
+    "fourier": {"kind": "fourier", "features": 6, "layers": 2, "width": 5},
+}
+
 LAYOUTS: dict[str, dict[str, Any]] = {
     "global": {"sites": []},
     "nearest": {"sites": [2, 3]},
@@ -39,7 +48,9 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "kernel3": {"sites": [2, 3], "kernel": 3},
 }
 # every network on a layout, every layout with two networks
-PAIRS = [(case, list(LAYOUTS)[number % len(LAYOUTS)]) for number, case in enumerate(CASES)]
+PAIRS = [
+    (case, "global" if "fmm" in case else list(LAYOUTS)[number % len(LAYOUTS)]) for number, case in enumerate(CASES)
+]
 ITEMS, NUMBERS, CHANNELS, SHAPE = 2, 3, 2, (4, 5)
 EXACT = {"rtol": 1e-10, "atol": 1e-11}
 
@@ -54,7 +65,12 @@ def recipe_of(case: str, layout: str = "global", **latent: Any) -> Recipe:
 
 
 def base_of(case: str, layout: str = "global", **latent: Any) -> Base:
-    base = build(recipe_of(case, layout, **latent), Axes("array", 2, CHANNELS), Normalizer((0.0,) * 2, (1.0,) * 2))
+    return stirred(
+        build(recipe_of(case, layout, **latent), Axes("array", 2, CHANNELS), Normalizer((0.0,) * 2, (1.0,) * 2))
+    )
+
+
+def stirred(base: Base) -> Base:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in base.field.network.parameters():
@@ -103,7 +119,8 @@ def test_derivatives_are_those_of_autograd(case: str, layout: str) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_outer_loop_goes_through_the_pullback(case: str) -> None:
-    base = base_of(case, "nearest" if CASES[case]["kind"] == "siren" else "window")
+    layout = "nearest" if CASES[case]["kind"] == "siren" else "window"
+    base = base_of(case, "global" if "fmm" in case else layout)
     field, placement, latents = base.field, placement_of(base), latents_of(base).requires_grad_()
     parameters, direction = [latents, *field.parameters()], latents_of(base, seed=5)
     features, pullback = field.vjp(latents, placement)
@@ -117,7 +134,7 @@ def test_the_outer_loop_goes_through_the_pullback(case: str) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_fast_derivatives_are_those_that_a_network_has_without_them(case: str) -> None:
-    base = base_of(case, "nearest")
+    base = base_of(case, "global" if "fmm" in case else "nearest")
     network, placement = base.field.network, placement_of(base)
     modulation = base.field.latent_map(latents_of(base))
     onto = base.field.latent_map.weight
@@ -126,6 +143,64 @@ def test_fast_derivatives_are_those_that_a_network_has_without_them(case: str) -
         (network.jacobian(modulation, placement, onto)[1], Network.jacobian(network, modulation, placement, onto)[1]),
     ):
         torch.testing.assert_close(fast.expand_as(usual), usual, **EXACT)
+
+
+@pytest.mark.parametrize("modulation", MODULATIONS)
+@pytest.mark.parametrize("kind", LAYERED)
+def test_every_layered_network_takes_every_modulation(kind: str, modulation: str) -> None:
+    """Its Jacobian, forward or by pullbacks, is autograd's, and so is the outer derivative through it."""
+    recipe = Recipe().changed(
+        {"network": LAYERED[kind] | {"modulation": modulation, "rank": 2}, "latent": {"numbers": NUMBERS}}
+    )
+    base = stirred(build(recipe, Axes("array", 2, CHANNELS), Normalizer((0.0,) * 2, (1.0,) * 2)))
+    field, placement, latents = base.field, placement_of(base), latents_of(base)
+    assert recipe.network.modulations >= field.network.modulations / (CHANNELS if modulation == "readout" else 1)
+    features, rows = field.jacobian(latents, placement)
+    torch.testing.assert_close(features, field(latents, placement), **EXACT)
+
+    def of_item(latent: Tensor) -> Tensor:
+        decoded: Tensor = field(latent[None], placement)[0]
+        return decoded
+
+    for item, latent in enumerate(latents):
+        expected = torch.func.jacrev(of_item)(latent)[..., 0, :]
+        assert expected.abs().amax((0, 1, 2)).min() > 0
+        torch.testing.assert_close(rows.expand(ITEMS, -1, -1, -1, -1)[item], expected, **EXACT)
+    learned = [parameter for parameter in field.parameters() if parameter.numel()]
+    found = torch.autograd.grad(rows.square().sum(), learned, allow_unused=True, materialize_grads=True)
+    again = Network.jacobian(field.network, field.latent_map(latents), placement, field.latent_map.weight)[1]
+    assert again.shape[1:] == rows.shape[1:]
+    slope = torch.func.jacrev(of_item)(latents[0])[..., 0, :].square().sum()
+    first = field.jacobian(latents[:1], placement)[1].square().sum()
+    torch.testing.assert_close(first, slope, **EXACT)
+    assert all(gradient.isfinite().all() for gradient in found)
+
+
+@pytest.mark.parametrize("kind", LAYERED)
+def test_fmm_has_a_derivative_at_a_zero_latent_and_leaves_the_network_as_it_is(kind: str) -> None:
+    recipe = Recipe().changed({"network": LAYERED[kind] | {"modulation": "fmm"}, "latent": {"numbers": NUMBERS}})
+    base = build(recipe, Axes("array", 2, CHANNELS), Normalizer((0.0,) * 2, (1.0,) * 2)).double()
+    placement, zero = placement_of(base), torch.zeros(1, 1, NUMBERS, dtype=torch.float64)
+    features, rows = base.field.jacobian(zero, placement)
+    network = base.field.network
+    assert rows.abs().amax((0, 1, 2, 3)).min() > 1e-3
+    with torch.no_grad():
+        for bend in network.bends:
+            bend.left.zero_()
+    torch.testing.assert_close(base.field(zero, placement), features, **EXACT)
+    # without what A begins with only the biases would move
+    weights = torch.split(base.field.latent_map.weight, list(network.parts))
+    with torch.no_grad():
+        for part in weights[: len(network.bends)]:
+            part.zero_()
+    assert not base.field.jacobian(zero, placement)[1].any()
+
+
+def test_matrices_are_not_formed_for_every_cell() -> None:
+    for modulation in ("fmm", "gate", "hyper", "factorized"):
+        for layout in ("nearest", "linear", "window", "kernel3"):
+            with pytest.raises(UsageError, match="forms a matrix of each layer for every item"):
+                Recipe().changed({"network": {"modulation": modulation}, "latent": LAYOUTS[layout]})
 
 
 @pytest.mark.parametrize(("case", "layout"), PAIRS)
