@@ -50,6 +50,10 @@ class LayeredOptions(NetworkOptions):
         return sum(sum(sizes(Layer(*fans, 1.0, self.rank))) for fans in self.layers_modulated)
 
     @property
+    def wants_chords(self) -> bool:
+        return MODULATIONS[self.modulation].forms_matrix
+
+    @property
     def why_global(self) -> str:
         if not MODULATIONS[self.modulation].forms_matrix:
             return ""

@@ -65,6 +65,11 @@ class NetworkOptions:
         return ""
 
     @property
+    def wants_chords(self) -> bool:
+        """A Jacobian of each item costs so much that Gauss-Newton goes on with that of the start."""
+        return False
+
+    @property
     def has_closed_form(self) -> bool:
         """The closed form is the best such network: nothing is to be learned."""
         return False

@@ -72,6 +72,8 @@ def choose(names: Sequence[str], device: torch.device, options: FitOptions, watc
     )  # fmt: skip
     chosen = preset_name or axes.modality.preset
     recipe = validated(layered(preset_of(str(chosen), situation).settings(), asked))
+    if recipe.network.wants_chords and recipe.solver.kind == "gauss-newton" and "chord" not in asked.get("solver", {}):
+        recipe = recipe.changed({"solver": {"chord": True}})
     is_free = not _network_asked_for(preset_name, asked)
     training, budget = recipe.training, asked.get("training", {})
     is_learned = not recipe.network.has_closed_form and not is_free
