@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from functaconv.areas import Areas, CellMeans, Trained
 from functaconv.cache import Cache
 from functaconv.memory import Footprint
 from functaconv.modalities import Axes
@@ -36,7 +37,7 @@ class Base(nn.Module):
     """Network, latent layout, solver, normaliser and geometry of a dataset.
 
     `start` is where every fit begins; it is learned or stays zero. With `by_area` the points of a grid count in a fit
-    by the area they stand for.
+    by the area they stand for. With `areas` items are fitted as means over the cells of their grid.
     """
 
     start: Tensor
@@ -59,6 +60,8 @@ class Base(nn.Module):
         self.geometry, self.by_area = geometry or Flat(axes.dims), by_area
         self.field, self.solver, self.normalizer = field, solver, normalizer
         self.axes, self.latent = axes, latent
+        self.areas: Areas | None = None
+        self.trained = Trained()
         start = torch.zeros(1, field.sites.count, latent)
         self.learned_start = learned_start
         if learned_start:
@@ -110,10 +113,12 @@ class Base(nn.Module):
         With `points` (indices into the batch's grid, on the CPU) only those; whole cells of them where the latents
         are spatial.
         """
-        batch = batch.to(self.device)
+        batch, field = batch.to(self.device), self.field
         if points is None:
             placed = self._grid(batch.grid, self.device)
             placement, weights = placed.placement, placed.weights
+            if self.areas is not None:
+                field, placement = self.areas.of(self.field, batch.grid, placed.points, placement)
         else:
             # sorted on the CPU: a GPU would be waited for several times
             placed = self._grid(batch.grid, torch.device("cpu"))
@@ -125,8 +130,9 @@ class Base(nn.Module):
         if weights is not None:
             known = features.new_ones(1, 1, features.shape[-1]) if valid is None else valid
             valid = weights[None, :, None] * known
-        problem = fitting_problem(self.field, placement, features, valid, chunk=chunk)
-        if self.is_coupled:
+        are_means = isinstance(field, CellMeans)
+        problem = fitting_problem(field, placement, features, valid, chunk=None if are_means else chunk)
+        if self.is_coupled or are_means:
             return replace(problem, sites=self.field.sites.count)
         # a start that is learned may differ from site to site
         alike = valid is None and placement.is_uniform and not self.learned_start
@@ -253,13 +259,13 @@ class Base(nn.Module):
         return self._linearization_bytes(problem) <= MOST_LINEARIZATION
 
     def _linearization_bytes(self, problem: Problem) -> int:
-        return 4 * problem.values * self.read_numbers
+        return 4 * problem.values * (self.numbers if isinstance(problem.field, CellMeans) else self.read_numbers)
 
     @property
     def read_numbers(self) -> int:
         """How many numbers a point depends on."""
         corners = 2**self.axes.dims if self.field.sites.interpolation != "nearest" and self.sites else 1
-        return corners * self.field.latent_map.read
+        return corners * self.field.latent_map.weight.shape[1]
 
     def place(self, points: Points) -> Placement:
         """Points sorted into cells."""

@@ -15,6 +15,7 @@ from safetensors.torch import save as save_bytes
 from torch import Tensor
 
 import functaconv
+from functaconv.areas import Trained
 from functaconv.base import CORRECTION, Base
 from functaconv.construction import build
 from functaconv.documents import other_version, parse_json
@@ -36,7 +37,6 @@ MOST_HEADER = 8 << 20
 _LENGTH = 8
 _DAMAGED = "the file is damaged: restore it from a copy, or make it again with fit-base"
 # a tensor that only canonical bases have
-MAPPING_FIRST = "field.latent_map.mapping.weights.0"
 METRIC = "solver.metric"
 
 
@@ -83,10 +83,9 @@ class StoredBase:
         if keep == base.latent:
             return self
         tensors = dict(base.state_dict())
-        # the first matrix that a latent meets
-        first = "field.latent_map.weight" if base.field.latent_map.mapping is None else MAPPING_FIRST
-        per_site = tensors[first].reshape(len(tensors[first]), -1, base.latent)
-        tensors[first] = per_site[..., :keep].flatten(1)
+        weight = tensors["field.latent_map.weight"]
+        per_site = weight.reshape(len(weight), -1, base.latent)
+        tensors["field.latent_map.weight"] = per_site[..., :keep].flatten(1)
         tensors[METRIC] = tensors[METRIC][:keep, :keep]
         if (correction := base.field.latent_map.correction) is not None:
             for name, tensor in correction.tensors_of_first(keep).items():
@@ -209,6 +208,7 @@ def base_from_bytes(content: bytes, name: str, device: torch.device | str = "cpu
         base = build(recipe, axes, normalizer, geometry, to_be_loaded=True)
         base.load_state_dict(tensors)
         _check_values(tensors, base)
+        base.trained = Trained.of(description.training)
     except (TypeError, ValueError, RuntimeError, UsageError) as error:
         # a ValidationError is a ValueError; torch lists each tensor that does not fit on a line of its own
         reason = " ".join(str(error).split())[:300]

@@ -11,7 +11,6 @@ from functaconv.networks import (
     Correction,
     Inputs,
     LatentMap,
-    Mapping,
     ModulatedNetwork,
     Network,
     Observed,
@@ -64,13 +63,9 @@ def build(
         if latent.map_width
         else None
     )
-    mapping = (
-        Mapping(latent.numbers, latent.mapping_width, latent.mapping, generator=generator) if latent.mapping else None
-    )
     latent_map = LatentMap(
-        grid, latent.numbers, network.modulations, kernel=latent.kernel, correction=correction, mapping=mapping,
-        generator=generator,
-    )  # fmt: skip
+        grid, latent.numbers, network.modulations, kernel=latent.kernel, correction=correction, generator=generator
+    )
     solver = lookup(SOLVERS, recipe.solver.kind, what="solver")(latent.numbers, recipe.solver, generator=generator)
     return Base(
         ModulatedNetwork(network, latent_map, grid), solver, normalizer, axes,

@@ -6,14 +6,16 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from functaconv.areas import Areas
 from functaconv.base import Base
 from functaconv.joining import Joined
 from functaconv.modalities.compared import Compared
 from functaconv.shapes import Features, Latents
 from functaconv.signals.batch import Batch
-from functaconv.signals.grid import Grid
+from functaconv.signals.grid import AnyGrid, Grid
 from functaconv.signals.signal import Signal
 from functaconv.solvers import Fit
+from functaconv.solvers.gauss_newton import GaussNewton
 
 Measures = dict[str, np.ndarray]
 """float32 by name: `mse` `[item]`, and those of the modality, `[item]` or `[item, variable]`"""
@@ -25,7 +27,32 @@ def measure(base: Base, batch: Batch, latents: Latents, fit: Fit | None = None) 
     if fit is not None and not base.axes.modality.measures:
         return {"mse": fit.problem.error(latents).cpu().numpy()}
     batch = batch.to(base.device)
-    return compare(base, batch, base.normalizer.features(batch), base.decode(latents, base.points(batch.grid)))
+    return compare(base, batch, base.normalizer.features(batch), samples(base, latents, batch.grid))
+
+
+def sample(base: Base, footprint: str) -> None:
+    """Have the base take items as values at points (`point`), or as means over cells (`area`).
+
+    Such items say less than those of the training: what they leave open is as the latents of training items are.
+    """
+    if footprint != "area":
+        base.areas = None
+        return
+    base.areas = Areas(base.geometry, base.trained)
+    if isinstance(base.solver, GaussNewton) and base.trained.shape and base.trained.mse:
+        # the mean over a cell has as much less of what the base cannot say as it is of more values
+        noise = base.trained.mse / (math.prod(base.trained.shape) * base.axes.channels)
+        base.solver.expect(base.latent_std, noise)
+
+
+@torch.no_grad()
+def samples(base: Base, latents: Latents, grid: AnyGrid) -> Features:
+    """Normalised features of items on a grid as they were sampled: at its points, or as means over its cells."""
+    if base.areas is None:
+        return base.decode(latents, base.points(grid))
+    field, placement = base.areas.of(base.field, grid, base.points(grid), base.placement(grid))
+    values = latents.new_empty(len(latents), grid.points, base.axes.channels)
+    return placement.scatter(field(latents, placement), values)
 
 
 def compare(base: Base, batch: Batch, features: Features, decoded: Features) -> Measures:

@@ -36,6 +36,9 @@ def command(
     min_gain: Annotated[
         float | None, typer.Option("--min-gain", help="An item is done when a step brings less.", metavar="DB")
     ] = None,
+    footprint: Annotated[
+        str, typer.Option("--footprint", help="A sample is the value at its point, or the mean over its cell: area.")
+    ] = "point",
     max_error_rate: Annotated[
         float, typer.Option("--max-error-rate", help="More failed items than this share: exit 3.", min=0, max=1)
     ] = 0.01,
@@ -69,8 +72,8 @@ def command(
         steps=steps, solver=solver, batch_size=batch_size, bits=bits, device=device, precision=precision,
         channels=channels, field=field, resize=parse_size(resize) if resize else None,
         crop=parse_size(crop) if crop else None, tile=tile, keep=keep, min_gain=min_gain, limit=limit,
-        max_error_rate=max_error_rate, min_psnr=min_psnr, allow_pipe=allow_pipe, workers=workers, engine=engine,
-        gpus_per_task=gpus_per_task, overwrite=overwrite, retry_failed=retry_failed,
+        footprint=footprint, max_error_rate=max_error_rate, min_psnr=min_psnr, allow_pipe=allow_pipe, workers=workers,
+        engine=engine, gpus_per_task=gpus_per_task, overwrite=overwrite, retry_failed=retry_failed,
     )  # fmt: skip
     if is_dry_run:
         facts = dry_run(base, shards, out, options).to_json()

@@ -7,6 +7,8 @@ from functaconv.data.decoders.transform import ImageTransform, Size
 from functaconv.errors import UsageError, lookup
 from functaconv.functaset.codecs import CODECS
 
+FOOTPRINTS = {"point": "the value at its point", "area": "the mean over its cell"}
+
 
 @dataclass(frozen=True)
 class EncodeOptions:
@@ -34,6 +36,9 @@ class EncodeOptions:
     """fit and store only the first, most important numbers of every site; for bases learned with gauss-newton"""
     min_gain: float | None = None
     """dB: an item is done when a step brings less, after `steps` at most"""
+    footprint: str = "point"
+    """what a sample is: the value at a point, or (area) the mean over its cell, as items coarser than those of the
+    training are"""
     limit: int | None = None
     """only the first so many records"""
     max_error_rate: float = 0.01
@@ -61,6 +66,9 @@ class EncodeOptions:
                 f"--min-gain must be 0 dB or more, not {self.min_gain:g}",
                 hint="leave it out to take every step: --steps",
             )
+        lookup(FOOTPRINTS, self.footprint, what="footprint")
+        if self.footprint == "area" and self.tile is not None:
+            raise UsageError("--footprint area is for items that are fitted as a whole", hint="leave --tile out")
         lookup(CODECS, self.bits, what="kind of --bits")
 
     @property

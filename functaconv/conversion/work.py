@@ -21,6 +21,7 @@ from functaconv.functaset.codecs import CODECS, Codec
 from functaconv.functaset.schema import Layout
 from functaconv.functaset.unfinished import Plan
 from functaconv.joining import overlap_of
+from functaconv.measuring import sample
 from functaconv.modalities.reading import Reading, check_possible
 from functaconv.signals.device import HALF, device_of, sweep_dtype_of, usable_precision
 from functaconv.signals.grid import AXES
@@ -77,15 +78,17 @@ class Work:
             chunk=stored.base.chunk(usual, kind),
             stdin=stdin,
         )
-        work._set_precision()
+        work._prepare()
         return work
 
     def __reduce__(self) -> tuple[Any, ...]:
         facts = (self.names, self.options, self.steps, self.precision, self.keep, self.batch_size, self.chunk)
         return _unpickled, (self.stored.content, *facts)
 
-    def _set_precision(self) -> None:
+    def _prepare(self) -> None:
+        """Have the base do what was asked for."""
         self.stored.base.field.network.sweep_dtype = sweep_dtype_of(self.precision)
+        sample(self.stored.base, self.options.footprint)
 
     def with_budgets(self, budgets: Budgets) -> "Work":
         """As a run that began before this process computes, on another kind of device perhaps."""
@@ -161,6 +164,8 @@ class Work:
             "crop": _plain(options.crop),
             "tile": options.tile,
             "limit": options.limit,
+            # functasets of earlier versions do not name it
+            **({} if options.footprint == "point" else {"footprint": options.footprint}),
         }
 
     @property
@@ -183,7 +188,7 @@ class Work:
 def _unpickled(content: bytes, names: tuple[str, ...], options: EncodeOptions, *facts: Any) -> Work:
     """The same work on a device of this process; without an open stdin, which cannot travel."""
     work = Work(base_from_bytes(content, "the base", device_of(options.device)), names, options, *facts)
-    work._set_precision()
+    work._prepare()
     return work
 
 

@@ -19,7 +19,7 @@ from functaconv.errors import InputError
 from functaconv.functaset.files import problems
 from functaconv.functaset.reader import Functaset
 from functaconv.joining import Joined
-from functaconv.measuring import Measures, compare, measure_joined
+from functaconv.measuring import Measures, compare, measure_joined, sample, samples
 from functaconv.metrics import psnr
 from functaconv.modalities import Axes
 from functaconv.modalities.reading import DecodedRecord, Reading
@@ -52,6 +52,7 @@ class EncodeSettings(BaseModel):
     crop: Size | None = None
     tile: int | None = None
     limit: int | None = None
+    footprint: str = "point"
 
     @classmethod
     def of(cls, functaset: Functaset) -> "EncodeSettings":
@@ -126,6 +127,7 @@ class Comparer:
     def __init__(self, functaset: Functaset, table: Table, base: Base, shards: Sequence[str]) -> None:
         self.functaset, self.table, self.base, self.shards = functaset, table, base, shards
         self.settings = EncodeSettings.of(functaset)
+        sample(base, self.settings.footprint)
         self.reading = self.settings.reading(base.axes, functaset.layout.overlap)
         self._is_alone = np.zeros(len(functaset), bool)
         self._is_alone[table.items.first[~table.items.is_tiled]] = True
@@ -161,8 +163,8 @@ class Comparer:
                 continue
             features = base.normalizer.features(batch)
             latents = torch.from_numpy(self._latents(positions)).reshape(len(batch), -1, base.latent)
-            latents, points = latents.to(base.device), base.points(batch.grid)
-            measured = measures_of(base, batch, features, base.decode(latents, points))
+            latents = latents.to(base.device)
+            measured = measures_of(base, batch, features, samples(base, latents, batch.grid))
             own_mse[positions] = np.where(is_alone, measured.pop("mse"), own_mse[positions])
             for name, values in measured.items():
                 self.result.measures[name][positions] = values
@@ -171,7 +173,8 @@ class Comparer:
                     mse[positions] = own_mse[positions]
                     continue
                 # numbers that are left out are 0, the middle of their range
-                cut = base.decode(torch.cat([latents[..., :keep], torch.zeros_like(latents[..., keep:])], -1), points)
+                first = torch.cat([latents[..., :keep], torch.zeros_like(latents[..., keep:])], -1)
+                cut = samples(base, first, batch.grid)
                 mse[positions] = np.where(is_alone, measures_of(base, batch, features, cut)["mse"], mse[positions])
         self._judge()
         return self.result

@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from functaconv.options import STRICT, Steps
 from functaconv.shapes import Latents, PerItem
 from functaconv.solvers.linearization import Gradient, NormalEquations
-from functaconv.solvers.normal_matrix import Metric
+from functaconv.solvers.normal_matrix import Metric, NormalMatrix
 from functaconv.solvers.problem import Problem
 from functaconv.solvers.solver import Solver, SolverOptions
 
 LEAST_DAMPING, MOST_DAMPING = 1e-9, 1e6
+# of the widest latent's deviation: one that hardly varies stays where it is
+LEAST_SPREAD = 1e-4
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -63,12 +65,26 @@ class GaussNewton(Solver):
         else:
             self.register_buffer("log_damping", logarithm)
         self.register_buffer("metric", None)
+        self.noise: float | None = None
         self._known_metric: tuple[object, Metric | None] = (None, None)
+
+    def expect(self, spread: Float[Tensor, " latent"], noise: float) -> None:
+        """Damp from now on as a normal prior says: latents around zero with these standard deviations, and an error
+        (the weighted mean of squares) of which `noise` is the expectation, divided by the number of values.
+        """
+        self.metric = torch.diag(spread.clamp(min=float(spread.max()) * LEAST_SPREAD).square().reciprocal())
+        self.noise = noise
+
+    def _damping(self, normal_matrix: NormalMatrix) -> Tensor:
+        if self.noise is None:
+            return self.log_damping.exp()
+        return self.noise / normal_matrix.mean_diagonal(self._metric).mean()
 
     def prepare(self, problem: Problem) -> None:
         """Factor the normal matrix at the start, where all items share it."""
         if problem.linearization is not None:
-            problem.linearization.factor(self.log_damping.exp(), self._metric)
+            start = problem.linearization
+            start.factor(self._damping(start.normal_matrix), self._metric)
 
     def linearize(self, problem: Problem, latents: Latents) -> NormalEquations:
         """The normal equations at these latents; as a chord, with the normal matrix of the start."""
@@ -81,7 +97,7 @@ class GaussNewton(Solver):
     def step(self, problem: Problem, view: Gradient, number: int, damping_scale: PerItem | None = None) -> Latents:
         """Solve the damped normal equations."""
         assert isinstance(view, NormalEquations)
-        start, damping = problem.linearization, self.log_damping.exp()
+        start, damping = problem.linearization, self._damping(view.normal_matrix)
         if start is None or view.normal_matrix.matrix is not start.normal_matrix.matrix:
             if damping_scale is not None:
                 damping = (damping * damping_scale).clamp(LEAST_DAMPING, MOST_DAMPING)
