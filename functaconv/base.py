@@ -265,7 +265,7 @@ class Base(nn.Module):
     def read_numbers(self) -> int:
         """How many numbers a point depends on."""
         corners = 2**self.axes.dims if self.field.sites.interpolation != "nearest" and self.sites else 1
-        return corners * self.field.latent_map.weight.shape[1]
+        return corners * self.field.latent_map.read
 
     def place(self, points: Points) -> Placement:
         """Points sorted into cells."""

@@ -37,6 +37,7 @@ MOST_HEADER = 8 << 20
 _LENGTH = 8
 _DAMAGED = "the file is damaged: restore it from a copy, or make it again with fit-base"
 # a tensor that only canonical bases have
+MAPPING_FIRST = "field.latent_map.mapping.weights.0"
 METRIC = "solver.metric"
 
 
@@ -83,9 +84,10 @@ class StoredBase:
         if keep == base.latent:
             return self
         tensors = dict(base.state_dict())
-        weight = tensors["field.latent_map.weight"]
-        per_site = weight.reshape(len(weight), -1, base.latent)
-        tensors["field.latent_map.weight"] = per_site[..., :keep].flatten(1)
+        # the first matrix that a latent meets
+        first = "field.latent_map.weight" if base.field.latent_map.mapping is None else MAPPING_FIRST
+        per_site = tensors[first].reshape(len(tensors[first]), -1, base.latent)
+        tensors[first] = per_site[..., :keep].flatten(1)
         tensors[METRIC] = tensors[METRIC][:keep, :keep]
         if (correction := base.field.latent_map.correction) is not None:
             for name, tensor in correction.tensors_of_first(keep).items():

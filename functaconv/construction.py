@@ -11,6 +11,7 @@ from functaconv.networks import (
     Correction,
     Inputs,
     LatentMap,
+    Mapping,
     ModulatedNetwork,
     Network,
     Observed,
@@ -63,9 +64,13 @@ def build(
         if latent.map_width
         else None
     )
-    latent_map = LatentMap(
-        grid, latent.numbers, network.modulations, kernel=latent.kernel, correction=correction, generator=generator
+    mapping = (
+        Mapping(latent.numbers, latent.mapping_width, latent.mapping, generator=generator) if latent.mapping else None
     )
+    latent_map = LatentMap(
+        grid, latent.numbers, network.modulations, kernel=latent.kernel, correction=correction, mapping=mapping,
+        generator=generator,
+    )  # fmt: skip
     solver = lookup(SOLVERS, recipe.solver.kind, what="solver")(latent.numbers, recipe.solver, generator=generator)
     return Base(
         ModulatedNetwork(network, latent_map, grid), solver, normalizer, axes,

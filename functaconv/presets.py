@@ -85,7 +85,9 @@ def _sized(name: str, situation: Situation) -> Recipe:
     latent = situation.latent or LatentRecipe(
         numbers=16 if sites else (256 if gpu else 64), sites=sites, interpolation="window" if sites else "nearest"
     )
-    is_as_asked = situation.has_network or situation.solver or latent.kernel > 1 or latent.learned_start
+    is_as_asked = (
+        situation.has_network or situation.solver or latent.kernel > 1 or latent.learned_start or latent.mapping
+    )
     if latent.interpolation == "window" and not is_as_asked:
         return _corrected(name, points, latent)
     sized = _by_gradient if situation.solver == "gradient" else _by_gauss_newton

@@ -96,6 +96,10 @@ class LatentRecipe:
     map_width: Annotated[int, Field(ge=0, le=4096)] = 0
     """numbers of the hidden layers of a nonlinear correction of the latent map, a small convolutional network over the
     sites that is learned on top of the closed form; 0: none"""
+    mapping: Annotated[int, Field(ge=0, le=2)] = 0
+    """hidden layers of a mapping network between a latent and its modulations; 0: a linear map"""
+    mapping_width: Annotated[int, Field(ge=1, le=4096)] = 128
+    """numbers of each of them"""
     learned_start: bool = False
     """learn the latent at which every fit begins; otherwise it is zero"""
 
@@ -205,9 +209,15 @@ class Recipe:
     @model_validator(mode="after")
     def _is_of_possible_size(self) -> Self:
         around = self.latent.kernel ** len(self.latent.sites)
-        check_size(self.network.modulations * self.latent.numbers * around, MOST_PARAMETERS, "weights of latents")
+        read = self.latent.mapping_width if self.latent.mapping else self.latent.numbers * around
+        check_size(self.network.modulations * read, MOST_PARAMETERS, "weights of latents")
         if self.latent.sites and (reason := self.network.why_global):
             raise ValueError(f"a latent on sites is not possible: {reason}")
+        if self.latent.mapping and (self.latent.kernel > 1 or self.latent.map_width or self.network.has_closed_form):
+            raise ValueError(
+                "latent.mapping is for networks that are learned, each site by itself: not with latent.kernel=3, "
+                "latent.map_width, or network.kind=fourier without layers"
+            )
         if self.latent.map_width:
             chord = isinstance(self.solver, GaussNewtonOptions) and self.solver.chord
             if not (self.network.has_closed_form and chord) or self.latent.kernel > 1 or self.latent.learned_start:

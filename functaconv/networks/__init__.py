@@ -3,6 +3,7 @@
 from functaconv.networks.correction import Correction
 from functaconv.networks.cosines import Closure
 from functaconv.networks.fourier import Fourier, FourierOptions
+from functaconv.networks.mapping import Mapping
 from functaconv.networks.modulated import LatentMap, ModulatedNetwork
 from functaconv.networks.modulations import MODULATIONS
 from functaconv.networks.network import Inputs, Network, NetworkKind, NetworkOptions
@@ -23,6 +24,7 @@ __all__ = [
     "FourierOptions",
     "Inputs",
     "LatentMap",
+    "Mapping",
     "ModulatedNetwork",
     "Network",
     "NetworkKind",

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from functaconv.networks.correction import Correction
 from functaconv.networks.initial import uniform
+from functaconv.networks.mapping import Mapping
 from functaconv.networks.network import Network, vjp
 from functaconv.networks.placement import Placement
 from functaconv.networks.reads import Reads
@@ -18,7 +19,7 @@ from functaconv.shapes import CellFeatures, CellJacobian, Latents, Modulations
 
 class LatentMap(nn.Module):
     """A linear map from a site's latent (kernel 1), or from its 3 x 3 neighbourhood (kernel 3), to modulations, and a
-    nonlinear correction of it where there is one.
+    nonlinear correction of it where there is one. With a mapping network (kernel 1) it is a linear map of its numbers.
 
     Beyond the border latents are zero. Weights start U(±1/sqrt(fan_in)), without a bias of its own: the network's
     biases are one already.
@@ -35,15 +36,18 @@ class LatentMap(nn.Module):
         *,
         kernel: int = 1,
         correction: Correction | None = None,
+        mapping: Mapping | None = None,
         generator: torch.Generator | None,
     ) -> None:
         super().__init__()
-        self.kernel, self.correction = kernel, correction
+        assert mapping is None or kernel == 1
+        self.kernel, self.correction, self.mapping = kernel, correction, mapping
         around = neighbours(sites.shape, kernel // 2, is_closed=sites.is_closed)
         self.register_buffer("neighbourhood", around, persistent=False)
         # site t reads site s at offset o exactly when s lies at offset -o from t
         self.register_buffer("reflected", around.flip(-1), persistent=False)
-        fan_in = latent * around.shape[1]
+        self.read = latent * around.shape[1]
+        fan_in = self.read if mapping is None else mapping.width
         bound = fan_in**-0.5
         self.weight = nn.Parameter(uniform(modulations, fan_in, low=-bound, high=bound, generator=generator))
 
@@ -54,6 +58,8 @@ class LatentMap(nn.Module):
 
     def vjp(self, latents: Latents) -> tuple[Modulations, Callable[[Modulations], Latents]]:
         """Modulations, and the function that pulls a cotangent of them back onto the latents."""
+        if self.mapping is not None:
+            return vjp(self, latents)
         if self.correction is None:
             return self._linear(latents), self._transposed
         correction, onto_latents = vjp(self.correction, latents)
@@ -63,7 +69,7 @@ class LatentMap(nn.Module):
 
     def _linear(self, latents: Latents) -> Modulations:
         if self.kernel == 1:
-            return latents @ self.weight.T
+            return (latents if self.mapping is None else self.mapping(latents)) @ self.weight.T
         padded = torch.cat([latents, torch.zeros_like(latents[:, :1])], 1)
         return padded[:, self.neighbourhood].flatten(2) @ self.weight.T
 
@@ -78,8 +84,13 @@ class LatentMap(nn.Module):
         return padded[:, self.reflected, offsets].sum(2)
 
     @torch.no_grad()
-    def substitute(self, matrix: Float[Tensor, "latent latent"]) -> None:
-        """Become the same map of other latents, of which the present ones are `matrix @ other`."""
+    def substitute(self, matrix: Float[Tensor, "latent latent"], constant: Float[Tensor, " latent"]) -> None:
+        """Become the same map of other latents, of which the present ones are `matrix @ other`: with a mapping network
+        `matrix @ other + constant`.
+        """
+        if self.mapping is not None:
+            self.mapping.substitute(matrix, constant)
+            return
         per_site = self.weight.reshape(len(self.weight), -1, len(matrix)).to(matrix.dtype)
         self.weight.copy_((per_site @ matrix).flatten(1))
         if self.correction is not None:
@@ -121,13 +132,26 @@ class ModulatedNetwork(nn.Module):
         if placement.by_corner is not None:
             assert placement.blend is not None
             by_window, rows = self.network.jacobian(modulation, placement.windows, onto)
+            rows = self._by_latents(rows, latents, placement.windows)
             rows = rows.reshape(len(rows), len(placement.index), -1, *rows.shape[2:])
             rows = torch.einsum("cpk,ickpfn->icpfkn", placement.blend, rows).flatten(-2)
             return self._blended(by_window, placement), rows
         features, rows = self.network.jacobian(modulation, placement, onto)
-        if placement.blend is not None:
+        if placement.blend is None:
+            return features, self._by_latents(rows, latents, placement)
+        if self.latent_map.mapping is not None:
+            assert placement.corners is not None
+            through = self.latent_map.mapping.jacobian(latents)[:, placement.corners]
+            rows = torch.einsum("cpk,icpfm,ickmn->icpfkn", placement.blend, rows, through).flatten(-2)
+        else:
             rows = torch.einsum("cpk,icpfn->icpfkn", placement.blend, rows).flatten(-2)
         return features, rows
+
+    def _by_latents(self, rows: CellJacobian, latents: Latents, placement: Placement) -> CellJacobian:
+        """Derivatives by what the latent map's matrix is applied to, as derivatives by the latents."""
+        if self.latent_map.mapping is None:
+            return rows
+        return rows @ placement.spread(self.latent_map.mapping.jacobian(latents))
 
     def _blended(self, by_window: Float[Tensor, "item window point channel"], placement: Placement) -> CellFeatures:
         features, common = placement.blended(by_window), self.network.common(placement.coords)
@@ -136,8 +160,10 @@ class ModulatedNetwork(nn.Module):
     @property
     def absorbs_constants(self) -> bool:
         """What all latents have in common can become part of the network: not where it scales a layer, nor where it
-        is missing beyond the border.
+        is missing beyond the border. A mapping network has biases that take it.
         """
+        if self.latent_map.mapping is not None:
+            return True
         return self.latent_map.kernel == 1 and self.network.absorbs_constants and not self.is_corrected
 
     @property
@@ -148,7 +174,7 @@ class ModulatedNetwork(nn.Module):
     @property
     def is_linear(self) -> bool:
         """Features are linear in the latent, and their Jacobian is the same everywhere."""
-        return self.network.is_linear and not self.is_corrected
+        return self.network.is_linear and not self.is_corrected and self.latent_map.mapping is None
 
     @property
     def cells(self) -> int:
@@ -160,9 +186,9 @@ class ModulatedNetwork(nn.Module):
     def substitute(self, matrix: Float[Tensor, "latent latent"], constant: Float[Tensor, " latent"]) -> None:
         """Become the same functions of other latents, of which the present ones are `matrix @ other + constant`."""
         assert self.absorbs_constants or not constant.any()
-        if self.absorbs_constants:
+        if self.absorbs_constants and self.latent_map.mapping is None:
             self.network.absorb(self.latent_map.weight.to(constant.dtype) @ constant)
-        self.latent_map.substitute(matrix)
+        self.latent_map.substitute(matrix, constant)
 
     def reads(self, placement: Placement) -> Reads | None:
         """Whose latents a cell's points depend on, in the order of the Jacobian's columns; None when cell i reads

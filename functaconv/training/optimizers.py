@@ -20,7 +20,8 @@ def optimizers_of(
     matrices: list[nn.Parameter] = []
     if training.optimizer == "muon":
         corrections = [] if latent_map.correction is None else latent_map.correction.parameters()
-        matrices = [*network.matrices, latent_map.weight, *corrections]
+        mapping = [] if latent_map.mapping is None else list(latent_map.mapping.weights)
+        matrices = [*network.matrices, latent_map.weight, *corrections, *mapping]
         matrices = [matrix for matrix in matrices if matrix.requires_grad]
     taken = {id(matrix) for matrix in matrices}
     groups = [

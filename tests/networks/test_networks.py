@@ -46,11 +46,16 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "linear": {"sites": [2, 2], "interpolation": "linear"},
     "window": {"sites": [2, 2], "interpolation": "window"},
     "kernel3": {"sites": [2, 3], "kernel": 3},
+    "mapping": {"mapping": 2, "mapping_width": 6},
+    "mapping, nearest": {"sites": [2, 3], "mapping": 1, "mapping_width": 6},
+    "mapping, linear": {"sites": [2, 2], "interpolation": "linear", "mapping": 2, "mapping_width": 6},
+    "mapping, window": {"sites": [2, 2], "interpolation": "window", "mapping": 1, "mapping_width": 6},
 }
-# every network on a layout, every layout with two networks
+# every network on a layout, every layout with a network
 PAIRS = [
-    (case, "global" if "fmm" in case else list(LAYOUTS)[number % len(LAYOUTS)]) for number, case in enumerate(CASES)
-]
+    (case, list(LAYOUTS)[number % len(LAYOUTS)])
+    for number, case in enumerate(case for case in CASES if "fmm" not in case)
+] + [(case, "mapping") for case in CASES if "fmm" in case]
 ITEMS, NUMBERS, CHANNELS, SHAPE = 2, 3, 2, (4, 5)
 EXACT = {"rtol": 1e-10, "atol": 1e-11}
 
@@ -194,6 +199,12 @@ def test_fmm_has_a_derivative_at_a_zero_latent_and_leaves_the_network_as_it_is(k
         for part in weights[: len(network.bends)]:
             part.zero_()
     assert not base.field.jacobian(zero, placement)[1].any()
+
+
+def test_a_mapping_network_is_for_what_is_learned_site_by_site() -> None:
+    for settings in ({"network": {"kind": "fourier"}}, {"latent": {"sites": [2, 2], "kernel": 3}}):
+        with pytest.raises(UsageError, match=r"latent\.mapping is for networks that are learned"):
+            Recipe().changed({"latent": {"mapping": 1, "mapping_width": 6}}).changed(settings)
 
 
 def test_matrices_are_not_formed_for_every_cell() -> None:

@@ -39,8 +39,10 @@ LATENTS: dict[str, dict[str, Any]] = {
     "linear": {"numbers": 3, "sites": [2, 2], "interpolation": "linear"},
     "film": {"numbers": 5},
     "kernel3": {"numbers": 3, "sites": [2, 3], "kernel": 3},
+    "mapping": {"numbers": 5, "mapping": 2, "mapping_width": 9},
+    "mapping of sites": {"numbers": 3, "sites": [2, 2], "interpolation": "linear", "mapping": 1},
 }
-CENTRED = ("global", "nearest", "linear")
+CENTRED = ("global", "nearest", "linear", "mapping", "mapping of sites")
 
 
 def made(kind: str, *, learned_start: bool = False, **solver: Any) -> Base:
@@ -48,7 +50,7 @@ def made(kind: str, *, learned_start: bool = False, **solver: Any) -> Base:
     recipe = Recipe().changed(
         {
             "network": {"width": 10, "depth": 3, "w0_first": 6.0, "w0_hidden": 4.0}
-            | ({"modulation": "film"} if kind == "film" else {}),
+            | ({"modulation": "film"} if kind in ("film", "mapping") else {}),
             "latent": {**LATENTS[kind], "learned_start": learned_start},
             "solver": {"kind": "gauss-newton", **solver},
         }
@@ -100,6 +102,8 @@ def test_fits_go_the_same_way() -> None:
         ("linear", "each"),
         ("film", "all"),
         ("kernel3", "each"),
+        ("mapping", "all"),
+        ("mapping of sites", "each"),
     ]:
         before = made(kind)
         after = deepcopy(before)
@@ -194,7 +198,7 @@ def test_axes_point_the_same_way_whichever_way_they_were_found(monkeypatch: pyte
     torch.testing.assert_close(Basis.of(curvature, latents, is_centred=True).matrix, expected.matrix)
 
 
-@pytest.fixture(scope="module", params=["global", "nearest", "kernel3"])
+@pytest.fixture(scope="module", params=["global", "nearest", "kernel3", "mapping"])
 def exported(
     request: pytest.FixtureRequest, base_file: Path, spatial_base_file: Path, images: Path,
     tmp_path_factory: pytest.TempPathFactory,
@@ -204,8 +208,8 @@ def exported(
         return read_base(base_file)
     if request.param == "nearest":
         return read_base(spatial_base_file)
-    settings = merged(TINY, {"latent": LATENTS["kernel3"], "training": {"steps": 10}})
-    path = tmp_path_factory.mktemp("base") / "kernel3"
+    settings = merged(TINY, {"latent": LATENTS[request.param], "training": {"steps": 10}})
+    path = tmp_path_factory.mktemp("base") / request.param
     return read_base(fit_base(str(images), path, settings=settings, device="cpu").path)
 
 
