@@ -1,8 +1,7 @@
-"""Commands and stdin as streams; one that is silent for long is an error, or a warning."""
+"""Commands and stdin as streams; a command that is silent for long is an error."""
 
 import atexit
 import io
-import logging
 import os
 import select
 import signal
@@ -16,8 +15,6 @@ from functaconv.data.items import DamageError
 from functaconv.data.naming import command_of, shown
 from functaconv.data.patience import SILENCE_HINT, source_timeout
 from functaconv.errors import ServiceError
-
-_LOG = logging.getLogger(__name__)
 
 
 def pipe_stream(pipe: str) -> BinaryIO:
@@ -84,32 +81,13 @@ class _PipeStream(io.RawIOBase):
 
 
 def stdin_stream() -> BinaryIO:
-    """stdin; where it is a pipe that is silent for long, a warning says what is waited for, once."""
+    """stdin without Python's buffer, whose lock a thread that waits for input would hold when Python ends."""
     stdin = sys.stdin.buffer
     try:
         descriptor = stdin.fileno()
-        can_be_silent = not stat.S_ISREG(os.fstat(descriptor).st_mode)
     except OSError:
         return stdin
-    return cast(BinaryIO, _StdinStream(descriptor)) if can_be_silent else stdin
-
-
-class _StdinStream(io.RawIOBase):
-    """Reads the descriptor itself: Python's own buffer would hide whether more is to come."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor, self._timeout = descriptor, source_timeout()
-        self._was_told = False
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        if not self._was_told and not _is_ready(self._descriptor, self._timeout):
-            # the writer may be slow for good reasons
-            _LOG.warning("stdin has sent nothing for %g s; still waiting", self._timeout)
-            self._was_told = True
-        return os.readv(self._descriptor, [buffer])
+    return stdin if stat.S_ISREG(os.fstat(descriptor).st_mode) else cast(BinaryIO, io.FileIO(descriptor, closefd=False))
 
 
 def _is_ready(descriptor: int, timeout: float) -> bool:

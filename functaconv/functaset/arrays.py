@@ -7,7 +7,6 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 
-from functaconv.errors import InputError
 from functaconv.functaset.schema import Column
 
 # measured: smaller chunks do not make reading one row faster, and shuffle pays from 256 KiB on
@@ -16,8 +15,6 @@ _CHUNKS_PER_SHARD = 16
 # for columns of text, whose length is not known beforehand: few enough that rows of the greatest length (64 KiB, the
 # attributes of an item) stay below a reader's limit, and that a file of them fits into memory
 _TEXTS_PER_CHUNK, _CHUNKS_OF_TEXT = 1024, 2
-# bytes of text in a chunk: blosc takes 2 GiB
-MOST_TEXT = 1 << 30
 
 
 def create_column(group: zarr.Group, column: Column, count: int) -> zarr.Array[Any]:
@@ -91,21 +88,6 @@ class RowWriter:
     def flush(self) -> None:
         """Write the rows in the buffer; the last shard may be a partial one."""
         if self._filled:
-            self._check_texts()
             self._array[self._start : self._start + self._filled] = self._buffer[: self._filled]
         self._start += self._filled
         self._filled = 0
-
-    def _check_texts(self) -> None:
-        """No chunk of texts may be larger than a reader takes, or blosc."""
-        if self._buffer.dtype != object:
-            return
-        rows = self._array.chunks[0]
-        for start in range(0, self._filled, rows):
-            texts = self._buffer[start : min(start + rows, self._filled)]
-            # in UTF-8 a character is four bytes at most
-            if 4 * sum(map(len, texts)) > MOST_TEXT and sum(len(text.encode()) for text in texts) > MOST_TEXT // 2:
-                raise InputError(
-                    f"{self._array.path}: more than {MOST_TEXT >> 21} MiB of text for {len(texts)} items",
-                    hint="leave the json or txt members out of the shards",
-                )

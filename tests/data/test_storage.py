@@ -1,11 +1,9 @@
 """Where shards lie: what may be run, what is shown, what can be read again."""
 
 import gzip
-import logging
 import os
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -138,29 +136,6 @@ def test_a_command_does_not_read_our_stdin(shard: Path) -> None:
     code = "from functaconv.data.shards import read_records; print(len(list(read_records('pipe:cat - x.tar'))))"
     ran = subprocess.run([sys.executable, "-c", code], input=b"garbage", capture_output=True, check=True)
     assert ran.stdout == b"4\n"
-
-
-def test_a_slow_stdin_is_waited_for_with_a_word(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv(TIMEOUT_VARIABLE, "0.1")
-    content = tar(MEMBERS)
-    reading, writing = os.pipe()
-
-    def write() -> None:
-        with open(writing, "wb", buffering=0) as stream:  # noqa: PTH123 - a descriptor
-            for start in (0, 2000, 2500):
-                time.sleep(0.2)
-                stream.write(content[start : {0: 2000, 2000: 2500}.get(start)])
-
-    writer = threading.Thread(target=write)
-    with open(reading, "rb") as stream:  # noqa: PTH123 - a descriptor
-        monkeypatch.setattr(sys, "stdin", type("Stdin", (), {"buffer": stream}))
-        writer.start()
-        with caplog.at_level(logging.WARNING):
-            assert as_pairs(list(read_records("-"))) == RECORDS
-        writer.join()
-    assert [record.getMessage() for record in caplog.records] == ["stdin has sent nothing for 0.1 s; still waiting"]
 
 
 def test_only_plain_local_tars_can_be_read_in_any_order(shard: Path) -> None:

@@ -166,11 +166,3 @@ def test_endless_missing_files_are_not_all_looked_for(tmp_path: Path) -> None:
     described(tmp_path, "label", {"shape": [10**12]})
     *_, last = stored(tmp_path, "label").lost()
     assert last[1:] == (10**12, "too many files are missing to look for them all")
-
-
-def test_longer_texts_than_a_chunk_may_hold_are_refused_when_written(tmp_path: Path) -> None:
-    group, column = zarr.create_group(tmp_path, zarr_format=3), Column("meta", "str", fill="")
-    writer = arrays.RowWriter(arrays.create_column(group, column, 1000), column)
-    with pytest.raises(InputError, match="text for 1000 items"):
-        # the same text: in memory it is there once
-        writer.add(np.array(["x" * 600_000] * 1000, object))
