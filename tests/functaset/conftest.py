@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from functaconv.conversion.seal import all_blocks
-from functaconv.functaset import Attributes, Block, Codec, Failure, Layout, Parts, Plan, Quantisation, Solver
+from functaconv.functaset import Attributes, Block, Codec, Failure, Layout, Parts, Plan, Quantisation, Solver, schema
 from functaconv.functaset.attributes import Budgets
+from functaconv.functaset.grids import GridTable
 from functaconv.functaset.schema import PARTS
 from functaconv.functaset.unfinished import create, existing_at, recover
 from functaconv.functaset.writer import assembled, seal, sweep
@@ -61,6 +62,15 @@ def block_of(
         columns["meta"] = np.array([json.dumps({"name": key}) for key in keys], object)
     if layout.tiled:
         columns["tile"] = np.full((rows, 2 * axes), number, np.int32)
+    grids = None
+    if layout.kind.has_coordinates:
+        grids = GridTable()
+        grid = grids.number(np.linspace(-3, 3, 16 + shard), np.linspace(0, 5, 16 + shard))
+        missing = generator.random((16 + shard, 16 + shard, len(layout.variables))) < 0.3
+        columns["mask"] = np.full(rows, grids.mask_number(grid, missing), np.int32)
+    for column in schema.columns(layout, meta=meta):
+        if column.name != "shard":
+            columns.setdefault(column.name, np.zeros((rows, *column.tail), column.dtype))
     return Block(
         shard=shard,
         number=number,
@@ -70,6 +80,7 @@ def block_of(
         source={"size": 100 + shard},
         run=Plan(layout, SETTINGS).digest,
         columns=columns,
+        grids=grids,
         failures=[Failure(f"shard-{shard}", start + rows, f"{shard}/{number}/bad", "not an image", shard)],
     )
 
@@ -86,6 +97,9 @@ def attributes_of(layout: Layout, count: int, failed: int, **changes: Any) -> At
         "quantisation": Quantisation(bits=layout.bits),
         "tiled": layout.tiled,
         "overlap": layout.overlap,
+        "variables": layout.variables,
+        "units": ["K"] * len(layout.variables),
+        "psnr_peak": [1.0] * len(layout.variables),
         "summary": {"count": count, "failed": failed, "psnr": 30.5},
         "base_sha256": sha256(BASE).hexdigest(),
         "tool_version": "0.1.0",
