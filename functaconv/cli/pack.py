@@ -129,6 +129,5 @@ def _tell(plan: "PackPlan", json: bool) -> None:
     if json:
         write_json(asdict(plan))
         return
-    often = f", {plan.passes} times: a chunk in time is larger than memory should be" if plan.passes > 1 else ""
     items = None if plan.items is None else counted(plan.items, "item")
-    write_lines(table([("files", plan.files), ("items", items), ("to read", f"{size(plan.bytes)}{often}")]))
+    write_lines(table([("files", plan.files), ("items", items), ("to read", size(plan.bytes))]))

@@ -45,14 +45,13 @@ def dry_run(
     options = replace(options or EncodeOptions(), **keywords)
     work, path = Work.of(base, shards, options), Path(os.path.realpath(output))
     existing = existing_at(path)
-    overwrite = options.overwrite or existing.is_empty
-    existing.check(path, work.plan, overwrite=overwrite)
+    existing.check(path, work.plan, overwrite=options.overwrite)
     records = None
     if not work.is_piped and all(map(is_seekable, work.names)):
         records = sum(len(index_shard(name)) for name in work.names)
         records = records if options.limit is None else min(records, options.limit)
     done = 0
-    if existing.exists and not overwrite:
+    if existing.exists and not options.overwrite:
         done = (records or 0) if existing.is_finished else Parts(path / PARTS).records
     numbers = work.stored.base.numbers
     return DryRun(work.names, records, done, numbers, numbers * work.codec.dtype.itemsize)

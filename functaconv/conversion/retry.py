@@ -10,9 +10,8 @@ from functaconv.functaset.attributes import Range
 from functaconv.functaset.blocks import Block
 from functaconv.functaset.grids import GridTable
 from functaconv.functaset.reader import Functaset
-from functaconv.functaset.schema import PARTS, columns
+from functaconv.functaset.schema import columns
 from functaconv.functaset.unfinished import Parts, create
-from functaconv.functaset.writer import clear
 
 
 def reopen(work: Work, functaset: Functaset) -> int:
@@ -83,27 +82,6 @@ def _block(
         grids=grids,
         ignored=span.ignored,
     )
-
-
-def forget_failed(work: Work, path: Path) -> int:
-    """Remove the blocks of the unfinished functaset at `path` in which a record failed, and all of a damaged shard.
-
-    The caller holds the lock. Returns the number of records that are to be converted again.
-    """
-    # a seal that was killed has left arrays of these blocks
-    clear(path)
-    parts, records_again = Parts(path / PARTS), 0
-    for files in (listed.files for listed in parts.listed().values()):
-        facts = {file: parts.facts_of(file) for file in files.values()}
-        failures = [failure for one in facts.values() for failure in one.failures]
-        is_damaged = any(failure.is_damage for failure in failures)
-        if is_damaged:
-            _check_unlimited(work)
-        for file, one in facts.items():
-            if is_damaged or one.failures:
-                records_again += one.stop - one.start
-                file.unlink()
-    return records_again
 
 
 def _check_unlimited(work: Work) -> None:

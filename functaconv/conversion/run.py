@@ -13,7 +13,7 @@ from functaconv.conversion.block import Job
 from functaconv.conversion.options import EncodeOptions
 from functaconv.conversion.progress import Bar, Progress, Watcher
 from functaconv.conversion.reading import check_first_items
-from functaconv.conversion.retry import forget_failed, reopen
+from functaconv.conversion.retry import reopen
 from functaconv.conversion.seal import NothingUsableError, complaint_of, seal
 from functaconv.conversion.tasks import expected_records, is_done, tasks
 from functaconv.conversion.work import Work
@@ -154,8 +154,7 @@ class Run:
 
     def _replaces(self, existing: Existing) -> bool:
         """Whether it is to be replaced; ranks do not replace what another rank of their run has begun."""
-        wanted = self.work.options.overwrite or existing.is_empty
-        return wanted and (self.ranks.run is None or existing.run != self.ranks.run)
+        return self.work.options.overwrite and (self.ranks.run is None or existing.run != self.ranks.run)
 
     def _begun(self) -> bool:
         """Begin the functaset, or join the run that began it; False where it is finished. The caller holds the lock."""
@@ -168,14 +167,13 @@ class Run:
             self.work = self.work.with_budgets(existing.budgets)
         if not self.work.options.retry_failed:
             return not existing.is_finished
-        if existing.is_finished:
-            functaset = open_functaset(self.path)
-            if not functaset.attributes.summary.failed:
-                return False
-            self._check_sources(functaset)
-            records = reopen(self.work, functaset)
-        else:
-            records = forget_failed(self.work, self.path)
+        if not existing.is_finished:
+            raise UsageError(f"{self.path} is not finished", hint="leave --retry-failed out until it is")
+        functaset = open_functaset(self.path)
+        if not functaset.attributes.summary.failed:
+            return False
+        self._check_sources(functaset)
+        records = reopen(self.work, functaset)
         self.watcher.announce(
             f"{records} records are done anew: those that failed, and what is saved together with them"
         )

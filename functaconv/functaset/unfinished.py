@@ -61,8 +61,6 @@ class Existing:
     run: str | None = None
     """which run of several processes began it"""
     is_finished: bool = False
-    is_empty: bool = False
-    """finished without an item, since all failed, say: another run may replace it"""
     problem: InputError | None = None
     """why it cannot be continued"""
 
@@ -95,7 +93,7 @@ def existing_at(path: Path) -> Existing:
         except InputError as error:
             return Existing(True, {}, is_finished=True, problem=error)
         plan = Plan(known.layout, known.settings).content
-        return Existing(True, plan, known.budgets, known.run, is_finished=True, is_empty=not known.count)
+        return Existing(True, plan, known.budgets, known.run, is_finished=True)
     settings = _json_or_none(path, f"{PARTS}/{SETTINGS}")
     if settings is None or settings.get("format") != FORMAT:
         return Existing(exists=True)

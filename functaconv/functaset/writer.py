@@ -152,16 +152,6 @@ def sweep(path: Path) -> None:
     shutil.rmtree(path / PARTS, ignore_errors=True)
 
 
-def clear(path: Path) -> None:
-    """Remove the arrays that a killed `seal` left at `path`, since the blocks will change."""
-    for child in path.iterdir():
-        # a link is removed, not followed
-        if child.is_symlink() or child.is_file():
-            child.unlink()
-        elif child.name != PARTS:
-            shutil.rmtree(child)
-
-
 class _Moments:
     """Mean and standard deviation per latent, in float64, of values that come in portions."""
 

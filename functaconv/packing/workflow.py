@@ -32,8 +32,6 @@ class PackPlan:
     """of grids; None for a folder of other files, each an item if it decodes"""
     bytes: int
     """to be read: of files as they are, of grids as float32"""
-    passes: int = 1
-    """how often the largest chunks of a grid's file have to be read"""
 
 
 def plan(source: Path | str, options: PackOptions | None = None, **keywords: Any) -> PackPlan:
@@ -42,7 +40,6 @@ def plan(source: Path | str, options: PackOptions | None = None, **keywords: Any
     with selected(source, field=options.field) as selection:
         units = _units(selection, options, source)
         items = size = 0
-        passes = 1
         for unit in units:
             if isinstance(unit, File):
                 # a link to nowhere has a size of its own
@@ -55,9 +52,9 @@ def plan(source: Path | str, options: PackOptions | None = None, **keywords: Any
                     with opened(file, unit.choice, name=file.key, readers=len(unit.parts)) as fields:
                         # other parts hold other channels of the same items
                         items += fields.count if file in unit.parts[0] else 0
-                        size, passes = size + fields.bytes, max(passes, fields.passes)
+                        size += fields.bytes
         is_known = not any(isinstance(unit, File) for unit in units)
-        return PackPlan(len(selection.files), items if is_known else None, size, passes)
+        return PackPlan(len(selection.files), items if is_known else None, size)
 
 
 def pack(

@@ -4,7 +4,7 @@ DATA is a folder with cifar10/ and lfw64/ as train-*.tar and test-*.tar. For eac
 size learn at the same time for the same minutes, one thread each, one with each solver; both encode the whole test
 split, every PSNR is recomputed from the pixels, and PCA with as many numbers is fitted on the training split. One
 JSON row per cell; a cell whose row is there is skipped, a base that is half trained goes on. The logs of the
-trainings (dB against seconds, on 256 test items) stay beside OUT for `solver_curves`.
+trainings (dB against seconds, on 256 test items) stay beside OUT.
 """
 
 import json

@@ -112,20 +112,6 @@ def test_a_base_that_is_another_between_two_runs(world: World, encode: Encode, t
     assert encode(world.shards).code == 0
 
 
-def test_a_clock_that_goes_backwards(
-    world: World, encode: Encode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [2e9]
-
-    def earlier_each_time() -> float:
-        now[0] -= 1000.0
-        return now[0]
-
-    monkeypatch.setattr(time, "time", earlier_each_time)
-    assert encode(world.shards).code == 0
-    assert_same_functaset(tmp_path / "out.zarr", world.store)
-
-
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers are waited for less long, and asked again sooner."""

@@ -6,24 +6,13 @@ import pytest
 
 from functaconv.checkpoint import base_to_bytes, read_base
 from functaconv.conversion import Encoded
-from functaconv.data.shards import read_records
 from functaconv.errors import InputError, StoppedError
 from functaconv.functaset.opening import open_functaset
-from tests.conftest import png, tar
+from tests.conftest import tar
 from tests.conversion.conftest import BLOCK
 from tests.conversion.test_encode import Killer, noise, run, shards
 
 __all__ = ["shards"]
-
-
-def test_a_shard_that_changed_since_it_was_converted_is_an_error(base_file: Path, tmp_path: Path) -> None:
-    members = {f"{n:02d}.png": png(n, (8, 8)) for n in range(25)}
-    shard = tar(tmp_path / "a.tar", members)
-    run(base_file, shard, tmp_path / "out")
-    tar(shard, {**members, "00.png": png(99, (8, 8))})
-    with pytest.raises(InputError, match="changed input") as caught:
-        run(base_file, shard, tmp_path / "out")
-    assert caught.value.exit_code == 65
 
 
 def test_a_shard_that_changed_in_its_middle_is_not_gone_on_with_nor_sealed(base_file: Path, tmp_path: Path) -> None:
@@ -38,26 +27,6 @@ def test_a_shard_that_changed_in_its_middle_is_not_gone_on_with_nor_sealed(base_
         run(base_file, shard, tmp_path / "out")
     with pytest.raises(InputError, match="unfinished"):
         open_functaset(tmp_path / "out")
-
-
-def test_a_truncated_shard_is_gone_on_with_to_its_end(base_file: Path, tmp_path: Path) -> None:
-    shard = tar(tmp_path / "a.tar", {f"{n:02d}.png": png(n, (8, 8)) for n in range(25)})
-    content = shard.read_bytes()
-    # a header and one or two blocks of body for each image
-    (last,) = [record for record in read_records(str(shard)) if record.key == "22"]
-    cut = content.index(last.fields["png"]) + 40
-    shard.write_bytes(content[:cut])
-    with pytest.raises(StoppedError):
-        run(base_file, shard, tmp_path / "out", watcher=Killer(1))
-    encoded = run(base_file, shard, tmp_path / "out", max_error_rate=1)
-    assert isinstance(encoded.complaint, InputError)
-    assert encoded.complaint.exit_code == 65
-    functaset = open_functaset(tmp_path / "out")
-    assert functaset.keys.tolist() == [f"{n:02d}" for n in range(22)]
-    assert ["cut short" in failure.reason for failure in functaset.failures] == [True]
-    again = run(base_file, shard, tmp_path / "out", max_error_rate=1)
-    assert again.was_finished
-    assert isinstance(again.complaint, InputError)
 
 
 def assert_rate_is_too_high(encoded: Encoded) -> None:

@@ -26,7 +26,6 @@ from functaconv.errors import (
     ItemError,
     OutputExistsError,
     StoppedError,
-    TooManyFailuresError,
     UsageError,
 )
 from functaconv.functaset.opening import open_functaset
@@ -34,13 +33,12 @@ from functaconv.functaset.reader import Functaset
 from functaconv.functaset.verify import verify
 from functaconv.metrics import psnr
 from functaconv.modalities.reading import Reading
-from functaconv.packing import pack
 from functaconv.recipe import merged
 from functaconv.rendering import arrays
 from functaconv.signals.grid import Grid
 from functaconv.summary import Items
 from functaconv.training import fit_base
-from tests.conftest import TINY, npy, png
+from tests.conftest import npy, png
 from tests.conftest import tar as tar_of
 from tests.oracle import mse_of
 
@@ -351,34 +349,6 @@ def noise(seed: int) -> bytes:
     return buffer.getvalue()
 
 
-def test_tiles_of_odd_sizes_verify_and_join_to_the_stored_error(tmp_path: Path) -> None:
-    shapes = [(77, 46), (33, 50)]
-    folder = _odd_images(tmp_path, shapes)
-    base = tmp_path / "spatial.safetensors"
-    settings = merged(TINY, {"latent": {"sites": [8, 8], "numbers": 4}, "training": {"steps": 2}})
-    fit_base(str(folder), base, settings=settings)
-    encode(base, str(folder), tmp_path / "tiled", tile=16)
-    assert verify(tmp_path / "tiled") == []
-    functaset = open_functaset(tmp_path / "tiled")
-    items = Items.of(functaset.keys, functaset.shapes, functaset.tiles)
-    expected = psnr(items.mse(functaset.mse))
-    with tarfile.open(next(folder.glob("*.tar"))) as tar:
-        originals = {m.name[:-4]: np.asarray(Image.open(io.BytesIO(tar.extractfile(m).read()))) for m in tar}  # type: ignore[union-attr]
-    for number, (key, array) in enumerate(arrays(functaset)):
-        found = -10 * np.log10(np.mean((array.astype(np.float64) - originals[key] / 255) ** 2))
-        assert found == pytest.approx(expected[number], abs=1e-4)
-
-
-def _odd_images(tmp_path: Path, shapes: list[tuple[int, int]]) -> Path:
-    source = tmp_path / "odd"
-    source.mkdir()
-    for number, shape in enumerate(shapes):
-        noise = np.random.default_rng(number).integers(0, 255, (*shape, 3), np.uint8)
-        Image.fromarray(noise).save(source / f"{number}.png")
-    pack(source, tmp_path / "odd-shards")
-    return tmp_path / "odd-shards"
-
-
 def test_fewer_numbers_are_a_functaset_of_their_own(base_file: Path, shards: Path, tmp_path: Path) -> None:
     assert dry_run(base_file, str(shards), tmp_path / "out", keep=3).numbers == 3
     with pytest.raises(StoppedError):
@@ -468,17 +438,6 @@ def test_a_retry_that_is_killed_loses_nothing(base_file: Path, tmp_path: Path, m
     assert stored_tree(output) == before
 
 
-def test_a_functaset_without_an_item_is_in_nobodys_way(base_file: Path, shards: Path, tmp_path: Path) -> None:
-    """All items failed, or what came through the pipe was no tar: the next try need not say that it overwrites."""
-    output = tmp_path / "out.zarr"
-    failed = run(base_file, shards, output, crop=(400, 400))
-    assert isinstance(failed.complaint, TooManyFailuresError)
-    assert run(base_file, "-", output, stdin=io.BytesIO(b"hello" * 500)).complaint is not None
-    assert run(base_file, shards, output).complaint is None
-    with pytest.raises(OutputExistsError):
-        run(base_file, shards, output, steps=1)
-
-
 def test_keys_that_occur_twice_are_told(base_file: Path, tmp_path: Path) -> None:
     """Within a shard, and in two shards."""
     shards, said = tmp_path / "shards", list[str]()
@@ -502,9 +461,8 @@ def test_keys_that_occur_twice_are_told(base_file: Path, tmp_path: Path) -> None
     assert sum("have the key" in message for message in said) == 1
 
 
-@pytest.mark.parametrize("is_finished", [True, False])
 def test_a_damaged_shard_that_was_mended_is_converted_again(
-    base_file: Path, tmp_path: Path, is_finished: bool, monkeypatch: pytest.MonkeyPatch
+    base_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of it, the records after the damage too; the other shards are left as they are."""
     shards, output = tmp_path / "shards", tmp_path / "out.zarr"
@@ -514,11 +472,11 @@ def test_a_damaged_shard_that_was_mended_is_converted_again(
     run(base_file, shards, tmp_path / "sound.zarr")
     content = (shards / "b.tar").read_bytes()
     (shards / "b.tar").write_bytes(content[: len(content) // 2])
-    if is_finished:
-        assert "damaged" in str(run(base_file, shards, output).complaint)
-    else:
-        with pytest.raises(StoppedError):
-            run(base_file, shards, output, watcher=Killer(4))
+    with pytest.raises(StoppedError):
+        run(base_file, shards, output, watcher=Killer(4))
+    with pytest.raises(UsageError, match="not finished"):
+        run(base_file, shards, output, retry_failed=True)
+    assert "damaged" in str(run(base_file, shards, output).complaint)
     (shards / "b.tar").write_bytes(content)
     with pytest.raises(ChangedInputError):
         run(base_file, shards, output)
@@ -534,38 +492,3 @@ def test_a_damaged_shard_that_was_mended_is_converted_again(
     assert not any(key.startswith("a") for key in seen)
     assert stored_tree(output) == stored_tree(tmp_path / "sound.zarr")
     assert verify(output) == []
-
-
-@pytest.mark.parametrize("is_finished", [True, False])
-def test_how_far_a_limit_reaches_does_not_change_when_a_shard_is_mended(
-    base_file: Path, tmp_path: Path, is_finished: bool
-) -> None:
-    shard = tar_of(tmp_path / "a.tar", {f"{n:02d}.png": png(n, (8, 8)) for n in range(25)})
-    content = shard.read_bytes()
-    shard.write_bytes(content[: len(content) // 2])
-    output = tmp_path / "out.zarr"
-    if is_finished:
-        run(base_file, shard, output, limit=20)
-    else:
-        with pytest.raises(StoppedError):
-            run(base_file, shard, output, limit=20, watcher=Killer(1))
-    before = stored_tree(output)
-    shard.write_bytes(content)
-    with pytest.raises(UsageError, match="--retry-failed with --limit"):
-        run(base_file, shard, output, limit=20, retry_failed=True)
-    assert stored_tree(output) == before
-
-
-def test_failures_of_an_unfinished_functaset_are_tried_again(base_file: Path, tmp_path: Path) -> None:
-    shard = tar_of(tmp_path / "a.tar", {f"{n:02d}.png": png(n, (8, 8)) if n != 2 else b"no image" for n in range(25)})
-    output, said = tmp_path / "out.zarr", list[str]()
-    with pytest.raises(StoppedError):
-        run(base_file, shard, output, watcher=Killer(1))
-
-    class Listening(Watcher):
-        def announce(self, message: str) -> None:
-            said.append(message)
-
-    found = run(base_file, shard, output, retry_failed=True, watcher=Listening(), max_error_rate=1.0)
-    assert found.report["failed"] == 1
-    assert any(message.startswith("16 records are done anew") for message in said)

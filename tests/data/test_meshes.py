@@ -117,12 +117,6 @@ def test_a_box_in_any_format_is_filled_exactly() -> None:
         assert occupancy.flags.c_contiguous
 
 
-def test_a_cube_fills_the_grid_at_any_resolution() -> None:
-    for resolution in [1, 2, 5, 16, 33]:
-        assert voxelise(off(box()), ".off", resolution).shape == (resolution,) * 3
-        assert voxelise(off(box()), ".OFF", resolution).all()
-
-
 def test_empty_space_beside_unused_vertices_is_not_part_of_the_mesh() -> None:
     vertices, faces = box()
     assert voxelise(off((np.vstack([vertices, [50, 50, 50]]), faces)), "off", 8).all()
@@ -247,30 +241,6 @@ def test_a_surface_of_endless_layers_is_refused_before_memory_is_taken() -> None
     vertices, faces = box()
     with pytest.raises(ItemError, match="layers"):
         voxelise(off((vertices, faces * 500)), "off", 512)
-
-
-def test_off_files_as_they_are_found_are_read() -> None:
-    for content in [
-        off(box(), header="OFF"),
-        off(box(), header="OFF "),
-        off(box(), header="# made by hand\n\nOFF # here\n# counts\n"),
-        off(box()).replace(b"\n", b"\r\n"),
-        off(box(), header="COFF\n").replace(b".0\n", b".0 255 0 0 255\n"),
-        off(box()).replace(b"4 0 1 3 2\n", b"4 0 1 3 2 0.5 0.5 0.5\n"),
-        off(box()).replace(b"8 6 0", b"8 6"),
-        off(box()) + b"\n\n# end",
-        off((CUBE, [*box()[1], (0, 1), (2,), ()])),
-    ]:
-        assert voxelise(content, "off", 4).all()
-
-
-def test_obj_files_as_they_are_found_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    vertices = "".join(f"v {x} {y} {z} 1.0 0.5 0.5\r\n" for x, y, z in CUBE)
-    faces = [f"f {' '.join(f'{corner + 1}/1/{corner + 1}' for corner in quad)}" for quad in QUADS.values()]
-    relative = [f"f {' '.join(str(corner - 8) for corner in quad)}" for quad in QUADS.values()]
-    for lines in (faces, relative, [line.replace(" ", " \\\n", 1) for line in relative]):
-        content = "# made by hand\nvt 0 0\nvn 0 0 1\ng a\ns off\nl 1 2\n" + vertices + "\n".join(lines)
-        assert voxelise(content.encode(), "obj", 4).all()
 
 
 def test_materials_are_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,6 @@
 """Shards as records: grouped as webdataset groups them, and never a record of which a part is missing."""
 
 import io
-import sys
 import tarfile
 from collections import Counter
 from collections.abc import Sequence
@@ -353,24 +352,6 @@ def test_a_damaged_header_ends_in_an_error_not_in_silence() -> None:
     assert "expected the header of a member (bad checksum)" in str(error)
 
 
-@pytest.mark.parametrize("start", range(6))
-@pytest.mark.parametrize("pipe", [False, True])
-def test_start_skips_records(start: int, pipe: bool) -> None:
-    stream: Any = Pipe(tar(MEMBERS)) if pipe else io.BytesIO(tar(MEMBERS))
-    records = list(read_records("x.tar", 7, start=start, stream=stream))
-    assert as_pairs(records) == as_pairs(WHOLE)[start:]
-    assert [record.record for record in records] == list(range(start, 4))
-    assert all(record.shard == 7 for record in records)
-
-
-def test_stdin_is_read_as_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Stdin:
-        buffer = Pipe(tar(MEMBERS))
-
-    monkeypatch.setattr(sys, "stdin", Stdin())
-    assert as_pairs(list(read_records("-"))) == as_pairs(WHOLE)
-
-
 def test_records_are_found_again_at_their_locations(tmp_path: Path) -> None:
     shard = tmp_path / "x.tar"
     members = [*MEMBERS, ("long" * 50 + "/4.png", b"s"), ("5.pkl", b""), ("6.png", b"t"), ("6.PNG", b"t")]
@@ -459,12 +440,6 @@ def test_specs_that_lead_nowhere_say_what_to_do(shards: Path) -> None:
             expand_shards(specs)
         assert caught.value.hint
         assert "secret" not in str(caught.value) + caught.value.hint
-
-
-def test_a_directory_of_images_leads_to_pack(shards: Path) -> None:
-    with pytest.raises(InputError) as caught:
-        expand_shards(["images"])
-    assert "functaconv pack images SHARDS" in str(caught.value.hint)
 
 
 @pytest.mark.realdata

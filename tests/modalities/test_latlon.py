@@ -396,19 +396,6 @@ def test_rows_that_point_to_no_grid_are_found(masked_store: Path) -> None:
     assert any("row 2" in problem for problem in verify(masked_store))
 
 
-@pytest.mark.parametrize("damage", ["missing", "short"])
-def test_a_column_that_is_not_whole_is_told_once_and_stops_nothing(damage: str, masked_store: Path) -> None:
-    path = masked_store
-    root = json.loads((path / "zarr.json").read_text())
-    described = root["consolidated_metadata"]["metadata"]
-    if damage == "missing":
-        del described["grid"]
-    else:
-        described["grid"]["shape"] = [4]
-    (path / "zarr.json").write_text(json.dumps(root))
-    assert any(problem.startswith(("grid: ", "grid/zarr.json")) for problem in verify(path)), verify(path)
-
-
 def test_items_on_another_grid_are_not_the_stored_ones(store: Path, tmp_path: Path) -> None:
     members: dict[str, bytes] = {}
     for number in range(100, 112):
@@ -518,52 +505,10 @@ def test_pca_of_other_masks_is_left_out_with_a_reason(masked: Path, shards: Path
     assert "miss" in found.summary["pca"]["reason"]
 
 
-def test_pca_of_other_places_is_left_out_with_a_reason(base: Path, shards: Path, tmp_path: Path) -> None:
-    members: dict[str, bytes] = {}
-    for number in range(100, 106):
-        members |= record(number, field(number)[::-1], latitude=LATITUDE[::-1].tolist())
-    flipped = tar(tmp_path / "t.tar", members)
-    path = encode(base, str(flipped), tmp_path / "o.zarr", device="cpu").path
-    found = report(path, against=str(flipped), train=str(shards), baseline="pca")
-    assert found.complaint is None
-    assert found.summary["pca"]["psnr"] is None
-    assert "different grids" in found.summary["pca"]["reason"]
-
-
-def test_sites_do_not_hinder_pca_of_masked_grids(tmp_path: Path) -> None:
-    # rows and columns that sites divide evenly: only the mask keeps PCA from being made per cell
-    latitude, longitude = np.arange(35.0, -36, -10), np.arange(0.0, 360, 30)
-    land = np.zeros((8, 12), bool)
-    land[:2] = True
-    members: dict[str, bytes] = {}
-    for number in range(16):
-        array = np.where(land, np.float32(np.nan), field(number, latitude, longitude))
-        members |= record(number, array, latitude=latitude.tolist(), longitude=longitude.tolist())
-    shards = tar(tmp_path / "m.tar", members)
-    settings = merged(QUICK, {"latent": {"numbers": 2, "sites": [2, 2]}})
-    path = encode(learned(shards, tmp_path / "b.safetensors", settings), str(shards), tmp_path / "s.zarr").path
-    found = report(path, against=str(shards), train=str(shards), baseline="pca").summary["pca"]
-    # three waves: eight components are all there is of what none misses
-    assert found["psnr"] > 60
-    assert "psnr_per_patch" not in found
-
-
 @pytest.mark.parametrize("variable", ["", "x" * 300])
 def test_variables_without_a_name_are_told_at_once(variable: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="names"):
         learned(tar(tmp_path / "t.tar", record(0, field(0), variable=variable)), tmp_path / "b.safetensors")
-
-
-def test_what_json_says_of_plain_arrays_is_no_level(tmp_path: Path) -> None:
-    members: dict[str, bytes] = {}
-    for number in range(8):
-        members[f"a{number:03d}.npy"] = npy(field(number)[..., None] * (1 + number))
-        members[f"a{number:03d}.json"] = json.dumps({"height": 8 + number}).encode()
-    shards = tar(tmp_path / "t.tar", members)
-    base = learned(shards, tmp_path / "b.safetensors")
-    assert not read_base(base).base.normalizer.levels
-    path = encode(base, str(shards), tmp_path / "o.zarr", device="cpu").path
-    assert report(path, against=str(shards)).complaint is None
 
 
 def test_a_time_beyond_the_calendar_is_a_failed_item(base: Path, tmp_path: Path) -> None:

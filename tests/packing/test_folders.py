@@ -236,15 +236,6 @@ def test_what_cannot_be_packed_stops_at_once_with_a_reason(source: Path, tmp_pat
         pack(source, target, field="pkl")
 
 
-def test_progress_is_shown_on_request_only(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pack(source, tmp_path / "quiet")
-    assert capsys.readouterr() == ("", "")
-    pack(source, tmp_path / "shown", progress=True)
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert "pack" in shown.err
-
-
 @pytest.mark.realdata
 def test_real_images_are_packed_or_listed_with_a_reason(tmp_path: Path, test_data: Path) -> None:
     folder = test_data / "raw" / "images"
@@ -263,18 +254,6 @@ def test_real_images_are_packed_or_listed_with_a_reason(tmp_path: Path, test_dat
         item = decode(record, transform=ImageTransform(resize=32, crop=32), channels=3)
         assert item.array.shape == (32, 32, 3)
     assert arrays == ["odd/10ct_32bit_128"]
-
-
-def test_an_image_is_resized_and_cropped_even_when_its_size_is_right_already(tmp_path: Path) -> None:
-    folder = tmp_path / "images"
-    folder.mkdir()
-    original = image(3, (24, 24, 3))
-    original.save(folder / "a.png")
-    pack(folder, tmp_path / "shards", transform=ImageTransform(resize=48, crop=24))
-    (record,) = records(tmp_path / "shards")
-    packed = decode(record).array
-    assert packed.shape == (24, 24, 3)
-    assert not np.array_equal(packed, np.asarray(original)), "the middle of the enlarged image, not the image itself"
 
 
 def test_what_is_no_file_is_a_failure_and_not_waited_for(tmp_path: Path) -> None:

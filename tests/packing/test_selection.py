@@ -74,13 +74,6 @@ def test_what_is_an_image_is_packed_whatever_it_is_called(tmp_path: Path) -> Non
         np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(found[name]))), PIXELS)
 
 
-def test_of_an_animation_the_first_frame_is_packed_and_the_rest_told(tmp_path: Path) -> None:
-    frames = [Image.fromarray(np.full((8, 8), shade, np.uint8)) for shade in (0, 100, 200)]
-    (tmp_path / "folder").mkdir()
-    frames[0].save(tmp_path / "folder" / "a.gif", save_all=True, append_images=frames[1:])
-    assert pack(tmp_path / "folder", tmp_path / "shards").ignored == {"further frames of animations": 2}
-
-
 @pytest.mark.parametrize(
     ("names", "counts", "fields"),
     [
@@ -224,26 +217,3 @@ def test_threads_change_nothing(tmp_path: Path, workers: int) -> None:
     assert several == alone
     for name in os.listdir(tmp_path / "alone"):  # noqa: PTH208
         assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "several" / name).read_bytes()
-
-
-def test_what_libraries_warn_of_is_told_once_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import warnings
-
-    from functaconv.packing import reading
-
-    folder = tmp_path / "folder"
-    for number in range(5):
-        image(folder / f"{number}.png")
-    whole = reading.decode
-
-    def noisy(record: object, **options: object) -> object:
-        warnings.warn("Corrupt EXIF data", UserWarning, stacklevel=1)
-        warnings.warn("old", DeprecationWarning, stacklevel=1)
-        return whole(record, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(reading, "decode", noisy)
-    assert packed(folder, tmp_path / "a", workers=0, seed=None).notes == (
-        "0.png: Corrupt EXIF data (and 4 more times)",
-    )
-    (note,) = packed(folder, tmp_path / "b", workers=3).notes
-    assert note.endswith(".png: Corrupt EXIF data (and 4 more times)")

@@ -21,20 +21,6 @@ def centre(picture: np.ndarray) -> np.ndarray:
     return np.argwhere((picture < 255).any(axis=-1)).mean(axis=0)
 
 
-def test_nothing_is_a_white_picture() -> None:
-    picture = voxel_preview(np.zeros((8, 8, 8)))
-    assert picture.shape == (256, 256, 3)
-    assert picture.dtype == np.uint8
-    assert (picture == 255).all()
-
-
-def test_a_full_grid_fills_the_picture_up_to_a_margin() -> None:
-    rows, columns = (voxel_preview(np.ones((8, 8, 8)), 200) < 255).any(axis=-1).nonzero()
-    assert min(rows.min(), columns.min(), 199 - rows.max(), 199 - columns.max()) == pytest.approx(6, abs=3)
-    assert abs(rows.mean() - 99.5) < 2
-    assert abs(columns.mean() - 99.5) < 2
-
-
 ALL, LOW, HIGH = slice(None), slice(0, 4), slice(12, 16)
 
 
@@ -74,21 +60,6 @@ def test_walls_of_one_voxel_have_no_holes() -> None:
     for row in seen[seen.any(axis=1)]:
         first, last = np.flatnonzero(row)[[0, -1]]
         assert row[first : last + 1].all()
-
-
-def test_occupied_is_what_is_over_a_half() -> None:
-    occupancy = np.random.default_rng(0).random((8, 8, 8)).astype(np.float32)
-    seen = (voxel_preview(occupancy) < 255).any(axis=-1)
-    np.testing.assert_array_equal(seen, (voxel_preview(occupancy > 0.5) < 255).any(axis=-1))
-    assert (voxel_preview(np.full((8, 8, 8), 0.5)) == 255).all()
-    assert (voxel_preview(np.full((8, 8, 8), np.nan)) == 255).all()
-    np.testing.assert_array_equal(voxel_preview(np.full((8, 8, 8), np.inf)), voxel_preview(np.ones((8, 8, 8), bool)))
-
-
-def test_fine_grids_keep_their_thin_walls() -> None:
-    occupancy = np.zeros((150, 150, 150), np.uint8)
-    occupancy[:, :, 75] = 1
-    assert (voxel_preview(occupancy) < 255).any(axis=-1).mean() > 0.15
 
 
 @settings(max_examples=12, deadline=None, derandomize=True)

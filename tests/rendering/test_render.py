@@ -50,17 +50,6 @@ def any_store(request: pytest.FixtureRequest, store: Functaset, spatial: Functas
     return store if request.param == "global" else spatial
 
 
-@pytest.fixture
-def named(base_file: Path, tmp_path: Path) -> Callable[..., Functaset]:
-    """A functaset of images with these keys."""
-
-    def make(*keys: str) -> Functaset:
-        shard = tar(tmp_path / "named.tar", {f"{key}.png": png(n, (SIDE, SIDE)) for n, key in enumerate(keys)})
-        return open_functaset(encode(base_file, str(shard), tmp_path / "named.zarr").path)
-
-    return make
-
-
 def array_of(functaset: Functaset, item: int, view: View | None = None) -> np.ndarray:
     [(_, array)] = arrays(functaset, [item], view=view)
     return array
@@ -356,18 +345,6 @@ def test_a_tar_holds_the_files_of_the_directory(store: Functaset, tmp_path: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all.tar", "folder"]
 
 
-def test_a_tar_that_is_not_finished_never_has_its_name(
-    store: Functaset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*_: object, **__: object) -> None:
-        raise RuntimeError("stop")
-
-    monkeypatch.setattr("tarfile.TarFile.addfile", broken)
-    with pytest.raises(RuntimeError, match="stop"):
-        render(store, tmp_path / "all.tar", items=["0:5"])
-    assert not list(tmp_path.iterdir())
-
-
 def test_stdout_gets_one_item_as_it_is_and_several_as_a_tar(store: Functaset) -> None:
     one, several = io.BytesIO(), io.BytesIO()
     render(store, "-", items=[0], stdout=one)
@@ -393,21 +370,6 @@ def test_png_is_clipped_and_npy_is_not(store: Functaset) -> None:
         np.testing.assert_array_equal(np.asarray(image), np.rint(255 * array.clip(0, 1)).astype(np.uint8))
     with Image.open(io.BytesIO(FORMATS["png"].to_bytes(gray, store))) as image:
         assert image.mode == "L"
-
-
-def test_keys_become_names_that_stay_in_the_directory_and_never_meet(
-    named: Callable[..., Functaset], tmp_path: Path
-) -> None:
-    long = "k" * 95
-    keys = ["a/b", "a_b", "A_B", "../../up", "x:y?z", "a/b/c", "-dash", long, long + "2"]
-    out = tmp_path / "out"
-    made = render(named(*keys), out)
-    names = [Path(file).name for file in made.files]
-    assert names[:3] == ["a_b.png", "a_b_2.png", "A_B_3.png"]
-    assert len({name.lower() for name in names}) == len(keys)
-    assert sorted(path.name for path in out.iterdir()) == sorted(names)
-    assert all(not name.startswith(".") and "/" not in name and len(name) <= 100 for name in names)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["named.tar", "named.zarr", "out"]
 
 
 def test_the_same_item_twice_is_two_files(store: Functaset, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def array_fields(dataset: "xr.Dataset", choice: FieldChoice, origin: Origin, rea
         for number, (dim, positions) in enumerate(chosen.items())
     ]
     item_bytes = layout.bytes * first.sizes.get("expver", 1)
-    pieces, passes = blocks([axis.positions for axis in axes], [axis.chunk for axis in axes], item_bytes, readers)
+    pieces = blocks([axis.positions for axis in axes], [axis.chunk for axis in axes], item_bytes, readers)
     cut = _Cut(dataset, names, axes, horizontal_dims, along, origin)
     count = math.prod(len(axis.positions) for axis in axes)
     fields = Fields(
@@ -67,7 +67,6 @@ def array_fields(dataset: "xr.Dataset", choice: FieldChoice, origin: Origin, rea
         count,
         labels=lambda: (cut.labels(index) for block in itertools.product(*pieces) for _, index in cut.places(block)),
         read=lambda: cut.items(itertools.product(*pieces)),
-        passes=passes,
     )
     choice.count_others(horizontal(dataset), fields.ignored)
     return fields

@@ -13,8 +13,8 @@ TOGETHER_BYTES = 64 << 20
 
 def blocks(
     axes: Sequence[np.ndarray], chunks: Sequence[int], item_bytes: int, readers: int = 1
-) -> tuple[list[list[np.ndarray]], int]:
-    """The pieces of each axis, as indices into its positions, and how often each chunk is read.
+) -> list[list[np.ndarray]]:
+    """The pieces of each axis, as indices into its positions.
 
     A block has one piece of each axis. It is made of whole chunks; only a chunk beyond `BLOCK_BYTES` is read several
     times. `readers` of as many sources share the memory.
@@ -25,14 +25,12 @@ def blocks(
         for positions, chunk in zip(axes, chunks, strict=True)
     ]
     longest = [max(map(len, parts)) for parts in pieces]
-    passes = 1
     for number, length in enumerate(longest):
         limit = max(1, BLOCK_BYTES // (item_bytes * math.prod(longest[number + 1 :])))
         if limit < length:
             pieces[number] = [
                 part for piece in pieces[number] for part in np.split(piece, list(range(limit, len(piece), limit)))
             ]
-            passes *= math.ceil(length / limit)
         if limit > 1:
             break
     # bytes that are decoded, not only those that are wanted: a level of a chunk of 37 costs 37
@@ -43,4 +41,4 @@ def blocks(
         budget //= together
         if together < len(parts):
             break
-    return pieces, passes
+    return pieces

@@ -75,7 +75,6 @@ class Fields:
         *,
         labels: Callable[[], Iterator[list[str]]],
         read: Callable[[], Iterator[Place]],
-        passes: int = 1,
     ) -> None:
         check_size(origin, len(layout.latitude), len(layout.longitude), len(layout.variables))
         self._origin, self._layout, self._read, self._labels = origin, layout, read, labels
@@ -85,8 +84,6 @@ class Fields:
         self.latitude, self.longitude = layout.latitude, layout.longitude
         self.bytes = count * layout.bytes
         """of all values as float32"""
-        self.passes = passes
-        """how often a chunk is read: once, unless a chunk in time is larger than a block"""
         self.ignored: Counter[str] = Counter()
         """what the source holds besides, by kind"""
 

@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import struct
-import threading
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from functaconv.data.decoders import (
     usable_field,
 )
 from functaconv.data.ignored import CUT_JSON, CUT_TEXT, FRAMES, LARGE_JSON, LOW_BITS, NO_LABELS, named_otherwise
-from functaconv.data.items import Item, Record
+from functaconv.data.items import Record
 from functaconv.errors import ItemError, UsageError
 
 RNG = np.random.default_rng(0)
@@ -218,22 +217,6 @@ def assert_content_decides(suffix: str, name: str) -> None:
     assert ignored == ({} if is_promised else {named_otherwise(name, str(format_of(FILES[suffix]))): 1})
 
 
-@pytest.mark.parametrize("suffix", ["jpe", "jfif", "jpeg", "JFIF"])
-def test_jpegs_have_many_suffixes(suffix: str) -> None:
-    ignored = Counter[str]()
-    assert decode(record(**{suffix.lower(): FILES["jpg"]}), ignored=ignored).array.shape == (6, 5, 3)
-    assert not ignored
-    assert parse_field(suffix) == (suffix.lower(), None)
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "RGB"])
-def test_portable_anymaps_decode_to_the_pixels_saved(mode: str) -> None:
-    image = Image.fromarray(RGB).convert(mode)
-    item = decode(record(pnm=saved(image, "PPM")))
-    np.testing.assert_array_equal(item.array.squeeze(), np.array(image.convert("L" if mode == "1" else mode)))
-    assert item.peak == 255
-
-
 def test_portable_anymaps_of_sixteen_bits_and_of_floats() -> None:
     ignored = Counter[str]()
     item = decode(record(pgm=b"P5 5 6 65535\n" + GRAY16.astype(">u2").tobytes()), ignored=ignored)
@@ -320,18 +303,6 @@ def test_too_many_pixels_are_refused_before_they_are_decoded() -> None:
         decode(record(png=content), limits=Limits(pixels=1_000_000))
     with pytest.raises(ItemError, match="need more than 1000 bytes"):
         decode(record(png=content), limits=Limits(expanded=1000))
-
-
-def test_a_large_image_within_the_limits_warns_in_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    # warnings are errors here: Image.open would raise one
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    results: list[Item] = []
-    threads = [threading.Thread(target=lambda: results.append(decode(record(png=FILES["png"])))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(results) == 4
 
 
 @pytest.mark.parametrize(
@@ -484,11 +455,6 @@ def test_an_npz_with_several_arrays_needs_a_name() -> None:
     np.testing.assert_array_equal(decode(content, field="npz:second").array, RGB)
     with pytest.raises(ItemError, match="no array 'third', found first, second"):
         decode(content, field="npz:third")
-
-
-def test_arrays_are_not_resized() -> None:
-    with pytest.raises(ItemError, match="for images, found an array"):
-        decode(record(npy=npy(RGB)), transform=ImageTransform(resize=4))
 
 
 def test_the_field_is_the_first_in_order_of_preference() -> None:

@@ -325,16 +325,6 @@ def test_a_truncated_grib_file_is_an_error_wherever_it_ends(tmp_path: Path) -> N
 
 
 @grib
-def test_a_grib_file_is_known_by_its_content(tmp_path: Path) -> None:
-    heading = b"\x01\r\r\n001\r\r\nHTXX50 ECMF 010000\r\r\n"
-    (tmp_path / "a.nc").write_bytes(heading + message(np.ones((2, 2))))
-    assert list(read(tmp_path / "a.nc")) == ["a_2022-05-01T00"]
-    (tmp_path / "a.nc").write_bytes(b"GRIB and no more")
-    with pytest.raises(InputError):
-        read(tmp_path / "a.nc")
-
-
-@grib
 @pytest.mark.parametrize("sample", ["regular_ll_sfc_grib1", "regular_ll_sfc_grib2"])
 def test_a_grid_too_large_for_memory_is_refused_by_its_header(
     grib_file: Any, monkeypatch: pytest.MonkeyPatch, sample: str

@@ -12,7 +12,7 @@ import pytest
 
 from functaconv.data.grids import FieldChoice, axes_of, open_fields
 from functaconv.errors import InputError, UsageError
-from tests.data.grids.conftest import CLASSIC, arco, era5, hours, netcdf, read, stored, values
+from tests.data.grids.conftest import CLASSIC, era5, hours, netcdf, read, stored, values
 
 
 @netcdf
@@ -465,31 +465,6 @@ def test_values_beyond_float32_are_an_error(tmp_path: Path) -> None:
 
 
 @netcdf
-def test_counting_reads_no_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import xarray
-
-    path = stored(era5(), tmp_path / "a.nc")
-    shapes = []
-    to_numpy = xarray.Variable.to_numpy
-    monkeypatch.setattr(xarray.Variable, "to_numpy", lambda self: shapes.append(self.ndim) or to_numpy(self))
-    with open_fields(path) as fields:
-        assert (fields.count, fields.bytes, fields.shape) == (3, 240, (4, 5))
-        assert fields.variables == ("t2m",)
-        assert max(shapes) == 1
-        assert len(list(fields)) == len(list(fields)) == 3
-
-
-@netcdf
-def test_names_lead_keys_and_stay_short_enough_for_a_tar(tmp_path: Path) -> None:
-    path = stored(era5(1), tmp_path / "a.nc")
-    assert list(read(path, name="b")) == ["b_2022-05-01T00"]
-    long = stored(era5(), tmp_path / f"{'n' * 120}.nc")
-    keys = list(read(long))
-    assert len(set(keys)) == 3
-    assert all(len(f"{key}.json") <= 100 for key in keys)
-
-
-@netcdf
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
@@ -582,29 +557,6 @@ def test_a_damaged_header_is_no_traceback(tmp_path: Path, form: str) -> None:
             warnings.simplefilter("ignore")
             with open_fields(tmp_path / "a.nc") as fields:
                 assert sum(1 for _ in fields) == fields.count
-
-
-@netcdf
-@pytest.mark.parametrize("stride", [1, 3])
-def test_small_chunks_of_a_netcdf_file_are_read_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stride: int
-) -> None:
-    import xarray
-
-    path = stored(arco(), tmp_path / "a.nc", encoding={"wind": {"chunksizes": (3, 2, 4, 5)}})
-    reads = []
-    to_numpy = xarray.Variable.to_numpy
-    monkeypatch.setattr(
-        xarray.Variable,
-        "to_numpy",
-        lambda self: (reads.append(self.shape) if self.ndim == 4 else None) or to_numpy(self),
-    )
-    items = read(path, FieldChoice(variables=("wind",), stride=stride))
-    assert len(items) == len(range(0, 7, stride)) * 3
-    for key, (array, attributes) in items.items():
-        time, level = int(key.split("T")[1][:2]), attributes["level"] // 100 - 1
-        np.testing.assert_array_equal(array, arco().wind.values[time, level])
-    assert len(reads) == 1
 
 
 def unwritten(path: Path, chunks: Mapping[str, Sequence[int]] | None = None, **lengths: int) -> Path:

@@ -1,6 +1,5 @@
 """Files as weather services publish them, compared with what xarray or ecCodes reads."""
 
-import hashlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -108,31 +107,3 @@ def test_real_files_on_other_grids_are_refused_with_a_reason(test_data: Path, na
     with pytest.raises(InputError, match=REFUSED[name]) as caught:
         read(test_data / "raw" / "weather" / name)
     assert "regrid" in str(caught.value.hint)
-
-
-@pytest.mark.realdata
-@netcdf
-@grib
-@pytest.mark.parametrize("name", [*REAL, *REFUSED])
-@pytest.mark.parametrize("part", [0.01, 0.4, 0.9, 0.9999])
-def test_the_beginning_of_a_real_file_is_an_error(test_data: Path, tmp_path: Path, name: str, part: float) -> None:
-    # messages of GRIB may be followed by zeros
-    content = (test_data / "raw" / "weather" / name).read_bytes().rstrip(b"\0")
-    (tmp_path / name).write_bytes(content[: int(len(content) * part) - 1])
-    with pytest.raises(InputError, match=r"truncated|cannot read|damaged|rotated"):
-        read(tmp_path / name)
-
-
-@pytest.mark.realdata
-@netcdf
-@grib
-def test_reading_leaves_real_files_and_their_folder_as_they_are(test_data: Path, tmp_path: Path) -> None:
-    names = ("era5-levels-members.grib", "eraint_uvz.nc")
-    before = {}
-    for name in names:
-        content = (test_data / "raw" / "weather" / name).read_bytes()
-        (tmp_path / name).write_bytes(content)
-        before[name] = hashlib.sha256(content).hexdigest()
-        read(tmp_path / name)
-    after = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in tmp_path.iterdir()}
-    assert after == before
