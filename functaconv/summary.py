@@ -33,15 +33,22 @@ class Items:
 
     @classmethod
     def of(
-        cls, keys: NDArray[np.object_] | None, shapes: NDArray[np.int32], tiles: NDArray[np.int32] | None
+        cls,
+        keys: NDArray[np.object_] | None,
+        shapes: NDArray[np.int32],
+        tiles: NDArray[np.int32] | None,
+        views: NDArray[np.int32] | None = None,
     ) -> "Items":
-        """From the columns of a functaset; without `keys` the items have empty names."""
+        """From the columns of a functaset; without `keys` the items have empty names. Views but the first, the item
+        itself, are left out.
+        """
         count, points = len(shapes), shapes.astype(np.float64).prod(-1)
         if keys is None:
             keys = np.full(count, "", object)
         if tiles is None:
-            ones = np.ones(count, np.int64)
-            return cls(np.arange(count), ones, shapes.astype(np.int64), keys, np.zeros(count, bool), points)
+            first = np.arange(count) if views is None else np.flatnonzero(views == 0)
+            ones, shape = np.ones(len(first), np.int64), shapes[first].astype(np.int64)
+            return cls(first, ones, shape, keys[first], np.zeros(len(first), bool), points)
         axes = shapes.shape[1]
         origin, whole = tiles[:, :axes], tiles[:, axes:]
         # an item begins with the tile at its origin
@@ -61,6 +68,8 @@ class Items:
         """Mean squared error of each item, from that of its rows."""
         if not len(self):
             return np.zeros(0)
+        if not self.is_tiled.any():
+            return mse[self.first].astype(np.float64)
         weighted = np.add.reduceat(mse.astype(np.float64) * self.points, self.first)
         return np.asarray(weighted / np.add.reduceat(self.points, self.first))
 

@@ -39,6 +39,10 @@ def command(
     footprint: Annotated[
         str, typer.Option("--footprint", help="A sample is the value at its point, or the mean over its cell: area.")
     ] = "point",
+    views: Annotated[int, typer.Option("--views", help="Rows of an item: itself, and augmented views.", min=1)] = 1,
+    augment: Annotated[
+        str | None, typer.Option("--augment", help="What makes a view, such as flip,crop:4.", metavar="HOW")
+    ] = None,
     max_error_rate: Annotated[
         float, typer.Option("--max-error-rate", help="More failed items than this share: exit 3.", min=0, max=1)
     ] = 0.01,
@@ -72,7 +76,8 @@ def command(
         steps=steps, solver=solver, batch_size=batch_size, bits=bits, device=device, precision=precision,
         channels=channels, field=field, resize=parse_size(resize) if resize else None,
         crop=parse_size(crop) if crop else None, tile=tile, keep=keep, min_gain=min_gain, limit=limit,
-        footprint=footprint, max_error_rate=max_error_rate, min_psnr=min_psnr, allow_pipe=allow_pipe, workers=workers,
+        footprint=footprint, views=views, augment=augment,
+        max_error_rate=max_error_rate, min_psnr=min_psnr, allow_pipe=allow_pipe, workers=workers,
         engine=engine, gpus_per_task=gpus_per_task, overwrite=overwrite, retry_failed=retry_failed,
     )  # fmt: skip
     if is_dry_run:

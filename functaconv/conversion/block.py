@@ -146,6 +146,8 @@ def _encode(work: Work, portion: Portion, table: GridTable, report: Callable[[fl
     meta = [_meta(work, signal) for signal in signals]
     if any(text != "null" for text in meta):
         rows["meta"] = np.array(meta, object)
+    if work.options.views > 1:
+        rows["view"] = np.array([position % work.options.views for position in kept], np.int32)
     if work.options.tile is not None:
         origins = [[*place.origin, *place.whole] for place in places]
         rows["tile"] = np.array(origins, np.int32).reshape(-1, 2 * axes)
@@ -223,7 +225,7 @@ def _fit(work: Work, signals: Sequence[Signal], report: Callable[[float, np.ndar
 def _measure_joined(work: Work, reads: Sequence[DecodedRecord], fitted: _Fitted) -> None:
     """Items in tiles: the error of each tile becomes that of the whole item, joined as it is rendered."""
     first = 0
-    for one in reads:
+    for one in reads if work.options.tile is not None else ():
         rows = slice(first, first := first + len(one.tiles))
         if len(one.tiles) < 2 or any(row in fitted.reasons for row in range(rows.start, rows.stop)):
             continue

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functaconv.data.decoders.transform import ImageTransform, Size
 from functaconv.errors import UsageError, lookup
 from functaconv.functaset.codecs import CODECS
+from functaconv.signals.views import MOST_VIEWS, parse_augment
 
 FOOTPRINTS = {"point": "the value at its point", "area": "the mean over its cell"}
 
@@ -39,6 +40,10 @@ class EncodeOptions:
     footprint: str = "point"
     """what a sample is: the value at a point, or (area) the mean over its cell, as items coarser than those of the
     training are"""
+    views: int = 1
+    """rows of each item: the item itself, and augmented views of it"""
+    augment: str | None = None
+    """what makes a view, such as `flip,crop:4`: mirrored or not, then shifted by up to four points"""
     limit: int | None = None
     """only the first so many records"""
     max_error_rate: float = 0.01
@@ -69,6 +74,15 @@ class EncodeOptions:
         lookup(FOOTPRINTS, self.footprint, what="footprint")
         if self.footprint == "area" and self.tile is not None:
             raise UsageError("--footprint area is for items that are fitted as a whole", hint="leave --tile out")
+        if not 1 <= self.views <= MOST_VIEWS or (self.views > 1) != (self.augment is not None):
+            raise UsageError(
+                f"--views {self.views} and --augment {self.augment} do not go together",
+                hint=f"as in --views 10 --augment flip,crop:4 (at most {MOST_VIEWS})",
+            )
+        if self.augment is not None and self.tile is not None:
+            raise UsageError("views are of whole items, not of tiles", hint="leave --tile, or --views, out")
+        if self.augment is not None:
+            parse_augment(self.augment)
         lookup(CODECS, self.bits, what="kind of --bits")
 
     @property

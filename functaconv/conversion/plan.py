@@ -54,4 +54,4 @@ def dry_run(
     if existing.exists and not options.overwrite:
         done = (records or 0) if existing.is_finished else Parts(path / PARTS).records
     numbers = work.stored.base.numbers
-    return DryRun(work.names, records, done, numbers, numbers * work.codec.dtype.itemsize)
+    return DryRun(work.names, records, done, numbers, options.views * numbers * work.codec.dtype.itemsize)

@@ -119,21 +119,24 @@ class NothingUsableError(InputError):
 def _report(work: Work, made: Arrays, blocks: Blocks, items_per_second: float | None) -> tuple[dict[str, Any], int]:
     """The report, and of how many items."""
     stored, axes, shapes = work.stored, work.stored.base.axes, made.column("shape")
-    items = Items.of(None, shapes, made.column("tile") if work.layout.tiled else None)
+    layout = work.layout
+    items = Items.of(
+        None, shapes, made.column("tile") if layout.tiled else None, made.column("view") if layout.has_views else None
+    )
     report = summarise(
         items.mse(made.column("mse")), failed=blocks.failed, ignored=blocks.ignored,
         method=Method(stored.recipe.solver.kind, work.steps, stored.base.sites, stored.base.numbers),
         size=Size(made.nbytes(), len(stored.content), raw_bytes(items.shape, axes.channels, axes.itemsize)),
         items_per_second=items_per_second,
         measures=of_measures(
-            work.layout.kind, {name: made.column(name) for name in work.layout.kind.measure_names},
+            layout.kind, {name: made.column(name)[items.first] for name in layout.kind.measure_names},
             axes.variables, axes.units,
         ),
     )  # fmt: skip
     # how the base compares with the closed form, on the items that it was validated on
     training = stored.description.training
     report |= {name: training[name] for name in ("closed_form", "learned") if name in training}
-    if work.layout.tiled:
+    if layout.tiled or layout.has_views:
         report["rows"] = blocks.rows
     return report, len(items)
 
@@ -159,6 +162,7 @@ def _attributes(
         quantisation=Quantisation(bits=work.options.bits),
         tiled=layout.tiled,
         overlap=layout.overlap,
+        views=work.options.views,
         variables=stored.base.axes.variables,
         units=stored.base.axes.units,
         psnr_peak=normalizer.scale if layout.kind.has_coordinates else (),

@@ -25,6 +25,7 @@ from functaconv.measuring import sample
 from functaconv.modalities.reading import Reading, check_possible
 from functaconv.signals.device import HALF, device_of, sweep_dtype_of, usable_precision
 from functaconv.signals.grid import AXES
+from functaconv.signals.views import Views, parse_augment
 from functaconv.solvers import SOLVERS
 
 BLOCK_VALUES = 1 << 19
@@ -133,8 +134,8 @@ class Work:
         base = self.stored.base
         return Layout(
             axes=AXES[base.axes.dims], sites=base.sites, latent=base.latent, bits=self.options.bits,
-            tiled=self.options.tile is not None, overlap=self.overlap, modality=base.axes.kind,
-            variables=base.axes.variables,
+            tiled=self.options.tile is not None, overlap=self.overlap, has_views=self.options.views > 1,
+            modality=base.axes.kind, variables=base.axes.variables,
         )  # fmt: skip
 
     @property
@@ -166,11 +167,16 @@ class Work:
             "limit": options.limit,
             # functasets of earlier versions do not name it
             **({} if options.footprint == "point" else {"footprint": options.footprint}),
+            **({} if options.views == 1 else {"views": options.views, "augment": options.augment}),
         }
 
     @property
     def reading(self) -> Reading:
-        return Reading(self.stored.base.axes, self.field, self.options.transform, self.options.tile, self.overlap)
+        options, views = self.options, None
+        if options.augment is not None:
+            seed = self.stored.recipe.training.seed
+            views = Views(options.views, parse_augment(options.augment), seed)
+        return Reading(self.stored.base.axes, self.field, options.transform, options.tile, self.overlap, views)
 
     @cached_property
     def codec(self) -> Codec:
@@ -220,6 +226,8 @@ def _check(options: EncodeOptions, stored: StoredBase) -> None:
             hint="leave --channels out, or learn a base with it",
         )
     check_possible(axes, options.transform, options.tile)
+    if options.views > 1 and axes.modality.has_coordinates:
+        raise UsageError(f"--views are for images and plain arrays, not for {axes.described}", hint="leave them out")
 
 
 def _precision(name: str, stored: StoredBase, device: torch.device) -> str:

@@ -113,6 +113,8 @@ class Attributes(_Frozen):
     tiled: bool = False
     overlap: tuple[int, ...] = ()
     """points that neighbouring tiles share along each axis"""
+    views: int = Field(default=1, ge=1, le=2**16)
+    """rows of each item: the item itself and augmented views of it"""
     variables: tuple[Name, ...] = ()
     """grids: the names of their channels"""
     units: tuple[str, ...] = ()
@@ -149,7 +151,7 @@ class Attributes(_Frozen):
         bits = self.quantisation.bits
         return Layout(
             axes=self.axes, sites=self.sites, latent=self.latent, bits=bits, tiled=self.tiled,
-            overlap=self.overlap, modality=self.modality, variables=self.variables,
+            overlap=self.overlap, has_views=self.views > 1, modality=self.modality, variables=self.variables,
         )  # fmt: skip
 
     @property

@@ -23,7 +23,7 @@ class LatentDataset(Dataset[tuple[torch.Tensor, int]]):
         self.normalize, self.form = normalize, form
 
     def __len__(self) -> int:
-        return len(self.functaset)
+        return len(self.functaset.item_rows)
 
     def __getitem__(self, item: int) -> tuple[torch.Tensor, int]:
         if not -len(self) <= item < len(self):
@@ -32,6 +32,8 @@ class LatentDataset(Dataset[tuple[torch.Tensor, int]]):
 
     def __getitems__(self, items: Sequence[int]) -> list[tuple[torch.Tensor, int]]:
         """Many at once: a chunk that several of them share is read once."""
-        rows = np.asarray(items, np.int64)
+        rows = self.functaset.item_rows[np.asarray(items, np.int64)]
+        if (views := self.functaset.attributes.views) > 1:
+            rows = rows + torch.randint(views, (len(rows),)).numpy()
         latents = torch.from_numpy(self.functaset.latents(rows, normalize=self.normalize, form=self.form))
         return list(zip(latents, self.functaset.labels[rows].tolist(), strict=True))

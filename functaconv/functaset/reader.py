@@ -109,6 +109,16 @@ class Functaset(Store):
         return self._column("tile") if self.layout.tiled else None
 
     @cached_property
+    def views(self) -> np.ndarray | None:
+        """int32 [item]: 0 for an item itself, else the number of an augmented view of it; None when there are none."""
+        return self._column("view") if self.layout.has_views else None
+
+    @cached_property
+    def item_rows(self) -> np.ndarray:
+        """The row of each item itself, which its views follow."""
+        return np.arange(len(self)) if self.views is None else np.flatnonzero(self.views == 0)
+
+    @cached_property
     def grids(self) -> list[StoredGrid]:
         """Axes and masks of items that lie at places of their own; empty for others."""
         return read_grids(self.stored) if self.layout.kind.has_coordinates else []
@@ -231,7 +241,10 @@ class Functaset(Store):
             yield start, self.latents(slice(start, start + size))
 
     def torch_dataset(self, normalize: bool = False, *, form: Form = "grid") -> "LatentDataset":
-        """A torch `Dataset` of (latent, label); needs torch, which reading otherwise does not."""
+        """A torch `Dataset` of (latent, label); needs torch, which reading otherwise does not.
+
+        Where items have views, each time that an item is taken one of its views is drawn, by torch's random numbers.
+        """
         from functaconv.functaset.dataset import LatentDataset
 
         return LatentDataset(self, normalize=normalize, form=form)

@@ -58,6 +58,8 @@ class Layout(BaseModel):
     """items may be tiles of larger ones: each row says where it came from"""
     overlap: tuple[Annotated[int, Field(ge=0, le=2**20)], ...] = Field(default=(), max_length=8)
     """points that neighbouring tiles share along each axis; empty for none"""
+    has_views: bool = False
+    """items have rows for augmented views of them"""
     modality: Name = "array"
     variables: tuple[Name, ...] = Field(default=(), max_length=4096)
     """grids: the names of their channels"""
@@ -159,6 +161,8 @@ def columns(layout: Layout, *, meta: bool) -> tuple[Column, ...]:
         ]
     if meta:
         result.append(Column("meta", "str", fill=""))
+    if layout.has_views:
+        result.append(Column("view", "int32"))
     if layout.tiled:
         result.append(Column("tile", "int32", ("tile_axis",), (2 * axes,)))
     return tuple(result)

@@ -80,7 +80,8 @@ def assembled(
                     block = replace(block, columns={**block.columns, "grid": grid, "mask": mask})
                 for column, writer in writers:
                     writer.add(block.column(column.name))
-                keys.add(block.columns["key"].tolist())
+                texts = block.columns["key"]
+                keys.add((texts[block.columns["view"] == 0] if layout.has_views else texts).tolist())
                 for start in range(0, len(block), together):
                     moments.add(codec.decode(block.columns["latent"][start : start + together]))
                 for failure in block.failures:

@@ -16,6 +16,7 @@ from functaconv.errors import ItemError, UsageError
 from functaconv.modalities import Axes
 from functaconv.signals.signal import Signal
 from functaconv.signals.tiles import LEAST_TILE, Tile, spans_of, tiles_of
+from functaconv.signals.views import Views
 
 # of a signal that is fitted as a whole: 256 x 256 x 256 voxels, 16 million pixels. Fitting a value takes some 40 bytes
 MOST_POINTS, MOST_VALUES = 1 << 24, 1 << 26
@@ -59,6 +60,8 @@ class Reading:
     tile: int | None = None
     overlap: tuple[int, ...] = ()
     """points that neighbouring tiles share along each axis"""
+    views: Views | None = None
+    """augmented views, which take the place of tiles"""
 
     def signal(self, record: Record, ignored: Counter[str] | None = None) -> Signal | None:
         """The record's signal, or None when it has no usable field; an unusable one is an `ItemError`.
@@ -77,10 +80,13 @@ class Reading:
         return self.axes.signal(item)
 
     def tiles(self, record: Record, ignored: Counter[str] | None = None) -> tuple[Tile, ...]:
-        """The record's signal, cut where it is larger than a tile; empty when it has no usable field."""
+        """The record's signal, cut where it is larger than a tile, or its views; empty when it has no usable field."""
         signal = self.signal(record, ignored)
         if signal is None:
             return ()
+        if self.views is not None:
+            _check_size(signal, None, self.views.count)
+            return tuple(Tile(view, (0,) * len(view.shape), signal) for view in self.views.of(signal))
         spans = spans_of(signal.shape, self.tile, self.overlap)
         _check_size(signal, self.tile, math.prod(map(len, spans)))
         return tuple(tiles_of(signal, self.tile, self.overlap))

@@ -64,7 +64,7 @@ def pictures(
 ) -> Iterator[Picture]:
     """Items, in order, decoded in batches; grids with their masks unless they are not to be `masked`."""
     view = view or View()
-    index = index or Items.of(functaset.keys, functaset.shapes, functaset.tiles)
+    index = index or Items.of(functaset.keys, functaset.shapes, functaset.tiles, functaset.views)
     base = base_of(functaset, device_of(device))
     numbers = range(len(index)) if chosen is None else chosen
     kind = functaset.layout.kind

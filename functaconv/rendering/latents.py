@@ -69,7 +69,7 @@ def interpolate(functaset: Functaset, a: int | str, b: int | str, steps: int) ->
     """
     if steps < 2:
         raise UsageError(f"interpolation takes 2 steps or more, its ends, not {steps}")
-    rows = [functaset.index(item) if isinstance(item, str) else item for item in (a, b)]
+    rows = [functaset.index(item) if isinstance(item, str) else functaset.item_rows[item] for item in (a, b)]
     first, last = torch.from_numpy(functaset.latents(np.array(rows)))
     share = torch.linspace(0, 1, steps).reshape(-1, *(1,) * first.dim())
     return torch.lerp(first, last, share)

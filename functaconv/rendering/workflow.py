@@ -52,7 +52,7 @@ def render(
     """
     options = replace(options or RenderOptions(), **keywords)
     functaset = functaset if isinstance(functaset, Functaset) else open_functaset(functaset)
-    index = Items.of(functaset.keys, functaset.shapes, functaset.tiles)
+    index = Items.of(functaset.keys, functaset.shapes, functaset.tiles, functaset.views)
     target = "-" if output is None else str(output)
     if options.between is not None:
         render_between(functaset, index, target, options, stdout)

@@ -41,7 +41,7 @@ class Table:
 
     @classmethod
     def of(cls, functaset: Functaset) -> "Table":
-        items = Items.of(functaset.keys, functaset.shapes, functaset.tiles)
+        items = Items.of(functaset.keys, functaset.shapes, functaset.tiles, functaset.views)
         mse = items.mse(functaset.mse)
         return cls(items, functaset.labels[items.first], mse, psnr(mse))
 
