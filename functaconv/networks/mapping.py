@@ -1,4 +1,4 @@
-"""A small network between a latent and the linear map to modulations, as generators of images have it."""
+"""A small network between a latent and the linear map to modulations, as StyleGAN has it."""
 
 from itertools import pairwise
 

@@ -18,6 +18,7 @@ PLACES = {
     "recipe.py": "help texts of settings",
     "conversion/options.py": "help texts of options",
     "training/options.py": "help texts of options",
+    "rendering/latents.py": "says what decoded values mean",
     "rendering/workflow.py": "the help text of `render`",
     "rendering/formats/binvox.py": "a format of one modality",
     "rendering/formats/netcdf.py": "a format of one modality",
