@@ -17,6 +17,7 @@ from functaconv.signals.geometry import Flat, Geometry, Points
 from functaconv.signals.grid import AnyGrid
 from functaconv.signals.normalizer import Normalizer
 from functaconv.solvers import Fit, Linearization, Problem, Solver, along, best_fit, fit, fitting_problem
+from functaconv.solvers.normal_matrix import MOST_ASSEMBLED
 from functaconv.transfer import sent
 
 # grids whose placement is kept (one for each shape of a dataset of mixed sizes, within reason), and their points
@@ -245,7 +246,10 @@ class Base(nn.Module):
             self._linearized_state = state
         pieces = tuple(piece.targets.shape[1:3] for piece in problem.pieces)
         key = (batch.grid, batch.mask_key, pieces, self.field.network.sweep_dtype)
-        size = self._linearization_bytes(problem)
+        # with it its matrices are kept, and a factor of them all
+        size = self._linearization_bytes(problem) + 4 * (
+            self.footprint.matrix_entries + min(self.numbers, MOST_ASSEMBLED) ** 2
+        )
         linearization = self._linearizations.get(key, size, lambda: problem.linearized(self.start))
         return replace(problem, linearization=linearization)
 

@@ -24,9 +24,9 @@ from functaconv.signals.normalizer import Normalizer
 from functaconv.solvers import GaussNewtonOptions
 from functaconv.training.closed_form.domain import closure_of, counts_of, fit_mean, numbered
 from functaconv.training.closed_form.layout import MOST_PRODUCTS
-from functaconv.training.closed_form.rounds import Plan, improve
+from functaconv.training.closed_form.rounds import GAIN, Plan, improve
 from functaconv.training.closed_form.sample import Sample
-from functaconv.training.closed_form.whole import fit_whole
+from functaconv.training.closed_form.whole import Basis, fit_whole
 from functaconv.training.closed_form.windows import MOST_FACTORED
 from functaconv.training.validation import validation_psnr
 
@@ -112,6 +112,24 @@ def _whole(
     numbers = recipe.latent.numbers
     basis = fit_whole(sample, others, numbers, features=_features_asked(recipe))
     tell(f"{len(basis.frequencies)} cosines, {len(basis.mean.frequencies)} of the mean")
+    base, chosen = _of_basis(basis, recipe, situation)
+    if not any(group.has_gaps for group in sample.groups):
+        return base, chosen
+    # what items miss is taken from the last fit
+    reached = validation_psnr(base, held_out)
+    for number in range(MOST_ROUNDS):
+        basis = fit_whole(sample.completed(base), others.completed(base), numbers, features=len(basis.frequencies))
+        better, recipe_of_it = _of_basis(basis, recipe, situation)
+        before, reached = reached, validation_psnr(better, held_out)
+        tell(f"round {number + 1} of filling in: {reached:.2f} dB")
+        if reached > before or not held_out:
+            base, chosen = better, recipe_of_it
+        if not reached - before > GAIN:
+            break
+    return base, chosen
+
+
+def _of_basis(basis: Basis, recipe: Recipe, situation: Situation) -> tuple[Base, Recipe]:
     chosen = linear_recipe(recipe, len(basis.frequencies), len(basis.mean.frequencies))
     base = _built(chosen, situation)
     network = base.field.network

@@ -15,7 +15,7 @@ from functaconv.solvers import GaussNewton
 from functaconv.training.closed_form.domain import Mean
 from functaconv.training.closed_form.layout import MOST_AXES, Finer
 from functaconv.training.closed_form.sample import Sample
-from functaconv.training.closed_form.windows import WindowedFit
+from functaconv.training.closed_form.windows import WindowedFit, filled
 from functaconv.training.validation import validation_psnr
 
 DAMPINGS = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
@@ -103,15 +103,16 @@ class _Best:
 @torch.no_grad()
 def roughness(base: Base, batches: Sequence[Batch]) -> float:
     """By how many dB items are worse between their points, where Lanczos interpolation says what they are to be, than
-    at them; 0 where values are missing, and for volumes.
+    at them; 0 where all miss the same values, and for volumes.
     """
     gains = []
     for batch in batches:
-        if batch.valid is not None or len(batch.shape) > MOST_AXES:
+        if batch.mask_key is not None or len(batch.shape) > MOST_AXES:
             continue
         fit = base.encode(batch, steps=1)
         finer = Finer.of(batch.grid, base.geometry, base.device)
-        wanted = finer.interpolated(base.normalizer.features(batch.to(base.device)).float())
+        features = base.normalizer.features(batch.to(base.device)).float()
+        wanted = finer.interpolated(filled(base, batch, features, fit.latents))
         error = (base.decode(fit.latents, base.points(finer.grid)) - wanted).square().mean((1, 2))
         gains.append(10 * torch.log10(error.clamp(min=TINY) / fit.error.clamp(min=TINY)))
     return float(torch.cat(gains).mean()) if gains else 0.0

@@ -1,27 +1,33 @@
 """Training items that a closed-form fit looks at time and again, in memory, grouped by grid and mask."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from functaconv.base import Base
 from functaconv.signals.batch import Batch
 from functaconv.signals.geometry import Geometry
 from functaconv.signals.grid import AnyGrid
 from functaconv.signals.normalizer import Normalizer
 from functaconv.training.closed_form.domain import Average, Mean, Transform
 
+MOST_MASKS = 8
+"""of a grid, that items share"""
+
 
 @dataclass(frozen=True)
 class Group:
-    """Batches on one grid; where values are missing, missing at the same points."""
+    """Batches on one grid; where values are missing, missing at the same points, or at points of each item's own."""
 
     grid: AnyGrid
     weights: Tensor | None
-    """`[point]`, what each point counts, 0 where values are missing; None when all count the same"""
+    """`[point]`, what each point counts, 0 where values of all items are missing; None when all count the same"""
     batches: tuple[Batch, ...]
+    has_gaps: bool = False
+    """items miss values of their own: these are filled in"""
 
     @property
     def items(self) -> int:
@@ -48,20 +54,17 @@ class Sample:
         by_area: bool,
     ) -> "Sample":
         """Grouped; `by_area`: points of a globe's grid count by the area they stand for."""
-        alike: dict[tuple[object, ...], list[Batch]] = {}
+        on_grids: dict[AnyGrid, list[Batch]] = {}
         for batch in batches:
-            is_shared = batch.valid is not None and len(batch.valid) == 1
-            alike.setdefault((batch.grid, batch.mask_key if is_shared else None), []).append(batch)
+            on_grids.setdefault(batch.grid, []).append(batch)
         groups = []
-        for (grid, _), own in alike.items():
-            assert isinstance(grid, AnyGrid)
-            weights = None
-            if own[0].mask_key is not None and own[0].valid is not None:
-                weights = own[0].valid[0].all(-1).float().to(device)
+        for grid, mask, own in _alike(on_grids):
+            weights = None if mask is None else mask[0].all(-1).float().to(device)
             if by_area and (areas := grid.areas()) is not None:
                 areas = areas.to(device)
                 weights = areas if weights is None else areas * weights
-            groups.append(Group(grid, weights, tuple(own)))
+            has_gaps = mask is None and any(batch.valid is not None for batch in own)
+            groups.append(Group(grid, weights, tuple(own), has_gaps))
         return cls(normalizer, geometry, tuple(groups), device)
 
     @property
@@ -78,14 +81,21 @@ class Sample:
         step = max(1, round(whole / values))
         return replace(self, groups=tuple(replace(group, batches=group.batches[::step]) for group in self.groups))
 
+    def completed(self, base: Base) -> "Sample":
+        """The same items, where they miss values of their own with those that the base gives them."""
+        return replace(self, groups=tuple(
+            replace(group, batches=tuple(_completed(base, batch) for batch in group.batches), has_gaps=False)
+            if group.has_gaps else group for group in self.groups
+        ))  # fmt: skip
+
     def features(self, group: Group) -> Iterator[Tensor]:
-        """Normalised values, `[item, point, channel]`, batch by batch; finite where values are missing."""
-        fill: Tensor | None = None
+        """Normalised values, `[item, point, channel]`, batch by batch; where an item misses values of its own, the mean
+        of the others.
+        """
+        fill = self._fill(group) if group.has_gaps else None
         for batch in group.batches:
             features = self.normalizer.features(batch.to(self.device)).float()
-            if batch.valid is not None and batch.mask_key is None:
-                # masks that differ from item to item: what is missing counts as the mean of the others
-                fill = self._fill(group) if fill is None else fill
+            if fill is not None and batch.valid is not None:
                 features = torch.where(batch.valid.to(self.device), features, fill)
             yield features
 
@@ -121,11 +131,11 @@ class Sample:
 
     def residuals(self, group: Group, mean: Mean) -> Iterator[Tensor]:
         """What differs from the dataset's mean, `[item, point, channel]`, batch by batch."""
-        average = self._mean_on(group, mean)
+        average = self.mean_on(group, mean)
         for features in self.features(group):
             yield features - average
 
-    def _mean_on(self, group: Group, mean: Mean) -> Tensor:
+    def mean_on(self, group: Group, mean: Mean) -> Tensor:
         """The dataset's mean at a group's points, `[point, channel]`."""
         counts = [int(most) + 1 for most in mean.frequencies.amax(0).tolist()]
         transform = Transform.of(group.grid, self.geometry, counts, self.device)
@@ -135,3 +145,25 @@ class Sample:
         coefficients = mean.weights.new_zeros(1, math.prod(counts), mean.weights.shape[1])
         coefficients[0, place] = mean.weights
         return transform.synthesise(coefficients)[0]
+
+
+def _alike(on_grids: Mapping[AnyGrid, Sequence[Batch]]) -> Iterator[tuple[AnyGrid, Tensor | None, list[Batch]]]:
+    """Batches of one grid and one mask, with the mask, and those of one grid that miss values here and there: each
+    mask has matrices of its own, so where there are many they are not told apart.
+    """
+    for grid, batches in on_grids.items():
+        masks = {batch.mask_key: batch.valid for batch in batches if batch.mask_key is not None}
+        if len(masks) > MOST_MASKS:
+            masks = {}
+        for key, mask in masks.items():
+            yield grid, mask, [batch for batch in batches if batch.mask_key == key]
+        if others := [batch for batch in batches if batch.mask_key not in masks]:
+            yield grid, None, others
+
+
+def _completed(base: Base, batch: Batch) -> Batch:
+    if batch.valid is None:
+        return batch
+    decoded = base.decode(base.encode(batch).latents, base.points(batch.grid))
+    values = base.normalizer.values(decoded, batch.levels).to(batch.values.device)
+    return replace(batch, values=torch.where(batch.valid, batch.values, values), valid=None, mask_key=None)
