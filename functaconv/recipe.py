@@ -213,6 +213,12 @@ class Recipe:
         check_size(self.network.modulations * read, MOST_PARAMETERS, "weights of latents")
         if self.latent.sites and (reason := self.network.why_global):
             raise ValueError(f"a latent on sites is not possible: {reason}")
+        runs_on = self.latent.frame == "global" or (self.latent.frame, self.latent.interpolation) == ("auto", "linear")
+        if self.network.wants_unit_coords and self.latent.sites and runs_on:
+            raise ValueError(
+                f"network.kind={self.network.kind} multiplies by the coordinates at every level: they may not run on "
+                "from cell to cell, so set latent.frame=local, or latent.interpolation=window"
+            )
         if self.latent.mapping and (self.latent.kernel > 1 or self.latent.map_width or self.network.has_closed_form):
             raise ValueError(
                 "latent.mapping is for networks that are learned, each site by itself: not with latent.kernel=3, "

@@ -26,7 +26,7 @@ from functaconv.errors import UsageError
 from functaconv.networks.cosines import OPEN, Closure, cosines, lowest, weighed
 from functaconv.networks.initial import uniform
 from functaconv.networks.layered import READOUT, Layered, LayeredOptions, uniform_layer
-from functaconv.networks.modulations import ModulationName
+from functaconv.networks.modulations import Layer, ModulationName
 from functaconv.networks.network import Inputs
 from functaconv.networks.placement import Placement
 from functaconv.options import MOST_PARAMETERS, STRICT, Frequency, check_size
@@ -98,9 +98,9 @@ class FourierOptions(LayeredOptions):
         return super().modulations
 
     @property
-    def layers_modulated(self) -> Sequence[tuple[int, int]]:
+    def layers_modulated(self) -> Sequence[Layer]:
         fan_in = [self.features or USUAL_FEATURES, *[self.width] * self.layers]
-        return [(into, self.width) for into in fan_in[: self.layers]]
+        return [Layer(into, self.width, 1.0) for into in fan_in[: self.layers]]
 
 
 class Fourier(Layered):

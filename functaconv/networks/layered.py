@@ -2,9 +2,9 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,8 @@ from functaconv.options import STRICT, Width
 from functaconv.shapes import CellCoords, CellFeatures, Modulations
 
 READOUT = "readout"
+# coordinates of a point at most: two times three, in its cell and in the domain
+MOST_COORDS = 6
 MODULATION = (
     "how latents change the layers: shift, film (scales as well), lowrank, adain, mfilm; fmm, gate, hyper, factorized "
     "form matrices, for global latents; readout: the output's weights alone"
@@ -37,25 +39,32 @@ class LayeredOptions(NetworkOptions):
     rank: Annotated[int, Field(ge=0, le=1024, description=RANK)] = 0
     gate: Annotated[Gate, Field(description="fmm: the factor of a weight is 1 + tanh or 2 sigmoid")] = "tanh"
 
+    table: ClassVar[Mapping[str, type[Modulation]]] = MODULATIONS
+    """the modulations that the network takes"""
+
     @property
-    def layers_modulated(self) -> Sequence[tuple[int, int]]:
-        """Numbers that each hidden layer takes (at most) and gives."""
+    def layers_modulated(self) -> Sequence[Layer]:
+        """Of what size each hidden layer is at most."""
         return ()
+
+    def sized(self, layers: Iterable[Layer]) -> list[Layer]:
+        """The layers with what the options say of their modulation."""
+        return [replace(layer, rank=self.rank, gate=self.gate) for layer in layers]
 
     @property
     def modulations(self) -> int:
         if self.modulation == READOUT:
             return self.width
-        sizes = MODULATIONS[self.modulation].sizes
-        return sum(sum(sizes(Layer(*fans, 1.0, self.rank))) for fans in self.layers_modulated)
+        sizes = self.table[self.modulation].sizes
+        return sum(sum(sizes(layer)) for layer in self.sized(self.layers_modulated))
 
     @property
     def wants_chords(self) -> bool:
-        return MODULATIONS[self.modulation].forms_matrix
+        return self.table[self.modulation].forms_matrix
 
     @property
     def why_global(self) -> str:
-        if not MODULATIONS[self.modulation].forms_matrix:
+        if not self.table[self.modulation].forms_matrix:
             return ""
         return (
             f"network.modulation={self.modulation} forms a matrix of each layer for every item, and would for every "
@@ -85,8 +94,7 @@ class Layered(Network):
         generator: torch.Generator | None,
     ) -> None:
         """`features` is how many numbers the readout takes: those of the last layer unless it is given."""
-        kind = MODULATIONS[options.modulation]
-        layers = [replace(layer, rank=options.rank, gate=options.gate) for layer in layers]
+        kind, layers = options.table[options.modulation], options.sized(layers)
         is_readout = options.modulation == READOUT
         read = layers[-1].fan_out if features is None else features
         sizes = [kind.sizes(layer) for layer in layers]

@@ -128,7 +128,10 @@ class ModulatedNetwork(nn.Module):
         That of the correction is left out: what it is needed for, the normal matrix of a step, is then that of the
         linear map wherever the latents are, and each cell reads a few sites only.
         """
-        onto, modulation = self.latent_map.weight, self.latent_map(latents)
+        onto, modulation, mapping = self.latent_map.weight, self.latent_map(latents), self.latent_map.mapping
+        if mapping is not None and self.network.forward_mode:
+            # of a global latent: one number of it after the other goes through both
+            return self.network.jacobian(modulation, placement, onto @ mapping.jacobian(latents))
         if placement.by_corner is not None:
             assert placement.blend is not None
             by_window, rows = self.network.jacobian(modulation, placement.windows, onto)
@@ -139,9 +142,9 @@ class ModulatedNetwork(nn.Module):
         features, rows = self.network.jacobian(modulation, placement, onto)
         if placement.blend is None:
             return features, self._by_latents(rows, latents, placement)
-        if self.latent_map.mapping is not None:
+        if mapping is not None:
             assert placement.corners is not None
-            through = self.latent_map.mapping.jacobian(latents)[:, placement.corners]
+            through = mapping.jacobian(latents)[:, placement.corners]
             rows = torch.einsum("cpk,icpfm,ickmn->icpfkn", placement.blend, rows, through).flatten(-2)
         else:
             rows = torch.einsum("cpk,icpfn->icpfkn", placement.blend, rows).flatten(-2)

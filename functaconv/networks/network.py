@@ -43,6 +43,8 @@ class NetworkOptions:
     """The section `network` of a recipe; a subclass is a frozen pydantic dataclass that gives `kind` its name."""
 
     kind: str
+    wants_unit_coords: ClassVar[bool] = False
+    """coordinates that run on from cell to cell are too large for it"""
 
     @property
     def modulations(self) -> int:
@@ -147,7 +149,8 @@ class Network(nn.Module, ABC):
     def jacobian(
         self, modulation: Modulations, placement: Placement, onto: Float[Tensor, "modulation number"]
     ) -> tuple[CellFeatures, Float[Tensor, "#item cell point channel number"]]:
-        """Features, and their derivative by the numbers that `onto` maps to the modulations a point reads.
+        """Features, and their derivative by the numbers that `onto` maps to the modulations a point reads. In forward
+        mode it may be another map for each item and site.
 
         One pullback per channel: points do not depend on each other's modulations, so all are pulled back at once.
         """
@@ -163,20 +166,24 @@ class Network(nn.Module, ABC):
         return self._whole(features, placement), torch.stack(rows, 3)
 
     def _forward(
-        self, placement: Placement, read: Tensor, onto: Float[Tensor, "modulation number"]
+        self, placement: Placement, read: Tensor, onto: Float[Tensor, "*any modulation number"]
     ) -> Float[Tensor, "item cell point channel number"]:
-        """The derivative of the features by the numbers, some of the numbers at a time."""
+        """The derivative of the features by the numbers, some of the numbers at a time. `onto` may be that of each item
+        and site.
+        """
 
-        def along(direction: Float[Tensor, " modulation"]) -> CellFeatures:
-            given, change = (read,), (direction.expand_as(read),)
-            changes: Tensor = torch.func.jvp(lambda own: self(placement.coords, self._split(own)), given, change)[1]
+        def along(direction: Float[Tensor, "*any modulation"]) -> CellFeatures:
+            moved = direction if direction.dim() == 1 else placement.spread(direction)
+            given, change = (read,), (moved.expand_as(read),)
+            changes: Any = torch.func.jvp(lambda own: self(placement.coords, self._split(own)), given, change)[1]
+            assert isinstance(changes, Tensor)
             return changes
 
         together = max(1, FORWARD_TOGETHER // (len(read) * placement.index.numel() * self.width))
         with warnings.catch_warnings():
             # of how torch makes its own rules for forward derivatives, when it first needs them
             warnings.filterwarnings("ignore", "`torch.jit.script` is", DeprecationWarning)
-            rows: Tensor = torch.func.vmap(along, out_dims=-1, chunk_size=together)(onto.T)
+            rows: Tensor = torch.func.vmap(along, in_dims=-1, out_dims=-1, chunk_size=together)(onto)
         return rows
 
     def _split(self, modulations: Float[Tensor, "*rest modulation"]) -> Sequence[Tensor]:
@@ -188,13 +195,19 @@ class Network(nn.Module, ABC):
 
 
 def vjp(function: Callable[[Tensor], Tensor], given: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """The function's value, and its pullback, by autograd: differentiable in their turn where gradients are on."""
+    """The function's value, and its pullback, by autograd: differentiable in their turn where gradients are on.
+
+    Where one item was given, which stands for all, the pullback takes cotangents of any number of items.
+    """
     is_differentiable = torch.is_grad_enabled()
     with torch.enable_grad():
         at = given if given.requires_grad else given.detach().requires_grad_()
         value = function(at)
 
     def pullback(cotangent: Tensor) -> Tensor:
+        if len(cotangent) > len(value):
+            _, of_items = vjp(function, given.expand(len(cotangent), *given.shape[1:]))
+            return of_items(cotangent)
         (pulled_back,) = torch.autograd.grad(
             value, at, cotangent, create_graph=is_differentiable, retain_graph=True, materialize_grads=True
         )

@@ -33,7 +33,7 @@ class Observed(Network):
     def __init__(self, network: Network, operator: Operator) -> None:
         super().__init__(network.parts, width=network.width * operator.samples, layers=network.layers)
         self.network, self.operator = network, operator
-        self.absorbs_constants = network.absorbs_constants
+        self.absorbs_constants, self.forward_mode = network.absorbs_constants, network.forward_mode
 
     def forward(self, coords: CellCoords, modulations: Sequence[Float[Tensor, "item cell #point _"]]) -> CellFeatures:
         places, samples = self.operator.places(coords), self.operator.samples

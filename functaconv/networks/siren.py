@@ -17,14 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from functaconv.networks.initial import uniform
-from functaconv.networks.layered import Layered, LayeredOptions, uniform_layer
+from functaconv.networks.layered import MOST_COORDS, Layered, LayeredOptions, uniform_layer
+from functaconv.networks.modulations import Layer
 from functaconv.networks.network import Inputs, Pullback
 from functaconv.networks.placement import Placement
 from functaconv.options import MOST_PARAMETERS, STRICT, Depth, Frequency, check_size
 from functaconv.shapes import CellCoords, CellFeatures, Modulations
-
-# coordinates of a point at most: two times three, in its cell and in the domain
-MOST_COORDS = 6
 
 Sweep = Callable[[Tensor], Iterator[tuple[int, Tensor, Tensor | None]]]
 
@@ -66,9 +64,9 @@ class SirenOptions(LayeredOptions):
         return f"siren, width {self.width}, depth {self.depth}, {self.modulation}"
 
     @property
-    def layers_modulated(self) -> Sequence[tuple[int, int]]:
-        first = 2 * self.frequencies or MOST_COORDS
-        return [(first, self.width), *[(self.width, self.width)] * (self.depth - 2)]
+    def layers_modulated(self) -> Sequence[Layer]:
+        fan_in = [2 * self.frequencies or MOST_COORDS, *[self.width] * (self.depth - 2)]
+        return [Layer(into, self.width, 1.0) for into in fan_in]
 
 
 class Siren(Layered):

@@ -11,7 +11,17 @@ from functaconv.base import Base
 from functaconv.construction import build
 from functaconv.errors import UsageError
 from functaconv.modalities import Axes
-from functaconv.networks import MODULATIONS, NETWORKS, Network, Placement
+from functaconv.networks import (
+    MODULATIONS,
+    NETWORKS,
+    Inputs,
+    Multiscale,
+    MultiscaleOptions,
+    Network,
+    Placement,
+    Polynomial,
+    PolynomialOptions,
+)  # fmt: skip
 from functaconv.recipe import Recipe
 from functaconv.signals.grid import Grid
 from functaconv.signals.normalizer import Normalizer
@@ -34,10 +44,18 @@ CASES: dict[str, dict[str, Any]] = {
     "siren lowrank": {"kind": "siren", "width": 5, "depth": 3, "w0_hidden": 5.0, "modulation": "lowrank",
                       "frequencies": 3},
     "siren readout": {"kind": "siren", "width": 5, "depth": 3, "w0_hidden": 5.0, "modulation": "readout"},
+    "polynomial": {"kind": "polynomial", "width": 5, "depth": 4},
+    "polynomial levels": {"kind": "polynomial", "width": 5, "depth": 3, "modulation": "levels"},
+    "polynomial film": {"kind": "polynomial", "width": 5, "depth": 3, "modulation": "film"},
+    "multiscale": {"kind": "multiscale", "width": 5, "depth": 3, "features": 4, "sites": 3, "fine_width": 4},
+    "multiscale readout": {"kind": "multiscale", "width": 5, "depth": 3, "features": 4, "sites": 3, "fine_width": 4,
+                           "modulation": "readout"},
 }  # fmt: skip
 LAYERED: dict[str, dict[str, Any]] = {
     "siren": {"kind": "siren", "width": 5, "depth": 3, "w0_first": 7.0, "w0_hidden": 5.0},
     "fourier": {"kind": "fourier", "features": 6, "layers": 2, "width": 5},
+    "polynomial": {"kind": "polynomial", "width": 5, "depth": 4},
+    "multiscale": {"kind": "multiscale", "width": 5, "depth": 3, "features": 4, "sites": 3, "fine_width": 4},
 }
 
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -51,11 +69,13 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "mapping, linear": {"sites": [2, 2], "interpolation": "linear", "mapping": 2, "mapping_width": 6},
     "mapping, window": {"sites": [2, 2], "interpolation": "window", "mapping": 1, "mapping_width": 6},
 }
+# networks that take global latents only
+GLOBAL = ("siren fmm", "multiscale", "multiscale readout")
 # every network on a layout, every layout with a network
 PAIRS = [
     (case, list(LAYOUTS)[number % len(LAYOUTS)])
-    for number, case in enumerate(case for case in CASES if "fmm" not in case)
-] + [(case, "mapping") for case in CASES if "fmm" in case]
+    for number, case in enumerate(case for case in CASES if case not in GLOBAL)
+] + [(case, "mapping") for case in GLOBAL]
 ITEMS, NUMBERS, CHANNELS, SHAPE = 2, 3, 2, (4, 5)
 EXACT = {"rtol": 1e-10, "atol": 1e-11}
 
@@ -122,10 +142,22 @@ def test_derivatives_are_those_of_autograd(case: str, layout: str) -> None:
     torch.testing.assert_close(found, along, **EXACT)
 
 
+@pytest.mark.parametrize(("case", "layout"), PAIRS)
+def test_one_latent_may_stand_for_all_items(case: str, layout: str) -> None:
+    base = base_of(case, layout)
+    placement, latents = placement_of(base), latents_of(base)[:1].requires_grad_()
+    features, pullback = base.field.vjp(latents, placement)
+    assert len(features) == 1
+    cotangent = torch.randn(3, *features.shape[1:], dtype=features.dtype, generator=torch.Generator().manual_seed(3))
+    all_features, of_all = base.field.vjp(latents.expand(3, -1, -1), placement)
+    torch.testing.assert_close(features.expand_as(all_features), all_features, **EXACT)
+    torch.testing.assert_close(pullback(cotangent), of_all(cotangent), **EXACT)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_the_outer_loop_goes_through_the_pullback(case: str) -> None:
     layout = "nearest" if CASES[case]["kind"] == "siren" else "window"
-    base = base_of(case, "global" if "fmm" in case else layout)
+    base = base_of(case, "global" if case in GLOBAL else layout)
     field, placement, latents = base.field, placement_of(base), latents_of(base).requires_grad_()
     parameters, direction = [latents, *field.parameters()], latents_of(base, seed=5)
     features, pullback = field.vjp(latents, placement)
@@ -139,7 +171,7 @@ def test_the_outer_loop_goes_through_the_pullback(case: str) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_fast_derivatives_are_those_that_a_network_has_without_them(case: str) -> None:
-    base = base_of(case, "global" if "fmm" in case else "nearest")
+    base = base_of(case, "global" if case in GLOBAL else "nearest")
     network, placement = base.field.network, placement_of(base)
     modulation = base.field.latent_map(latents_of(base))
     onto = base.field.latent_map.weight
@@ -150,8 +182,11 @@ def test_fast_derivatives_are_those_that_a_network_has_without_them(case: str) -
         torch.testing.assert_close(fast.expand_as(usual), usual, **EXACT)
 
 
-@pytest.mark.parametrize("modulation", MODULATIONS)
-@pytest.mark.parametrize("kind", LAYERED)
+@pytest.mark.parametrize(
+    ("kind", "modulation"),
+    [(kind, modulation) for kind in LAYERED for modulation in MODULATIONS]
+    + [("polynomial", "affine"), ("polynomial", "levels")],
+)
 def test_every_layered_network_takes_every_modulation(kind: str, modulation: str) -> None:
     """Its Jacobian, forward or by pullbacks, is autograd's, and so is the outer derivative through it."""
     recipe = Recipe().changed(
@@ -202,9 +237,42 @@ def test_fmm_has_a_derivative_at_a_zero_latent_and_leaves_the_network_as_it_is(k
 
 
 def test_a_mapping_network_is_for_what_is_learned_site_by_site() -> None:
+    with pytest.raises(UsageError, match="network\\.kind=multiscale has sites of its own"):
+        Recipe().changed({"network": LAYERED["multiscale"], "latent": LAYOUTS["window"]})
     for settings in ({"network": {"kind": "fourier"}}, {"latent": {"sites": [2, 2], "kernel": 3}}):
         with pytest.raises(UsageError, match=r"latent\.mapping is for networks that are learned"):
             Recipe().changed({"latent": {"mapping": 1, "mapping_width": 6}}).changed(settings)
+
+
+def test_coordinates_that_run_on_are_not_multiplied_at_every_level() -> None:
+    network = {"kind": "polynomial"}
+    for latent in (LAYOUTS["linear"], LAYOUTS["nearest"] | {"frame": "global"}):
+        with pytest.raises(UsageError, match=r"set latent\.frame=local"):
+            Recipe().changed({"network": network, "latent": latent})
+    for latent in (LAYOUTS["linear"] | {"frame": "local"}, LAYOUTS["window"], {"frame": "global"}):
+        Recipe().changed({"network": network, "latent": latent})
+
+
+def test_values_keep_their_size_through_ten_levels() -> None:
+    generator = torch.Generator().manual_seed(0)
+    options = PolynomialOptions(width=256, depth=11)
+    network = Polynomial(Inputs(2, 3, 2), options, generator=generator)
+    coords = torch.rand(1, 500, 2, generator=generator)
+    zero = [torch.zeros(1, 1, 1, part) for part in network.parts]
+    assert 0.3 < network.hidden(coords, zero).square().mean() < 10
+
+
+def test_what_is_made_at_sites_is_read_smoothly_and_from_near_ones_only() -> None:
+    options = MultiscaleOptions(width=6, depth=3, sites=4, features=5, fine_width=4)
+    network = Multiscale(Inputs(2, 1, 2), options, generator=torch.Generator().manual_seed(0)).double()
+    axis = torch.linspace(-0.2, 1.2, 57, dtype=torch.float64)
+    coords = torch.cartesian_prod(axis, axis)[None]
+    windows = network._windows(coords)
+    assert windows.shape == (1, 57**2, 16)
+    torch.testing.assert_close(windows.sum(-1), torch.ones(1, 57**2, dtype=torch.float64))
+    assert int((windows > 1e-12).sum(-1).max()) == 4
+    at_sites = network._windows(network.places[None])
+    torch.testing.assert_close(at_sites[0], torch.eye(16, dtype=torch.float64))
 
 
 def test_matrices_are_not_formed_for_every_cell() -> None:

@@ -25,6 +25,8 @@ class Layer:
     rank: int = 0
     """of generated matrices; 0: as suits the modulation"""
     gate: Gate = "tanh"
+    coords: int = 0
+    """coordinates of a point, where they matter to the layer"""
 
 
 class Modulation(nn.Module, ABC):
