@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# memory of an analysis, in bytes; one that needs more is left out
+# memory of an analysis, in bytes: half of it for rows, of which the first are taken, half for their products; one whose
+# products need more is left out
 MOST_BYTES = 4 << 30
-# rows that enter the covariance at a time: it is large, and passes through the memory once per portion
+# rows, or values, that enter the products at a time
 PORTION = 1024
 
 
@@ -37,72 +38,53 @@ class Pca:
 
 
 class Analysis:
-    """Takes rows in any portions; then gives the components."""
+    """Takes rows in any portions, as many as there is room for; then gives the components."""
 
-    def __init__(self, device: torch.device | str, *, keeps_rows: bool) -> None:
-        """Of the rows themselves, or of their covariance, whose memory does not depend on how many there are."""
+    def __init__(self, most: int, device: torch.device | str) -> None:
+        """Of at most so many rows."""
         self.rows = 0
-        self._device, self._keeps_rows = device, keeps_rows
-        self._waiting: list[Tensor] = []
-        self._shift: Tensor | None = None
-        self._sum = self._products = torch.zeros(0)
+        self._most, self._device = most, device
+        self._portions: list[Tensor] = []
 
     def add(self, rows: Tensor) -> None:
         """Float32 `[row, value]`."""
+        rows = rows[: self._most - self.rows]
         self.rows += len(rows)
-        self._waiting.append(rows.to(self._device, torch.float32))
-        if not self._keeps_rows and sum(map(len, self._waiting)) >= PORTION:
-            self._add_products()
+        self._portions.append(rows.to(self._device, torch.float32))
 
     def pca(self, numbers: int) -> Pca:
         """The leading `numbers` components; fewer where there are not so many."""
-        return self._of_rows(numbers) if self._keeps_rows else self._of_covariance(numbers)
-
-    def _of_covariance(self, numbers: int) -> Pca:
-        self._add_products()
-        mean = self._sum / max(1, self.rows)
-        components = _leading(self._products / max(1, self.rows) - torch.outer(mean, mean), numbers)
-        shift = 0 if self._shift is None else self._shift
-        return Pca((mean + shift).float(), components.float(), self.rows)
-
-    def _add_products(self) -> None:
-        if not self._waiting:
-            return
-        rows = torch.cat(self._waiting)
-        self._waiting = []
-        if self._shift is None:
-            # values near their mean: then the products do not cancel
-            self._shift = rows.mean(0)
-            self._sum = torch.zeros_like(self._shift, dtype=torch.float64)
-            self._products = torch.outer(self._sum, self._sum)
-        rows = rows - self._shift
-        self._sum += rows.sum(0, dtype=torch.float64)
-        self._products += rows.mT @ rows
-
-    def _of_rows(self, numbers: int) -> Pca:
-        rows = torch.cat(self._waiting)
-        self._waiting = []
+        rows = torch.cat(self._portions)
+        self._portions = []
         mean = rows.mean(0, dtype=torch.float64).float()
         rows -= mean
-        products = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
-        for start in range(0, rows.shape[1], PORTION):
-            part = rows[:, start : start + PORTION].double()
-            products += part @ part.mT
-        # n centred rows span n - 1 directions at most
-        vectors = _leading(products, min(numbers, len(rows) - 1))
-        spanned = (rows.mT @ vectors.float()).double()
-        return Pca(mean, torch.linalg.qr(spanned).Q.float(), self.rows)
+        if len(rows) < rows.shape[1]:
+            # n centred rows span n - 1 directions at most
+            vectors = _leading(_products(rows.mT, torch.float64), min(numbers, len(rows) - 1))
+            components = torch.linalg.qr((rows.mT @ vectors.float()).double()).Q
+        else:
+            components = _leading(_products(rows, torch.float32), numbers)
+        return Pca(mean, components.float(), self.rows)
+
+
+def _products(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """The sum of the products (in `dtype`) of all pairs of values over the rows, float64 `[value, value]`."""
+    products = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64, device=rows.device)
+    for start in range(0, len(rows), PORTION):
+        part = rows[start : start + PORTION].to(dtype)
+        products += part.mT @ part
+    return products
 
 
 def analysis(values: int, rows: int | None, device: torch.device | str = "cpu") -> Analysis | None:
-    """The cheaper way to components of rows of `values` values; None when both take too much memory.
+    """Of rows of `values` values; None where their products take too much memory.
 
     `rows` is how many there are at most, None when that is not known.
     """
+    most = MOST_BYTES // 2 // (4 * values)
+    most = most if rows is None else min(most, rows)
     # a matrix in float64, its eigenvectors, and what computing them takes
-    by_values = 32 * values**2
-    by_rows = math.inf if rows is None else 4 * values * rows + 32 * rows**2
-    return None if min(by_rows, by_values) > MOST_BYTES else Analysis(device, keeps_rows=by_rows < by_values)
+    return None if 32 * min(most, values) ** 2 > MOST_BYTES else Analysis(most, device)
 
 
 def cells_of(features: Tensor, shape: tuple[int, ...], sites: tuple[int, ...]) -> Tensor | None:

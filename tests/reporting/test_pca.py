@@ -66,10 +66,17 @@ def test_all_components_leave_nothing() -> None:
 
 
 def test_one_that_needs_too_much_memory_is_not_made() -> None:
-    assert analysis(3_000_000, None) is None
-    assert analysis(3_000_000, 100_000) is None
+    assert analysis(20_000, None) is None
     # few rows: their products are small
-    assert analysis(3_000_000, 100) is not None
+    assert analysis(20_000, 100) is not None
+    assert analysis(3_000_000, 100_000) is not None
+
+
+def test_as_many_rows_are_taken_as_there_is_room_for() -> None:
+    found = Analysis(30, "cpu")
+    rows = rows_of(100, 6)
+    assert fitted(found, rows, 3).items == found.rows == 30
+    torch.testing.assert_close(fitted(Analysis(30, "cpu"), rows, 3).mean, rows[:30].mean(0))
 
 
 def test_cells_are_the_points_of_a_site() -> None:
