@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from functaconv.base import Base
@@ -14,7 +15,7 @@ from functaconv.errors import InputError
 from functaconv.functaset.reader import Functaset
 from functaconv.modalities.reading import Reading
 from functaconv.reporting.comparison import read_items
-from functaconv.reporting.pca import MOST_BYTES, Analysis, Pca, analysis, cells_of
+from functaconv.reporting.pca import MOST_BYTES, Analysis, Pca, analysis, cells_of, of_incomplete
 from functaconv.reporting.result import Table, mean_of
 from functaconv.signals.batch import Batch, batched
 from functaconv.signals.grid import AnyGrid
@@ -23,10 +24,16 @@ from functaconv.signals.signal import Signal
 from functaconv.summary import rounded
 
 BATCH = 256
+# of items with gaps: values, masks, and what a round makes of them
+BYTES_PER_VALUE = 24
 
 
 class _UnsuitableError(Exception):
     """The training items are not made for PCA; the message says why."""
+
+
+class _GapsError(Exception):
+    """Training items miss different values."""
 
 
 @dataclass(eq=False)
@@ -45,7 +52,7 @@ class Baseline:
     grid: AnyGrid | None = None
     """where the points of all training items lie; None before any was read"""
     mask: bytes | None = None
-    """digest of the mask that all training items share; PCA is over the values that it leaves"""
+    """digest of the mask that all training items share; PCA is over the values that it leaves, and over all without"""
 
     def __post_init__(self) -> None:
         # one range for all levels: the unit of PSNR
@@ -54,13 +61,16 @@ class Baseline:
         measures = self.base.axes.modality.agreement_measures
         self.whole_agreement = {measure.name: np.full(len(self.functaset), np.nan) for measure in measures}
 
-    def check(self, batch: Batch) -> None:
-        """_UnsuitableError where values of a batch are not those of the same places as the training items'."""
+    def check(self, batch: Batch, *, is_training: bool = False) -> None:
+        """_UnsuitableError where values of a batch are not those of the same places as the training items'; _GapsError
+        for training items that miss values of their own.
+        """
         if batch.grid != self.grid:
             raise _UnsuitableError("items lie on different grids")
-        is_shared = batch.valid is None or batch.mask_key is not None
-        if not is_shared or batch.mask_key != self.mask:
-            raise _UnsuitableError("items miss different values")
+        if is_training and (batch.mask_key != self.mask or (batch.valid is not None and self.mask is None)):
+            raise _GapsError
+        if self.mask is not None and batch.mask_key != self.mask:
+            raise _UnsuitableError("items miss other values than the training items")
 
     def measure(self, batch: Batch) -> None:
         """Measure the rows of a batch; one that does not fit ends the measurement."""
@@ -72,7 +82,14 @@ class Baseline:
             self.whole, self.cells, self.reason = None, None, str(error)
             return
         positions, features = np.array(batch.positions), self.normalizer.features(batch)
-        if self.whole is not None:
+        if self.whole is not None and self.mask is None and batch.valid is not None:
+            rows = features.flatten(1)
+            valid = batch.valid.flatten(1).to(rows.device).expand_as(rows)
+            squares = (rows - self.whole.reconstruct(rows, valid)).square() * valid
+            self.whole_mse[positions] = (squares.sum(1) / valid.sum(1)).cpu().numpy()
+            # a cell with gaps is none
+            self.cells = None
+        elif self.whole is not None:
             rows = _known(batch, features)
             reconstructed = self.whole.reconstruct(rows)
             self.whole_mse[positions] = (rows - reconstructed).square().mean(-1).cpu().numpy()
@@ -121,7 +138,12 @@ def fit_baseline(functaset: Functaset, base: Base, reading: Reading, shards: Seq
     cells = _of_cells(base, shape, count)
     try:
         if whole is not None or cells is not None:
-            _read(baseline, _signals(reading, shards, shape), whole, cells)
+            try:
+                _read(baseline, _signals(reading, shards, shape), whole, cells)
+            except _GapsError:
+                baseline.mask = whole = cells = None
+                if baseline.reason is None:
+                    _fit_with_gaps(baseline, _signals(reading, shards, shape), numbers)
     except _UnsuitableError as error:
         baseline.reason = str(error)
         return baseline
@@ -157,7 +179,7 @@ def _read(
     for batch in prefetched(batched(signals, BATCH)):
         if baseline.grid is None:
             baseline.grid, baseline.mask = batch.grid, batch.mask_key
-        baseline.check(batch)
+        baseline.check(batch, is_training=True)
         features = baseline.normalizer.features(batch)
         if whole is not None:
             whole.add(_known(batch, features))
@@ -167,6 +189,25 @@ def _read(
             cells.add(cut if cut is not None else features.flatten(1))
     if baseline.grid is None:
         raise InputError("no training item can be decoded", hint="`functaconv inspect --verify` lists why")
+
+
+def _fit_with_gaps(baseline: Baseline, signals: Iterator[tuple[int, Signal]], numbers: int) -> None:
+    """The same where training items miss values of their own: all are in memory."""
+    rows, masks = [], []
+    taken = 0
+    for batch in prefetched(batched(signals, BATCH)):
+        baseline.check(batch)
+        rows.append(baseline.normalizer.features(batch).flatten(1))
+        masks.append(torch.ones(rows[-1].shape, dtype=torch.bool) if batch.valid is None else
+                     batch.valid.flatten(1).expand_as(rows[-1]))  # fmt: skip
+        taken += BYTES_PER_VALUE * rows[-1].numel()
+        if taken > MOST_BYTES:
+            raise _UnsuitableError(f"it would take more than {MOST_BYTES >> 30} GiB for items with gaps")
+    baseline.train_items = sum(map(len, rows))
+    if baseline.train_items < numbers:
+        raise _UnsuitableError(f"{baseline.train_items} training items are fewer than {numbers} numbers")
+    device = baseline.base.device
+    baseline.whole = of_incomplete(torch.cat(rows).to(device), torch.cat(masks).to(device), numbers)
 
 
 def _signals(reading: Reading, shards: Sequence[str], shape: tuple[int, ...]) -> Iterator[tuple[int, Signal]]:

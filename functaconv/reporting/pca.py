@@ -14,6 +14,10 @@ from torch import Tensor
 MOST_BYTES = 4 << 30
 # rows, or values, that enter the products at a time
 PORTION = 1024
+# of values that rows miss: rounds at most, and the share of the variance that the last one changes
+ROUNDS, SETTLED = 50, 1e-5
+# of the coordinates of a row that misses values, as of a latent
+DAMPING = 1e-5
 
 
 @dataclass(frozen=True)
@@ -27,10 +31,22 @@ class Pca:
     items: int
     """how many rows it was made from"""
 
-    def reconstruct(self, rows: Tensor) -> Tensor:
-        """Rows, `[row, value]`, when only their coordinates along the components are kept."""
+    def reconstruct(self, rows: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Rows, `[row, value]`, when only their coordinates along the components are kept; with `valid`, likewise, the
+        coordinates that suit the valid values best.
+        """
         centred = rows.to(self.mean.dtype) - self.mean
-        return self.mean + centred @ self.components @ self.components.mT
+        if valid is None:
+            return self.mean + centred @ self.components @ self.components.mT
+        coordinates = torch.stack([self._coordinates(*pair) for pair in zip(centred, valid, strict=True)])
+        return self.mean + coordinates @ self.components.mT
+
+    def _coordinates(self, row: Tensor, valid: Tensor) -> Tensor:
+        known = self.components[valid]
+        matrix = (known.mT @ known).double()
+        matrix.diagonal().add_(DAMPING * matrix.diagonal().mean())
+        coordinates: Tensor = torch.linalg.solve(matrix, (known.mT @ row[valid]).double())
+        return coordinates.to(row.dtype)
 
     def error(self, rows: Tensor) -> Tensor:
         """Mean squared error of each row, `[row, value]`, after `reconstruct`."""
@@ -85,6 +101,25 @@ def analysis(values: int, rows: int | None, device: torch.device | str = "cpu") 
     most = most if rows is None else min(most, rows)
     # a matrix in float64, its eigenvectors, and what computing them takes
     return None if 32 * min(most, values) ** 2 > MOST_BYTES else Analysis(most, device)
+
+
+def of_incomplete(rows: Tensor, valid: Tensor, numbers: int) -> Pca | None:
+    """The components of rows that miss values, `[row, value]` both: what is missing is what the components of the
+    round before say. None when that takes too much memory.
+    """
+    mean = (rows * valid).sum(0) / valid.sum(0).clamp(min=1)
+    filled = torch.where(valid, rows, mean)
+    found: Pca | None = None
+    for _ in range(ROUNDS):
+        one = analysis(rows.shape[1], len(rows), rows.device)
+        if one is None:
+            return None
+        one.add(filled)
+        found = one.pca(numbers)
+        before, filled = filled, torch.where(valid, rows, found.reconstruct(filled))
+        if not (filled - before).square().sum() > SETTLED * (filled - mean).square().sum():
+            break
+    return found
 
 
 def cells_of(features: Tensor, shape: tuple[int, ...], sites: tuple[int, ...]) -> Tensor | None:

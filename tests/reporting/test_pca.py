@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from functaconv.reporting.pca import Analysis, Pca, analysis, cells_of
+from functaconv.reporting.pca import Analysis, Pca, analysis, cells_of, of_incomplete
 
 
 def rows_of(count: int, values: int, seed: int = 0) -> Tensor:
@@ -88,3 +88,25 @@ def test_cells_are_the_points_of_a_site() -> None:
     assert torch.equal(cells, torch.stack(expected))
     assert cells_of(image, (4, 6), (3, 3)) is None
     assert cells_of(image, (24,), (2, 3)) is None
+
+
+def test_rows_that_miss_values_have_nearly_the_same_components() -> None:
+    rows, others = rows_of(160, 40).split((120, 40))
+    missing = torch.rand(rows.shape, generator=torch.Generator().manual_seed(2)) < 0.2
+    found = of_incomplete(rows.masked_fill(missing, torch.nan).nan_to_num(), ~missing, 6)
+    assert found is not None
+    assert float(found.error(others).mean()) < 1.1 * by_svd(rows, others, 6).mean()
+    # filled with their mean they would not have
+    mean = (rows * ~missing).sum(0) / (~missing).sum(0)
+    once = fitted(analysis(40, 120), torch.where(missing, mean, rows), 6)
+    assert found.error(others).mean() < 0.9 * once.error(others).mean()
+
+
+def test_coordinates_are_those_of_the_values_there_are() -> None:
+    rows = rows_of(100, 30)
+    found = fitted(analysis(30, 100), rows, 5)
+    exact, valid = found.reconstruct(rows[:4]), torch.ones(4, 30, dtype=torch.bool)
+    torch.testing.assert_close(found.reconstruct(rows[:4], valid), exact, rtol=1e-3, atol=1e-3)
+    valid[:, ::3] = False
+    # what is missing does not matter
+    torch.testing.assert_close(found.reconstruct(exact.masked_fill(~valid, 7.0), valid), exact, rtol=1e-3, atol=1e-3)
