@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 
 from functaconv.errors import lookup
-from functaconv.networks import FourierOptions, NetworkOptions, SirenOptions
+from functaconv.networks import FourierOptions, MultiscaleOptions, NetworkOptions, PolynomialOptions, SirenOptions
 from functaconv.recipe import LatentRecipe, Recipe, TrainingRecipe
 from functaconv.solvers import GaussNewtonOptions, GradientOptions, SolverOptions
 
@@ -73,6 +73,40 @@ def _published(
             ema=0,
         ),
     )
+
+
+# networks of generators, whose latents are sampled there and fitted here: of the papers are the sizes
+GENERATORS: dict[str, tuple[NetworkOptions, int]] = {
+    # Skorokhodov et al. 2021 (universome/inr-gan): 256 waves, layers of 512 and rank 10, latents of 512
+    "inr-gan-fmm": (
+        FourierOptions(
+            features=256, learned=True, layers=4, width=512, activation="leaky-relu", modulation="fmm", rank=10,
+        ),
+        512,
+    ),
+    # the same with layers of 512 at half the resolution or less, and of 256 at the points
+    "inr-gan-multiscale": (
+        MultiscaleOptions(
+            features=256, depth=5, width=512, fine_width=256, fine_depth=5, activation="leaky-relu", modulation="fmm",
+            rank=10, sites=16,
+        ),
+        512,
+    ),
+    # Singh et al. 2023 (Rajhans0/Poly_INR): ten levels of 1024, latents of 512
+    "poly-inr": (PolynomialOptions(width=1024, depth=11), 512),
+    # Chan et al. 2021 (pi-GAN): eight sine layers of 256 with scales and shifts, latents of 256
+    "film": (SirenOptions(width=256, depth=9, w0_first=20.0, w0_hidden=10.0, modulation="film"), 256),
+}  # fmt: skip
+
+
+def _generator(name: str, situation: Situation) -> Recipe:
+    """A generator's network, learned as the sized presets learn; its mapping network narrower than published."""
+    network, numbers = GENERATORS[name]
+    latent = LatentRecipe(numbers=numbers, mapping=2, mapping_width=128)
+    asked = situation.latent or latent
+    points = math.prod(situation.shape)
+    _, solver, training = _by_gauss_newton(points, situation.channels, replace(asked, sites=()), situation.on_gpu)
+    return Recipe(name=name, network=network, latent=latent, solver=solver, training=training)
 
 
 def _sized(name: str, situation: Situation) -> Recipe:
@@ -239,6 +273,22 @@ PRESETS = {
     "spatial-imagenet256": Preset(
         "ImageNet at 256 x 256 as in Spatial Functa",
         lambda _: _spatial("spatial-imagenet256", 8, (32, 32), 64, 3), (256, 256),
+    ),
+    "inr-gan-fmm": Preset(
+        "INR-GAN's layers, factorized modulation, at its sizes (Skorokhodov et al. 2021); solver, mapping, rates ours",
+        partial(_generator, "inr-gan-fmm"), (256, 256),
+    ),
+    "inr-gan-multiscale": Preset(
+        "INR-GAN coarse to fine at its sizes; two scales, read through windows, solver, mapping and rates are ours",
+        partial(_generator, "inr-gan-multiscale"), (256, 256),
+    ),
+    "poly-inr": Preset(
+        "Poly-INR's ten levels of 1024 (Singh et al. 2023); initialisation, solver, mapping and rates are ours",
+        partial(_generator, "poly-inr"), (256, 256),
+    ),
+    "film": Preset(
+        "pi-GAN's sine layers with scales and shifts (Chan et al. 2021); frequencies, solver, mapping, rates ours",
+        partial(_generator, "film"), (64, 64),
     ),
 }  # fmt: skip
 SIZED = tuple(name for name, entry in PRESETS.items() if entry.is_sized)
