@@ -50,6 +50,27 @@ OWN = {
 }
 
 
+# Skorokhodov et al. 2021, Singh et al. 2023, Chan et al. 2021
+GENERATORS = {
+    "inr-gan-fmm": {"kind": "fourier", "learned": True, "features": 256, "layers": 4, "width": 512,
+                    "modulation": "fmm", "rank": 10},
+    "inr-gan-multiscale": {"kind": "multiscale", "width": 512, "fine_width": 256, "modulation": "fmm", "rank": 10},
+    "poly-inr": {"kind": "polynomial", "width": 1024, "depth": 11, "modulation": "affine"},
+    "film": {"kind": "siren", "width": 256, "depth": 9, "modulation": "film"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_networks_of_generators_have_the_published_sizes(name: str) -> None:
+    recipe = preset(name, SMALL)
+    assert GENERATORS[name].items() <= recipe.settings()["network"].items()
+    assert (recipe.latent.mapping, recipe.latent.sites) == (2, ())
+    assert "ours" in PRESETS[name].purpose
+    asked = preset(name, replace(SMALL, latent=LatentRecipe(numbers=64)))
+    assert asked.training.inner_points is not None
+    assert asked.training.inner_points <= recipe.training.inner_points
+
+
 def test_published_presets_have_the_published_settings() -> None:
     for name in OWN:
         recipe = preset(name, SMALL)
