@@ -51,8 +51,9 @@ def compression_of(start: bytes) -> str | None:
 def plain(stream: BinaryIO) -> BinaryIO:
     """The stream, decompressed if it is compressed. A compressed stream can then only be read forward."""
     if stream.seekable():
+        here = stream.tell()
         start = stream.read(LONGEST_START)
-        stream.seek(-len(start), io.SEEK_CUR)
+        stream.seek(here)
     else:
         # a pipe may give fewer bytes at a time than are asked for: the buffer waits for all of them
         stream = io.BufferedReader(cast(io.RawIOBase, stream), _AHEAD)
