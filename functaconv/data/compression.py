@@ -52,7 +52,8 @@ def plain(stream: BinaryIO) -> BinaryIO:
     """The stream, decompressed if it is compressed. A compressed stream can then only be read forward."""
     if stream.seekable():
         here = stream.tell()
-        start = stream.read(LONGEST_START)
+        # past the buffer: of a device its position would mean nothing
+        start = getattr(stream, "read1", stream.read)(LONGEST_START)
         stream.seek(here)
     else:
         # a pipe may give fewer bytes at a time than are asked for: the buffer waits for all of them
