@@ -25,23 +25,6 @@ def keys(folder: Path) -> list[str]:
     return [candidate.key for candidate in walk(folder, is_image).candidates]
 
 
-def test_nested_files_are_found_in_the_order_of_their_paths(tmp_path: Path) -> None:
-    fill(tmp_path, "b/x.png", "a.JPG", "c/d/y.png", "B.png", "b.png")
-    assert keys(tmp_path) == ["B", "a", "b/x", "b", "c/d/y"]
-
-
-def test_other_files_are_counted_by_suffix(tmp_path: Path) -> None:
-    fill(tmp_path, "a.png", "b.TXT", "c.txt", "README", ".DS_Store", "._a.png", ".git/x.png")
-    folder = walk(tmp_path, is_image)
-    assert [candidate.key for candidate in folder.candidates] == ["a"]
-    assert folder.ignored == {"(hidden)": 2, "._ files of macOS": 1, "(no suffix)": 1, ".txt": 2}
-
-
-def test_dots_become_underscores_so_that_numbered_images_stay_apart(tmp_path: Path) -> None:
-    fill(tmp_path, "img.0001.png", "img.0002.png", "v1.0/a.b.png")
-    assert keys(tmp_path) == ["img_0001", "img_0002", "v1_0/a_b"]
-
-
 def test_colliding_keys_are_numbered(tmp_path: Path) -> None:
     fill(tmp_path, "a.b.png", "a_b.jpg", "a_b.png", "a_b_2.png")
     found = keys(tmp_path)
@@ -71,17 +54,6 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     (tmp_path / "root/broken.png").symlink_to(tmp_path / "nowhere")
     assert keys(tmp_path / "root") == ["a/x", "broken", "other/y"]
     assert walk(tmp_path / "root", is_image).ignored == {"links that lead back": 1}
-
-
-def test_a_folder_that_is_wanted_is_not_entered(tmp_path: Path) -> None:
-    fill(tmp_path, "a.zarr/x.png", "b/c.zarr/y.png", "b/z.png")
-    found = walk(tmp_path, lambda path: path.suffix in (".zarr", ".png"))
-    assert [candidate.key for candidate in found.candidates] == ["a", "b/c", "b/z"]
-
-
-def test_an_excluded_folder_is_not_entered(tmp_path: Path) -> None:
-    fill(tmp_path, "a.png", "out/b.png")
-    assert len(walk(tmp_path, is_image, exclude=tmp_path / "out").candidates) == 1
 
 
 def test_a_folder_that_cannot_be_read_is_an_input_error(tmp_path: Path) -> None:

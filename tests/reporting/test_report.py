@@ -24,7 +24,6 @@ from functaconv.errors import InputError, UsageError, VerificationError
 from functaconv.functaset.opening import open_functaset
 from functaconv.metrics import psnr
 from functaconv.reporting import Report, report, to_csv, to_html
-from functaconv.reporting.comparison import lengths
 from functaconv.reporting.thumbnails import reconstruction
 from functaconv.signals.grid import Grid
 from functaconv.training import fit_base
@@ -367,19 +366,6 @@ def test_fewer_numbers_are_not_measured_without_originals_or_order(
     summary = report(gradient_store, against=str(images)).summary
     assert summary["against"]["items"] == 8
     assert "psnr_by_numbers" not in summary
-
-
-def test_lengths_are_powers_of_two_and_the_whole() -> None:
-    for latent, expected in [
-        (1, [1]),
-        (3, [1, 2, 3]),
-        (16, [1, 2, 4, 8, 16]),
-        (256, [1, 2, 4, 8, 16, 32, 64, 128, 256]),
-        (1000, [1, 4, 16, 64, 256, 1000]),
-    ]:
-        assert lengths(latent) == expected
-    # few whatever the latent
-    assert all(len(lengths(latent)) <= 9 for latent in (255, 257, 4096, 65536))
 
 
 def test_page_and_text_say_what_fewer_numbers_are_worth(compared: Report, store: Path, tmp_path: Path) -> None:

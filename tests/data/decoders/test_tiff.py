@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
 
-from functaconv.data.decoders import ImageTransform, Limits, decode
+from functaconv.data.decoders import Limits, decode
 from functaconv.data.ignored import LOW_BITS, PAGES
 from functaconv.data.items import Item, Record
 from functaconv.errors import ItemError, MissingExtraError
@@ -154,16 +153,6 @@ def test_a_width_that_is_a_list_of_numbers_is_refused() -> None:
         read(bytes(content))
 
 
-def test_a_chain_of_pages_without_end_is_no_loop() -> None:
-    content = bytearray(written(integers("uint16", 9, 7)))
-    (first,) = struct.unpack_from("<L", content, 4)
-    (entries,) = struct.unpack_from("<H", content, first)
-    struct.pack_into("<L", content, first + 2 + 12 * entries, first)
-    ignored = Counter[str]()
-    read(bytes(content), ignored)
-    assert not ignored
-
-
 def test_sixteen_bits_of_colour_become_eight_which_is_counted() -> None:
     colour = integers("uint16", 9, 7, 3)
     ignored = Counter[str]()
@@ -211,11 +200,6 @@ def test_compressions_that_may_take_any_room_are_refused() -> None:
         read(content)
 
 
-def test_bands_are_not_resized() -> None:
-    with pytest.raises(ItemError, match="resizing and cropping are for images, found an array"):
-        read(VALUES["13 bands"][0], transform=ImageTransform(resize=4))
-
-
 @pytest.mark.parametrize("name", ["13 bands", "13 bands, deflate", "colour and infrared", "heights"])
 def test_cut_and_flipped_bytes_raise_nothing_but_item_errors(name: str) -> None:
     content, _ = VALUES[name]
@@ -239,10 +223,3 @@ def test_cut_and_flipped_bytes_raise_nothing_but_item_errors(name: str) -> None:
         except ItemError:
             refused += 1
     assert refused > 20
-
-
-def test_pillow_and_tifffile_see_the_same_picture() -> None:
-    buffer = io.BytesIO()
-    Image.fromarray(RGBN).save(buffer, "TIFF", compression="tiff_lzw")
-    item = read(buffer.getvalue())
-    assert (item.kind, item.array.shape) == ("image", (9, 7, 3))

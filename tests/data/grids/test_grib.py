@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from functaconv.data.grids import FieldChoice, open_fields
+from functaconv.data.grids import FieldChoice
 from functaconv.errors import InputError
 from tests.data.grids.conftest import grib, read, values
 
@@ -116,17 +116,6 @@ def test_the_control_forecast_of_an_ensemble_is_a_member_with_or_without_a_numbe
 
 
 @grib
-def test_grib_times_are_chosen_by_range_and_stride(grib_file: Any) -> None:
-    path = grib_file(*(message(np.ones((2, 2)), dataDate=20220501 + day, dataTime=time) for day in range(3)
-                       for time in (0, 1200)))  # fmt: skip
-    assert len(read(path)) == 6
-    assert list(read(path, FieldChoice(start="2022-05-02", stride=3))) == ["a_2022-05-02T00", "a_2022-05-03T12"]
-    with pytest.raises(InputError, match="no time between the beginning and 2021") as caught:
-        read(path, FieldChoice(stop="2021"))
-    assert caught.value.hint == "there is 2022-05-01T00:00:00 to 2022-05-03T12:00:00"
-
-
-@grib
 def test_grib_forecasts_have_reference_time_and_step(grib_file: Any) -> None:
     path = grib_file(*(message(np.ones((2, 2)), dataTime=time, stepRange=str(step)) for time in (0, 600)
                        for step in (0, 6, 30)))  # fmt: skip
@@ -175,16 +164,6 @@ def test_grib_variables_that_do_not_share_their_places_ask_for_a_choice(grib_fil
     assert len(read(path, FieldChoice(variables=("u10",)))) == 1
     ((array, _),) = read(path, FieldChoice(variables=("t2m", "d2m"))).values()
     assert array.shape == (2, 2, 2)
-
-
-@grib
-def test_variables_on_other_grids_are_counted(grib_file: Any) -> None:
-    path = grib_file(
-        message(np.ones((2, 2)), shortName="2t"), message(np.ones((2, 2)), shortName="2d", gridType="rotated_ll")
-    )
-    with open_fields(path) as fields:
-        assert [key for key, _, _ in fields] == ["a_2022-05-01T00"]
-        assert fields.ignored == {"variables on other grids": 1}
 
 
 def accumulated(raw: np.ndarray, step: int, kind: str = "accum") -> bytes:
@@ -345,17 +324,3 @@ def test_a_grid_too_large_for_memory_is_refused_by_its_header(
     monkeypatch.setattr(eccodes, "codes_get_values", refuse)
     with pytest.raises(InputError, match="16000 x 16000 values needs 1024000000 bytes, expected at most 268435456"):
         read(grib_file(bytes(large)))
-
-
-@grib
-def test_a_message_of_more_values_than_places_is_refused_by_its_header(
-    grib_file: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-
-    content = message(values(0, 4, 5))
-    # section 5: its length, its number, and how many values are packed
-    at = content.index(b"\5\0\0\0\x14") + 1
-    for key, place in (("numberOfDataPoints", content.index(b"\3\0\0\0\0\x14") + 2), ("numberOfValues", at)):
-        large = content[:place] + b"\x70\0\0\0" + content[place + 4 :]
-        with pytest.raises(InputError, match=f"{key} is more than the 20 points of the grid"):
-            read(grib_file(large))
