@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from functaconv.data.folder import clean_key, walk
@@ -86,6 +86,7 @@ def test_long_names_keep_their_start_and_stay_apart() -> None:
     assert len(first) <= 85
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.text())
 def test_every_key_is_short_safe_and_without_dots(name: str) -> None:
     try:

@@ -39,7 +39,7 @@ def survives(target: Target, case: Any) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("seed", "count"), [(1, 60), pytest.param(2, 250, marks=pytest.mark.slow)], ids=["few", "many"]
+    ("seed", "count"), [(1, 30), pytest.param(2, 250, marks=pytest.mark.slow)], ids=["few", "many"]
 )
 def test_what_is_damaged_is_read_or_refused(named: tuple[str, Target], seed: int, count: int) -> None:
     name, target = named
