@@ -105,7 +105,9 @@ def _generator(name: str, situation: Situation) -> Recipe:
     latent = LatentRecipe(numbers=numbers, mapping=2, mapping_width=128)
     asked = situation.latent or latent
     points = math.prod(situation.shape)
-    _, solver, training = _by_gauss_newton(points, situation.channels, replace(asked, sites=()), situation.on_gpu)
+    _, _, training = _by_gauss_newton(points, situation.channels, replace(asked, sites=()), situation.on_gpu)
+    haste, solver = network.haste, GaussNewtonOptions(steps=3, chord=network.wants_chords)
+    training = replace(training, rate=training.rate * haste, matrix_rate=training.matrix_rate * haste)
     return Recipe(name=name, network=network, latent=latent, solver=solver, training=training)
 
 

@@ -13,7 +13,7 @@ form. Other modulations change the layers instead.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -65,6 +65,8 @@ class FourierOptions(LayeredOptions):
     """of the hidden layers"""
     w0_hidden: Frequency = 10.0
     """sine: factor of the arguments"""
+
+    haste: ClassVar[float] = 4.0
 
     @model_validator(mode="after")
     def _is_possible(self) -> "FourierOptions":

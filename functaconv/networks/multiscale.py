@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import reduce
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -55,6 +55,8 @@ class MultiscaleOptions(LayeredOptions):
     """standard deviation of the frequencies at the points"""
     activation: Literal["gelu", "leaky-relu"] = "gelu"
     """of the hidden layers"""
+
+    haste: ClassVar[float] = 4.0
 
     @model_validator(mode="after")
     def _is_of_possible_size(self) -> "MultiscaleOptions":

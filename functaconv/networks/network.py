@@ -45,6 +45,8 @@ class NetworkOptions:
     kind: str
     wants_unit_coords: ClassVar[bool] = False
     """coordinates that run on from cell to cell are too large for it"""
+    haste: ClassVar[float] = 1.0
+    """rates with which it learns in minutes, as multiples of those of a SIREN"""
 
     @property
     def modulations(self) -> int:

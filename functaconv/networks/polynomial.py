@@ -83,6 +83,8 @@ class PolynomialOptions(LayeredOptions):
     table: ClassVar[Mapping[str, type[Modulation]]] = KNOWN
     wants_unit_coords: ClassVar[bool] = True
 
+    haste: ClassVar[float] = 4.0
+
     @model_validator(mode="after")
     def _is_of_possible_size(self) -> "PolynomialOptions":
         check_size(self.width * self.width * (self.depth - 1), MOST_PARAMETERS, "parameters")

@@ -72,8 +72,8 @@ def choose(names: Sequence[str], device: torch.device, options: FitOptions, watc
     )  # fmt: skip
     chosen = preset_name or axes.modality.preset
     recipe = validated(layered(preset_of(str(chosen), situation).settings(), asked))
-    if recipe.network.wants_chords and recipe.solver.kind == "gauss-newton" and "chord" not in asked.get("solver", {}):
-        recipe = recipe.changed({"solver": {"chord": True}})
+    if chosen in SIZED:
+        recipe = _suited(recipe, asked)
     is_free = not _network_asked_for(preset_name, asked)
     training, budget = recipe.training, asked.get("training", {})
     is_learned = not recipe.network.has_closed_form and not is_free
@@ -104,6 +104,21 @@ def precision_for(name: str, device: torch.device, recipe: Recipe) -> str:
     needs_jacobian = SOLVERS[recipe.solver.kind].needs_jacobian
     gains = needs_jacobian and recipe.network.sweep_width >= LEAST_WIDTH and learnable(recipe)
     return "bfloat16" if gains and device.type == "cpu" and half_is_fast("bfloat16") else "float32"
+
+
+def _suited(recipe: Recipe, asked: Mapping[str, Any]) -> Recipe:
+    """A sized preset was made for a SIREN: with what suits another network that was asked for."""
+    if recipe.network.has_closed_form:
+        return recipe
+    rates = {
+        name: getattr(recipe.training, name) * recipe.network.haste
+        for name in ("rate", "matrix_rate")
+        if name not in asked.get("training", {})
+    }
+    recipe = recipe.changed({"training": rates})
+    if recipe.network.wants_chords and recipe.solver.kind == "gauss-newton" and "chord" not in asked.get("solver", {}):
+        recipe = recipe.changed({"solver": {"chord": True}})
+    return recipe
 
 
 def _network_asked_for(preset: str | None, settings: Mapping[str, Any]) -> bool:
