@@ -1,7 +1,6 @@
 """From what the user gives as shards to one name per tar."""
 
 import glob
-import itertools
 import os
 import re
 from collections import Counter
@@ -18,15 +17,14 @@ _SUPPORTED = (
     "supported are local tar files, globs, braces {000..003}, directories of .tar files, http(s), s3, gs and az URLs, "
     "- for stdin, and with --allow-pipe pipe:COMMAND"
 )
-_RANGE = re.compile(r"(\{\d+\.\.\d+(?:\.\.\d+)?\})")
 
 
 def expand_shards(specs: str | Sequence[str], *, allow_pipe: bool = False) -> list[str]:
     """The shards that paths, globs, braces, directories, URLs, comma lists, `-` and `pipe:` stand for, in that order.
 
     A name that exists is taken as it is, whatever it contains. The same shard twice is a UsageError, and so is
-    `pipe:COMMAND` without `allow_pipe`. In a command only braces around a range of numbers are expanded. In a list with
-    commas a URL reaches to the next URL, so other names must stand before it.
+    `pipe:COMMAND` without `allow_pipe`. In a list with commas a URL reaches to the next URL, so other names must stand
+    before it.
     """
     shards = [
         shard for spec in ([specs] if isinstance(specs, str) else specs) for shard in _expand(str(spec), allow_pipe)
@@ -98,11 +96,8 @@ def _pipes(spec: str, allow_pipe: bool) -> list[str]:
             f"{shown(spec)} runs a command, which has to be allowed",
             hint="--allow-pipe lets encode, report and inspect run it; fit-base needs what can be read again",
         )
-    # other braces belong to the shell
-    choices = [
-        list(braceexpand.braceexpand(part)) if number % 2 else [part] for number, part in enumerate(_RANGE.split(spec))
-    ]
-    return ["".join(parts) for parts in itertools.product(*choices)]
+    # braces belong to the shell
+    return [spec]
 
 
 def _urls(spec: str) -> list[str]:

@@ -63,7 +63,7 @@ def _open(url: str, login: dict[str, str], position: int, timeout: float) -> Bod
         # not sent to another server after a redirect
         request.add_unredirected_header(name, value)
     with _lost():
-        response = cast(HTTPResponse, _opener().open(request, timeout=timeout))
+        response = cast(HTTPResponse, urllib.request.build_opener(_Redirects).open(request, timeout=timeout))
     if response.status not in (200, 206):
         response.close()
         raise RefusedError(response.status)
@@ -91,22 +91,6 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         if request is not None and (request.type, request.host) == (req.type, req.host):
             request.unredirected_hdrs.update(req.unredirected_hdrs)
         return request
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """Without the handlers of files and FTP, to which a server could lead."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.UnknownHandler(),
-        _Redirects(),
-    ):
-        opener.add_handler(handler)
-    return opener
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from functaconv.functaset.blocks import Failure
 from functaconv.functaset.files import array_bytes, problems, read_bytes, read_json, whole_file
 from functaconv.functaset.schema import BASE, FAILED, REPORT, shown
 
-# bytes of a base (the largest that a recipe may ask for), of `failed.jsonl` (millions of lines), and of one line
-MOST_BASE, MOST_FAILURES, MOST_LINE = 9 << 30, 1 << 30, 1 << 24
+# bytes of a base (the largest that a recipe may ask for), and of `failed.jsonl` (millions of lines)
+MOST_BASE, MOST_FAILURES = 9 << 30, 1 << 30
 _FAILURE = TypeAdapter(Failure)
 
 
@@ -34,9 +33,7 @@ def read_failures(root: Path) -> Iterator[Failure]:
     path = whole_file(root, FAILED, MOST_FAILURES)
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(iter(partial(file.readline, MOST_LINE), b""), start=1):
-                if len(line) == MOST_LINE:
-                    raise ValueError(f"line {number} is longer than {MOST_LINE} bytes")
+            for line in file:
                 yield _FAILURE.validate_python(parse_json(line))
     except (OSError, ValueError) as error:
         reason = problems(error) if isinstance(error, ValidationError) else error

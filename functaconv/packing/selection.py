@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from functaconv.data.contents import FIELDS, HEAD, format_of
-from functaconv.data.decoders import ARRAY_SUFFIXES, OTHER_IMAGES
+from functaconv.data.decoders import ARRAY_SUFFIXES, OTHER_IMAGES, parse_field
 from functaconv.data.decoders.images import IMAGE_SUFFIXES
 from functaconv.data.folder import Candidate, opened, relative_name, walk
 from functaconv.data.grids import FIELD_SUFFIXES, is_fields
@@ -17,7 +17,7 @@ from functaconv.data.ignored import CAPTIONS, beside, ignore, most_ignored
 from functaconv.data.meshes import MESH_SUFFIXES
 from functaconv.data.naming import scheme_of, shown
 from functaconv.data.unzipping import member_names, unzipped
-from functaconv.errors import InputError, UsageError
+from functaconv.errors import InputError
 
 PACKED_SUFFIXES = (*ARRAY_SUFFIXES, *MESH_SUFFIXES, *FIELD_SUFFIXES)
 ZARR, ZIP = "zarr", "zip"
@@ -69,16 +69,8 @@ class Selection:
 
 
 def parse_packed_field(field: str) -> tuple[str, str | None]:
-    """`png` -> (png, None), `solid.binvox`, `npz:NAME` -> (npz, NAME): what `--field` of pack takes."""
-    suffix, colon, name = field.strip().partition(":")
-    suffix = suffix.lstrip(".").lower()
-    last = suffix.rpartition(".")[2]
-    if last not in (*PACKED_SUFFIXES, ZARR) or (colon and (last != "npz" or not name)):
-        raise UsageError(
-            f"not a field that can hold an array: {field!r}",
-            hint=f"expected one of {', '.join(PACKED_SUFFIXES)}, zarr, or npz:NAME for one array of an npz",
-        )
-    return suffix, name or None
+    """What `--field` of pack takes: `png` -> (png, None), `solid.binvox`, `npz:NAME` -> (npz, NAME)."""
+    return parse_field(field, (*PACKED_SUFFIXES, ZARR))
 
 
 @contextmanager

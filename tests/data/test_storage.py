@@ -11,7 +11,6 @@ import pytest
 
 from functaconv.data.items import Record
 from functaconv.data.naming import short_name, shown
-from functaconv.data.patience import TIMEOUT_VARIABLE
 from functaconv.data.shards import (
     expand_shards,
     fingerprint,
@@ -20,7 +19,7 @@ from functaconv.data.shards import (
     is_seekable,
     read_records,
 )
-from functaconv.errors import FunctaconvError, InputError, ServiceError, UsageError
+from functaconv.errors import FunctaconvError, InputError, UsageError
 from tests.data.test_shards import MEMBERS, as_pairs, read, tar
 
 RECORDS = as_pairs(read(tar(MEMBERS)))
@@ -73,12 +72,6 @@ def test_a_file_does_not_become_a_command_by_its_name(shard: Path) -> None:
     assert expand_shards(["[-]"]) == ["./-"]
 
 
-def test_ranges_in_a_command_are_expanded_and_other_braces_are_the_shells() -> None:
-    spec = "pipe:cat t-{000..001}.tar | awk '{print $1,$2}' ${HOME}{a,b}"
-    expected = [f"pipe:cat t-00{n}.tar | awk '{{print $1,$2}}' ${{HOME}}{{a,b}}" for n in range(2)]
-    assert expand_shards([spec], allow_pipe=True) == expected
-
-
 def test_a_command_that_fails_is_an_error_of_its_shard(shard: Path) -> None:
     for command, reason, count in [
         # the tar is whole, and still it may not be all that was to come
@@ -97,16 +90,6 @@ def test_a_command_that_fails_is_an_error_of_its_shard(shard: Path) -> None:
         assert error.hint
         assert str(error).startswith("pipe:exec ...: ")
         assert "SECRET" not in str(error)
-
-
-@pytest.mark.parametrize("command", ["sleep 100", "head -c 2000 x.tar; sleep 100", "cat x.tar; exec >&-; sleep 100"])
-def test_a_command_that_hangs_is_a_service_error(shard: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
-    monkeypatch.setenv(TIMEOUT_VARIABLE, "0.3")
-    begun = time.monotonic()
-    _, error = read_until_error(f"pipe:{command}")
-    assert type(error) is ServiceError
-    assert "for 0.3 s" in str(error)
-    assert time.monotonic() - begun < 20
 
 
 def _is_running(process: int) -> bool:

@@ -9,6 +9,7 @@ latitude x longitude x channel.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -62,14 +63,14 @@ USABLE_HINT = "shards hold png, jpg, webp, bmp, tif, gif, ppm, npy, npz or binvo
 SUFFIXES = frozenset({*ARRAY_SUFFIXES, "cls", "txt", "json"})
 
 
-def parse_field(field: str) -> tuple[str, str | None]:
-    """`png` -> (png, None), `npz:NAME` -> (npz, NAME): the suffix, and the array inside it."""
+def parse_field(field: str, known: Sequence[str] = ARRAY_SUFFIXES) -> tuple[str, str | None]:
+    """`png` -> (png, None), `npz:NAME` -> (npz, NAME): the suffix, one of those `known`, and the array inside it."""
     suffix, colon, name = field.strip().partition(":")
     suffix = suffix.lstrip(".").lower()
-    if _last(suffix) not in ARRAY_SUFFIXES or (colon and (_last(suffix) != "npz" or not name)):
+    if _last(suffix) not in known or (colon and (_last(suffix) != "npz" or not name)):
         raise UsageError(
             f"not a field that can hold an array: {field!r}",
-            hint=f"expected one of {', '.join(ARRAY_SUFFIXES)}, or npz:NAME for one array of an npz",
+            hint=f"expected one of {', '.join(known)}, or npz:NAME for one array of an npz",
         )
     return suffix, name or None
 
