@@ -38,7 +38,8 @@ class Base(nn.Module):
     """Network, latent layout, solver, normaliser and geometry of a dataset.
 
     `start` is where every fit begins; it is learned or stays zero. With `by_area` the points of a grid count in a fit
-    by the area they stand for. With `areas` items are fitted as means over the cells of their grid.
+    by the area they stand for. With `is_clipped` features are clipped to 0..1. With `areas` items are fitted as means
+    over the cells of their grid.
     """
 
     start: Tensor
@@ -56,9 +57,10 @@ class Base(nn.Module):
         learned_start: bool = False,
         geometry: Geometry | None = None,
         by_area: bool = False,
+        is_clipped: bool = False,
     ) -> None:
         super().__init__()
-        self.geometry, self.by_area = geometry or Flat(axes.dims), by_area
+        self.geometry, self.by_area, self.is_clipped = geometry or Flat(axes.dims), by_area, is_clipped
         self.field, self.solver, self.normalizer = field, solver, normalizer
         self.axes, self.latent = axes, latent
         self.areas: Areas | None = None
@@ -132,7 +134,8 @@ class Base(nn.Module):
             known = features.new_ones(1, 1, features.shape[-1]) if valid is None else valid
             valid = weights[None, :, None] * known
         are_means = isinstance(field, CellMeans)
-        problem = fitting_problem(field, placement, features, valid, chunk=None if are_means else chunk)
+        chunk = None if are_means else chunk
+        problem = fitting_problem(field, placement, features, valid, chunk=chunk, is_clipped=self.is_clipped)
         if self.is_coupled or are_means:
             return replace(problem, sites=self.field.sites.count)
         # a start that is learned may differ from site to site
@@ -196,7 +199,16 @@ class Base(nn.Module):
             part = points[start : start + DECODED_TOGETHER].to(self.start)
             for placement in self.place(part).split(chunk):
                 placement.scatter(self._decoded(latents, placement), features[:, start : start + len(part)])
-        return features
+        return features.clamp_(0, 1) if self.is_clipped else features
+
+    @torch.no_grad()
+    def decoded_as_fitted(self, problem: Problem, latents: Latents) -> Features:
+        """Normalised features at the points of a problem: `decode` where their derivatives are known already."""
+        points = 1 + max(int(piece.placement.index.max()) for piece in problem.pieces)
+        features = latents.new_empty(len(latents), points, self.axes.channels)
+        for piece, part in zip(problem.pieces, problem.features(latents), strict=True):
+            piece.placement.scatter(part, features)
+        return features.clamp_(0, 1) if self.is_clipped else features
 
     def _decoded(self, latents: Latents, placement: Placement) -> CellFeatures:
         """Features of every point of every cell."""

@@ -42,6 +42,8 @@ def build(
             f"the latent has {len(sites)} site axes, the items have {axes.dims}",
             hint=f"write {'x'.join(['8'] * axes.dims)}x16 for spatial latents, or one number for a global one",
         )
+    if recipe.data.clipped and not axes.modality.has_code_range:
+        raise UsageError(f"data.clipped is for values between 0 and 1, not for {axes.modality.plural}")
     # a neighbourhood of sites does not know what lies beyond a pole
     poles = geometry.reaches_poles if latent.kernel == 1 else (False, False)
     grid = SiteGrid(tuple(sites), latent.interpolation, frame_of(recipe, axes), geometry.is_closed, poles)
@@ -75,7 +77,7 @@ def build(
     return Base(
         ModulatedNetwork(network, latent_map, grid), solver, normalizer, axes,
         latent=latent.numbers, learned_start=latent.learned_start, geometry=geometry,
-        by_area=recipe.data.weights == "area",
+        by_area=recipe.data.weights == "area", is_clipped=recipe.data.clipped,
     )  # fmt: skip
 
 

@@ -24,10 +24,11 @@ Measures = dict[str, np.ndarray]
 @torch.no_grad()
 def measure(base: Base, batch: Batch, latents: Latents, fit: Fit | None = None) -> Measures:
     """The measures of a batch decoded from latents. Where there is a `fit`, its error may serve."""
-    if fit is not None and not base.axes.modality.measures:
+    if fit is not None and not base.axes.modality.measures and not base.is_clipped:
         return {"mse": fit.problem.error(latents).cpu().numpy()}
     batch = batch.to(base.device)
-    return compare(base, batch, base.normalizer.features(batch), samples(base, latents, batch.grid))
+    decoded = samples(base, latents, batch.grid) if fit is None else base.decoded_as_fitted(fit.problem, latents)
+    return compare(base, batch, base.normalizer.features(batch), decoded)
 
 
 def sample(base: Base, footprint: str) -> None:
@@ -52,7 +53,8 @@ def samples(base: Base, latents: Latents, grid: AnyGrid) -> Features:
         return base.decode(latents, base.points(grid))
     field, placement = base.areas.of(base.field, grid, base.points(grid), base.placement(grid))
     values = latents.new_empty(len(latents), grid.points, base.axes.channels)
-    return placement.scatter(field(latents, placement), values)
+    placement.scatter(field(latents, placement), values)
+    return values.clamp_(0, 1) if base.is_clipped else values
 
 
 def compare(base: Base, batch: Batch, features: Features, decoded: Features) -> Measures:

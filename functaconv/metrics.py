@@ -7,6 +7,8 @@ Steps = tuple[NDArray[np.float64], NDArray[np.float64]]
 """sums of absolute steps at several kinds of places, and how many there are; every second kind is what the one before
 it is compared with"""
 
+# that counts: float32 has no smaller ones of values near 1
+LEAST_MSE = 1e-10
 # pixels along a cell: with fewer there is no place between its border and its centre
 LEAST_PIXELS = 3
 # pixels: what a border of tiles is compared with
@@ -14,9 +16,10 @@ NEXT_TO = 2
 
 
 def psnr(mse: ArrayLike) -> NDArray[np.float64]:
-    """Peak signal-to-noise ratio in dB of mean squared errors in units of the squared peak; 0 gives infinity."""
-    with np.errstate(divide="ignore"):
-        return -10.0 * np.log10(np.asarray(mse, np.float64))
+    """Peak signal-to-noise ratio in dB of mean squared errors in units of the squared peak; an exact item has 100 dB, so
+    that a mean over items is one.
+    """
+    return -10.0 * np.log10(np.maximum(np.asarray(mse, np.float64), LEAST_MSE))
 
 
 def seams(enlarged: NDArray[np.floating], sites: tuple[int, int], scale: int) -> Steps:

@@ -9,8 +9,6 @@ from functaconv.conversion.work import Work
 from functaconv.functaset.blocks import Block
 from functaconv.metrics import psnr
 
-# the PSNR of a perfect item in a running mean
-INFINITE_DB = 200.0
 # an item this many times larger or smaller along an axis than any in training deserves a warning
 FAR_FROM_TRAINING = 1.5
 # items from which on their sizes are compared, and the share of distinct ones that deserves a warning
@@ -89,7 +87,7 @@ class Progress:
 
 
 def _with(known: tuple[int, float], mse: np.ndarray) -> tuple[int, float]:
-    return known[0] + len(mse), known[1] + float(psnr(mse).clip(max=INFINITE_DB).sum())
+    return known[0] + len(mse), known[1] + float(psnr(mse).sum())
 
 
 def _far_from_training(work: Work, block: Block) -> str | None:

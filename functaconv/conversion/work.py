@@ -33,6 +33,9 @@ LEAST_BLOCK, MOST_BLOCK = 16, 2048
 # items, points and numbers that are fitted together: on the CPU more would not stay in the cache
 MOST_TOGETHER = {"cpu": (64, 1 << 16, 1 << 26), "cuda": (1024, 1 << 20, 1 << 30)}
 
+# times as many points where nothing is kept of them but their values
+LINEAR_TOGETHER = 16
+
 
 @dataclass(frozen=True)
 class Work:
@@ -242,6 +245,8 @@ def _usual_batch(stored: StoredBase, kind: str) -> int:
     """Items that are fitted together on a kind of device, unless another number is asked for."""
     items, points, numbers = MOST_TOGETHER[kind]
     fitted = numbers // stored.base.footprint.workspace
+    if stored.base.field.is_linear:
+        points *= LINEAR_TOGETHER
     return max(1, min(items, points // _usual_points(stored), fitted))
 
 

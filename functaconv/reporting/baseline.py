@@ -91,13 +91,19 @@ class Baseline:
             self.cells = None
         elif self.whole is not None:
             rows = _known(batch, features)
-            reconstructed = self.whole.reconstruct(rows)
+            reconstructed = self._reconstructed(self.whole, rows)
             self.whole_mse[positions] = (rows - reconstructed).square().mean(-1).cpu().numpy()
             for name, values in self.base.axes.modality.agreement(reconstructed, rows).items():
                 self.whole_agreement[name][positions] = values.cpu().numpy()
         cells = None if self.cells is None else cells_of(features, batch.shape, self.base.sites)
         if self.cells is not None and cells is not None:
-            self.cells_mse[positions] = self.cells.error(cells).reshape(len(batch), -1).mean(1).cpu().numpy()
+            error = (cells - self._reconstructed(self.cells, cells)).square().mean(-1)
+            self.cells_mse[positions] = error.reshape(len(batch), -1).mean(1).cpu().numpy()
+
+    def _reconstructed(self, pca: Pca, rows: Tensor) -> Tensor:
+        """Clipped where the base's own features are."""
+        reconstructed = pca.reconstruct(rows)
+        return reconstructed.clamp_(0, 1) if self.base.is_clipped else reconstructed
 
     def to_json(self, table: Table, ours: float) -> dict[str, Any]:
         """The entry of the report; `ours` is the functaset's own mean PSNR over the same items."""

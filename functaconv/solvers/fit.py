@@ -49,15 +49,20 @@ def fit(
     # what all steps share is computed outside of them, so that a step that is recomputed meets the same values
     solver.prepare(inner)
 
-    def step(latents: Latents, number: int) -> Latents:
-        return latents + solver.step(inner, solver.linearize(inner, latents), number)
+    def step(latents: Latents, moved: Latents, number: int) -> tuple[Latents, Latents]:
+        moved = solver.step(inner, solver.linearize(inner, latents), number) + solver.momentum * moved
+        return latents + moved, moved
+
+    moved = torch.zeros_like(start)
 
     for number in range(solver.steps if steps is None else steps):
         if recompute and torch.is_grad_enabled():
             # nothing random happens in a step: the state of a generator, which a GPU would be waited for, is not needed
-            latents = checkpoint(step, latents, number, use_reentrant=False, preserve_rng_state=False)
+            latents, moved = checkpoint(
+                step, latents, moved, number, use_reentrant=False, preserve_rng_state=False
+            )
         else:
-            latents = step(latents, number)
+            latents, moved = step(latents, moved, number)
     return Fit(problem, latents.expand(problem.items, -1, -1))
 
 
@@ -71,12 +76,14 @@ def best_fit(problem: Problem, start: Latents, solver: Solver, *, steps: int, mi
     """
     latents, view = start.expand(problem.items, -1, -1), solver.linearize(problem, start)
     error, damping_scale = view.error, torch.ones_like(view.error)
+    moved = torch.zeros_like(latents)
     whole = problem
     best, best_error = latents.clone(), error
     # the items that still take steps, by their index in the batch
     active = torch.arange(problem.items, device=latents.device)
     for number in range(steps):
-        ahead = latents + solver.step(problem, view, number, damping_scale if number else None)
+        moved = solver.step(problem, view, number, damping_scale if number else None) + solver.momentum * moved
+        ahead = latents + moved
         last = number == steps - 1
         there = Gradient(ahead, problem.error(ahead)) if last else solver.linearize(problem, ahead)
         better = there.error < best_error[active]
@@ -99,5 +106,6 @@ def best_fit(problem: Problem, start: Latents, solver: Solver, *, steps: int, mi
                 if not len(chosen):
                     break
                 active, latents, damping_scale = active[chosen], latents[chosen], damping_scale[chosen]
+                moved = moved[chosen]
                 view, problem = view.select(chosen), problem.select(chosen)
     return Fit(whole, best)

@@ -39,6 +39,9 @@ class GaussNewtonOptions(SolverOptions):
     """the damping is a parameter of the base"""
     chord: bool = False
     """the normal matrix of the start serves all steps"""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """share of the step before that is added to each: many chords of a clipped base become few. No step is then taken
+    back"""
 
 
 class GaussNewton(Solver):
@@ -58,7 +61,7 @@ class GaussNewton(Solver):
 
     def __init__(self, latent: int, options: GaussNewtonOptions, *, generator: torch.Generator | None) -> None:
         super().__init__(options.steps)
-        self.chord = options.chord
+        self.chord, self.momentum, self.is_adaptive = options.chord, options.momentum, not options.momentum
         logarithm = torch.tensor(math.log(options.damping))
         if options.learned_damping:
             self.log_damping = nn.Parameter(logarithm)

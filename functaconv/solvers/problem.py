@@ -1,6 +1,6 @@
 """A batch of items to fit latents to: all that a solver sees of the data and the network."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from operator import add
@@ -75,6 +75,11 @@ class Problem:
         return sum(piece.targets[0].numel() for piece in self.pieces)
 
     @property
+    def is_clipped(self) -> bool:
+        """Features are clipped to 0..1, and errors are those of `Piece.residual`."""
+        return self.pieces[0].is_clipped
+
+    @property
     def is_shared(self) -> bool:
         """All items have the same points with the same weights: what depends on them alone is computed once."""
         return len(self.pieces[0].weights) == 1
@@ -100,9 +105,19 @@ class Problem:
             linearization = replace(linearization, normal_matrix=own, _factors=[])
         return replace(self, pieces=tuple(pieces), linearization=linearization)
 
+    def features(self, latents: Latents) -> Iterator[CellFeatures]:
+        """Those of every point, piece by piece; of a linear network from its derivatives, where they are known."""
+        known = self.linearization
+        if not self.field.is_linear or known is None:
+            yield from (self.field(latents, piece.placement) for piece in self.pieces)
+            return
+        for piece, features, rows in zip(self.pieces, known.features, known.rows, strict=True):
+            yield features + along(rows, latents - known.latents, self.field.reads(piece.placement))
+
     def error(self, latents: Latents) -> PerItem:
         """Mean squared error of each item over its valid points and channels."""
-        if self.field.is_linear and self.linearization is not None and not torch.is_grad_enabled():
+        is_quadratic = self.field.is_linear and not self.is_clipped
+        if is_quadratic and self.linearization is not None and not torch.is_grad_enabled():
             return self._quadratic_error(latents, self.linearization)
         return self._decoded_error(latents)
 
@@ -119,15 +134,8 @@ class Problem:
         close = error < CANCELLED * start.error
         if bool(close.any()):
             chosen = close.nonzero()[:, 0]
-            error[chosen] = self.select(chosen)._error_along(change[chosen].float(), linearization).double()
+            error[chosen] = self.select(chosen)._decoded_error(latents[chosen]).double()
         return error.to(start.error.dtype)
-
-    def _error_along(self, change: Latents, linearization: Linearization) -> PerItem:
-        """The error of a linear network's latents that differ from the linearization's by `change`."""
-        return _total(
-            piece.error(features + along(rows, change, self.field.reads(piece.placement)) - piece.targets)
-            for piece, features, rows in zip(self.pieces, linearization.features, linearization.rows, strict=True)
-        )
 
     @cached_property
     def _start(self) -> Gradient:
@@ -136,7 +144,8 @@ class Problem:
         return self._gradient_along(self.linearization)
 
     def _decoded_error(self, latents: Latents) -> PerItem:
-        return _total(piece.error(self.field(latents, piece.placement) - piece.targets) for piece in self.pieces)
+        parts = zip(self.pieces, self.features(latents), strict=True)
+        return _total(piece.error(piece.residual(features)) for piece, features in parts)
 
     def steepest_descent(self, view: Gradient) -> Latents:
         """Minus the derivative of `sites * error`: of the mean over a site's own points."""
@@ -151,6 +160,9 @@ class Problem:
             linearization = self._linearization_at(latents)
             if linearization is not None:
                 return self._gradient_along(linearization)
+            if self.field.is_linear and self.linearization is not None:
+                # features and derivatives are known everywhere
+                return self._gradient_along(self.linearization, latents - self.linearization.latents)
             return Gradient(*_summed(self._pulled_back(piece, latents) for piece in self.pieces))
 
     def normal_equations(self, latents: Latents) -> NormalEquations:
@@ -203,18 +215,23 @@ class Problem:
         """The linearization, when these are the latents it was made at."""
         return self.linearization if self.linearization is not None and latents is self.linearization.latents else None
 
-    def _gradient_along(self, linearization: Linearization) -> Gradient:
-        """One product with the residuals per piece: features and derivatives are known."""
-        parts = (
-            self._jt_residual_of(piece, features, rows, self.field.reads(piece.placement))
-            for piece, features, rows in zip(self.pieces, linearization.features, linearization.rows, strict=True)
-        )
-        return Gradient(*_summed(parts))
+    def _gradient_along(self, linearization: Linearization, change: Latents | None = None) -> Gradient:
+        """One product with the residuals per piece: features and derivatives are known. With `change`, of a linear
+        network, at latents that differ so much from the linearization's.
+        """
+
+        def part(piece: Piece, features: StartFeatures, rows: Tensor) -> tuple[Latents, PerItem]:
+            reads = self.field.reads(piece.placement)
+            if change is not None:
+                features = features + along(rows, change, reads)
+            return self._jt_residual_of(piece, features, rows, reads)
+
+        return Gradient(*_summed(map(part, self.pieces, linearization.features, linearization.rows)))
 
     def _pulled_back(self, piece: Piece, latents: Latents) -> tuple[Latents, PerItem]:
         """J'W(y - f) and error of a piece, by one reverse sweep."""
         features, pullback = self.field.vjp(latents, piece.placement)
-        residual = piece.targets - features
+        residual = piece.residual(features)
         return pullback(piece.weights * residual), piece.error(residual)
 
     def _linearized(self, piece: Piece, latents: Latents, matrices: CellMatrixSum) -> tuple[Latents, PerItem]:
@@ -229,7 +246,7 @@ class Problem:
         self, piece: Piece, features: StartFeatures, rows: Tensor, reads: Reads | None
     ) -> tuple[Latents, PerItem]:
         """J'W(y - f) from derivatives, weighted already where all items share them, and the error."""
-        residual = piece.targets - features
+        residual = piece.residual(features)
         if rows.dim() == 5:
             values, rows = (residual * piece.weights).flatten(2), rows.flatten(2, 3)
         else:
@@ -251,6 +268,7 @@ def fitting_problem(
     valid: Validity | None = None,
     *,
     chunk: int | None = None,
+    is_clipped: bool = False,
 ) -> Problem:
     """Set a batch up for fitting, about `chunk` points at a time.
 
@@ -267,7 +285,7 @@ def fitting_problem(
         weights = share[:, part.index]
         if part.valid is not None:
             weights = weights * part.valid
-        pieces.append(Piece(part, features[:, part.index], weights))
+        pieces.append(Piece(part, features[:, part.index], weights, is_clipped))
     return Problem(field, tuple(pieces), field.reads(placement), placement.covered)
 
 

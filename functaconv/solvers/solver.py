@@ -30,13 +30,16 @@ class Solver(nn.Module, ABC):
 
     needs_jacobian: ClassVar[bool] = False
     """its steps use the normal equations, not only the gradient"""
-    is_adaptive: ClassVar[bool] = False
+    is_adaptive: bool = False
     """a step that makes an item worse is taken back and tried again with more damping"""
     solves_linear: ClassVar[bool] = False
     """one step ends at the optimum where the network is linear in its latent: further ones are not worth learning
     through"""
     exports_canonical: ClassVar[bool] = False
     """`change_basis` can follow a change of basis of the latents, so the base may be exported with canonical ones"""
+
+    momentum: float = 0.0
+    """share of the step before that a fit adds to each step"""
 
     def __init__(self, steps: int) -> None:
         super().__init__()
