@@ -201,15 +201,6 @@ class Base(nn.Module):
                 placement.scatter(self._decoded(latents, placement), features[:, start : start + len(part)])
         return features.clamp_(0, 1) if self.is_clipped else features
 
-    @torch.no_grad()
-    def decoded_as_fitted(self, problem: Problem, latents: Latents) -> Features:
-        """Normalised features at the points of a problem: `decode` where their derivatives are known already."""
-        points = 1 + max(int(piece.placement.index.max()) for piece in problem.pieces)
-        features = latents.new_empty(len(latents), points, self.axes.channels)
-        for piece, part in zip(problem.pieces, problem.features(latents), strict=True):
-            piece.placement.scatter(part, features)
-        return features.clamp_(0, 1) if self.is_clipped else features
-
     def _decoded(self, latents: Latents, placement: Placement) -> CellFeatures:
         """Features of every point of every cell."""
         if not self.field.is_linear:

@@ -16,8 +16,9 @@ NEXT_TO = 2
 
 
 def psnr(mse: ArrayLike) -> NDArray[np.float64]:
-    """Peak signal-to-noise ratio in dB of mean squared errors in units of the squared peak; an exact item has 100 dB, so
-    that a mean over items is one.
+    """Peak signal-to-noise ratio in dB of mean squared errors in units of the squared peak.
+
+    An exact item has 100 dB, so that a mean over items is one.
     """
     return -10.0 * np.log10(np.maximum(np.asarray(mse, np.float64), LEAST_MSE))
 

@@ -178,9 +178,7 @@ def raw_bytes(shapes: NDArray[np.int64], channels: int, itemsize: int) -> int:
 def _percentile(quality: NDArray[np.float64], at: float) -> float | None:
     if not len(quality):
         return None
-    # between infinite values numpy subtracts them
-    with np.errstate(invalid="ignore"):
-        return rounded(float(np.percentile(quality, at)))
+    return rounded(float(np.percentile(quality, at)))
 
 
 def _significant(value: float) -> float | None:
@@ -189,7 +187,7 @@ def _significant(value: float) -> float | None:
 
 
 def rounded(value: float | None) -> float | None:
-    """To four decimals; None for infinity, which JSON does not have: the PSNR of a perfect item."""
+    """To four decimals; None for infinity, which JSON does not have."""
     return None if value is None or not math.isfinite(value) else round(float(value), 4)
 
 

@@ -110,7 +110,7 @@ def _is_sound(name: str, rows: np.ndarray) -> np.ndarray:
     flat = rows.reshape(len(rows), -1)
     if name == "shape":
         return np.asarray((flat >= 1).all(axis=1))
-    # a perfect item has an infinite PSNR, and a variable that an item misses altogether has no error
+    # in older stores a perfect item has an infinite PSNR; a variable that an item misses altogether has no error
     if flat.dtype.kind != "f" or name in _may_be_nan():
         return np.ones(len(rows), bool)
     return np.asarray((~np.isnan(flat) if name == "psnr" else np.isfinite(flat)).all(axis=1))

@@ -97,8 +97,8 @@ class Baseline:
                 self.whole_agreement[name][positions] = values.cpu().numpy()
         cells = None if self.cells is None else cells_of(features, batch.shape, self.base.sites)
         if self.cells is not None and cells is not None:
-            error = (cells - self._reconstructed(self.cells, cells)).square().mean(-1)
-            self.cells_mse[positions] = error.reshape(len(batch), -1).mean(1).cpu().numpy()
+            difference = cells - self._reconstructed(self.cells, cells)
+            self.cells_mse[positions] = difference.square().mean(-1).reshape(len(batch), -1).mean(1).cpu().numpy()
 
     def _reconstructed(self, pca: Pca, rows: Tensor) -> Tensor:
         """Clipped where the base's own features are."""

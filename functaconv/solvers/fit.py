@@ -58,9 +58,7 @@ def fit(
     for number in range(solver.steps if steps is None else steps):
         if recompute and torch.is_grad_enabled():
             # nothing random happens in a step: the state of a generator, which a GPU would be waited for, is not needed
-            latents, moved = checkpoint(
-                step, latents, moved, number, use_reentrant=False, preserve_rng_state=False
-            )
+            latents, moved = checkpoint(step, latents, moved, number, use_reentrant=False, preserve_rng_state=False)
         else:
             latents, moved = step(latents, moved, number)
     return Fit(problem, latents.expand(problem.items, -1, -1))

@@ -1,5 +1,6 @@
 """Bases without an outer loop."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,12 @@ def textures(items: int, shape: tuple[int, ...], channels: int = 1) -> Batch:
     return Batch(Grid(shape), values, None, None, tuple(range(items)))
 
 
-def fitted(batches: list[Batch], latent: str, **settings: Any) -> Any:
+def fitted(batches: list[Batch], latent: str, *, modality: str = "array", **settings: Any) -> Any:
     first = batches[0]
     recipe = validated({**latent_of(latent), **settings})
-    axes = Axes("array", len(first.shape), first.values.shape[-1])
-    channels = axes.channels
-    situation = Situation(axes, Normalizer((0.0,) * channels, (8.0,) * channels), Flat(axes.dims), CPU)
+    axes = Axes(modality, len(first.shape), first.values.shape[-1])
+    channels, scale = axes.channels, 1.0 if modality == "voxels" else 8.0
+    situation = Situation(axes, Normalizer((0.0,) * channels, (scale,) * channels), Flat(axes.dims), CPU)
     return fit_closed_form(recipe, situation, batches, [batch.items(slice(0, 4)) for batch in batches])
 
 
@@ -133,3 +134,23 @@ def test_iterating_captures_what_diagonalising_does() -> None:
     torch.testing.assert_close(found.mT @ found, torch.eye(8, dtype=found.dtype))
     captured = [float((basis.mT @ matrix @ basis).trace()) for basis in (found, exact)]
     assert captured[0] == pytest.approx(captured[1], rel=1e-5)
+
+
+def test_clipped_voxels_are_nearer_than_unclipped_ones_and_lie_between_0_and_1() -> None:
+    batch = textures(60, (8, 8, 8))
+    batch = replace(batch, values=(batch.values > 0).float())
+    plain, clipped = (
+        fitted([batch], "12", data={"clipped": is_clipped}, modality="voxels").base for is_clipped in (False, True)
+    )
+    errors = []
+    for base in (plain, clipped):
+        decoded = base.decode(base.encode(batch).latents, base.points(batch.grid)).clamp(0, 1)
+        errors.append(float((decoded - batch.values).square().mean()))
+    assert errors[1] < 0.7 * errors[0]
+    decoded = clipped.decode(clipped.encode(batch).latents, clipped.points(batch.grid))
+    assert (float(decoded.min()), float(decoded.max())) == (0, 1)
+
+
+def test_values_without_limits_are_not_clipped() -> None:
+    with pytest.raises(UsageError, match="between 0 and 1"):
+        fitted([textures(12, (6, 6))], "3", data={"clipped": True})
