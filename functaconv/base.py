@@ -11,7 +11,7 @@ from functaconv.cache import Cache
 from functaconv.memory import Footprint
 from functaconv.modalities import Axes
 from functaconv.networks import ModulatedNetwork, Placement
-from functaconv.shapes import CellFeatures, Coords, Features, Latents, PerItem
+from functaconv.shapes import CellFeatures, Coords, Features, Latents
 from functaconv.signals.batch import Batch
 from functaconv.signals.geometry import Flat, Geometry, Points
 from functaconv.signals.grid import AnyGrid
@@ -26,8 +26,6 @@ MOST_GRIDS, MOST_KEPT_POINTS = 64, 1 << 22
 DECODED_TOGETHER = 1 << 20
 # bytes of a Jacobian that is kept for all batches, and of all that are kept
 MOST_LINEARIZATION, MOST_LINEARIZATIONS = 1 << 28, 3 << 27
-# when only the size of a step matters
-SLIGHT_DAMPING = 1e-3
 # how the names of a correction's tensors begin
 CORRECTION = "field.latent_map.correction."
 # items per channel from which one Jacobian for all is less work than a pullback for each
@@ -162,15 +160,6 @@ class Base(nn.Module):
         if careful:
             return best_fit(problem, self.start, self.solver, steps=self.solver.steps if steps is None else steps)
         return fit(problem, self.start, self.solver, steps=steps, second_order=second_order, recompute=recompute)
-
-    @torch.no_grad()
-    def decrement(self, problem: Problem, jt_residual: Latents) -> PerItem:
-        """By how much one more Gauss-Newton step would lower each item's error, to first order (Newton's decrement),
-        from `jt_residual` at the fitted latents. Measured with the normal matrix at the start.
-        """
-        normal_matrix = problem.normal_equations(self.start).normal_matrix
-        step = normal_matrix.damped(SLIGHT_DAMPING).solve(jt_residual)
-        return (jt_residual * step).sum((1, 2))
 
     @torch.no_grad()
     def encode(

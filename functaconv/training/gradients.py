@@ -13,7 +13,9 @@ from torch import Tensor
 
 from functaconv.base import Base
 from functaconv.recipe import TrainingRecipe
+from functaconv.shapes import Latents, PerItem
 from functaconv.signals.batch import Batch
+from functaconv.solvers import Problem
 from functaconv.training.distributed import Group
 
 # tensors of activation size, that forward and pullback of an inner step leave for the backward pass
@@ -23,6 +25,8 @@ TENSORS_OF_FORWARD = 3
 MEMORY = {"cpu": 2 << 30, "cuda": 8 << 30}
 # updates through the graph before the inner fit is looked at again for convergence
 RECHECK_AFTER = 20
+# when only the size of a step matters
+SLIGHT_DAMPING = 1e-3
 
 
 class OuterGradients:
@@ -89,7 +93,7 @@ class OuterGradients:
                 loss = self.base.problem(part, points=outer).error(latents).sum() / count
                 torch.autograd.backward(loss)
                 assert latents.grad is not None
-                gain += self.base.decrement(fitted.problem, latents.grad * (count / 2)).sum() / count
+                gain += decrement(fitted.problem, self.base.start, latents.grad * (count / 2)).sum() / count
                 total += loss.detach()
         # all ranks must go on alike
         gained, error = self._group.sum(torch.stack([gain, total]) * count)
@@ -142,6 +146,15 @@ class OuterGradients:
         whole, wish = steps * step + last, self.training.recompute
         recompute = wish == "yes" or (wish == "auto" and whole > self._memory)
         return max(1, self._memory // (step + last if recompute else whole)), recompute
+
+
+@torch.no_grad()
+def decrement(problem: Problem, start: Latents, jt_residual: Latents) -> PerItem:
+    """By how much one more Gauss-Newton step would lower each item's error, to first order (Newton's decrement), from
+    `jt_residual` at the fitted latents. Measured with the normal matrix at the start.
+    """
+    step = problem.normal_equations(start).normal_matrix.damped(SLIGHT_DAMPING).solve(jt_residual)
+    return (jt_residual * step).sum((1, 2))
 
 
 def _parts(batch: Batch, together: int) -> Iterator[Batch]:

@@ -516,7 +516,7 @@ def test_pca_is_told_where_items_miss_values_of_their_own(masked: Path, shards: 
     found = report(masked, against=against, train=holed, baseline="pca").summary["pca"]
     assert found["train_items"] == 40
     # the fields are sums of few functions: these are found exactly, and found again nearly so
-    assert whole["psnr"] > 100
+    assert whole["psnr"] > 99
     assert found["psnr"] > 60
 
 

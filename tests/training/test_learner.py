@@ -14,7 +14,7 @@ from functaconv.signals.batch import Batch
 from functaconv.signals.normalizer import Normalizer
 from functaconv.signals.signal import Signal
 from functaconv.training.distributed import Group
-from functaconv.training.gradients import RECHECK_AFTER
+from functaconv.training.gradients import RECHECK_AFTER, decrement
 from functaconv.training.learner import Learner
 from functaconv.training.optimizers import optimizers_of
 
@@ -124,7 +124,7 @@ def test_the_decrement_foretells_what_another_step_takes_away(batch: Batch) -> N
     curvature = problem.normal_equations(latents.detach()).normal_matrix
     exact = (gradient / 2 * curvature.damped(1e-9).solve(gradient / 2)).sum((1, 2))
     torch.testing.assert_close(exact, (error - best.error).detach(), rtol=0.2, atol=1e-9)
-    found = base.decrement(problem, gradient / 2)
+    found = decrement(problem, base.start, gradient / 2)
     assert (found > 0).all()
     assert torch.isfinite(found).all()
 
