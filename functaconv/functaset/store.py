@@ -36,12 +36,6 @@ class Store:
         attributes: dict[str, Any] = self._root["attributes"]["functaconv"]
         return attributes
 
-    @property
-    def envelope(self) -> dict[str, Any]:
-        """What zarr.json says besides the attributes and the arrays."""
-        described = {name: value for name, value in self._root["consolidated_metadata"].items() if name != "metadata"}
-        return {**self._root, "attributes": None, "consolidated_metadata": described}
-
     @cached_property
     def failures(self) -> list[Failure]:
         """The records that could not be converted."""
