@@ -22,6 +22,9 @@ MOST_ASSEMBLED = 4096
 # the same for matrices of single items: beyond that their factors cost more than conjugate gradients
 MOST_ASSEMBLED_EACH = 512
 CONJUGATE_STEPS = 16
+# and where no gradient goes back through them: with windows, 6x12x8 numbers and a third of the values missing 16 steps
+# are 0.47 dB from the solution, these 0.007, in a fifth more time
+CONJUGATE_STEPS_ALONE = 64
 # added where a division by zero would be possible
 TINY = 1e-30
 
@@ -207,7 +210,8 @@ class ConjugateGradients:
     normal_matrix: NormalMatrix
     added: Float[Tensor, "item 1 latent latent"]
     preconditioner: Factor
-    steps: int = CONJUGATE_STEPS
+    steps: int | None = None
+    """None: as many as above"""
 
     def solve(self, jt_residual: Latents) -> Latents:
         size = jt_residual.detach().abs().amax((1, 2), keepdim=True).clamp(min=TINY)
@@ -216,7 +220,8 @@ class ConjugateGradients:
         residual = jt_residual
         direction = preconditioned = self.preconditioner.solve(residual)
         energy = _dot(residual, preconditioned)
-        for _ in range(self.steps):
+        steps = CONJUGATE_STEPS if torch.is_grad_enabled() else CONJUGATE_STEPS_ALONE
+        for _ in range(steps if self.steps is None else self.steps):
             applied = self.normal_matrix.times(direction) + _times(self.added, direction)
             curved = _dot(direction, applied)
             # what has converged stays where it is: 0 / 0 is no step

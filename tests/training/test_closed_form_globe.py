@@ -82,9 +82,9 @@ def test_the_order_of_the_axes_changes_rounding_only(base: Base, latent: str, ch
     assert (decoded[0] - decoded[1]).square().mean().sqrt() < 0.01 * error
 
 
-def with_holes(share: float) -> Batch:
+def with_holes(share: float, grid: GlobeGrid = GRID) -> Batch:
     """Every item misses values of its own."""
-    batch = batch_of(GRID)
+    batch = batch_of(grid)
     missing = torch.rand(batch.values.shape, generator=torch.Generator().manual_seed(3)) < share
     return replace(batch, values=batch.values.masked_fill(missing, 0.0), valid=~missing)
 
@@ -110,3 +110,16 @@ def test_masks_that_few_items_share_have_no_matrices_of_their_own() -> None:
         sample = Sample.of(batches, normalizer, geometry, CPU, by_area=False)
         assert [group.has_gaps for group in sample.groups] == [groups == 1] * groups
         assert sample.items == len(batches)
+
+
+def test_an_item_with_a_mask_of_its_own_is_fitted_as_well_as_with_a_common_one() -> None:
+    grid = GlobeGrid(tuple(np.arange(90.0, -91, -5).tolist()), tuple(np.arange(0.0, 360, 7.5).tolist()))
+    everything = with_holes(0.3, grid)
+    base, batch = fitted(everything, "6x8x12", closed_form={"rounds": 1, "features": 40}), everything.items(slice(0, 3))
+    assert batch.valid is not None
+    apart = [replace(batch.items(slice(n, n + 1)), mask_key=bytes([n])) for n in range(len(batch))]
+    # so many numbers are solved for step by step where the matrix is one item's, by a factor where it is common
+    exact = torch.cat([base.encode(one).error for one in apart])
+    db = 10 * torch.log10(base.encode(batch).error / exact)
+    # 2.5 dB with as few steps as training takes
+    assert db.abs().max() < 0.2

@@ -59,11 +59,12 @@ class Sample:
             on_grids.setdefault(batch.grid, []).append(batch)
         groups = []
         for grid, mask, own in _alike(on_grids):
-            weights = None if mask is None else mask[0].all(-1).float().to(device)
+            has_gaps = mask is None and any(batch.valid is not None for batch in own)
+            known = _known_in_some(own) if mask is None else mask[0].all(-1)
+            weights = None if known.all() else known.float().to(device)
             if by_area and (areas := grid.areas()) is not None:
                 areas = areas.to(device)
                 weights = areas if weights is None else areas * weights
-            has_gaps = mask is None and any(batch.valid is not None for batch in own)
             groups.append(Group(grid, weights, tuple(own), has_gaps))
         return cls(normalizer, geometry, tuple(groups), device)
 
@@ -159,6 +160,14 @@ def _alike(on_grids: Mapping[AnyGrid, Sequence[Batch]]) -> Iterator[tuple[AnyGri
             yield grid, mask, [batch for batch in batches if batch.mask_key == key]
         if others := [batch for batch in batches if batch.mask_key not in masks]:
             yield grid, None, others
+
+
+def _known_in_some(batches: Sequence[Batch]) -> Tensor:
+    """The points that at least one item has values at, `[point]`."""
+    known = torch.zeros(batches[0].grid.points, dtype=torch.bool)
+    for batch in batches:
+        known |= torch.ones_like(known) if batch.valid is None else batch.valid.all(-1).any(0)
+    return known
 
 
 def _completed(base: Base, batch: Batch) -> Batch:
