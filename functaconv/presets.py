@@ -100,13 +100,13 @@ GENERATORS: dict[str, tuple[NetworkOptions, int]] = {
 
 
 def _generator(name: str, situation: Situation) -> Recipe:
-    """A generator's network, learned as the sized presets learn; its mapping network narrower than published."""
+    """A generator's network, with rates of the sized presets and chords; its mapping network is narrower."""
     network, numbers = GENERATORS[name]
     latent = LatentRecipe(numbers=numbers, mapping=2, mapping_width=128)
     asked = situation.latent or latent
     points = math.prod(situation.shape)
     _, _, training = _by_gauss_newton(points, situation.channels, replace(asked, sites=()), situation.on_gpu)
-    haste, solver = network.haste, GaussNewtonOptions(steps=3, chord=network.wants_chords)
+    haste, solver = network.haste, GaussNewtonOptions(steps=3, chord=True)
     training = replace(training, rate=training.rate * haste, matrix_rate=training.matrix_rate * haste)
     return Recipe(name=name, network=network, latent=latent, solver=solver, training=training)
 

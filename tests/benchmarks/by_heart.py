@@ -25,7 +25,7 @@ from functaconv.signals.normalizer import Normalizer
 
 IMAGES, WIDTH, LAYERS, WAVES = 50, 64, 4, 64
 # points of every image in an update; rates of the network and of the images' own numbers
-POINTS, RATE, OWN_RATE = 256, 2e-3, 1e-2
+POINTS, RATE, OWN_RATE = 64, 4e-3, 2e-2
 # mean absolute error of values from -1 to 1, and numbers per layer of width n, in the slides
 PUBLISHED = {
     "hyper": (0.047, "n^2 + n"),
