@@ -13,7 +13,7 @@ import numpy as np
 
 from functaconv.data.contents import BYTE_ORDER_MARK, format_in_words, format_of
 from functaconv.data.ignored import CUT_STL, ignore
-from functaconv.errors import ItemError, MissingExtraError, UsageError
+from functaconv.errors import ItemError, MissingExtraError
 
 __all__ = ["MESH_SUFFIXES", "MOST_FACES", "MOST_RESOLUTION", "surface", "voxelise"]
 
@@ -24,6 +24,8 @@ MOST_RESOLUTION = 512
 # bytes of a face in a binary STL
 _STL_FACE = 50
 _OFF = re.compile(rb"^[ \t]*\w*?off", re.IGNORECASE | re.MULTILINE)
+# of occupancy, where a surface lies
+LEVEL = 0.5
 # points less than a voxel apart on a surface, estimated from its area: some 24 bytes each
 SAMPLES = 1e9
 
@@ -35,11 +37,6 @@ def voxelise(content: bytes, suffix: str, resolution: int, *, ignored: Counter[s
     passes through, and what it hides from all six directions: so the inside is full also where a mesh is not
     watertight, as most of ModelNet's are not, and so is an open bowl. `ignored` counts files with less than they say.
     """
-    suffix = suffix.lower().lstrip(".")
-    if suffix not in MESH_SUFFIXES:
-        raise UsageError(f"there is no mesh format {suffix!r}", hint=f"known: {', '.join(MESH_SUFFIXES)}")
-    if not 1 <= resolution <= MOST_RESOLUTION:
-        raise UsageError(f"a resolution of {resolution} voxels per side", hint=f"choose 1 to {MOST_RESOLUTION}")
     try:
         import scipy  # noqa: F401 - trimesh asks for it only when it fills
         import trimesh
@@ -134,8 +131,8 @@ def _clean_stl(content: bytes, ignored: Counter[str]) -> bytes:
 _CLEAN = {"obj": _clean_obj, "off": _clean_off, "stl": _clean_stl}
 
 
-def surface(occupancy: np.ndarray, *, level: float = 0.5) -> bytes:
-    """A Wavefront `.obj` of where `occupancy`, `[x, y, z]`, crosses `level`: closed triangles, seen from outside.
+def surface(occupancy: np.ndarray) -> bytes:
+    """A Wavefront `.obj` of where `occupancy`, `[x, y, z]`, crosses 0.5: closed triangles, seen from outside.
 
     The centre of voxel i is at (i + 0.5) / n, n the length of the longest axis, so a cube of voxels is the unit cube.
     Beyond the border all is empty (0): what touches it is closed there.
@@ -144,19 +141,16 @@ def surface(occupancy: np.ndarray, *, level: float = 0.5) -> bytes:
         from skimage.measure import marching_cubes
     except ImportError as error:
         raise _missing(error) from None
-    if not level > 0:
-        raise UsageError(f"a surface at level {level}", hint="choose one above 0, the value of what is empty")
     if occupancy.ndim != 3 or not occupancy.size:
         raise ItemError(f"a surface needs x, y and z, found shape {occupancy.shape}")
     values = np.pad(occupancy.astype(np.float32), 1)
     if not np.isfinite(values).all():
         raise ItemError("a surface needs finite values, found NaN or infinity")
-    threshold, highest = np.float32(level), values.max()
-    if not highest > threshold:
-        raise ItemError(f"no surface: the highest value is {highest:.4g}, nowhere above the level {level:.4g}")
+    if not values.max() > LEVEL:
+        raise ItemError(f"no surface: the highest value is {values.max():.4g}, nowhere above {LEVEL}")
     # a surface exactly through a voxel's centre is not closed there
-    values[values == threshold] = np.nextafter(threshold, np.float32(0))
-    corners, triangles, _, _ = cast(Any, marching_cubes)(values, float(threshold))
+    values[values == LEVEL] = np.nextafter(np.float32(LEVEL), np.float32(0))
+    corners, triangles, _, _ = cast(Any, marching_cubes)(values, LEVEL)
     longest = max(occupancy.shape)
     # values far above 1 push the surface a little beyond the border
     points = np.clip((corners.astype(np.float64) - 0.5) / longest, 0, np.divide(occupancy.shape, longest))

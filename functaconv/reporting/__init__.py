@@ -4,7 +4,6 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +14,8 @@ from functaconv.data.shards import expand_shards
 from functaconv.errors import FunctaconvError, UsageError, VerificationError
 from functaconv.functaset.opening import open_functaset
 from functaconv.functaset.reader import Functaset
-from functaconv.metrics import psnr
 from functaconv.reporting.baseline import fit_baseline
-from functaconv.reporting.comparison import TOLERANCE_DB, Comparer
+from functaconv.reporting.comparison import Comparer
 from functaconv.reporting.page import BEST, WORST, to_csv, to_html
 from functaconv.reporting.result import ItemQuality, Report, Table, mean_of
 from functaconv.reporting.seams import measured_seams
@@ -55,7 +53,7 @@ def report(
             hint="of the whole functaset it says what fewer are worth; `encode --keep` stores fewer",
         )
     table, summary = Table.of(functaset), dict(functaset.report)
-    problems = _contradictions(functaset, table, summary)
+    problems: list[str] = []
     mean = float(table.psnr.mean()) if len(table) else math.nan
     originals: dict[int, np.ndarray] = {}
     if against is not None:
@@ -120,20 +118,6 @@ def _pictured(table: Table, base: Base) -> set[int]:
     if not can_show(base.axes):
         return set()
     return {item.number for item in (*table.ranked(WORST), *table.ranked(BEST, best=True))}
-
-
-def _contradictions(functaset: Functaset, table: Table, summary: dict[str, Any]) -> list[str]:
-    """Disagreements among the functaset's own numbers, in words."""
-    problems = []
-    with np.errstate(invalid="ignore"):
-        off = ~(np.abs(functaset.psnr - psnr(functaset.mse)) <= TOLERANCE_DB) & np.isfinite(functaset.psnr)
-    if off.any():
-        problems.append(f"psnr and mse contradict each other in {int(off.sum())} rows, first {functaset.keys[off][0]}")
-    reported = (summary.get("psnr") or {}).get("mean")
-    mean = float(table.psnr.mean()) if len(table) else math.nan
-    if reported is not None and math.isfinite(mean) and not abs(float(reported) - mean) <= TOLERANCE_DB:
-        problems.append(f"report.json says a mean of {reported} dB, the items have {mean:.4f}")
-    return problems
 
 
 def _complaint(problems: Sequence[str], mean: float, min_psnr: float | None, count: int) -> FunctaconvError | None:

@@ -13,4 +13,4 @@ class Obj(Format):
     def to_bytes(self, picture: Picture, functaset: Functaset) -> bytes:  # noqa: ARG002 - the array is all
         if not (picture.array > OCCUPIED).any():
             return b"# nothing is occupied\n"
-        return surface(picture.array[..., 0], level=OCCUPIED)
+        return surface(picture.array[..., 0])
