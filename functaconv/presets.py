@@ -153,7 +153,8 @@ def _corrected(name: str, points: int, latent: LatentRecipe) -> Recipe:
 
 def _voxels(situation: Situation) -> Recipe:
     """Occupancy is clipped: a closed form that may go beyond 0 and 1 beats networks that learned for twenty minutes."""
-    recipe = _sized("voxels", situation).changed({"data": {"clipped": True}})
+    latent = situation.latent or LatentRecipe(numbers=256)
+    recipe = _sized("voxels", replace(situation, latent=latent)).changed({"data": {"clipped": True}})
     is_as_asked = situation.has_network or situation.solver
     return recipe if is_as_asked else recipe.changed({"training": {"minutes": 0}})
 

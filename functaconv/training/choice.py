@@ -45,6 +45,8 @@ class Choice:
     """of an item, at most"""
     is_free: bool
     """no published preset, solver or network was asked for: the base that validates better is written"""
+    may_be_narrower: bool
+    """neither was a width: on a slow machine it may be a smaller one"""
 
 
 def choose(names: Sequence[str], device: torch.device, options: FitOptions, watcher: Watcher) -> Choice:
@@ -92,7 +94,8 @@ def choose(names: Sequence[str], device: torch.device, options: FitOptions, watc
             f"{axes.described} of {shape}, {counted(axes.channels, 'channel')}, on {device.type}: "
             f"recipe {chosen!r} ({_described(recipe)})"
         )
-    return Choice(recipe, axes, max(map(len, cut)), is_free)
+    has_width = "width" in asked.get("network", {}) or "map_width" in asked.get("latent", {})
+    return Choice(recipe, axes, max(map(len, cut)), is_free, is_free and not has_width)
 
 
 def precision_for(name: str, device: torch.device, recipe: Recipe) -> str:

@@ -5,12 +5,12 @@ import math
 import time
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
+from functaconv.base import Base
 from functaconv.checkpoint import base_to_bytes
 from functaconv.construction import build
 from functaconv.engines.ranks import trainers
@@ -25,11 +25,13 @@ from functaconv.training.canonical import make_canonical
 from functaconv.training.closed_form import Situation, fit_closed_form, learnable
 from functaconv.training.closed_form.floor import Floor, planar
 from functaconv.training.corrected import corrected
-from functaconv.training.dataset import Dataset, Source, plainly
+from functaconv.training.dataset import Dataset, plainly
 from functaconv.training.distributed import Group, LostRankError
 from functaconv.training.learner import Learner, Update
 from functaconv.training.pace import Pace
 from functaconv.training.progress import Progress, Trained, Watcher, plain
+from functaconv.training.request import Request
+from functaconv.training.sizing import narrowed, width_of, with_width
 from functaconv.training.state import TrainingFolder
 from functaconv.training.validation import Schedule, validation_psnr
 from functaconv.training_state import TrainingState
@@ -38,24 +40,6 @@ from functaconv.training_state import TrainingState
 MOST_CANONICAL = 4
 # seconds between training states, and between reports
 SAVE_EVERY, REPORT_EVERY = 20.0, 0.5
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is to be learned, from what, and where it goes."""
-
-    source: Source
-    output: Path
-    identity: Mapping[str, Any]
-    """settings and fingerprints: a run with another identity is another run"""
-    may_keep_closed_form: bool = True
-    """no other network was asked for: the base that validates better is written"""
-    precision: str = "float32"
-    log: Path | None = None
-
-    @property
-    def recipe(self) -> Recipe:
-        return self.source.recipe
 
 
 class Run:
@@ -76,16 +60,32 @@ class Run:
         self.floor = group.first(self._closed_form)
         if not learnable(request.recipe):
             return
-        if request.recipe.latent.map_width:
-            base, self.recipe = corrected(self.floor, request.recipe)
-        else:
-            base, self.recipe = build(request.recipe, request.source.axes, *self._described_as), request.recipe
-        base = base.to(request.source.device)
-        base.field.network.sweep_dtype = sweep_dtype_of(request.precision)
-        self.learner = Learner(base, request.recipe.training, group)
+        recipe = request.recipe
+        if saved is not None:
+            recipe = with_width(recipe, saved.values.get("width", width_of(recipe)))
+        elif request.may_be_narrower and group.count == 1:
+            recipe = self._narrowed(recipe)
+        base, self.recipe = self._fresh(recipe)
+        self.learner = Learner(base, recipe.training, group)
         if saved is not None:
             self._restore(saved)
             watcher.announce(f"going on after {self.learner.updates} updates ({self.seconds:.0f} s)")
+
+    def _fresh(self, recipe: Recipe) -> tuple[Base, Recipe]:
+        """A base that has not learned yet, and its recipe."""
+        if recipe.latent.map_width:
+            base, recipe = corrected(self.floor, recipe)
+        else:
+            base = build(recipe, self.request.source.axes, *self._described_as)
+        base = base.to(self.request.source.device)
+        base.field.network.sweep_dtype = sweep_dtype_of(self.request.precision)
+        return base, recipe
+
+    def _narrowed(self, recipe: Recipe) -> Recipe:
+        """No wider than its minutes allow on this machine."""
+        learner = Learner(self._fresh(recipe)[0], recipe.training, self.group)
+        with closing(self.data.batches(Position())) as batches:
+            return narrowed(recipe, learner, next(batches)[0], self.watcher.announce)
 
     def train(self) -> Trained:
         """Run to the end of the budget and write the base."""
@@ -213,6 +213,7 @@ class Run:
             "identity": self.request.identity,
             "run": trainers().run,
             "seconds": self.seconds,
+            "width": width_of(self.recipe),
             "validated_at": self._schedule.validated_at,
             "position": asdict(self._position),
             "shapes": sorted(self.data.shapes),

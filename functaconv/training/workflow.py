@@ -23,7 +23,8 @@ from functaconv.training.dataset import Source
 from functaconv.training.distributed import Group, group_of
 from functaconv.training.options import FitOptions
 from functaconv.training.progress import Bar, Trained, Watcher
-from functaconv.training.run import Request, Run
+from functaconv.training.request import Request
+from functaconv.training.run import Run
 from functaconv.training.state import TrainingFolder
 
 
@@ -93,7 +94,13 @@ def _request(shards: str | Sequence[str], output: Path, options: FitOptions, wat
     workers = _workers() if options.workers is None else options.workers
     source = Source(names, validation, choice.recipe, choice.axes, choice.tiles, device, workers)
     return Request(
-        source, output, identity, choice.is_free, precision, None if options.log is None else Path(options.log)
+        source,
+        output,
+        identity,
+        choice.is_free,
+        choice.may_be_narrower,
+        precision,
+        None if options.log is None else Path(options.log),
     )
 
 
