@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from functaconv.conversion.work import Work
-from functaconv.errors import InputError, UsageError
+from functaconv.errors import InputError
 from functaconv.functaset.attributes import Range
 from functaconv.functaset.blocks import Block
 from functaconv.functaset.grids import GridTable
@@ -26,7 +26,6 @@ def reopen(work: Work, functaset: Functaset) -> int:
         bad.setdefault(failure.input, []).append(failure.record)
         if failure.is_damage:
             # what follows the damage may be there now
-            _check_unlimited(work)
             repaired.add(failure.input)
     records_again = 0
 
@@ -82,11 +81,3 @@ def _block(
         grids=grids,
         ignored=span.ignored,
     )
-
-
-def _check_unlimited(work: Work) -> None:
-    if work.options.limit is not None:
-        raise UsageError(
-            "--retry-failed with --limit: a shard was damaged, and may have more records now",
-            hint="--overwrite converts all of it again",
-        )

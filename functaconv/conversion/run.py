@@ -131,9 +131,10 @@ class Run:
         lookup(ENGINES, options.engine, what="engine")
         if self.work.is_piped and (ranks.count > 1 or options.engine != "local"):
             raise UsageError("several processes cannot share a pipe", hint="write the tar to a file first")
-        if options.retry_failed and (ranks.count > 1 or self.work.is_piped or options.overwrite):
+        is_plain = ranks.count == 1 and not self.work.is_piped and not options.overwrite and options.limit is None
+        if options.retry_failed and not is_plain:
             raise UsageError(
-                "--retry-failed is for one process, files as input, and without --overwrite",
+                "--retry-failed is for one process, files as input, and without --overwrite and --limit",
                 hint="run it once by itself: it does only what failed",
             )
         if options.retry_failed and not self.path.exists():
