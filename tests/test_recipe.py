@@ -93,7 +93,9 @@ def assert_builds(name: str, shape: tuple[int, ...]) -> None:
     recipe = preset(name, Situation(shape, 1, on_gpu=len(shape) == 2))
     assert validated(recipe.settings()) == recipe
     assert (recipe.training.steps is None) != (recipe.training.minutes is None)
-    base = build(recipe, Axes("array", len(shape), 1), Normalizer((0.0,), (1.0,)))
+    # clipped features are those of volumes of 0 and 1
+    axes = Axes("voxels" if recipe.data.clipped else "array", len(shape), 1)
+    base = build(recipe, axes, Normalizer((0.0,), (1.0,)))
     assert base.numbers == recipe.latent.numbers * torch.Size(recipe.latent.sites or (1,)).numel()
     assert recipe.latent.sites == () or len(recipe.latent.sites) == len(shape)
 

@@ -230,7 +230,7 @@ def _check(options: EncodeOptions, stored: StoredBase) -> None:
         )
     check_possible(axes, options.transform, options.tile)
     if options.views > 1 and axes.modality.has_coordinates:
-        raise UsageError(f"--views are for images and plain arrays, not for {axes.described}", hint="leave them out")
+        raise UsageError(f"--views are not for {axes.described}, which have places of their own", hint="leave them out")
 
 
 def _precision(name: str, stored: StoredBase, device: torch.device) -> str:

@@ -41,7 +41,7 @@ class Closure:
         """Of products of `axis_cosines`, or nearly so: an axis that reaches poles has two numbers for each."""
         share = [0.5 if any(self.along(axis, frequencies.shape[1]).reaches_poles) else 1.0
                  for axis in range(frequencies.shape[1])]  # fmt: skip
-        return frequencies * frequencies.new_tensor(share)
+        return frequencies * torch.tensor(share, device=frequencies.device)
 
 
 OPEN = Closure()

@@ -38,7 +38,7 @@ MOST_ROUNDS = 16
 DAMPING = 1e-5
 """of global latents"""
 CLIPPED_STEPS, MOMENTUM = 24, 0.8
-"""of a clipped base. Measured on 32x32x32 voxels with 256 numbers: 24 steps give 27.8 dB, without momentum 25.5"""
+"""of a clipped base. Measured on volumes of 32x32x32 with 256 numbers: 24 steps give 27.8 dB, without momentum 25.5"""
 CLIPPED_FEATURES = 512
 """smooth ones: clipping makes the edges. With 512, 1024 and 2048 the same test gave 26.5, 26.1 and 26.0 dB"""
 
@@ -113,7 +113,7 @@ def fit_closed_form(
 
 def _clipped(base: Base, recipe: Recipe, situation: Situation) -> tuple[Base, Recipe]:
     """The same base with features that are clipped: the best unclipped one is a good one, learning it further with
-    clipped features is learning by heart (measured on 2,000 voxel items).
+    clipped features is learning by heart (measured on 2,000 volumes).
     """
     solver = {"steps": CLIPPED_STEPS, "chord": True, "momentum": MOMENTUM}
     chosen = recipe.changed({"data": {"clipped": True}, "solver": solver})
