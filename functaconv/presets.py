@@ -78,20 +78,14 @@ def _published(
 # networks of generators, whose latents are sampled there and fitted here: of the papers are the sizes
 GENERATORS: dict[str, tuple[NetworkOptions, int]] = {
     # Skorokhodov et al. 2021 (universome/inr-gan): 256 waves, layers of 512 and rank 10, latents of 512
-    "inr-gan-fmm": (
-        FourierOptions(
-            features=256, learned=True, layers=4, width=512, activation="leaky-relu", modulation="fmm", rank=10,
-        ),
-        512,
-    ),
+    "inr-gan-fmm": (FourierOptions(
+        features=256, learned=True, layers=4, width=512, activation="leaky-relu", modulation="fmm", rank=10,
+    ), 512),
     # the same with layers of 512 at half the resolution or less, and of 256 at the points
-    "inr-gan-multiscale": (
-        MultiscaleOptions(
-            features=256, depth=5, width=512, fine_width=256, fine_depth=5, activation="leaky-relu", modulation="fmm",
-            rank=10, sites=16,
-        ),
-        512,
-    ),
+    "inr-gan-multiscale": (MultiscaleOptions(
+        features=256, depth=5, width=512, fine_width=256, fine_depth=5, activation="leaky-relu", modulation="fmm",
+        rank=10, sites=16,
+    ), 512),
     # Singh et al. 2023 (Rajhans0/Poly_INR): ten levels of 1024, latents of 512
     "poly-inr": (PolynomialOptions(width=1024, depth=11), 512),
     # Chan et al. 2021 (pi-GAN): eight sine layers of 256 with scales and shifts, latents of 256
@@ -100,15 +94,14 @@ GENERATORS: dict[str, tuple[NetworkOptions, int]] = {
 
 
 def _generator(name: str, situation: Situation) -> Recipe:
-    """A generator's network, with rates of the sized presets and chords; its mapping network is narrower."""
+    """Learned through the step that all items share, which costs least; the mapping network is narrower."""
     network, numbers = GENERATORS[name]
     latent = LatentRecipe(numbers=numbers, mapping=2, mapping_width=128)
-    asked = situation.latent or latent
-    points = math.prod(situation.shape)
-    _, _, training = _by_gauss_newton(points, situation.channels, replace(asked, sites=()), situation.on_gpu)
-    haste, solver = network.haste, GaussNewtonOptions(steps=3, chord=True)
-    training = replace(training, rate=training.rate * haste, matrix_rate=training.matrix_rate * haste)
-    return Recipe(name=name, network=network, latent=latent, solver=solver, training=training)
+    asked, points = replace(situation.latent or latent, sites=()), math.prod(situation.shape)
+    _, _, training = _by_gauss_newton(points, situation.channels, asked, situation.on_gpu)
+    # behind a mapping network sines bear higher rates, too
+    training = replace(training, rate=4 * training.rate, matrix_rate=4 * training.matrix_rate, one_step=1.0)
+    return Recipe(name, network=network, latent=latent, solver=GaussNewtonOptions(chord=True), training=training)
 
 
 def _sized(name: str, situation: Situation) -> Recipe:

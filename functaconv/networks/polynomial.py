@@ -1,8 +1,8 @@
 """Poly-INR (Singh et al. 2023): a polynomial of the coordinates, of a higher degree with every level.
 
 Level l computes `x <- leaky_relu(W (x * g))` with gates `g = 1 + A c`, affine in the coordinates c (from -1 to 1). With
-these, weights of gain sqrt(2 / 1.04) and no nonlinearity on g, values keep their variance through the levels; from the
-usual initialisation they have vanished after ten.
+these, weights of gain sqrt(2 / 1.04) over the size of g, and no nonlinearity on g, values keep their variance through
+the levels; from the usual initialisation they have vanished after ten.
 """
 
 import math
@@ -106,12 +106,14 @@ class Polynomial(Layered):
 
     def __init__(self, inputs: Inputs, options: PolynomialOptions, *, generator: torch.Generator | None) -> None:
         width, levels, coords = options.width, options.depth - 1, inputs.coords
-        deviation = math.sqrt(2 / (1 + SLOPE**2) / width)
+        # more coordinates are less steep: so is the variance of the gates that of two
+        extent = min(1.0, math.sqrt(2 / coords))
+        of_gates = 1 + coords * (STEEPNESS * extent) ** 2 / 3
+        deviation = math.sqrt(2 / (1 + SLOPE**2) / of_gates / width)
         layers = [Layer(width, width, deviation, coords=coords)] * levels
         super().__init__(options, layers, channels=inputs.channels, generator=generator)
         self.output_offset, self.reach = options.output_offset, width**-0.5
-        # more coordinates are less steep: so is the variance of the gates that of two
-        self.extent = min(1.0, math.sqrt(2 / coords))
+        self.extent = extent
         self.slopes = nn.ParameterList(
             normal(width, coords, deviation=STEEPNESS, generator=generator) for _ in range(levels)
         )
