@@ -22,6 +22,7 @@ MAKES = {
 
 
 LEARNING = {
+    "explore": ("images", "--sites", "4x4x4"),
     "forecast-weather": ("grids", "--epochs", "1"),
 }
 """what functasets are for: the kind of data, and settings that make seconds of minutes"""
@@ -33,12 +34,12 @@ def test_every_example_is_run() -> None:
 
 def shards_of(kind: str, folder: Path) -> Path:
     """`train-0.tar` and `test-0.tar` with labels, hours and classes, as the real data have them."""
-    for split, count in (("train", 40), ("test", 12)):
+    for split, count in (("train", 70), ("test", 12)):
         members: dict[str, bytes] = {}
         for number in range(count):
             name, seed = f"{split}{number:03d}", number + (100 if split == "test" else 0)
             if kind == "images":
-                members |= {f"{name}.png": png(seed, (16, 16)), f"{name}.cls": str(seed % 3).encode()}
+                members |= {f"{name}.png": png(seed, (32, 32)), f"{name}.cls": str(seed % 3).encode()}
             elif kind == "voxels":
                 volume = io.BytesIO()
                 np.savez_compressed(volume, occupancy=(smooth(seed, (8, 8, 8), 1)[..., 0] > 0.5).astype(np.uint8))

@@ -77,7 +77,7 @@ def regression(series: Series, ridge: float) -> torch.Tensor:
 
 
 def main(data: Path, work: Path, epochs: int) -> None:
-    begun, base = time.time(), work / "base.safetensors"
+    begun, base = time.process_time(), work / "base.safetensors"
     work.mkdir(parents=True, exist_ok=True)
     files = [sorted(map(str, data.glob(f"{split}*.tar"))) for split in ("train", "test")]
     functaconv.fit_base(files[0], base, recipe=HERE / "recipe.toml")
@@ -133,7 +133,7 @@ def main(data: Path, work: Path, epochs: int) -> None:
     result = {
         "task": "forecast-weather", "data": data.name, "ours": f"{rmse['residual MLP']:.3f} {unit}",
         "rival": f"linear {rmse['linear regression']:.3f} {unit}, persistence {rmse['persistence']:.3f} {unit}",
-        "numbers": 2 * learned.layout.numbers, "minutes": round((time.time() - begun) / 60, 1),
+        "numbers": 2 * learned.layout.numbers, "minutes": round((time.process_time() - begun) / 60, 1),
         "commit": subprocess.check_output(["git", "describe", "--always"], cwd=HERE, text=True).strip(),
         "command": "python examples/forecast-weather/run.py DATA/era5_t2m_uk WORK", "rmse": rmse,
     }  # fmt: skip
