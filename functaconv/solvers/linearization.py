@@ -81,7 +81,8 @@ class Linearization:
     def factor(self, damping: Tensor, metric: Metric | None) -> Factor:
         """The damped normal matrix, factored once: a solver keeps its damping as long as a linearization lives."""
         if not self._factors:
-            self._factors.append(self.normal_matrix.damped(damping, metric))
+            # the first step, which of a linear network is the last one
+            self._factors.append(self.normal_matrix.damped(damping, metric, to_the_end=True))
         return self._factors[0]
 
 

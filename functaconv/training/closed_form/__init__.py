@@ -35,6 +35,8 @@ LEAST_WINDOW_FEATURES, MOST_WINDOW_FEATURES = 128, 256
 MOST_WINDOW_MEAN = 256
 """cosines of the mean where windows follow it, too"""
 MOST_ROUNDS = 16
+FILLINGS = 4
+"""of what items miss, by latents of one base: less work than another base"""
 DAMPING = 1e-5
 """of global latents"""
 CLIPPED_STEPS, MOMENTUM = 24, 0.8
@@ -133,12 +135,14 @@ def _whole(
     basis = fit_whole(sample, others, numbers, features=features)
     tell(f"{len(basis.frequencies)} cosines, {len(basis.mean.frequencies)} of the mean")
     base, chosen = _of_basis(basis, recipe, situation)
-    if not any(group.has_gaps for group in sample.groups):
+    if not any(group.known for group in sample.groups):
         return base, chosen
     # what items miss is taken from the last fit
     reached = validation_psnr(base, held_out)
     for number in range(MOST_ROUNDS):
-        basis = fit_whole(sample.completed(base), others.completed(base), numbers, features=len(basis.frequencies))
+        for _ in range(FILLINGS):
+            sample, others = sample.filled_again(base), others.filled_again(base)
+        basis = fit_whole(sample, others, numbers, features=len(basis.frequencies))
         better, recipe_of_it = _of_basis(basis, recipe, situation)
         before, reached = reached, validation_psnr(better, held_out)
         tell(f"round {number + 1} of filling in: {reached:.2f} dB")

@@ -15,7 +15,7 @@ from functaconv.solvers import GaussNewton
 from functaconv.training.closed_form.domain import Mean
 from functaconv.training.closed_form.layout import MOST_AXES, Finer
 from functaconv.training.closed_form.sample import Sample
-from functaconv.training.closed_form.windows import WindowedFit, filled
+from functaconv.training.closed_form.windows import WindowedFit
 from functaconv.training.validation import validation_psnr
 
 DAMPINGS = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
@@ -65,7 +65,7 @@ def improve(base: Base, sample: Sample, held_out: Sequence[Batch], plan: Plan, t
             break
     best.restore()
     if early.items < sample.items:
-        fit = WindowedFit(base, sample, plan.mean, plan.ridge, plan.between)
+        fit = WindowedFit(base, sample.filled_again(base), plan.mean, plan.ridge, plan.between)
         for late in range(LATER_ROUNDS):
             fit.round(is_weighted=True)
             gain = best.look(must_be_smooth=True)
@@ -112,7 +112,10 @@ def roughness(base: Base, batches: Sequence[Batch]) -> float:
         fit = base.encode(batch, steps=1)
         finer = Finer.of(batch.grid, base.geometry, base.device)
         features = base.normalizer.features(batch.to(base.device)).float()
-        wanted = finer.interpolated(filled(base, batch, features, fit.latents))
+        if batch.valid is not None:
+            decoded = base.decode(fit.latents, base.points(batch.grid))
+            features = torch.where(batch.valid.to(base.device), features, decoded)
+        wanted = finer.interpolated(features)
         error = (base.decode(fit.latents, base.points(finer.grid)) - wanted).square().mean((1, 2))
         gains.append(10 * torch.log10(error.clamp(min=TINY) / fit.error.clamp(min=TINY)))
     return float(torch.cat(gains).mean()) if gains else 0.0

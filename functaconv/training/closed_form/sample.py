@@ -13,6 +13,7 @@ from functaconv.signals.geometry import Geometry
 from functaconv.signals.grid import AnyGrid
 from functaconv.signals.normalizer import Normalizer
 from functaconv.training.closed_form.domain import Average, Mean, Transform
+from functaconv.training.closed_form.gaps import filled_with_mean, fitted_again, known_in_some
 
 MOST_MASKS = 8
 """of a grid, that items share"""
@@ -26,8 +27,8 @@ class Group:
     weights: Tensor | None
     """`[point]`, what each point counts, 0 where values of all items are missing; None when all count the same"""
     batches: tuple[Batch, ...]
-    has_gaps: bool = False
-    """items miss values of their own: these are filled in"""
+    known: tuple[Tensor | None, ...] = ()
+    """where items miss values of their own: which values of each batch are not filled in"""
 
     @property
     def items(self) -> int:
@@ -59,13 +60,16 @@ class Sample:
             on_grids.setdefault(batch.grid, []).append(batch)
         groups = []
         for grid, mask, own in _alike(on_grids):
-            has_gaps = mask is None and any(batch.valid is not None for batch in own)
-            known = _known_in_some(own) if mask is None else mask[0].all(-1)
+            known = known_in_some(own) if mask is None else mask[0].all(-1)
             weights = None if known.all() else known.float().to(device)
             if by_area and (areas := grid.areas()) is not None:
                 areas = areas.to(device)
                 weights = areas if weights is None else areas * weights
-            groups.append(Group(grid, weights, tuple(own), has_gaps))
+            if mask is None and any(batch.valid is not None for batch in own):
+                filled = filled_with_mean(own, normalizer, device)
+                groups.append(Group(grid, weights, filled, tuple(batch.valid for batch in own)))
+            else:
+                groups.append(Group(grid, weights, tuple(own)))
         return cls(normalizer, geometry, tuple(groups), device)
 
     @property
@@ -80,36 +84,22 @@ class Sample:
         """Whole batches of about so many values, spread evenly; all groups are there."""
         whole = sum(batch.values.numel() for group in self.groups for batch in group.batches)
         step = max(1, round(whole / values))
-        return replace(self, groups=tuple(replace(group, batches=group.batches[::step]) for group in self.groups))
-
-    def completed(self, base: Base) -> "Sample":
-        """The same items, where they miss values of their own with those that the base gives them."""
         return replace(self, groups=tuple(
-            replace(group, batches=tuple(_completed(base, batch) for batch in group.batches), has_gaps=False)
-            if group.has_gaps else group for group in self.groups
+            replace(group, batches=group.batches[::step], known=group.known[::step]) for group in self.groups
+        ))  # fmt: skip
+
+    def filled_again(self, base: Base) -> "Sample":
+        """The same items, with what their latents say where they miss values of their own."""
+        return replace(self, groups=tuple(
+            replace(group, batches=tuple(
+                fitted_again(base, batch, known) for batch, known in zip(group.batches, group.known, strict=True)
+            )) if group.known else group for group in self.groups
         ))  # fmt: skip
 
     def features(self, group: Group) -> Iterator[Tensor]:
-        """Normalised values, `[item, point, channel]`, batch by batch; where an item misses values of its own, the mean
-        of the others.
-        """
-        fill = self._fill(group) if group.has_gaps else None
+        """Normalised values, `[item, point, channel]`, batch by batch; finite where values are missing."""
         for batch in group.batches:
-            features = self.normalizer.features(batch.to(self.device)).float()
-            if fill is not None and batch.valid is not None:
-                features = torch.where(batch.valid.to(self.device), features, fill)
-            yield features
-
-    def _fill(self, group: Group) -> Tensor:
-        """The mean of the values that there are, `[point, channel]`."""
-        total = torch.zeros(group.grid.points, self.channels, device=self.device)
-        count = torch.zeros_like(total)
-        for batch in group.batches:
-            features = self.normalizer.features(batch.to(self.device)).float()
-            valid = torch.ones_like(features) if batch.valid is None else batch.valid.to(features)
-            total, count = total + (features * valid).sum(0), count + valid.expand_as(features).sum(0)
-        overall = total.sum(0) / count.sum(0).clamp(min=1)
-        return torch.where(count > 0, total / count.clamp(min=1), overall)
+            yield self.normalizer.features(batch.to(self.device)).float()
 
     def averages(self, counts: Sequence[int]) -> list[Average]:
         """The mean of each group's items."""
@@ -160,19 +150,3 @@ def _alike(on_grids: Mapping[AnyGrid, Sequence[Batch]]) -> Iterator[tuple[AnyGri
             yield grid, mask, [batch for batch in batches if batch.mask_key == key]
         if others := [batch for batch in batches if batch.mask_key not in masks]:
             yield grid, None, others
-
-
-def _known_in_some(batches: Sequence[Batch]) -> Tensor:
-    """The points that at least one item has values at, `[point]`."""
-    known = torch.zeros(batches[0].grid.points, dtype=torch.bool)
-    for batch in batches:
-        known |= torch.ones_like(known) if batch.valid is None else batch.valid.all(-1).any(0)
-    return known
-
-
-def _completed(base: Base, batch: Batch) -> Batch:
-    if batch.valid is None:
-        return batch
-    decoded = base.decode(base.encode(batch).latents, base.points(batch.grid))
-    values = base.normalizer.values(decoded, batch.levels).to(batch.values.device)
-    return replace(batch, values=torch.where(batch.valid, batch.values, values), valid=None, mask_key=None)

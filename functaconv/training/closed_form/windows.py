@@ -14,8 +14,6 @@ from torch import Tensor
 
 from functaconv.base import Base
 from functaconv.networks import Fourier
-from functaconv.shapes import Latents
-from functaconv.signals.batch import Batch
 from functaconv.training.closed_form.domain import Mean
 from functaconv.training.closed_form.layout import Between, Layout
 from functaconv.training.closed_form.sample import Sample
@@ -119,12 +117,10 @@ class WindowedFit:
         finer = [None if between is None else _Moments(between.layout, *sizes) for between in self._between]
         total = 0.0
         spread: Tensor | None = None
+        self.sample = self.sample.filled_again(self.base)
         for group, between, own, fine in zip(self.sample.groups, self._between, moments, finer, strict=True):
-            average = self.sample.mean_on(group, self.mean)
-            for batch, features in zip(group.batches, self.sample.features(group), strict=True):
+            for batch, residual in zip(group.batches, self.sample.residuals(group, self.mean), strict=True):
                 fit = self.base.encode(batch, steps=1)
-                residual = filled(self.base, batch, features, fit.latents) if group.has_gaps else features
-                residual = residual - average
                 latents, weights = fit.latents, torch.ones(len(batch), device=self.base.device)
                 if is_weighted:
                     error = fit.error
@@ -171,16 +167,6 @@ class WindowedFit:
         self.base.field.latent_map.weight.copy_(weights.flatten(0, 1))
         if constant is not None:
             self.network.readout.copy_(constant.flatten())
-
-
-def filled(
-    base: Base, batch: Batch, features: Float[Tensor, "item point channel"], latents: Latents
-) -> Float[Tensor, "item point channel"]:
-    """Features of which those that items miss are what their latents say: they pull at nothing."""
-    if batch.valid is None:
-        return features
-    decoded = base.decode(latents, base.points(batch.grid))
-    return torch.where(batch.valid.to(features.device), features, decoded)
 
 
 def _seen_by_sites(
