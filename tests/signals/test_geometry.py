@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
 from functaconv.errors import UsageError
 from functaconv.modalities.latlon_grid import GlobeGrid, area_weights
@@ -147,3 +148,19 @@ def test_interpolation_has_no_step_at_the_seam() -> None:
     along = placement.scatter(blended[None], torch.full((1, len(longitudes), 1), torch.nan))[0, :, 0]
     assert torch.isfinite(along).all()
     assert along.diff().abs().max() < 0.01
+
+
+def test_a_base_that_says_nothing_of_poles_reaches_none() -> None:
+    said = {"kind": "planar", "north": 90.0, "south": -90.0, "middle": 0.0, "span": 360.0, "centre": (0.0, 0.0, 0.0),
+            "side": 2.0}  # fmt: skip
+    assert TypeAdapter(Globe).validate_python(said).reaches_poles == (False, False)
+    with pytest.raises(ValidationError, match="poles"):
+        TypeAdapter(Globe).validate_python(said | {"north": 80.0, "reaches_poles": (True, True)})
+    with pytest.raises(ValidationError, match="poles"):
+        TypeAdapter(Globe).validate_python(said | {"span": 350.0, "reaches_poles": (True, False)})
+
+
+def test_rows_between_the_rows_of_the_poles_stay_on_the_globe() -> None:
+    halved = GLOBAL.halved()
+    assert (max(halved.latitude), min(halved.latitude)) == (90, -90)
+    assert halved.shape == (2 * GLOBAL.shape[0], 2 * GLOBAL.shape[1])
