@@ -83,8 +83,7 @@ GENERATORS: dict[str, tuple[NetworkOptions, int]] = {
     ), 512),
     # the same with layers of 512 at half the resolution or less, and of 256 at the points
     "inr-gan-multiscale": (MultiscaleOptions(
-        features=256, depth=5, width=512, fine_width=256, fine_depth=5, activation="leaky-relu", modulation="fmm",
-        rank=10, sites=16,
+        features=256, depth=5, width=512, fine_depth=5, activation="leaky-relu", modulation="fmm", rank=10,
     ), 512),
     # Singh et al. 2023 (Rajhans0/Poly_INR): ten levels of 1024, latents of 512
     "poly-inr": (PolynomialOptions(width=1024, depth=11), 512),
@@ -100,7 +99,8 @@ def _generator(name: str, situation: Situation) -> Recipe:
     asked, points = replace(situation.latent or latent, sites=()), math.prod(situation.shape)
     _, _, training = _by_gauss_newton(points, situation.channels, asked, situation.on_gpu)
     # behind a mapping network sines bear higher rates, too
-    training = replace(training, rate=4 * training.rate, matrix_rate=4 * training.matrix_rate, one_step=1.0)
+    haste = max(4.0, network.haste)
+    training = replace(training, rate=haste * training.rate, matrix_rate=haste * training.matrix_rate, one_step=1.0)
     return Recipe(name, network=network, latent=latent, solver=GaussNewtonOptions(chord=True), training=training)
 
 

@@ -54,7 +54,7 @@ OWN = {
 GENERATORS = {
     "inr-gan-fmm": {"kind": "fourier", "learned": True, "features": 256, "layers": 4, "width": 512,
                     "modulation": "fmm", "rank": 10},
-    "inr-gan-multiscale": {"kind": "multiscale", "width": 512, "fine_width": 256, "modulation": "fmm", "rank": 10},
+    "inr-gan-multiscale": {"kind": "multiscale", "width": 512, "fine_depth": 5, "modulation": "fmm", "rank": 10},
     "poly-inr": {"kind": "polynomial", "width": 1024, "depth": 11, "modulation": "affine"},
     "film": {"kind": "siren", "width": 256, "depth": 9, "modulation": "film"},
 }  # fmt: skip

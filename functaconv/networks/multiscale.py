@@ -25,7 +25,7 @@ from functaconv.networks.layered import Layered, LayeredOptions, uniform_layer
 from functaconv.networks.modulations import Layer
 from functaconv.networks.modulations.modulation import normal
 from functaconv.networks.network import Inputs
-from functaconv.options import MOST_PARAMETERS, STRICT, Depth, Frequency, Width, check_size
+from functaconv.options import MOST_PARAMETERS, STRICT, Depth, Frequency, check_size
 from functaconv.shapes import CellCoords
 
 # sites along each of one or two coordinates, and of more
@@ -47,8 +47,8 @@ class MultiscaleOptions(LayeredOptions):
     """standard deviation of the frequencies at the sites at the beginning (cycles per unit)"""
     sites: Annotated[int, Field(ge=0, le=128)] = 0
     """along each coordinate; 0: 8, for more than two coordinates 4"""
-    fine_width: Width = 64
-    """numbers of a hidden layer at the points"""
+    fine_width: Annotated[int, Field(ge=0, le=8192)] = 0
+    """numbers of a hidden layer at the points; 0: half of the width"""
     fine_depth: Depth = 3
     """layers at the points, the linear output included"""
     fine_spread: Frequency = 4.0
@@ -56,14 +56,19 @@ class MultiscaleOptions(LayeredOptions):
     activation: Literal["gelu", "leaky-relu"] = "gelu"
     """of the hidden layers"""
 
-    haste: ClassVar[float] = 4.0
+    haste: ClassVar[float] = 6.0
 
     @model_validator(mode="after")
     def _is_of_possible_size(self) -> "MultiscaleOptions":
-        coarse = self.width * (self.features + self.width * (self.depth - 2) + 2 * self.fine_width)
-        fine = self.fine_width * (self.features + self.fine_width * (self.fine_depth - 2))
+        coarse = self.width * (self.features + self.width * (self.depth - 2) + 2 * self.narrow)
+        fine = self.narrow * (self.features + self.narrow * (self.fine_depth - 2))
         check_size(coarse + fine, MOST_PARAMETERS, "parameters")
         return self
+
+    @property
+    def narrow(self) -> int:
+        """The width at the points."""
+        return self.fine_width or -(-self.width // 2)
 
     @property
     def layers_modulated(self) -> Sequence[Layer]:
@@ -80,7 +85,7 @@ class MultiscaleOptions(LayeredOptions):
 
     @property
     def described(self) -> str:
-        fine = f"{self.fine_depth} layers of {self.fine_width} at the points"
+        fine = f"{self.fine_depth} layers of {self.narrow} at the points"
         return f"multiscale, {self.depth} layers of {self.width} at the sites, {fine}, {self.modulation}"
 
 
@@ -91,7 +96,7 @@ class Multiscale(Layered):
     places: Tensor
 
     def __init__(self, inputs: Inputs, options: MultiscaleOptions, *, generator: torch.Generator | None) -> None:
-        coords, width, fine = inputs.coords, options.width, options.fine_width
+        coords, width, fine = inputs.coords, options.width, options.narrow
         sites = options.sites or (USUAL_SITES if coords <= 2 else USUAL_SITES_OF_MANY)
         if sites**coords > MOST_SITES:
             raise UsageError(

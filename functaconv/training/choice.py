@@ -120,7 +120,9 @@ def _suited(recipe: Recipe, asked: Mapping[str, Any]) -> Recipe:
     }
     recipe = recipe.changed({"training": rates})
     if recipe.network.wants_chords and recipe.solver.kind == "gauss-newton" and "chord" not in asked.get("solver", {}):
-        recipe = recipe.changed({"solver": {"chord": True}})
+        # the step that all items share costs least to learn through
+        one_step = {"one_step": 1.0} | asked.get("training", {})
+        recipe = recipe.changed({"solver": {"chord": True}, "training": {"one_step": one_step["one_step"]}})
     return recipe
 
 
