@@ -49,7 +49,17 @@ CELLS = {
     "fnoc_winds_global-4x8x8": Cell("fnoc_winds_global", "4x8x8"),
     "ersst5_global-6x12x8": Cell("ersst5_global", "6x12x8"),
     "ensembles_tas_global-4x8x8": Cell("ensembles_tas_global", "4x8x8"),
+    "modelnet10_vox32-64": Cell("modelnet10_vox32", "64"),
     "modelnet10_vox32-256": Cell("modelnet10_vox32", "256"),
+    "modelnet10_vox32-1024": Cell("modelnet10_vox32", "1024"),
+    # the sizes of functa's table (Dupont et al. 2022)
+    "modelnet10_bed_vox64-64": Cell("modelnet10_bed_vox64", "64"),
+    "modelnet10_bed_vox64-128": Cell("modelnet10_bed_vox64", "128"),
+    "modelnet10_bed_vox64-256": Cell("modelnet10_bed_vox64", "256"),
+    "modelnet10_bed_vox64-512": Cell("modelnet10_bed_vox64", "512"),
+    "lfw64-64": Cell("lfw64", "64"),
+    "lfw64-1024": Cell("lfw64", "1024"),
+    "era5_global_t-64": Cell("era5_global_t", "64"),
 }
 
 
