@@ -50,7 +50,7 @@ def fit(
     solver.prepare(inner)
 
     def step(latents: Latents, moved: Latents, number: int) -> tuple[Latents, Latents]:
-        moved = solver.step(inner, solver.linearize(inner, latents), number) + solver.momentum * moved
+        moved = solver.step(inner, solver.linearize(inner, latents), number) + solver.momentum_at(number) * moved
         return latents + moved, moved
 
     moved = torch.zeros_like(start)
@@ -80,7 +80,9 @@ def best_fit(problem: Problem, start: Latents, solver: Solver, *, steps: int, mi
     # the items that still take steps, by their index in the batch
     active = torch.arange(problem.items, device=latents.device)
     for number in range(steps):
-        moved = solver.step(problem, view, number, damping_scale if number else None) + solver.momentum * moved
+        moved = (
+            solver.step(problem, view, number, damping_scale if number else None) + solver.momentum_at(number) * moved
+        )
         ahead = latents + moved
         last = number == steps - 1
         there = Gradient(ahead, problem.error(ahead)) if last else solver.linearize(problem, ahead)

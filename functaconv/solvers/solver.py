@@ -39,7 +39,7 @@ class Solver(nn.Module, ABC):
     """`change_basis` can follow a change of basis of the latents, so the base may be exported with canonical ones"""
 
     momentum: float = 0.0
-    """share of the step before that a fit adds to each step"""
+    """share of the step before that a fit adds to each step, but for the first two"""
 
     def __init__(self, steps: int) -> None:
         super().__init__()
@@ -49,6 +49,10 @@ class Solver(nn.Module, ABC):
     def is_canonical(self) -> bool:
         """The latents have been brought to their canonical basis."""
         return False
+
+    def momentum_at(self, number: int) -> float:
+        """What a fit adds to step `number`: nothing of the first one, which may have ended at an optimum."""
+        return self.momentum if number > 1 else 0.0
 
     def prepare(self, problem: Problem) -> None:
         """Compute what all steps share; called once, before the first one."""
