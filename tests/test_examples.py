@@ -24,6 +24,7 @@ MAKES = {
 LEARNING = {
     "explore": ("images", "--sites", "4x4x4"),
     "forecast-weather": ("grids", "--epochs", "1"),
+    "generate-faces": ("images", "--epochs", "2", "--width", "16"),
     "super-resolve": ("images", "--epochs", "1"),
 }
 """what functasets are for: the kind of data, and settings that make seconds of minutes"""
