@@ -4,7 +4,6 @@ A new network defines `Options`, `forward`, and in its constructor says which mo
 from autograd; a network that knows faster ones overrides `vjp` and `jacobian`.
 """
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -182,10 +181,7 @@ class Network(nn.Module, ABC):
             return changes
 
         together = max(1, FORWARD_TOGETHER // (len(read) * placement.index.numel() * self.width))
-        with warnings.catch_warnings():
-            # of how torch makes its own rules for forward derivatives, when it first needs them
-            warnings.filterwarnings("ignore", "`torch.jit.script` is", DeprecationWarning)
-            rows: Tensor = torch.func.vmap(along, in_dims=-1, out_dims=-1, chunk_size=together)(onto)
+        rows: Tensor = torch.func.vmap(along, in_dims=-1, out_dims=-1, chunk_size=together)(onto)
         return rows
 
     def _split(self, modulations: Float[Tensor, "*rest modulation"]) -> Sequence[Tensor]:
