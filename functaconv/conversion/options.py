@@ -76,8 +76,8 @@ class EncodeOptions:
             raise UsageError("--footprint area is for items that are fitted as a whole", hint="leave --tile out")
         if not 1 <= self.views <= MOST_VIEWS or (self.views > 1) != (self.augment is not None):
             raise UsageError(
-                f"--views {self.views} and --augment {self.augment} do not go together",
-                hint=f"as in --views 10 --augment flip,crop:4 (at most {MOST_VIEWS})",
+                f"--views ({self.views}) needs --augment ({self.augment or 'none'}), and the other way round",
+                hint="as in --views 10 --augment flip,crop:4",
             )
         if self.augment is not None and self.tile is not None:
             raise UsageError("views are of whole items, not of tiles", hint="leave --tile, or --views, out")
