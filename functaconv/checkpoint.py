@@ -18,14 +18,14 @@ import functaconv
 from functaconv.areas import Trained
 from functaconv.base import CORRECTION, Base
 from functaconv.construction import build
-from functaconv.documents import other_version, parse_json
+from functaconv.documents import merged, other_version, parse_json
 from functaconv.errors import InputError, UsageError
 from functaconv.functaset.files import problems
 from functaconv.functaset.reader import Functaset
 from functaconv.functaset.schema import BASE, check_keep
 from functaconv.modalities import MODALITIES, Axes
 from functaconv.modalities.sphere import Globe
-from functaconv.recipe import Recipe, merged, validated
+from functaconv.recipe import Recipe, validated
 from functaconv.settings import of_earlier
 from functaconv.signals.geometry import Flat, Geometry
 from functaconv.signals.normalizer import MOST_LEVELS, MOST_VALUE, Normalizer, PerChannel, are_possible
@@ -36,7 +36,7 @@ MOST_HEADER = 8 << 20
 # a safetensors file begins with the length of its header in so many bytes
 _LENGTH = 8
 _DAMAGED = "the file is damaged: restore it from a copy, or make it again with fit-base"
-# a tensor that only canonical bases have
+# tensors that only some bases have: those with a mapping network, and canonical ones
 MAPPING_FIRST = "field.latent_map.mapping.weights.0"
 METRIC = "solver.metric"
 
@@ -60,7 +60,7 @@ class Description(BaseModel):
     training: dict[str, Any] = Field(default_factory=dict)
     """updates, seconds, items, shapes seen, validation PSNR, fingerprint of the data"""
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
-    """of all else in the file; None in one of an older functaconv"""
+    """of all else in the file; None in an older one"""
 
 
 @dataclass(frozen=True)
@@ -292,10 +292,9 @@ def _check_values(tensors: Mapping[str, Tensor], base: Base) -> None:
     for key, tensor in tensors.items():
         if tensor.dtype != torch.float32 or not torch.isfinite(tensor).all():
             raise ValueError(f"{key} holds values that are not finite float32")
-    mean, std = tensors["latent_mean"], tensors["latent_std"]
-    if (std < 0).any() or (std > MOST_VALUE).any() or (mean.abs() > MOST_VALUE).any():
+    std = tensors["latent_std"]
+    if (std < 0).any() or max(std.max(), tensors["latent_mean"].abs().max()) > MOST_VALUE:
         raise ValueError("latent_mean and latent_std are those of no latents")
-    if METRIC in tensors:
-        metric = tensors[METRIC]
+    if (metric := tensors.get(METRIC)) is not None:
         if metric.shape != (base.latent, base.latent) or torch.linalg.cholesky_ex(metric.double()).info:
             raise ValueError(f"{METRIC} of {tuple(metric.shape)} is no positive definite matrix of {base.latent} rows")

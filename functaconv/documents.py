@@ -1,7 +1,8 @@
-"""Reading JSON that others wrote, and the differences between two values of it."""
+"""Reading JSON that others wrote; nested tables merged, and the differences between two values."""
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from functaconv.errors import InputError
@@ -56,3 +57,24 @@ def differences(before: Any, asked: Any, name: str = "") -> list[str]:
 def _depth(value: Any) -> int:
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return 1 + max((_depth(each) for each in inner if isinstance(each, (dict, list))), default=0)
+
+
+def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested tables, with those of `over` in place of, or beside, those of `under`.
+
+    A table of another kind (of network, of solver) takes nothing over: it has options of its own.
+    """
+    if "kind" in under and over.get("kind", under["kind"]) != under["kind"]:
+        return dict(over)
+    result = dict(under)
+    for key, value in over.items():
+        below = result.get(key)
+        result[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, Mapping) else value
+    return result
+
+
+def without_none(value: Any) -> Any:
+    """The value without what is None in its tables."""
+    if isinstance(value, dict):
+        return {key: without_none(inner) for key, inner in value.items() if inner is not None}
+    return value

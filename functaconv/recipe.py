@@ -10,6 +10,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from functaconv.data.decoders.transform import ImageTransform
+from functaconv.documents import merged, without_none
 from functaconv.errors import UsageError
 from functaconv.functaset.schema import MOST_NUMBERS
 from functaconv.modalities import Axes, ChannelAxis
@@ -245,7 +246,7 @@ class Recipe:
 
     def settings(self) -> dict[str, Any]:
         """Nested plain values; what is unset is left out."""
-        return dict[str, Any](_without_none(adapter(Recipe).dump_python(self, mode="json")))
+        return dict[str, Any](without_none(adapter(Recipe).dump_python(self, mode="json")))
 
     def changed(self, settings: Mapping[str, Any]) -> "Recipe":
         """The same recipe with some settings replaced, given as nested tables."""
@@ -288,23 +289,3 @@ def sections() -> Iterator[tuple[str, type]]:
             yield from ((field.name, entry.Options) for entry in TABLES[field.name].values())
         elif field.name != "name":
             yield field.name, type(field.default)
-
-
-def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested tables, with those of `over` in place of, or beside, those of `under`.
-
-    A table of another kind (of network, of solver) takes nothing over: it has options of its own.
-    """
-    if "kind" in under and over.get("kind", under["kind"]) != under["kind"]:
-        return dict(over)
-    result = dict(under)
-    for key, value in over.items():
-        below = result.get(key)
-        result[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, Mapping) else value
-    return result
-
-
-def _without_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
-    return value

@@ -10,11 +10,12 @@ import torch
 
 from functaconv.base import Base
 from functaconv.construction import build
+from functaconv.documents import merged
 from functaconv.errors import InputError, UsageError
 from functaconv.modalities import Axes
 from functaconv.networks import FourierOptions, SirenOptions
 from functaconv.presets import PRESETS, Situation, preset
-from functaconv.recipe import LatentRecipe, Recipe, merged, validated
+from functaconv.recipe import LatentRecipe, Recipe, validated
 from functaconv.settings import assignment, from_toml, latent_of, of_earlier
 from functaconv.signals.batch import Batch
 from functaconv.signals.grid import Grid

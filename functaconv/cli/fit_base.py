@@ -63,8 +63,8 @@ def command(
     """Meta-learn the shared base network. Stopped and started again, it goes on."""
     from functaconv.cli.progress import Meter, TrainingMeter
     from functaconv.data.decoders.transform import parse_size
+    from functaconv.documents import merged
     from functaconv.engines.ranks import trainers
-    from functaconv.recipe import merged
     from functaconv.settings import assignment
     from functaconv.training import FitOptions, fit_base
 

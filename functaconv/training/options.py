@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from functaconv.data.decoders.transform import Size
+from functaconv.documents import merged
 from functaconv.errors import UsageError
-from functaconv.recipe import merged
 from functaconv.settings import from_toml, latent_of
 
 

@@ -20,6 +20,7 @@ from functaconv.checkpoint import base_from_bytes, base_of, read_base
 from functaconv.conversion import Encoded, Watcher, dry_run, encode
 from functaconv.data.decoders.transform import ImageTransform
 from functaconv.data.shards import expand_shards, read_records
+from functaconv.documents import merged
 from functaconv.errors import (
     ChangedInputError,
     InputError,
@@ -33,7 +34,6 @@ from functaconv.functaset.reader import Functaset
 from functaconv.functaset.verify import verify
 from functaconv.metrics import psnr
 from functaconv.modalities.reading import Reading
-from functaconv.recipe import merged
 from functaconv.rendering import arrays
 from functaconv.signals.grid import Grid
 from functaconv.summary import Items

@@ -11,13 +11,13 @@ import pytest
 
 from functaconv.checkpoint import read_base
 from functaconv.conversion import encode
+from functaconv.documents import merged
 from functaconv.errors import InputError, OutputExistsError, UsageError
 from functaconv.functaset import open_functaset
 from functaconv.functaset.schema import NO_TIME
 from functaconv.functaset.verify import verify
 from functaconv.modalities.latlon_grid import GlobeGrid
 from functaconv.modalities.sphere import Globe
-from functaconv.recipe import merged
 from functaconv.rendering import View, arrays, render
 from functaconv.reporting import report
 from functaconv.training import fit_base

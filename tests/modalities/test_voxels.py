@@ -11,10 +11,10 @@ from PIL import Image
 from functaconv.checkpoint import read_base
 from functaconv.conversion import encode
 from functaconv.data.decoders.binvox import read_binvox, write_binvox
+from functaconv.documents import merged
 from functaconv.errors import InputError, UsageError
 from functaconv.functaset import open_functaset
 from functaconv.functaset.verify import verify
-from functaconv.recipe import merged
 from functaconv.rendering import View, arrays, render
 from functaconv.reporting import report, to_csv
 from functaconv.training import fit_base

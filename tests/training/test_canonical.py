@@ -16,12 +16,13 @@ from functaconv.construction import build
 from functaconv.conversion import EncodeOptions, encode
 from functaconv.conversion.work import Work
 from functaconv.data.shards import expand_shards, read_records
+from functaconv.documents import merged
 from functaconv.files import replace_bytes
 from functaconv.functaset.opening import open_functaset
 from functaconv.metrics import psnr
 from functaconv.modalities import Axes
 from functaconv.modalities.reading import Reading
-from functaconv.recipe import Recipe, merged
+from functaconv.recipe import Recipe
 from functaconv.rendering import View, arrays
 from functaconv.signals.batch import Batch, batched
 from functaconv.signals.grid import Grid

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from functaconv.checkpoint import read_base
+from functaconv.documents import merged
 from functaconv.errors import UsageError
 from functaconv.modalities import Axes
-from functaconv.recipe import merged, validated
+from functaconv.recipe import validated
 from functaconv.reporting.pca import analysis
 from functaconv.settings import latent_of
 from functaconv.signals.batch import Batch

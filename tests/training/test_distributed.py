@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from functaconv.recipe import merged
+from functaconv.documents import merged
 from functaconv.training.distributed import Group
 from functaconv.training_state import read_state
 

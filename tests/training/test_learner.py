@@ -8,8 +8,9 @@ import torch
 
 from functaconv.base import Base
 from functaconv.construction import build
+from functaconv.documents import merged
 from functaconv.modalities import Axes
-from functaconv.recipe import Recipe, merged, validated
+from functaconv.recipe import Recipe, validated
 from functaconv.signals.batch import Batch
 from functaconv.signals.normalizer import Normalizer
 from functaconv.signals.signal import Signal

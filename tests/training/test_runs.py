@@ -14,9 +14,10 @@ from safetensors.torch import load
 
 from functaconv.checkpoint import read_base
 from functaconv.conversion import encode
+from functaconv.documents import merged
 from functaconv.errors import FunctaconvError, InputError, OutputExistsError, StoppedError, UsageError
 from functaconv.files import replace_bytes
-from functaconv.recipe import TrainingRecipe, merged
+from functaconv.recipe import TrainingRecipe
 from functaconv.training import Progress, Trained, Watcher, fit_base, learner
 from functaconv.training.pace import Pace
 

@@ -159,6 +159,7 @@ def _grid(eccodes: Any, handle: Any, origin: Origin) -> Grid | Unfit:
         return Unfit("rows that run to and fro (alternativeRowScanning)")
     rows, columns = eccodes.codes_get(handle, "Nj", int), eccodes.codes_get(handle, "Ni", int)
     check_size(origin, rows, columns, 1)
+    _check_points(eccodes, handle, rows * columns)
     is_by_columns = bool(eccodes.codes_get(handle, "jPointsAreConsecutive", int))
     # point by point: lists of the distinct values are sorted, which is not their order where longitudes pass Greenwich
     latitude, longitude = (
@@ -166,6 +167,13 @@ def _grid(eccodes: Any, handle: Any, origin: Origin) -> Grid | Unfit:
         for key in ("latitudes", "longitudes")
     )
     return Grid(latitude[:, 0].tolist(), np.unwrap(longitude[0], period=360).tolist(), is_by_columns)
+
+
+def _check_points(eccodes: Any, handle: Any, points: int) -> None:
+    """ValueError for a message that claims more values than its grid has points: each would take memory."""
+    for key in ("numberOfDataPoints", "numberOfValues", "numberOfCodedValues"):
+        if eccodes.codes_is_defined(handle, key) and eccodes.codes_get(handle, key, int) > points:
+            raise ValueError(f"{key} is more than the {points} points of the grid")
 
 
 def _unrolled(values: np.ndarray, rows: int, columns: int, is_by_columns: bool) -> np.ndarray:
@@ -177,6 +185,7 @@ def values_of(eccodes: Any, stream: BinaryIO, message: Message, grid: Grid) -> n
     stream.seek(message.offset)
     with closing(_handles(eccodes, stream)) as handles:
         handle = next(itertools.islice(handles, message.part, None))
+        _check_points(eccodes, handle, len(grid.latitude) * len(grid.longitude))
         eccodes.codes_set(handle, "missingValue", _MISSING)
         values = eccodes.codes_get_values(handle)
     values[values == _MISSING] = np.nan

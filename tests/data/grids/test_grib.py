@@ -324,3 +324,14 @@ def test_a_grid_too_large_for_memory_is_refused_by_its_header(
     monkeypatch.setattr(eccodes, "codes_get_values", refuse)
     with pytest.raises(InputError, match="16000 x 16000 values needs 1024000000 bytes, expected at most 268435456"):
         read(grib_file(bytes(large)))
+
+
+@grib
+def test_a_message_of_more_values_than_places_is_refused_by_its_header(grib_file: Any) -> None:
+    content = message(values(0, 4, 5))
+    # section 5: its length, its number, and how many values are packed
+    at = content.index(b"\5\0\0\0\x14") + 1
+    for key, place in (("numberOfDataPoints", content.index(b"\3\0\0\0\0\x14") + 2), ("numberOfValues", at)):
+        large = content[:place] + b"\x70\0\0\0" + content[place + 4 :]
+        with pytest.raises(InputError, match=f"{key} is more than the 20 points of the grid"):
+            read(grib_file(large))
