@@ -295,6 +295,6 @@ def _check_values(tensors: Mapping[str, Tensor], base: Base) -> None:
     std = tensors["latent_std"]
     if (std < 0).any() or max(std.max(), tensors["latent_mean"].abs().max()) > MOST_VALUE:
         raise ValueError("latent_mean and latent_std are those of no latents")
-    if (metric := tensors.get(METRIC)) is not None:
-        if metric.shape != (base.latent, base.latent) or torch.linalg.cholesky_ex(metric.double()).info:
-            raise ValueError(f"{METRIC} of {tuple(metric.shape)} is no positive definite matrix of {base.latent} rows")
+    metric = tensors.get(METRIC, torch.eye(base.latent))
+    if metric.shape != (base.latent, base.latent) or torch.linalg.cholesky_ex(metric.double()).info:
+        raise ValueError(f"{METRIC} of {tuple(metric.shape)} is no positive definite matrix of {base.latent} rows")
