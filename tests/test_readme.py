@@ -72,7 +72,7 @@ def demo(told: tuple[Path, list[subprocess.CompletedProcess[str]]]) -> Path:
 @pytest.mark.slow
 def test_all_blocks_run_in_order(told: tuple[Path, list[subprocess.CompletedProcess[str]]]) -> None:
     folder, blocks = told
-    assert len(blocks) == 8
+    assert len(blocks) == 10
     assert len(list((folder / "pictures").iterdir())) == 4
     assert [line[0] for line in blocks[0].stderr.splitlines() if line[1:3] == "/5"] == list("12345"), "the steps"
     following = [line.split()[1] for line in blocks[0].stdout.splitlines() if line.strip().startswith("functaconv ")]
