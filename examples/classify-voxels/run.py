@@ -64,6 +64,8 @@ def trained(network: nn.Module, items: Items, epochs: int, rate: float, noise: f
     """Learn, with noise on what is read; seconds per epoch."""
     begun, batch = time.time(), min(64, len(items.labels))
     steps = epochs * (len(items.labels) // batch)
+    # so that what the network says does not depend on how common a class is in training
+    prior = (torch.bincount(items.labels, minlength=CLASSES) + 1.0).log()
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
     for step in range(steps):
@@ -72,7 +74,7 @@ def trained(network: nn.Module, items: Items, epochs: int, rate: float, noise: f
         chosen = order[batch * (step % (steps // epochs)) :][:batch]
         values = items.values[chosen].float()
         values = values + noise * torch.randn_like(values)
-        loss = functional.cross_entropy(network(values), items.labels[chosen], label_smoothing=0.1)
+        loss = functional.cross_entropy(network(values) + prior, items.labels[chosen], label_smoothing=0.1)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
