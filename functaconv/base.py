@@ -40,6 +40,7 @@ class Base(nn.Module):
     over the cells of their grid.
     """
 
+    is_clipped: bool = False
     start: Tensor
     latent_mean: Tensor
     latent_std: Tensor
@@ -55,10 +56,9 @@ class Base(nn.Module):
         learned_start: bool = False,
         geometry: Geometry | None = None,
         by_area: bool = False,
-        is_clipped: bool = False,
     ) -> None:
         super().__init__()
-        self.geometry, self.by_area, self.is_clipped = geometry or Flat(axes.dims), by_area, is_clipped
+        self.geometry, self.by_area = geometry or Flat(axes.dims), by_area
         self.field, self.solver, self.normalizer = field, solver, normalizer
         self.axes, self.latent = axes, latent
         self.areas: Areas | None = None

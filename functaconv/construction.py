@@ -74,11 +74,13 @@ def build(
         generator=generator,
     )  # fmt: skip
     solver = lookup(SOLVERS, recipe.solver.kind, what="solver")(latent.numbers, recipe.solver, generator=generator)
-    return Base(
+    base = Base(
         ModulatedNetwork(network, latent_map, grid), solver, normalizer, axes,
         latent=latent.numbers, learned_start=latent.learned_start, geometry=geometry,
-        by_area=recipe.data.weights == "area", is_clipped=recipe.data.clipped,
+        by_area=recipe.data.weights == "area",
     )  # fmt: skip
+    base.is_clipped = recipe.data.clipped
+    return base
 
 
 def frame_of(recipe: Recipe, axes: Axes) -> Frame:
