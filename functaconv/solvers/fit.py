@@ -49,8 +49,9 @@ def fit(
     # what all steps share is computed outside of them, so that a step that is recomputed meets the same values
     solver.prepare(inner)
 
-    def step(latents: Latents, moved: Latents, number: int) -> tuple[Latents, Latents]:
-        moved = solver.step(inner, solver.linearize(inner, latents), number) + solver.momentum_at(number) * moved
+    def stepped(latents: Latents, moved: Latents, number: int) -> tuple[Latents, Latents]:
+        step = solver.step(inner, solver.linearize(inner, latents), number)
+        moved = solver.going_on(step, moved, number)
         return latents + moved, moved
 
     moved = torch.zeros_like(start)
@@ -58,9 +59,9 @@ def fit(
     for number in range(solver.steps if steps is None else steps):
         if recompute and torch.is_grad_enabled():
             # nothing random happens in a step: the state of a generator, which a GPU would be waited for, is not needed
-            latents, moved = checkpoint(step, latents, moved, number, use_reentrant=False, preserve_rng_state=False)
+            latents, moved = checkpoint(stepped, latents, moved, number, use_reentrant=False, preserve_rng_state=False)
         else:
-            latents, moved = step(latents, moved, number)
+            latents, moved = stepped(latents, moved, number)
     return Fit(problem, latents.expand(problem.items, -1, -1))
 
 
@@ -80,9 +81,8 @@ def best_fit(problem: Problem, start: Latents, solver: Solver, *, steps: int, mi
     # the items that still take steps, by their index in the batch
     active = torch.arange(problem.items, device=latents.device)
     for number in range(steps):
-        moved = (
-            solver.step(problem, view, number, damping_scale if number else None) + solver.momentum_at(number) * moved
-        )
+        step = solver.step(problem, view, number, damping_scale if number else None)
+        moved = solver.going_on(step, moved, number)
         ahead = latents + moved
         last = number == steps - 1
         there = Gradient(ahead, problem.error(ahead)) if last else solver.linearize(problem, ahead)

@@ -50,9 +50,11 @@ class Solver(nn.Module, ABC):
         """The latents have been brought to their canonical basis."""
         return False
 
-    def momentum_at(self, number: int) -> float:
-        """What a fit adds to step `number`: nothing of the first one, which may have ended at an optimum."""
-        return self.momentum if number > 1 else 0.0
+    def going_on(self, step: Latents, before: Latents, number: int) -> Latents:
+        """Step `number` of a fit, and the share of the one before that goes on: none of the first one, which may have
+        ended at an optimum.
+        """
+        return step + self.momentum * before if self.momentum and number > 1 else step
 
     def prepare(self, problem: Problem) -> None:
         """Compute what all steps share; called once, before the first one."""

@@ -235,3 +235,15 @@ def test_a_chord_that_keeps_its_best_costs_one_jacobian(
     best_fit(prepared(field, targets(4, COORDS)), start(field, 1), solver, steps=30, min_gain=0.5)
     assert len(set(solver.items)) > 1, "items were done on the way"
     assert asked == [1]
+
+
+def test_a_step_into_infinity_is_taken_back(field: ModulatedNetwork) -> None:
+    class Leaps(Watched):
+        def step(self, problem: Problem, view: Gradient, number: int, damping_scale: Tensor | None = None) -> Tensor:
+            step = super().step(problem, view, number, damping_scale)
+            return step * torch.inf if number == 1 else step
+
+    problem, begin = prepared(field, targets(4, COORDS)), start(field, 1)
+    errors = [best_fit(problem, begin, Leaps(solver_of("gauss-newton")), steps=steps).error for steps in (1, 4)]
+    assert (errors[1] <= errors[0]).all()
+    assert (errors[1] < errors[0]).any(), "the steps after it still count"
