@@ -171,7 +171,7 @@ class Layered(Network):
         return self._whole(self._read(hidden, modulation, placement), placement), pullback
 
     def jacobian(
-        self, modulation: Modulations, placement: Placement, onto: Float[Tensor, "modulation number"]
+        self, modulation: Modulations, placement: Placement, onto: Float[Tensor, "*any modulation number"]
     ) -> tuple[CellFeatures, Float[Tensor, "#item cell point channel number"]]:
         """Features, and their derivative by the numbers that `onto` maps to the modulations a point reads: with a
         modulated readout the same for all items.

@@ -150,7 +150,9 @@ class ModulatedNetwork(nn.Module):
             rows = torch.einsum("cpk,icpfn->icpfkn", placement.blend, rows).flatten(-2)
         return features, rows
 
-    def _by_latents(self, rows: CellJacobian, latents: Latents, placement: Placement) -> CellJacobian:
+    def _by_latents(
+        self, rows: Float[Tensor, "#item #cell point channel read"], latents: Latents, placement: Placement
+    ) -> CellJacobian:
         """Derivatives by what the latent map's matrix is applied to, as derivatives by the latents."""
         if self.latent_map.mapping is None:
             return rows

@@ -148,7 +148,7 @@ class Network(nn.Module, ABC):
         return features, pullback
 
     def jacobian(
-        self, modulation: Modulations, placement: Placement, onto: Float[Tensor, "modulation number"]
+        self, modulation: Modulations, placement: Placement, onto: Float[Tensor, "*any modulation number"]
     ) -> tuple[CellFeatures, Float[Tensor, "#item cell point channel number"]]:
         """Features, and their derivative by the numbers that `onto` maps to the modulations a point reads. In forward
         mode it may be another map for each item and site.

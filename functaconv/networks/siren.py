@@ -141,9 +141,7 @@ class Siren(Layered):
         # forward derivatives have rules for these alone
         return torch.cat(sine_cosine(phase) if self.is_fast else (phase.sin(), phase.cos()), -1)
 
-    def forward(
-        self, coords: CellCoords, modulations: Sequence[Float[Tensor, "item cell #point width"]]
-    ) -> CellFeatures:
+    def forward(self, coords: CellCoords, modulations: Sequence[Float[Tensor, "item cell #point _"]]) -> CellFeatures:
         """Features of every point of every cell."""
         if not self.is_fast:
             return super().forward(coords, modulations)
@@ -172,7 +170,7 @@ class Siren(Layered):
         return features, pullback
 
     def jacobian(
-        self, modulation: Modulations, placement: Placement, onto: Float[Tensor, "modulation number"]
+        self, modulation: Modulations, placement: Placement, onto: Float[Tensor, "*any modulation number"]
     ) -> tuple[CellFeatures, Float[Tensor, "#item cell point channel number"]]:
         """Features, and their derivative by the numbers that `onto` maps to the modulations a point reads.
 

@@ -82,5 +82,5 @@ def test_it_goes_the_whole_way(
     # the latents say something about the items
     assert functaset.latents().std(0).max() > 0
     assert report(store, against=source, device="cpu").summary["count"] == 8
-    render(store, tmp_path / "rendered", items=["0:2"], view=View(scale=2), device="cpu")
+    render(store, tmp_path / "rendered", items=["0:2"], view=View(scale=2.0), device="cpu")
     assert len(list((tmp_path / "rendered").iterdir())) == 2

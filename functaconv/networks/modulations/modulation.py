@@ -73,7 +73,7 @@ def normal(*shape: int, deviation: float, generator: torch.Generator | None) -> 
     return nn.Parameter(values if generator is None else values.normal_(std=deviation, generator=generator))
 
 
-def times(x: Tensor, matrix: Float[Tensor, "item cell point out in"]) -> Float[Tensor, "item cell point out"]:
+def times(x: Tensor, matrix: Float[Tensor, "item cell #point out in"]) -> Float[Tensor, "item cell point out"]:
     """Products with a matrix of each item and cell, or, where there are so many, of each point."""
     if matrix.shape[2] == 1:
         return x @ matrix[:, :, 0].mT
