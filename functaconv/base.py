@@ -25,7 +25,7 @@ MOST_GRIDS, MOST_KEPT_POINTS = 64, 1 << 22
 # points sorted into cells at a time
 DECODED_TOGETHER = 1 << 20
 # bytes of a Jacobian that is kept for all batches, and of all that are kept
-MOST_LINEARIZATION, MOST_LINEARIZATIONS = 1 << 28, 3 << 27
+MOST_LINEARIZATION, MOST_LINEARIZATIONS = 1 << 29, 3 << 28
 # how the names of a correction's tensors begin
 CORRECTION = "field.latent_map.correction."
 # items per channel from which one Jacobian for all is less work than a pullback for each
