@@ -19,7 +19,7 @@ from torch import Tensor
 
 from functaconv.cache import Cache
 from functaconv.errors import UsageError
-from functaconv.networks import LatentMap, ModulatedNetwork, Placement
+from functaconv.networks import ModulatedNetwork, Placement
 from functaconv.networks.fourier import Fourier
 from functaconv.networks.reads import OrderedSum, Reads
 from functaconv.shapes import CellFeatures, CellJacobian, Latents
@@ -91,9 +91,6 @@ def exactly(field: ModulatedNetwork, shape: tuple[int, ...], trained: tuple[int,
     finer = [max(sizes) for sizes in zip(shape, trained, strict=True)]
     network = field.network
     if not isinstance(network, Fourier) or network.learned or len(network.weights) or field.sites.count > 1:
-        return None
-    # a grid of the unit cube is not closed
-    if not isinstance(field.latent_map, LatentMap):
         return None
 
     def gains(frequencies: Tensor) -> Tensor:

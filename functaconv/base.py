@@ -188,6 +188,10 @@ class Base(nn.Module):
             part = points[start : start + DECODED_TOGETHER].to(self.start)
             for placement in self.place(part).split(chunk):
                 placement.scatter(self._decoded(latents, placement), features[:, start : start + len(part)])
+        return self.clipped(features)
+
+    def clipped(self, features: Features) -> Features:
+        """Features of the field as the base gives them: changed in place where they are clipped."""
         return features.clamp_(0, 1) if self.is_clipped else features
 
     def _decoded(self, latents: Latents, placement: Placement) -> CellFeatures:

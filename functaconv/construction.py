@@ -53,7 +53,7 @@ def build(
         channels=axes.channels,
         axes=axes.dims,
         is_planar=geometry.coords == axes.dims,
-        closure=Closure(geometry.is_closed, geometry.reaches_poles),
+        closure=closure_of(geometry),
     )
     network: Network = lookup(NETWORKS, recipe.network.kind, what="network")(
         inputs, recipe.network, generator=generator
@@ -81,6 +81,11 @@ def build(
     )  # fmt: skip
     base.is_clipped = recipe.data.clipped
     return base
+
+
+def closure_of(geometry: Geometry) -> Closure:
+    """How the domain meets itself."""
+    return Closure(geometry.is_closed, geometry.reaches_poles)
 
 
 def frame_of(recipe: Recipe, axes: Axes) -> Frame:

@@ -27,7 +27,7 @@ def measure(base: Base, batch: Batch, latents: Latents, fit: Fit | None = None) 
     if fit is not None and not base.axes.modality.measures and not base.is_clipped:
         return {"mse": fit.problem.error(latents).cpu().numpy()}
     batch = batch.to(base.device)
-    decoded = samples(base, latents, batch.grid) if fit is None else _decoded(base, fit.problem, latents)
+    decoded = samples(base, latents, batch.grid) if fit is None else _decoded(base, fit.problem, latents, batch.grid)
     return compare(base, batch, base.normalizer.features(batch), decoded)
 
 
@@ -53,17 +53,15 @@ def samples(base: Base, latents: Latents, grid: AnyGrid) -> Features:
         return base.decode(latents, base.points(grid))
     field, placement = base.areas.of(base.field, grid, base.points(grid), base.placement(grid))
     values = latents.new_empty(len(latents), grid.points, base.axes.channels)
-    placement.scatter(field(latents, placement), values)
-    return values.clamp_(0, 1) if base.is_clipped else values
+    return base.clipped(placement.scatter(field(latents, placement), values))
 
 
-def _decoded(base: Base, problem: Problem, latents: Latents) -> Features:
-    """Normalised features at the points of a problem, which knows the derivatives of a linear network there."""
-    points = 1 + max(int(piece.placement.index.max()) for piece in problem.pieces)
-    features = latents.new_empty(len(latents), points, base.axes.channels)
+def _decoded(base: Base, problem: Problem, latents: Latents, grid: AnyGrid) -> Features:
+    """Normalised features on the grid of a problem, which knows the derivatives of a linear network there."""
+    features = latents.new_empty(len(latents), grid.points, base.axes.channels)
     for piece, part in zip(problem.pieces, problem.features(latents), strict=True):
         piece.placement.scatter(part, features)
-    return features.clamp_(0, 1) if base.is_clipped else features
+    return base.clipped(features)
 
 
 def compare(base: Base, batch: Batch, features: Features, decoded: Features) -> Measures:

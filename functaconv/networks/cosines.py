@@ -47,10 +47,22 @@ class Closure:
 OPEN = Closure()
 
 
+def waves(
+    coords: Float[Tensor, "*point coord"],
+    frequencies: Float[Tensor, "feature coord"],
+    phases: Float[Tensor, " feature"],
+) -> Float[Tensor, "*point feature"]:
+    """Learned Fourier features in any direction (Rahimi and Recht 2007), of mean square one."""
+    return math.sqrt(2) * torch.cos(coords @ (2 * math.pi * frequencies).mT + phases)
+
+
 def lowest(count: int, axes: int, closure: Closure = OPEN) -> Float[Tensor, "feature axis"]:
     """The `count` products of the fewest half-waves, as numbers of `axis_cosines`."""
     side = math.ceil(2 * count ** (1 / axes)) + 1
-    every = torch.cartesian_prod(*[torch.arange(2 * side, dtype=torch.float32)] * axes).reshape(-1, axes)
+    if any(closure.reaches_poles):
+        # half of all products are used
+        side *= 2
+    every = torch.cartesian_prod(*[torch.arange(side, dtype=torch.float32)] * axes).reshape(-1, axes)
     every = every[closure.allows(every)]
     return every[closure.half_waves(every).square().sum(1).argsort(stable=True)[:count]]
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from functaconv.errors import UsageError
-from functaconv.networks.cosines import OPEN, Closure, cosines, lowest, weighed
+from functaconv.networks.cosines import OPEN, Closure, cosines, lowest, waves, weighed
 from functaconv.networks.initial import uniform
 from functaconv.networks.layered import READOUT, Layered, LayeredOptions, uniform_layer
 from functaconv.networks.modulations import Layer, ModulationName
@@ -187,7 +187,7 @@ class Fourier(Layered):
     def encoded(self, coords: Float[Tensor, "*point coord"]) -> Float[Tensor, "*point feature"]:
         """The Fourier features of each point."""
         if self.learned:
-            return math.sqrt(2) * torch.cos(coords @ (2 * math.pi * self.frequencies).T + self.phases)
+            return waves(coords, self.frequencies, self.phases)
         return cosines(coords[..., : self.axes], self.frequencies, self._closure_of_cells)
 
     def common(self, coords: Float[Tensor, "*point coord"]) -> Float[Tensor, "*point channel"]:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from functaconv.errors import UsageError
+from functaconv.networks.cosines import waves
 from functaconv.networks.initial import uniform
 from functaconv.networks.layered import Layered, LayeredOptions, uniform_layer
 from functaconv.networks.modulations import Layer
@@ -170,12 +171,3 @@ class Multiscale(Layered):
         # cos^2 and sin^2 add up to one, and both leave and arrive without a slope
         of_axes = (apart.abs().clamp(max=1) * (math.pi / 2)).cos().square().unbind(-2)
         return reduce(lambda whole, axis: (whole[..., None] * axis[..., None, :]).flatten(-2), of_axes)
-
-
-def waves(
-    coords: Float[Tensor, "*point coord"],
-    frequencies: Float[Tensor, "feature coord"],
-    phases: Float[Tensor, " feature"],
-) -> Float[Tensor, "*point feature"]:
-    """Learned Fourier features of mean square one."""
-    return math.sqrt(2) * torch.cos(coords @ (2 * math.pi * frequencies).mT + phases)

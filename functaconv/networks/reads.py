@@ -73,6 +73,8 @@ class Poles:
 
     def extended(self, values: Float[Tensor, "item site *rest"]) -> Float[Tensor, "item place *rest"]:
         """Values of the sites, and after them those at the poles."""
+        if not self.count:
+            return values
         return torch.cat([values, *(values[:, row].mean(1, keepdim=True) for row in self._rows)], 1)
 
     def folded(self, values: Float[Tensor, "item place *rest"]) -> Float[Tensor, "item site *rest"]:

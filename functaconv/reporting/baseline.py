@@ -102,8 +102,7 @@ class Baseline:
 
     def _reconstructed(self, pca: Pca, rows: Tensor) -> Tensor:
         """Clipped where the base's own features are."""
-        reconstructed = pca.reconstruct(rows)
-        return reconstructed.clamp_(0, 1) if self.base.is_clipped else reconstructed
+        return self.base.clipped(pca.reconstruct(rows))
 
     def to_json(self, table: Table, ours: float) -> dict[str, Any]:
         """The entry of the report; `ours` is the functaset's own mean PSNR over the same items."""

@@ -48,7 +48,7 @@ class Batch:
             masks = np.stack([np.ones(s.values.shape, bool) if s.valid is None else s.valid for s in signals])
             if (masks == masks[:1]).all():
                 masks = masks[:1]
-                mask_key = hashlib.blake2b(np.packbits(masks).tobytes(), digest_size=16).digest()
+                mask_key = digest_of(masks)
             valid = torch.from_numpy(masks.reshape(len(masks), -1, channels))
         if pin:
             values = values.pin_memory()
@@ -114,6 +114,11 @@ def batched(
         yield Batch.of([s for _, s in chosen], [p for p, _ in chosen], pin=pin)
     for chosen in waiting.values():
         yield Batch.of([s for _, s in chosen], [p for p, _ in chosen], pin=pin)
+
+
+def digest_of(mask: np.ndarray) -> bytes:
+    """What masks of a grid are told apart by."""
+    return hashlib.blake2b(np.packbits(mask).tobytes(), digest_size=16).digest()
 
 
 def _torch_dtype(values: np.ndarray) -> np.ndarray:

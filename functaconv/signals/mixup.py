@@ -24,5 +24,4 @@ def mixed(batch: Batch, normalizer: Normalizer, amount: float, generator: torch.
     step = sent(weights, features.device) * (features[one] - features[other])
     if batch.valid is not None and len(batch.valid) > 1:
         step = step * (batch.valid[one] & batch.valid[other])
-    values = normalizer.values(features + step, batch.levels)
-    return replace(batch, values=values if batch.peaks is None else values * batch.peaks[:, None, None])
+    return replace(batch, values=normalizer.raw(batch, features + step))

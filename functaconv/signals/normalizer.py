@@ -103,6 +103,11 @@ class Normalizer:
         offset, scale = self.constants(levels, features.device)
         return features * scale + offset
 
+    def raw(self, batch: Batch, features: Tensor) -> Tensor:
+        """The values with which a batch has these features: the inverse of `features`."""
+        values = self.values(features, batch.levels)
+        return values if batch.peaks is None else values * batch.peaks[:, None, None]
+
     def constants(self, levels: tuple[str | None, ...], device: torch.device) -> tuple[Tensor, Tensor]:
         """Offset and scale, `[channel]`, or `[item, 1, channel]` where the levels have their own."""
         if not self.levels or not levels:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Gate = Literal["tanh", "sigmoid"]
+# of matrices, unless another is asked for
+USUAL_RANK = 10
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,49 @@ class Unmodulated(Modulation):
         return ()
 
 
+class OfFullSize(Modulation):
+    """With a number for every weight, and a bias: n^2 + n numbers."""
+
+    forms_matrix = True
+
+    @staticmethod
+    def sizes(layer: Layer) -> tuple[int, ...]:
+        return layer.fan_out, layer.fan_out * layer.fan_in
+
+
+class OfLowRank(Modulation):
+    """With a matrix A B / sqrt r of rank r, and a bias: 2 n r + n numbers.
+
+    A and B are a part that all items share, and the numbers. A begins as N(0, 1), B as 0 unless it is drawn likewise.
+    """
+
+    forms_matrix = True
+    draws_both: ClassVar[bool] = False
+
+    @staticmethod
+    def sizes(layer: Layer) -> tuple[int, ...]:
+        rank = layer.rank or USUAL_RANK
+        return layer.fan_out, layer.fan_out * rank, rank * layer.fan_in
+
+    def __init__(self, layer: Layer, *, generator: torch.Generator | None) -> None:
+        super().__init__(layer, generator=generator)
+        self.rank = layer.rank or USUAL_RANK
+        _, left, right = self.sizes(layer)
+        self.left = normal(left, deviation=1.0, generator=generator)
+        zero = nn.Parameter(torch.zeros(right))
+        self.right = normal(right, deviation=1.0, generator=generator) if self.draws_both else zero
+
+    def factors(
+        self, own_left: Tensor, own_right: Tensor
+    ) -> tuple[Float[Tensor, "*any out rank"], Float[Tensor, "*any rank in"]]:
+        """A / sqrt(r) and B of items with these numbers."""
+        left, right = self.left + own_left, self.right + own_right
+        return (
+            left.reshape(*left.shape[:-1], self.layer.fan_out, self.rank) / math.sqrt(self.rank),
+            right.reshape(*right.shape[:-1], self.rank, self.layer.fan_in),
+        )
+
+
 def normal(*shape: int, deviation: float, generator: torch.Generator | None) -> nn.Parameter:
     """Drawn from a normal distribution; without a generator whatever the memory holds, to be loaded over."""
     values = torch.empty(*shape)
@@ -83,13 +128,3 @@ def times(x: Tensor, matrix: Float[Tensor, "item cell #point out in"]) -> Float[
 def gated(values: Tensor, gate: Gate) -> Tensor:
     """A factor around one: between 0 and 2, and 1 for zero."""
     return 1 + values.tanh() if gate == "tanh" else 2 * values.sigmoid()
-
-
-def factors(
-    layer: Layer, rank: int, left: Tensor, right: Tensor
-) -> tuple[Float[Tensor, "*any out rank"], Float[Tensor, "*any rank in"]]:
-    """Two flat matrices whose product has the shape of the layer's weight, the first divided by sqrt(rank)."""
-    return (
-        left.reshape(*left.shape[:-1], layer.fan_out, rank) / math.sqrt(rank),
-        right.reshape(*right.shape[:-1], rank, layer.fan_in),
-    )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from functaconv.base import Base
-from functaconv.construction import build
+from functaconv.construction import build, closure_of
 from functaconv.modalities import Axes
 from functaconv.networks import Fourier, FourierOptions
 from functaconv.recipe import Recipe
@@ -22,7 +22,7 @@ from functaconv.signals.batch import Batch
 from functaconv.signals.geometry import Geometry
 from functaconv.signals.normalizer import Normalizer
 from functaconv.solvers import GaussNewtonOptions
-from functaconv.training.closed_form.domain import closure_of, counts_of, fit_mean, numbered
+from functaconv.training.closed_form.domain import counts_of, fit_mean, numbered
 from functaconv.training.closed_form.layout import MOST_PRODUCTS
 from functaconv.training.closed_form.rounds import GAIN, Plan, improve
 from functaconv.training.closed_form.sample import Sample

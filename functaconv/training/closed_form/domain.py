@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from functaconv.construction import closure_of
 from functaconv.networks.cosines import OPEN, Closure, axis_cosines
 from functaconv.signals.geometry import Geometry
 from functaconv.signals.grid import AnyGrid, Grid
@@ -80,11 +81,6 @@ class Transform:
                                         for axis, table in enumerate(self.tables)])  # fmt: skip
             gram += (values * weights[part, None]).mT @ values
         return gram / weights.sum()
-
-
-def closure_of(geometry: Geometry) -> Closure:
-    """How the domain meets itself."""
-    return Closure(geometry.is_closed, geometry.reaches_poles)
 
 
 def axis_places(grid: AnyGrid, geometry: Geometry) -> list[Tensor]:

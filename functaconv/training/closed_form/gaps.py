@@ -2,7 +2,6 @@
 last fit says, round by round. So all items share their matrices, however many different masks there are.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from functaconv.base import Base
-from functaconv.signals.batch import Batch
+from functaconv.signals.batch import Batch, digest_of
 from functaconv.signals.normalizer import Normalizer
 
 
@@ -38,7 +37,7 @@ def filled_with_mean(batches: Sequence[Batch], normalizer: Normalizer, device: t
     known, shared, key = known_in_some(batches), None, None
     if not known.all():
         shared = known[None, :, None].expand(1, -1, batches[0].values.shape[2])
-        key = hashlib.blake2b(known.numpy().tobytes(), digest_size=16).digest()
+        key = digest_of(known.numpy())
     return tuple(
         replace(refilled(batch, batch.valid, fill.expand(len(batch), -1, -1), normalizer), valid=shared, mask_key=key)
         for batch in batches
@@ -51,9 +50,7 @@ def refilled(
     """A batch with values that have these features where `known` does not hold."""
     if known is None:
         return batch
-    values = normalizer.values(features, batch.levels).to(batch.values.device)
-    if batch.peaks is not None:
-        values = values * batch.peaks[:, None, None]
+    values = normalizer.raw(batch, features.to(batch.values.device))
     return replace(batch, values=torch.where(known, batch.values, values))
 
 

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from functaconv.training.closed_form.domain import Mean, Transform, closure_of, counts_of, fit_mean, numbered
+from functaconv.construction import closure_of
+from functaconv.training.closed_form.domain import Mean, Transform, counts_of, fit_mean, numbered
 from functaconv.training.closed_form.sample import Sample
 
 MOST_FEATURES = 4096
