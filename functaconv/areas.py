@@ -86,12 +86,14 @@ class Areas:
 @torch.no_grad()
 def exactly(field: ModulatedNetwork, shape: tuple[int, ...], trained: tuple[int, ...]) -> ModulatedNetwork | None:
     """The field of means over the cells of a grid of the unit cube, around their centres; None unless it is one of
-    cosines of a global latent. Training items' values, of the shape `trained`, are means over their smaller cells too.
+    cosines alone, of a global latent. Training items' values, of the shape `trained`, are means over their smaller cells too.
     """
     finer = [max(sizes) for sizes in zip(shape, trained, strict=True)]
     network = field.network
-    if not isinstance(network, Fourier) or network.learned or len(network.weights) or field.sites.count > 1:
+    is_alone = isinstance(network, Fourier) and not (network.learned or len(network.weights) or field.is_refined)
+    if not is_alone or field.sites.count > 1:
         return None
+    assert isinstance(network, Fourier)
 
     def gains(frequencies: Tensor) -> Tensor:
         coarse, fine = (frequencies / (2 * frequencies.new_tensor(sizes)) for sizes in (shape, finer))
@@ -103,8 +105,6 @@ def exactly(field: ModulatedNetwork, shape: tuple[int, ...], trained: tuple[int,
     own.mean.mul_(gains(network.mean_frequencies)[:, None])
     means.network = own
     means.latent_map.weight.mul_(of_weights[:, None])
-    if means.latent_map.correction is not None:
-        means.latent_map.correction.scale.mul_(of_weights)
     return means
 
 
@@ -128,6 +128,10 @@ class CellMeans:
     def is_corrected(self) -> bool:
         return self.field.is_corrected
 
+    @property
+    def is_refined(self) -> bool:
+        return self.field.is_refined
+
     @cached_property
     def _reads(self) -> Reads:
         sites = self.fine.sites
@@ -140,6 +144,10 @@ class CellMeans:
     def __call__(self, latents: Latents, placement: Placement) -> CellFeatures:
         """Means over the cells, `[item, 1, point, channel]`."""
         return self._means(self.field(latents, self.fine))
+
+    def refined(self, latents: Latents, placement: Placement) -> CellFeatures:
+        """Means of what the refinement adds."""
+        return self._means(self.field.refined(latents, self.fine))
 
     def vjp(self, latents: Latents, placement: Placement) -> tuple[CellFeatures, Callable[[CellFeatures], Latents]]:
         """The means, and the function that pulls a cotangent of them back onto the latents."""

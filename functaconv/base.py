@@ -26,8 +26,8 @@ MOST_GRIDS, MOST_KEPT_POINTS = 64, 1 << 22
 DECODED_TOGETHER = 1 << 20
 # bytes of a Jacobian that is kept for all batches, and of all that are kept
 MOST_LINEARIZATION, MOST_LINEARIZATIONS = 1 << 29, 3 << 28
-# how the names of a correction's tensors begin
-CORRECTION = "field.latent_map.correction."
+# how the names of the tensors of a correction, and of a refinement, begin
+CORRECTION, REFINEMENT = "field.latent_map.correction.", "field.refinement."
 # items per channel from which one Jacobian for all is less work than a pullback for each
 PULLBACKS_PER_CHANNEL = 2
 
@@ -196,12 +196,13 @@ class Base(nn.Module):
 
     def _decoded(self, latents: Latents, placement: Placement) -> CellFeatures:
         """Features of every point of every cell."""
-        if not self.field.is_linear:
+        if not (self.field.is_linear or self.field.is_refined):
             features: CellFeatures = self.field(latents, placement)
             return features
         # one set of derivatives serves all items
         at_zero, rows = self.field.jacobian(torch.zeros_like(latents[:1]), placement)
-        return at_zero + along(rows, latents, self.field.reads(placement))
+        linear = at_zero + along(rows, latents, self.field.reads(placement))
+        return linear + self.field.refined(latents, placement) if self.field.is_refined else linear
 
     def chunk(self, items: int, kind: str | None = None) -> int:
         """How many points of each item to take at a time on a kind of device: this one's, or `cpu` or `cuda`."""
@@ -235,7 +236,7 @@ class Base(nn.Module):
         state = tuple(
             (tensor.data_ptr(), tensor._version)
             for name, tensor in self.state_dict(keep_vars=True).items()
-            if not name.startswith(CORRECTION)
+            if not is_of_correction(name)
         )
         if state != self._linearized_state:
             self._linearizations.clear()
@@ -287,6 +288,11 @@ class Base(nn.Module):
             return _Placed(points, self.place(points), None if areas is None else areas.to(like))
 
         return self._grids.get((grid, device, self.start.dtype), math.prod(grid.shape), placed)
+
+
+def is_of_correction(name: str) -> bool:
+    """A tensor of this name belongs to a correction or refinement, which a zero latent does not see."""
+    return name.startswith((CORRECTION, REFINEMENT))
 
 
 @dataclass(frozen=True)

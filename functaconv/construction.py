@@ -15,8 +15,10 @@ from functaconv.networks import (
     ModulatedNetwork,
     Network,
     Observed,
+    Refinement,
     SiteGrid,
 )
+from functaconv.networks.cosines import OPEN
 from functaconv.networks.sites import Frame
 from functaconv.recipe import Recipe
 from functaconv.signals.geometry import Flat, Geometry
@@ -63,9 +65,10 @@ def build(
         network = Observed(network, operator)
     correction = (
         Correction(grid, latent.numbers, latent.map_width, network.correction_scales, generator=generator)
-        if latent.map_width
+        if latent.map_width and latent.sites
         else None
     )
+    refinement = _refinement(recipe, axes, geometry, generator) if latent.knots else None
     mapping = (
         Mapping(latent.numbers, latent.mapping_width, latent.mapping, generator=generator) if latent.mapping else None
     )
@@ -75,12 +78,24 @@ def build(
     )  # fmt: skip
     solver = lookup(SOLVERS, recipe.solver.kind, what="solver")(latent.numbers, recipe.solver, generator=generator)
     base = Base(
-        ModulatedNetwork(network, latent_map, grid), solver, normalizer, axes,
+        ModulatedNetwork(network, latent_map, grid, refinement), solver, normalizer, axes,
         latent=latent.numbers, learned_start=latent.learned_start, geometry=geometry,
         by_area=recipe.data.weights == "area",
     )  # fmt: skip
     base.is_clipped = recipe.data.clipped
     return base
+
+
+def _refinement(recipe: Recipe, axes: Axes, geometry: Geometry, generator: torch.Generator | None) -> Refinement:
+    knots = recipe.latent.knots
+    if len(knots) != axes.dims:
+        raise UsageError(
+            f"latent.knots={list(knots)} has {len(knots)} axes, the items have {axes.dims}",
+            hint=f"--set latent.knots={[32] * axes.dims}",
+        )
+    if closure_of(geometry) != OPEN:
+        raise UsageError("latent.knots is not for a globe, where the domain meets itself", hint="leave it out")
+    return Refinement(knots, axes.channels, recipe.latent.map_width, generator=generator)
 
 
 def closure_of(geometry: Geometry) -> Closure:

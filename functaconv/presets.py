@@ -17,6 +17,10 @@ from functaconv.solvers import GaussNewtonOptions, GradientOptions, SolverOption
 LEAST_POINTS, MOST_POINTS = 256, 8192
 # values of an item in the inner fit for each number of a global latent: with three, it fits the points drawn
 EQUATIONS = 6
+# sized presets of which a global latent is refined
+REFINED = ("images", "arrays")
+# knots of a refinement, along all axes together
+MOST_KNOTS = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -119,9 +123,20 @@ def _sized(name: str, situation: Situation) -> Recipe:
     )
     if latent.interpolation == "window" and not is_as_asked:
         return _corrected(name, points, latent)
+    if not latent.sites and name in REFINED and not is_as_asked:
+        return _refined(name, situation.shape, latent)
     sized = _by_gradient if situation.solver == "gradient" else _by_gauss_newton
     network, solver, training = sized(points, situation.channels, latent, gpu)
     return Recipe(name=name, network=network, latent=latent, solver=solver, training=training)
+
+
+def _refined(name: str, shape: tuple[int, ...], latent: LatentRecipe) -> Recipe:
+    """The closed form with a network that looks at what it decodes: no network of coordinates learns as much in
+    minutes.
+    """
+    most = round(MOST_KNOTS ** (1 / len(shape)))
+    knots = tuple(max(2, min(most, size) // 2 * 2) for size in shape)
+    return _corrected(name, math.prod(shape), replace(latent, map_width=48, knots=knots))
 
 
 def _corrected(name: str, points: int, latent: LatentRecipe) -> Recipe:
@@ -131,7 +146,7 @@ def _corrected(name: str, points: int, latent: LatentRecipe) -> Recipe:
     return Recipe(
         name=name,
         network=FourierOptions(),
-        latent=replace(latent, map_width=128),
+        latent=latent if latent.map_width else replace(latent, map_width=128),
         solver=GaussNewtonOptions(steps=3, chord=True),
         training=TrainingRecipe(
             minutes=10,

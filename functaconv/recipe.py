@@ -34,6 +34,8 @@ from functaconv.solvers import SOLVERS, GaussNewtonOptions, GradientOptions, Sol
 
 # entries of the table that says which site lies beside which
 MOST_NEIGHBOURS = 1 << 24
+# of a refinement: they are evaluated for every item at every step
+MOST_KNOTS = 1 << 16
 # numbers in the normal matrices of one item: a step holds several copies of them
 MOST_MATRIX_ENTRIES = 1 << 27
 # side of a matrix that is factored as a whole
@@ -98,8 +100,10 @@ class LatentRecipe:
     kernel: Literal[1, 3] = 1
     """latent map over a site alone, or over its 3 x 3 neighbourhood"""
     map_width: Annotated[int, Field(ge=0, le=4096)] = 0
-    """numbers of the hidden layers of a nonlinear correction of the latent map, a small convolutional network over the
-    sites that is learned on top of the closed form; 0: none"""
+    """numbers of the hidden layers of a small convolutional network that is learned on top of the closed form, over the
+    sites, or of a global latent over its knots; 0: none"""
+    knots: Annotated[tuple[Annotated[int, Field(ge=2, le=4096)], ...], Field(max_length=3)] = ()
+    """global latents: points along each axis at which that network sees what the closed form decodes, and adds to it"""
     mapping: Annotated[int, Field(ge=0, le=2)] = 0
     """hidden layers of a mapping network between a latent and its modulations; 0: a linear map"""
     mapping_width: Annotated[int, Field(ge=1, le=4096)] = 128
@@ -228,6 +232,9 @@ class Recipe:
                 "latent.mapping is for networks that are learned, each site by itself: not with latent.kernel=3, "
                 "latent.map_width, or network.kind=fourier without layers"
             )
+        if bool(self.latent.knots) != bool(self.latent.map_width and not self.latent.sites):
+            raise ValueError("latent.map_width of a global latent needs latent.knots, which nothing else does")
+        check_size(math.prod(self.latent.knots), MOST_KNOTS, "knots")
         if self.latent.map_width:
             chord = isinstance(self.solver, GaussNewtonOptions) and self.solver.chord
             if not (self.network.has_closed_form and chord) or self.latent.kernel > 1 or self.latent.learned_start:
@@ -235,7 +242,8 @@ class Recipe:
                     "latent.map_width corrects the closed form: it needs network.kind=fourier without layers, "
                     "solver.kind=gauss-newton with solver.chord, a kernel of 1 and a start of zero"
                 )
-            size = self.latent.map_width * (self.latent.map_width + self.latent.numbers) * 3 ** len(self.latent.sites)
+            axes = self.latent.sites or self.latent.knots
+            size = self.latent.map_width * (self.latent.map_width + self.latent.numbers) * 3 ** len(axes)
             check_size(size + self.latent.map_width * self.network.modulations, MOST_PARAMETERS, "weights of latents")
         check_size(self.solver.steps * self.latent.numbers, MOST_PARAMETERS, "rates")
         if SOLVERS[self.solver.kind].needs_jacobian:

@@ -11,6 +11,7 @@ from functaconv.networks.network import Inputs, Network, NetworkKind, NetworkOpt
 from functaconv.networks.observed import Average, Observed, Operator
 from functaconv.networks.placement import Placement
 from functaconv.networks.polynomial import Polynomial, PolynomialOptions
+from functaconv.networks.refinement import Refinement
 from functaconv.networks.siren import Siren, SirenOptions
 from functaconv.networks.sites import SiteGrid
 
@@ -43,6 +44,7 @@ __all__ = [
     "Placement",
     "Polynomial",
     "PolynomialOptions",
+    "Refinement",
     "Siren",
     "SirenOptions",
     "SiteGrid",

@@ -9,16 +9,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from functaconv.networks.convolutions import convolved
 from functaconv.networks.initial import uniform
 from functaconv.networks.sites import SiteGrid
 from functaconv.shapes import Latents, Modulations
 
-CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
-
 
 class Correction(nn.Module):
     """Two convolutions over a site's neighbourhood (three sites along every axis), then a linear layer: `[item, site,
-    latent]` to `[item, site, modulation]`. Of a global latent, layers over itself.
+    latent]` to `[item, site, modulation]`.
 
     Without biases, so that a zero latent is mapped to zero; the last layer begins at zero. Beyond the border its site
     is repeated; a closed axis goes on at its other end. Each modulation is multiplied by its `scale`, and each number
@@ -39,9 +38,8 @@ class Correction(nn.Module):
     ) -> None:
         super().__init__()
         self.shape, self.is_closed = sites.shape, sites.is_closed
-        self.side = 3 if sites.count > 1 else 1
-        # as matrices, which is what an optimiser orthogonalises
-        fans = [latent * self.side ** len(sites.shape), width * self.side ** len(sites.shape)]
+        self.taps = 3 ** len(sites.shape)
+        fans = [latent * self.taps, width * self.taps]
         self.layers = nn.ParameterList(
             uniform(width, fan_in, low=-(fan_in**-0.5), high=fan_in**-0.5, generator=generator) for fan_in in fans
         )
@@ -53,19 +51,9 @@ class Correction(nn.Module):
         """What is added to the modulations of every site."""
         hidden = (latents / self.spread).mT.reshape(len(latents), -1, *self.shape)
         for weight in self.layers:
-            hidden = functional.gelu(self._convolved(hidden, weight))
+            hidden = functional.gelu(convolved(hidden, weight, is_closed=self.is_closed))
         added: Tensor = hidden.flatten(2).mT @ self.out.T * self.scale
         return added
-
-    def _convolved(self, values: Tensor, weight: Tensor) -> Tensor:
-        dims = len(self.shape)
-        for axis in range(2, 2 + dims) if self.side > 1 else ():
-            first, last = values.narrow(axis, 0, 1), values.narrow(axis, -1, 1)
-            ends = (last, first) if self.is_closed and axis == 1 + dims else (first, last)
-            values = torch.cat([ends[0], values, ends[1]], axis)
-        kernel = weight.reshape(len(weight), -1, *(self.side,) * dims)
-        convolved: Tensor = CONVOLUTIONS[dims](values, kernel)
-        return convolved
 
     @torch.no_grad()
     def substitute(self, matrix: Float[Tensor, "latent latent"]) -> None:
@@ -77,5 +65,4 @@ class Correction(nn.Module):
 
     def tensors_of_first(self, keep: int) -> dict[str, Tensor]:
         """Its tensors, by name, as a map of the first `keep` numbers of each latent; the others are zero."""
-        taps = self.side ** len(self.shape)
-        return {"layers.0": self.layers[0][:, : keep * taps], "spread": self.spread[:keep]}
+        return {"layers.0": self.layers[0][:, : keep * self.taps], "spread": self.spread[:keep]}

@@ -13,8 +13,14 @@ from functaconv.networks.mapping import Mapping
 from functaconv.networks.network import Network, vjp
 from functaconv.networks.placement import Placement
 from functaconv.networks.reads import Reads
+from functaconv.networks.refinement import Refinement
 from functaconv.networks.sites import SiteGrid, neighbours
 from functaconv.shapes import CellFeatures, CellJacobian, Latents, Modulations
+
+# spreads below this share of the largest count as it: numbers that hardly vary say little
+LEAST_SPREAD = 1e-3
+# where items do not differ at all
+TINY = 1e-12
 
 
 class LatentMap(nn.Module):
@@ -98,24 +104,36 @@ class LatentMap(nn.Module):
 
 
 class ModulatedNetwork(nn.Module):
-    """Latents and placed points to features: all that a base learns except its solver."""
+    """Latents and placed points to features: all that a base learns except its solver. What is linear in a global
+    latent may have a refinement.
+    """
 
-    def __init__(self, network: Network, latent_map: LatentMap, sites: SiteGrid) -> None:
+    def __init__(
+        self, network: Network, latent_map: LatentMap, sites: SiteGrid, refinement: Refinement | None = None
+    ) -> None:
         super().__init__()
-        self.network, self.latent_map, self.sites = network, latent_map, sites
+        self.network, self.latent_map, self.sites, self.refinement = network, latent_map, sites, refinement
+        self._seen: tuple[object, Tensor] = (None, torch.empty(0))
 
     def forward(self, latents: Latents, placement: Placement) -> CellFeatures:
         """Features of every point of every cell."""
+        if self.refinement is not None:
+            linear = self.network.features(self.latent_map(latents), placement)
+            return linear + self.refined(latents, placement)
         modulation = self.latent_map(latents)
         if placement.by_corner is None:
             return self.network.features(modulation, placement)
         return self._blended(self.network.features(modulation, placement.windows), placement)
 
     def vjp(self, latents: Latents, placement: Placement) -> tuple[CellFeatures, Callable[[CellFeatures], Latents]]:
-        """Features, and the function that pulls a cotangent of them back onto the latents."""
+        """Features, and the function that pulls a cotangent of them back onto the latents: through the linear part
+        alone where there is a refinement, see `refined`.
+        """
         modulation, onto_latents = self.latent_map.vjp(latents)
         if placement.by_corner is None:
             features, onto_modulations = self.network.vjp(modulation, placement)
+            if self.refinement is not None:
+                features = features + self.refined(latents, placement)
             return features, lambda cotangent: onto_latents(onto_modulations(cotangent))
         by_window, onto_windows = self.network.vjp(modulation, placement.windows)
         return self._blended(by_window, placement), lambda cotangent: onto_latents(
@@ -125,8 +143,8 @@ class ModulatedNetwork(nn.Module):
     def jacobian(self, latents: Latents, placement: Placement) -> tuple[CellFeatures, CellJacobian]:
         """Features, and their derivative by the latents their cell reads (`reads`), at every point.
 
-        That of the correction is left out: what it is needed for, the normal matrix of a step, is then that of the
-        linear map wherever the latents are, and each cell reads a few sites only.
+        That of the correction or refinement is left out: what it is needed for, the normal matrix of a step, is then
+        that of the linear map wherever the latents are, and each cell reads a few sites only.
         """
         onto, modulation, mapping = self.latent_map.weight, self.latent_map(latents), self.latent_map.mapping
         if mapping is not None and self.network.forward_mode:
@@ -140,6 +158,8 @@ class ModulatedNetwork(nn.Module):
             rows = torch.einsum("cpk,ickpfn->icpfkn", placement.blend, rows).flatten(-2)
             return self._blended(by_window, placement), rows
         features, rows = self.network.jacobian(modulation, placement, onto)
+        if self.refinement is not None:
+            features = features + self.refined(latents, placement)
         if placement.blend is None:
             return features, self._by_latents(rows, latents, placement)
         if mapping is not None:
@@ -162,6 +182,40 @@ class ModulatedNetwork(nn.Module):
         features, common = placement.blended(by_window), self.network.common(placement.coords)
         return features if common is None else features + common
 
+    def refined(self, latents: Latents, placement: Placement) -> CellFeatures:
+        """What the refinement adds to the linear part.
+
+        A fit takes no derivative of it: it ends where the linear part of what is missing is zero. The refinement is
+        learned for such latents, and a step costs no more than an evaluation.
+        """
+        assert self.refinement is not None
+        values = torch.einsum("kcn,in->ikc", self._derivatives_at_knots(), latents[:, 0])
+        added = self.refinement(values)
+        return self.refinement.read(added, placement.coords[0])[:, None]
+
+    @torch.no_grad()
+    def _derivatives_at_knots(self) -> Float[Tensor, "knot channel latent"]:
+        """Of the linear part; computed anew only when it has changed."""
+        assert self.refinement is not None
+        weight = self.latent_map.weight
+        version = (weight.data_ptr(), weight._version, weight.dtype)
+        if self._seen[0] != version:
+            placement = self.sites.place(self.refinement.places.to(weight))
+            zero = weight.new_zeros(1, 1, len(weight))
+            _, rows = self.network.jacobian(zero, placement, weight)
+            self._seen = version, rows[0, 0]
+        return self._seen[1]
+
+    @torch.no_grad()
+    def expect(self, spread: Float[Tensor, " latent"]) -> None:
+        """Latents lie around zero with these standard deviations, and are not correlated: tell what is nonlinear."""
+        if self.refinement is not None:
+            squares = (self._derivatives_at_knots() * spread).square().sum(-1)
+            self.refinement.spread.copy_(squares.mean().sqrt().clamp(min=TINY))
+        elif self.latent_map.correction is not None:
+            least = max(TINY, LEAST_SPREAD * float(spread.max()))
+            self.latent_map.correction.spread.copy_(spread.clamp(min=least))
+
     @property
     def absorbs_constants(self) -> bool:
         """What all latents have in common can become part of the network: not where it scales a layer, nor where it
@@ -173,8 +227,13 @@ class ModulatedNetwork(nn.Module):
 
     @property
     def is_corrected(self) -> bool:
-        """The latent map has a nonlinear part."""
-        return self.latent_map.correction is not None
+        """The latent map has a nonlinear part, or what it leads to is refined."""
+        return self.latent_map.correction is not None or self.is_refined
+
+    @property
+    def is_refined(self) -> bool:
+        """What is linear in a latent has a refinement."""
+        return self.refinement is not None
 
     @property
     def is_linear(self) -> bool:

@@ -31,17 +31,20 @@ CANCELLED = 1e-3
 @runtime_checkable
 class Field(Protocol):
     """What a solver needs of a network: features, their cotangents pulled back onto the latents, their Jacobian: if it
-    is corrected, that of its linear part.
+    is corrected, that of its linear part; if that part is refined, what is added to it.
     """
 
     @property
     def is_linear(self) -> bool: ...
     @property
     def is_corrected(self) -> bool: ...
+    @property
+    def is_refined(self) -> bool: ...
 
     def __call__(self, latents: Latents, placement: Placement) -> CellFeatures: ...
     def vjp(self, latents: Latents, placement: Placement) -> tuple[CellFeatures, Callable[[CellFeatures], Latents]]: ...
     def jacobian(self, latents: Latents, placement: Placement) -> tuple[CellFeatures, CellJacobian]: ...
+    def refined(self, latents: Latents, placement: Placement) -> CellFeatures: ...
     def reads(self, placement: Placement) -> Reads | None: ...
 
 
@@ -105,14 +108,27 @@ class Problem:
             linearization = replace(linearization, normal_matrix=own, _factors=[])
         return replace(self, pieces=tuple(pieces), linearization=linearization)
 
+    @property
+    def _is_known(self) -> bool:
+        """Features at any latents follow from derivatives that are known: but for what a refinement adds."""
+        return self.linearization is not None and (self.field.is_linear or self.field.is_refined)
+
     def features(self, latents: Latents) -> Iterator[CellFeatures]:
-        """Those of every point, piece by piece; of a linear network from its derivatives, where they are known."""
-        known = self.linearization
-        if not self.field.is_linear or known is None:
+        """Those of every point, piece by piece; from the derivatives of what is linear, where they are known."""
+        if not self._is_known:
             yield from (self.field(latents, piece.placement) for piece in self.pieces)
             return
+        known = self.linearization
+        assert known is not None
         for piece, features, rows in zip(self.pieces, known.features, known.rows, strict=True):
-            yield features + along(rows, latents - known.latents, self.field.reads(piece.placement))
+            yield self._extended(piece, features, rows, latents)
+
+    def _extended(self, piece: Piece, features: StartFeatures, rows: Tensor, latents: Latents) -> CellFeatures:
+        """Features of a piece at any latents, from those at the linearization's."""
+        assert self.linearization is not None
+        change = latents - self.linearization.latents
+        linear = features + along(rows, change, self.field.reads(piece.placement))
+        return linear + self.field.refined(latents, piece.placement) if self.field.is_refined else linear
 
     def error(self, latents: Latents) -> PerItem:
         """Mean squared error of each item over its valid points and channels."""
@@ -160,9 +176,9 @@ class Problem:
             linearization = self._linearization_at(latents)
             if linearization is not None:
                 return self._gradient_along(linearization)
-            if self.field.is_linear and self.linearization is not None:
+            if self._is_known and self.linearization is not None:
                 # features and derivatives are known everywhere
-                return self._gradient_along(self.linearization, latents - self.linearization.latents)
+                return self._gradient_along(self.linearization, latents)
             return Gradient(*_summed(self._pulled_back(piece, latents) for piece in self.pieces))
 
     def normal_equations(self, latents: Latents) -> NormalEquations:
@@ -203,7 +219,8 @@ class Problem:
                 cells = len(piece.placement.index)
                 matrices.add(piece.placement.first, matrix.expand(-1, cells, -1, -1))
                 features.append(start)
-                rows.append(weighted if self.is_shared and not self.field.is_linear else jacobian)
+                is_needed = self.field.is_linear or self.field.is_refined
+                rows.append(weighted if self.is_shared and not is_needed else jacobian)
             normal_matrix = matrices.total(self.reads, self._count, is_common=self.is_shared)
         return Linearization(latents, features, rows, normal_matrix)
 
@@ -215,16 +232,15 @@ class Problem:
         """The linearization, when these are the latents it was made at."""
         return self.linearization if self.linearization is not None and latents is self.linearization.latents else None
 
-    def _gradient_along(self, linearization: Linearization, change: Latents | None = None) -> Gradient:
-        """One product with the residuals per piece: features and derivatives are known. With `change`, of a linear
-        network, at latents that differ so much from the linearization's.
+    def _gradient_along(self, linearization: Linearization, latents: Latents | None = None) -> Gradient:
+        """One product with the residuals per piece: features and derivatives are known, at the linearization's latents
+        or, where they follow from them, at others.
         """
 
         def part(piece: Piece, features: StartFeatures, rows: Tensor) -> tuple[Latents, PerItem]:
-            reads = self.field.reads(piece.placement)
-            if change is not None:
-                features = features + along(rows, change, reads)
-            return self._jt_residual_of(piece, features, rows, reads)
+            if latents is not None:
+                features = self._extended(piece, features, rows, latents)
+            return self._jt_residual_of(piece, features, rows, self.field.reads(piece.placement))
 
         return Gradient(*_summed(map(part, self.pieces, linearization.features, linearization.rows)))
 

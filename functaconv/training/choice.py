@@ -67,7 +67,7 @@ def choose(names: Sequence[str], device: torch.device, options: FitOptions, watc
         # other steps than a correction takes
         solver = "gauss-newton"
     # what corrects the closed form goes with a network and a solver that are chosen below
-    layout = {name: value for name, value in latent.items() if name != "map_width"}
+    layout = {name: value for name, value in latent.items() if name not in ("map_width", "knots")}
     situation = Situation(
         first.shape, axes.channels, device.type == "cuda", validated({"latent": layout}).latent if layout else None,
         solver, has_network=not asked.get("network", {}).keys() <= CLOSED_FORM_SETTINGS,

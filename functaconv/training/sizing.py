@@ -16,7 +16,7 @@ WANTED_UPDATES = 1000
 """in a budget; the presets make several thousand on a fast machine"""
 TRIAL_SECONDS, TRIAL_SHARE = 1.0, 0.02
 """of trial updates, after a first one; at most so much of the budget"""
-LEAST_WIDTH, MULTIPLE = 64, 32
+LEAST_WIDTH, MULTIPLE = 32, 16
 
 
 def width_of(recipe: Recipe) -> int | None:

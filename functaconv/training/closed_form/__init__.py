@@ -83,7 +83,7 @@ def linear_recipe(recipe: Recipe, features: int, mean_features: int) -> Recipe:
         {
             "latent": {
                 "interpolation": "window" if math.prod(recipe.latent.sites) > 1 else "nearest",
-                "frame": "auto", "kernel": 1, "learned_start": False, "map_width": 0, "mapping": 0,
+                "frame": "auto", "kernel": 1, "learned_start": False, "map_width": 0, "knots": (), "mapping": 0,
             },
             "data": {"geometry": "planar", "clipped": False},
         }
