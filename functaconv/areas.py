@@ -86,7 +86,8 @@ class Areas:
 @torch.no_grad()
 def exactly(field: ModulatedNetwork, shape: tuple[int, ...], trained: tuple[int, ...]) -> ModulatedNetwork | None:
     """The field of means over the cells of a grid of the unit cube, around their centres; None unless it is one of
-    cosines alone, of a global latent. Training items' values, of the shape `trained`, are means over their smaller cells too.
+    cosines alone, of a global latent. Training items' values, of the shape `trained`, are means over their smaller
+    cells too.
     """
     finer = [max(sizes) for sizes in zip(shape, trained, strict=True)]
     network = field.network

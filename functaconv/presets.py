@@ -136,7 +136,9 @@ def _refined(name: str, shape: tuple[int, ...], latent: LatentRecipe) -> Recipe:
     """
     most = round(MOST_KNOTS ** (1 / len(shape)))
     knots = tuple(max(2, min(most, size) // 2 * 2) for size in shape)
-    return _corrected(name, math.prod(shape), replace(latent, map_width=48, knots=knots))
+    recipe = _corrected(name, math.prod(shape), replace(latent, map_width=48, knots=knots))
+    # more updates of fewer items learn more in the same time
+    return recipe.changed({"training": {"batch_size": max(4, recipe.training.batch_size // 2)}})
 
 
 def _corrected(name: str, points: int, latent: LatentRecipe) -> Recipe:

@@ -341,12 +341,12 @@ def test_the_images_preset_is_made_for_the_solver_that_is_asked_for() -> None:
         preset("images", Situation(**situation, solver="gauss-newton")),
     )
     gradient = preset("images", Situation(**situation, solver="gradient"))
-    # behind windows the closed form is corrected unless something else is asked for
+    # the closed form is corrected or refined unless something else is asked for
     assert (default.network.kind, asked.network.kind, gradient.network.kind) == ("fourier", "siren", "siren")
     assert (default.solver.kind, default.training.optimizer) == ("gauss-newton", "muon")
     assert (asked.solver.kind, asked.training.optimizer) == ("gauss-newton", "muon")
     assert (gradient.solver.kind, gradient.training.optimizer) == ("gradient", "adam")
-    assert asked.latent == gradient.latent == replace(default.latent, map_width=0)
+    assert asked.latent == gradient.latent == replace(default.latent, map_width=0, knots=())
 
 
 @pytest.mark.parametrize(
@@ -361,12 +361,22 @@ def test_a_correction_is_one_of_the_closed_form(settings: dict[str, Any]) -> Non
     assert corrected.latent.map_width
     with pytest.raises(UsageError, match=r"latent\.map_width corrects the closed form"):
         corrected.changed(settings)
-    corrected.changed({"latent": {"map_width": 0}}).changed(settings)
+    corrected.changed({"latent": {"map_width": 0, "knots": []}}).changed(settings)
+
+
+def test_a_refinement_is_one_of_a_global_latent() -> None:
+    refined = preset("images", Situation((30, 100), 3, on_gpu=False, latent=LatentRecipe(numbers=64)))
+    assert (refined.latent.knots, refined.latent.sites) == ((30, 64), ())
+    for settings in ({"knots": []}, {"map_width": 0}, {"sites": [2, 2]}):
+        with pytest.raises(UsageError, match=r"latent\.map_width of a global latent needs latent\.knots"):
+            refined.changed({"latent": settings})
+    with pytest.raises(UsageError, match="knots"):
+        refined.changed({"latent": {"knots": [512, 512]}})
 
 
 def test_more_is_measured_than_fitted() -> None:
     for numbers, channels in [(64, 1), (256, 3), (512, 2)]:
         latent = LatentRecipe(numbers=numbers)
-        training = preset("images", Situation((64, 64), channels, False, latent)).training
+        training = preset("images", Situation((64, 64), channels, False, latent, "gauss-newton")).training
         assert training.inner_points is not None
         assert channels * training.inner_points >= 4 * numbers

@@ -193,17 +193,17 @@ class ModulatedNetwork(nn.Module):
         added = self.refinement(values)
         return self.refinement.read(added, placement.coords[0])[:, None]
 
-    @torch.no_grad()
     def _derivatives_at_knots(self) -> Float[Tensor, "knot channel latent"]:
         """Of the linear part; computed anew only when it has changed."""
         assert self.refinement is not None
         weight = self.latent_map.weight
-        version = (weight.data_ptr(), weight._version, weight.dtype)
+        version = (weight.data_ptr(), None if weight.is_inference() else weight._version, weight.dtype)
         if self._seen[0] != version:
-            placement = self.sites.place(self.refinement.places.to(weight))
-            zero = weight.new_zeros(1, 1, len(weight))
-            _, rows = self.network.jacobian(zero, placement, weight)
-            self._seen = version, rows[0, 0]
+            # gradients may be wanted later, where none are now
+            with torch.inference_mode(False), torch.no_grad():
+                placement = self.sites.place(self.refinement.places.to(weight))
+                _, rows = self.network.jacobian(weight.new_zeros(1, 1, len(weight)), placement, weight)
+                self._seen = version, rows[0, 0]
         return self._seen[1]
 
     @torch.no_grad()

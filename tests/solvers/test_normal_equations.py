@@ -136,10 +136,11 @@ class Counting:
 
     is_linear = False
     is_corrected = False
+    is_refined = False
 
     def __init__(self, field: ModulatedNetwork) -> None:
         self.field, self.sites, self.jacobians = field, field.sites, []
-        self.vjp, self.reads = field.vjp, field.reads
+        self.vjp, self.reads, self.refined = field.vjp, field.reads, field.refined
 
     def __call__(self, latents: Tensor, placement: object) -> Tensor:
         return self.field(latents, placement)

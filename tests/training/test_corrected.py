@@ -1,4 +1,4 @@
-"""Learning a correction on top of the closed form, from shards to renders."""
+"""Learning a correction or refinement on top of the closed form, from shards to renders."""
 
 import json
 from collections.abc import Callable
@@ -17,7 +17,9 @@ from functaconv.signals.grid import Grid
 from functaconv.solvers import fit
 from functaconv.training import Trained, fit_base
 
-LATENT = {"sites": [3, 3], "numbers": 6}
+# behind windows the latent map is corrected, what a global latent decodes to is refined
+LATENTS: dict[str, dict[str, Any]] = {"corrected": {"sites": [3, 3], "numbers": 6}, "refined": {"numbers": 12}}
+LATENT = LATENTS["corrected"]
 TRAINING = {"steps": 60, "batch_size": 8, "warmup": 0.1}
 
 
@@ -26,10 +28,15 @@ def shards(image_shards: Callable[..., Path]) -> Path:
     return image_shards(48, seed=3)
 
 
+@pytest.fixture(scope="module", params=list(LATENTS))
+def latent(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return LATENTS[request.param]
+
+
 @pytest.fixture(scope="module")
-def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained(shards: Path, latent: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Trained:
     path = tmp_path_factory.mktemp("corrected") / "base"
-    return fit_base(str(shards), path, settings={"latent": LATENT, "training": TRAINING}, device="cpu")
+    return fit_base(str(shards), path, settings={"latent": latent, "training": TRAINING}, device="cpu")
 
 
 def random_batch(items: int, shape: tuple[int, int]) -> Batch:
@@ -45,12 +52,15 @@ def test_it_is_better_than_the_closed_form(trained: Trained) -> None:
     assert stored.recipe.latent.map_width
     assert stored.base.field.is_corrected
     assert not stored.base.field.is_linear
+    assert stored.base.field.is_refined == (not stored.recipe.latent.sites)
     assert stored.base.is_canonical
     assert not stored.base.start.any()
 
 
-def test_only_the_correction_has_learned(trained: Trained, shards: Path, tmp_path: Path) -> None:
-    closed = {"latent": LATENT, "training": {"minutes": 0}}
+def test_only_the_correction_has_learned(
+    trained: Trained, shards: Path, latent: dict[str, Any], tmp_path: Path
+) -> None:
+    closed = {"latent": latent, "training": {"minutes": 0}}
     floor = read_base(fit_base(str(shards), tmp_path / "base", settings=closed, device="cpu").path).base
     learned = read_base(trained.path).base
     torch.testing.assert_close(learned.field.network.state_dict(), floor.field.network.state_dict())
@@ -59,12 +69,22 @@ def test_only_the_correction_has_learned(trained: Trained, shards: Path, tmp_pat
     torch.testing.assert_close(ours, theirs @ torch.linalg.lstsq(theirs, ours).solution, rtol=1e-3, atol=1e-4)
 
 
-def test_its_gradient_is_exact(trained: Trained) -> None:
+def test_a_gradient_is_exact_but_for_a_refinement(trained: Trained) -> None:
     base = read_base(trained.path).base.double()
-    problem = base.problem(random_batch(2, (12, 12)))
-    latents = torch.randn(2, 9, 6, generator=torch.Generator().manual_seed(0)).double().requires_grad_()
-    (expected,) = torch.autograd.grad(problem.error(latents).sum(), latents)
-    torch.testing.assert_close(-2 * problem.gradient(latents.detach()).jt_residual, expected, rtol=1e-9, atol=1e-12)
+    problem, sites = base.problem(random_batch(2, (12, 12))), base.field.sites.count
+    latents = torch.randn(2, sites, base.latent, generator=torch.Generator().manual_seed(0)).double().requires_grad_()
+    if base.field.is_refined:
+        (piece,) = problem.pieces
+        residual = (piece.residual(base.field(latents, piece.placement)) * piece.weights).detach()
+        linear = base.field.network.features(base.field.latent_map(latents), piece.placement)
+        (expected,) = torch.autograd.grad((linear * residual).sum(), latents)
+    else:
+        (expected,) = torch.autograd.grad(-problem.error(latents).sum() / 2, latents)
+    found = problem.gradient(latents.detach()).jt_residual
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    # the same where what is linear is known
+    known = base.prepared(random_batch(2, (12, 12))).gradient(latents.detach()).jt_residual
+    torch.testing.assert_close(known, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_a_fit_takes_the_same_steps_where_no_linearization_is_kept(trained: Trained) -> None:
@@ -100,17 +120,18 @@ def test_encode_fewer_numbers_and_render(
     assert len(list((tmp_path / "out").glob("*.png"))) == 48
 
 
-def test_steps_that_are_computed_again_learn_the_same(shards: Path, tmp_path: Path) -> None:
+def test_steps_that_are_computed_again_learn_the_same(shards: Path, latent: dict[str, Any], tmp_path: Path) -> None:
     learned = []
     for recompute in ("yes", "no"):
         training = TRAINING | {"steps": 5, "recompute": recompute}
         path = tmp_path / recompute
-        fit_base(str(shards), path, settings={"latent": LATENT, "training": training}, device="cpu")
+        fit_base(str(shards), path, settings={"latent": latent, "training": training}, device="cpu")
         learned.append(read_base(path).base.state_dict())
     torch.testing.assert_close(*learned, rtol=1e-3, atol=1e-5)
 
 
-def test_items_that_do_not_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("asked", ["2x2x3", "3"])
+def test_items_that_do_not_differ(asked: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     for number in range(12):
@@ -118,7 +139,7 @@ def test_items_that_do_not_differ(tmp_path: Path, capsys: pytest.CaptureFixture[
     base, store = tmp_path / "base.safetensors", tmp_path / "out.zarr"
     for arguments in (
         ("pack", folder, tmp_path / "shards"),
-        ("fit-base", tmp_path / "shards", base, "--latent", "2x2x3", "--steps", 3, "--device", "cpu"),
+        ("fit-base", tmp_path / "shards", base, "--latent", asked, "--steps", 3, "--device", "cpu"),
         ("encode", base, tmp_path / "shards", store, "--device", "cpu"),
     ):
         assert run([str(argument) for argument in arguments]) == 0, capsys.readouterr().err
