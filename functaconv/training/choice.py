@@ -141,7 +141,11 @@ def _described(recipe: Recipe) -> str:
     if not learnable(recipe):
         return f"closed form, latent {sites}"
     budget = f"{training.minutes:g} minutes" if training.minutes else f"{training.steps} steps"
-    return f"{network.described}, latent {sites}, {recipe.solver.kind} solver, batch {training.batch_size}, {budget}"
+    learned = f"{network.described}, latent {sites}, {recipe.solver.kind} solver"
+    if latent.map_width:
+        nonlinear = "refined" if latent.knots else "corrected"
+        learned = f"closed form, latent {sites}, {nonlinear} by a network {latent.map_width} wide"
+    return f"{learned}, batch {training.batch_size}, {budget}"
 
 
 def _first_items(names: Sequence[str], data: DataRecipe, watcher: Watcher) -> list[Item]:

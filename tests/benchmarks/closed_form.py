@@ -1,8 +1,8 @@
-"""The closed form, and what minutes add: `python -m tests.benchmarks.closed_form DATA OUT.jsonl [CELL[@MINUTES] ...]`.
+"""The closed form, and what minutes add: `python -m tests.benchmarks.closed_form DATA OUT.jsonl [CELL ...]`.
 
-DATA is a folder with a folder for every dataset below, each with train-*.tar and test-*.tar. For each cell a base is
-fitted in closed form on the training items, and the preset learns on from there for MINUTES; the test items are
-encoded, and compared with the data and with PCA of as many numbers, fitted on the same
+DATA is a folder with a folder for every dataset below, each with train-*.tar and test-*.tar. For each cell, which may
+be CELL@MINUTES or CELL@MINUTES+SEED, a base is fitted in closed form on the training items, and the preset learns on
+from there; the test items are encoded, and compared with the data and with PCA of as many numbers, fitted on the same
 training items; one thread, one line of JSON per cell. Afterwards a table of all rows is printed.
 """
 
@@ -66,19 +66,20 @@ CELLS = {
 def main() -> None:
     data, out = Path(sys.argv[1]), Path(sys.argv[2])
     for asked in sys.argv[3:] or CELLS:
-        name, _, minutes = asked.partition("@")
-        row = measured(data, name, CELLS[name], minutes or "0")
+        learned, _, seed = asked.partition("+")
+        name, _, minutes = learned.partition("@")
+        row = measured(data, name, CELLS[name], minutes or "0", seed or "0")
         with out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         print(table([row]).splitlines()[-1], flush=True)
     print(table([json.loads(line) for line in out.read_text().splitlines()]))
 
 
-def measured(data: Path, name: str, cell: Cell, minutes: str) -> dict[str, Any]:
+def measured(data: Path, name: str, cell: Cell, minutes: str, seed: str) -> dict[str, Any]:
     train, test = (str(data / cell.data / f"{split}-*.tar") for split in ("train", "test"))
     with tempfile.TemporaryDirectory() as folder:
         base, store = f"{folder}/base.safetensors", f"{folder}/test.zarr"
-        fit = ("fit-base", train, base, "--latent", cell.latent, "--minutes", minutes, *cell.reading)
+        fit = ("fit-base", train, base, "--latent", cell.latent, "--minutes", minutes, "--seed", seed, *cell.reading)
         begun = time.monotonic()
         trained = ran(*fit)
         fitted = time.monotonic()
@@ -90,6 +91,7 @@ def measured(data: Path, name: str, cell: Cell, minutes: str) -> dict[str, Any]:
         "items": told["count"],
         "validation_psnr": trained["validation_psnr"],
         "minutes": float(minutes),
+        "seed": int(seed),
         "updates": trained["updates"],
         "closed_form_validation_psnr": trained["closed_form"]["psnr"],
         "learned_validation_psnr": trained["learned"]["psnr"],

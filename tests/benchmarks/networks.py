@@ -3,8 +3,9 @@
 DATA is a folder with a folder for every dataset, each with train-*.tar and test-*.tar. A cell is
 
 - `heart/MODULATION`: fifty faces learned by heart with one network and modulations of this kind (`by_heart.py`);
-- `DATA-LATENT/KIND-MODULATION`, `DATA-LATENT/preset-NAME`, `DATA-LATENT/linear`: a base learned for MINUTES at width 64
-  on the training items (`linear`: the closed form), on all test items, beside PCA and the closed form;
+- `DATA-LATENT/KIND-MODULATION`, `DATA-LATENT/preset-NAME`, `DATA-LATENT/linear`, `DATA-LATENT/default`: a base learned
+  for MINUTES at width 64 on the training items (`linear`: the closed form, `default`: what fit-base makes without
+  options, at its own width), on all test items, beside PCA and the closed form;
 - `resolution/KIND-MODULATION`: milliseconds of the processor per megapixel rendered, 64 to 2048 pixels a side.
 
 `heart`, `equal` and `resolution` alone stand for all of their cells. One thread, a line of JSON per cell in OUT.jsonl.
@@ -66,7 +67,7 @@ def cells_of(table: str) -> Iterator[str]:
 def names_for(data: str) -> Iterator[str]:
     """Networks that make sense for a latent: matrices and multiscale for global ones only."""
     is_global = "x" not in data.rpartition("-")[2]
-    yield "linear"
+    yield from ("linear", "default")
     for kind in NETWORKS:
         if kind != "multiscale" or is_global:
             own = ("affine", "levels") if kind == "polynomial" else ()
@@ -105,7 +106,7 @@ def measured(data: Path, cell: str, minutes: float, seed: int) -> dict[str, Any]
 
 def asked_for(name: str) -> list[str]:
     """Options of fit-base."""
-    if name == "linear":
+    if name in ("linear", "default"):
         return []
     kind, _, modulation = name.partition("-")
     if kind == "preset":
@@ -180,7 +181,9 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
     for panel, table in zip(panels[0], tables, strict=True):
         own = [row for row in rows if row["cell"].split("/")[0] == table]
         for kind, colour in zip(
-            ("linear", "preset", *NETWORKS), ("k", "tab:gray", *mpl.colormaps["tab10"].colors), strict=False
+            ("linear", "default", "preset", *NETWORKS),
+            ("k", "r", "tab:gray", *mpl.colormaps["tab10"].colors),
+            strict=False,
         ):
             points = [row for row in own if row["cell"].split("/")[1].partition("-")[0] == kind]
             panel.scatter([row["milliseconds_per_item"] for row in points], [row["psnr"] for row in points],
