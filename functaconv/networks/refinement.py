@@ -17,7 +17,7 @@ from functaconv.networks.convolutions import convolved
 from functaconv.networks.initial import uniform
 from functaconv.shapes import Coords
 
-DEPTH = 4
+DEPTH = 6
 """layers of the network, the linear output left out"""
 # knots that are one site to the network, along each axis
 TOGETHER = 2
@@ -100,7 +100,7 @@ def between(coords: Coords, knots: tuple[int, ...]) -> tuple[Int[Tensor, "tap po
             t * (t * (2 - t) - 1), t * t * (3 * t - 5) + 2, t * (t * (4 - 3 * t) + 1), t * t * (t - 1)
         ]) / 2  # fmt: skip
         taps = low.long() + torch.arange(-1, 3, device=coords.device)[:, None]
-        # half a step beyond the border a knot is its own mirror image
+        # half a step beyond the border they are reflected
         taps = torch.where(taps < 0, -1 - taps, taps)
         taps = torch.where(taps >= size, 2 * size - 1 - taps, taps).clamp(0, size - 1)
         numbers = (numbers[:, None] * size + taps).flatten(0, 1)

@@ -12,6 +12,8 @@ from functaconv.networks.refinement import DEPTH, TOGETHER, Refinement, between
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 LATENT, CHANNELS, WIDTH = 3, 2, 4
+# so many that the network does not see from the middle to the border
+FAR = 4 * DEPTH * TOGETHER
 KNOTS = [(8,), (5,), (6, 4), (3, 8), (4, 3, 2)]
 
 
@@ -54,24 +56,25 @@ def test_nothing_becomes_nothing_and_something_something(knots: tuple[int, ...])
 
 
 def test_a_knot_is_changed_by_those_around_it() -> None:
-    size, at = 4 * DEPTH * TOGETHER, 2 * DEPTH * TOGETHER
-    values = drawn(1, size, CHANNELS).requires_grad_()
-    (gradient,) = torch.autograd.grad(refinement((size,))(values)[0, at].sum(), values)
+    at = FAR // 2
+    values = drawn(1, FAR, CHANNELS).requires_grad_()
+    (gradient,) = torch.autograd.grad(refinement((FAR,))(values)[0, at].sum(), values)
     seen = gradient[0].abs().sum(1).nonzero()[:, 0]
     assert (int(seen.min()), int(seen.max())) == (at - DEPTH * TOGETHER, at + (DEPTH + 1) * TOGETHER - 1)
 
 
-@pytest.mark.parametrize("knots", [(16,), (16, 6), (2, 16, 2)])
+@pytest.mark.parametrize("knots", [(FAR,), (FAR, 6), (2, FAR, 2)])
 def test_what_is_moved_by_a_site_is_changed_alike(knots: tuple[int, ...]) -> None:
-    axis = knots.index(16)
+    axis, middle = knots.index(FAR), FAR // 2
     values, made = drawn(1, math.prod(knots), CHANNELS).reshape(1, *knots, CHANNELS), refinement(knots)
     # far from the border, where sites are repeated
-    values.narrow(1 + axis, 0, 7).zero_()
-    values.narrow(1 + axis, 9, 7).zero_()
+    values.narrow(1 + axis, 0, middle - 1).zero_()
+    values.narrow(1 + axis, middle + 1, middle - 1).zero_()
     moved = values.roll(-TOGETHER, 1 + axis)
     ours = made(values.flatten(1, -2)).reshape(values.shape).roll(-TOGETHER, 1 + axis)
     theirs = made(moved.flatten(1, -2)).reshape(values.shape)
-    torch.testing.assert_close(ours.narrow(1 + axis, 5, 3), theirs.narrow(1 + axis, 5, 3), **EXACT)
+    near = (1 + axis, middle - 3, 3)
+    torch.testing.assert_close(ours.narrow(*near), theirs.narrow(*near), **EXACT)
 
 
 @pytest.mark.parametrize("knots", KNOTS)

@@ -15,7 +15,7 @@ from functaconv.training.sizing import LEAST_WIDTH, WANTED_UPDATES, affordable, 
 
 @pytest.mark.parametrize(
     ("width", "updates", "wanted"),
-    [(192, WANTED_UPDATES, 192), (192, WANTED_UPDATES / 4, 96), (192, 1, LEAST_WIDTH), (48, 1, 48)],
+    [(192, WANTED_UPDATES, 192), (192, WANTED_UPDATES / 4, 96), (192, 1, LEAST_WIDTH), (24, 1, 24)],
 )
 def test_half_the_width_makes_four_times_the_updates(width: int, updates: float, wanted: int) -> None:
     assert affordable(width, updates) == wanted
@@ -38,7 +38,7 @@ def recipe(**settings: object) -> Recipe:
     return Recipe().changed({"network": {"width": 256}, "training": {"minutes": 5}, **settings})
 
 
-@pytest.mark.parametrize(("each", "wanted"), [(0.01, 256), (0.5, 192), (100.0, 64)])
+@pytest.mark.parametrize(("each", "wanted"), [(0.01, 256), (0.5, 192), (100.0, 32)])
 def test_a_slow_machine_gets_a_narrow_network(each: float, wanted: int) -> None:
     learner, told = Slow(each), list[str]()
     found = narrowed(recipe(), learner, [], told.append, clock=learner.clock)  # type: ignore[arg-type]
