@@ -136,9 +136,7 @@ def _refined(name: str, shape: tuple[int, ...], latent: LatentRecipe) -> Recipe:
     """
     most = round(MOST_KNOTS ** (1 / len(shape)))
     knots = tuple(max(2, min(most, size) // 2 * 2) for size in shape)
-    recipe = _corrected(name, math.prod(shape), replace(latent, map_width=48, knots=knots))
-    # more updates of fewer items learn more in the same time
-    return recipe.changed({"training": {"batch_size": max(4, recipe.training.batch_size // 2)}})
+    return _corrected(name, math.prod(shape), replace(latent, map_width=48, knots=knots))
 
 
 def _corrected(name: str, points: int, latent: LatentRecipe) -> Recipe:
@@ -148,11 +146,11 @@ def _corrected(name: str, points: int, latent: LatentRecipe) -> Recipe:
     return Recipe(
         name=name,
         network=FourierOptions(),
-        latent=latent if latent.map_width else replace(latent, map_width=128),
+        latent=latent if latent.map_width else replace(latent, map_width=96),
         solver=GaussNewtonOptions(steps=3, chord=True),
         training=TrainingRecipe(
             minutes=10,
-            batch_size=max(4, min(32, (1 << 15) // points)),
+            batch_size=max(4, min(16, (1 << 14) // points)),
             optimizer="muon",
             matrix_rate=2e-3,
             one_step=0.0,

@@ -7,21 +7,19 @@ What it adds to the linear map's modulations costs so much per site, not per poi
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
-from functaconv.networks.convolutions import convolved
-from functaconv.networks.initial import uniform
+from functaconv.networks.convolutions import Convolutions
 from functaconv.networks.sites import SiteGrid
 from functaconv.shapes import Latents, Modulations
 
+DEPTH = 3
+"""layers of the network, the linear output left out"""
+
 
 class Correction(nn.Module):
-    """Two convolutions over a site's neighbourhood (three sites along every axis), then a linear layer: `[item, site,
-    latent]` to `[item, site, modulation]`.
+    """Convolutions over the sites: `[item, site, latent]` to `[item, site, modulation]`.
 
-    Without biases, so that a zero latent is mapped to zero; the last layer begins at zero. Beyond the border its site
-    is repeated; a closed axis goes on at its other end. Each modulation is multiplied by its `scale`, and each number
-    of a latent divided by its `spread` before.
+    Each modulation is multiplied by its `scale`, and each number of a latent divided by its `spread` before.
     """
 
     scale: Tensor
@@ -37,32 +35,29 @@ class Correction(nn.Module):
         generator: torch.Generator | None,
     ) -> None:
         super().__init__()
-        self.shape, self.is_closed = sites.shape, sites.is_closed
-        self.taps = 3 ** len(sites.shape)
-        fans = [latent * self.taps, width * self.taps]
-        self.layers = nn.ParameterList(
-            uniform(width, fan_in, low=-(fan_in**-0.5), high=fan_in**-0.5, generator=generator) for fan_in in fans
-        )
-        self.out = nn.Parameter(torch.zeros(len(scale), width))
+        self.shape = sites.shape
+        self.network = Convolutions(
+            latent, width, len(scale), axes=len(sites.shape), depth=DEPTH, is_closed=sites.is_closed,
+            generator=generator,
+        )  # fmt: skip
         self.register_buffer("scale", scale.clone())
         self.register_buffer("spread", torch.ones(latent))
 
     def forward(self, latents: Latents) -> Modulations:
         """What is added to the modulations of every site."""
-        hidden = (latents / self.spread).mT.reshape(len(latents), -1, *self.shape)
-        for weight in self.layers:
-            hidden = functional.gelu(convolved(hidden, weight, is_closed=self.is_closed))
-        added: Tensor = hidden.flatten(2).mT @ self.out.T * self.scale
+        seen = (latents / self.spread).mT.reshape(len(latents), -1, *self.shape)
+        added: Tensor = self.network(seen).flatten(2).mT * self.scale
         return added
 
     @torch.no_grad()
     def substitute(self, matrix: Float[Tensor, "latent latent"]) -> None:
         """Become the same map of other latents, of which the present ones are `matrix @ other`."""
-        first = self.layers[0]
+        first = self.network.layers[0]
         weight = (first.reshape(len(first), len(matrix), -1) / self.spread[:, None]).to(matrix.dtype)
         first.copy_(torch.einsum("wls,lk->wks", weight, matrix).flatten(1))
         self.spread.fill_(1.0)
 
     def tensors_of_first(self, keep: int) -> dict[str, Tensor]:
         """Its tensors, by name, as a map of the first `keep` numbers of each latent; the others are zero."""
-        return {"layers.0": self.layers[0][:, : keep * self.taps], "spread": self.spread[:keep]}
+        taps = 3 ** len(self.shape)
+        return {"network.layers.0": self.network.layers[0][:, : keep * taps], "spread": self.spread[:keep]}

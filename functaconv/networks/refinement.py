@@ -1,6 +1,6 @@
 """What is added to a linear decode: a small convolutional network that looks at it.
 
-The linear part is evaluated at fixed knots, a grid over the domain. Residual convolutions (He et al. 2016) see these
+The linear part is evaluated at fixed knots, a grid over the domain. Residual convolutions see these
 values, as the networks do that sharpen an enlarged picture (Dong et al. 2014), and what they make of them is read
 between the knots by cubic convolution (Keys 1981): so the sum is a function of the point alone, at any resolution.
 """
@@ -11,10 +11,8 @@ import math
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional
 
-from functaconv.networks.convolutions import convolved
-from functaconv.networks.initial import uniform
+from functaconv.networks.convolutions import Convolutions
 from functaconv.shapes import Coords
 
 DEPTH = 6
@@ -30,8 +28,7 @@ CLOSE = 1e-4
 class Refinement(nn.Module):
     """Values at the knots to what is added there: `[item, knot, channel]` to the same.
 
-    Without biases, so that nothing is added to nothing; the last layer begins at zero. `spread` is the standard
-    deviation of the values it sees.
+    `spread` is the standard deviation of the values it sees.
     """
 
     spread: Tensor
@@ -41,12 +38,10 @@ class Refinement(nn.Module):
         super().__init__()
         self.knots, self.channels = knots, channels
         self.sides = tuple(1 if size % TOGETHER else TOGETHER for size in knots)
-        taps, numbers = 3 ** len(knots), channels * math.prod(self.sides)
-        fans = [numbers * taps, *[width * taps] * (DEPTH - 1)]
-        self.layers = nn.ParameterList(
-            uniform(width, fan_in, low=-(fan_in**-0.5), high=fan_in**-0.5, generator=generator) for fan_in in fans
+        numbers = channels * math.prod(self.sides)
+        self.network = Convolutions(
+            numbers, width, numbers, axes=len(knots), depth=DEPTH, is_residual=True, generator=generator
         )
-        self.out = nn.Parameter(torch.zeros(numbers, width))
         self.register_buffer("spread", torch.ones(()))
         centres = [(torch.arange(size) + 0.5) / size for size in knots]
         places = torch.stack(torch.meshgrid(*centres, indexing="ij"), -1).reshape(-1, len(knots))
@@ -54,11 +49,7 @@ class Refinement(nn.Module):
 
     def forward(self, values: Float[Tensor, "item knot channel"]) -> Float[Tensor, "item knot channel"]:
         """What is added at the knots."""
-        hidden = self._gathered(values / self.spread)
-        for number, weight in enumerate(self.layers):
-            after = functional.gelu(convolved(hidden, weight))
-            hidden = hidden + after if number else after
-        added = (hidden.movedim(1, -1) @ self.out.T).movedim(-1, 1)
+        added: Tensor = self.network(self._gathered(values / self.spread))
         return REACH * self.spread * self._parted(added)
 
     def _gathered(self, values: Float[Tensor, "item knot channel"]) -> Float[Tensor, "item number *site"]:

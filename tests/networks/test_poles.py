@@ -28,7 +28,7 @@ def field_of(sites: SiteGrid, *, is_corrected: bool = False) -> ModulatedNetwork
     correction = None
     if is_corrected:
         correction = Correction(sites, NUMBERS, 4, torch.ones(network.modulations), generator=generator)
-        torch.nn.init.normal_(correction.out, generator=generator)
+        torch.nn.init.normal_(correction.network.out, generator=generator)
     latent_map = LatentMap(sites, NUMBERS, network.modulations, correction=correction, generator=generator)
     return ModulatedNetwork(network, latent_map, sites).double()
 

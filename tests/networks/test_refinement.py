@@ -24,7 +24,7 @@ def refinement(knots: tuple[int, ...], *, is_fresh: bool = False) -> Refinement:
     with torch.no_grad():
         made.spread.fill_(0.5)
         if not is_fresh:
-            made.out.normal_(generator=generator)
+            made.network.out.normal_(generator=generator)
     return made
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from functaconv.base import Base
+from functaconv.base import Base, is_of_correction
 from functaconv.construction import build
 from functaconv.documents import merged
 from functaconv.modalities import Axes
@@ -141,6 +141,20 @@ def test_muon_takes_the_matrices_and_adam_the_rest() -> None:
     assert taken["muon"] | taken["adam"] == set(names)
     adam = recipe(training={"optimizer": "adam"})
     assert set(optimizers_of(base, list(base.parameters()), [], adam.training)) == {"adam"}
+
+
+@pytest.mark.parametrize("latent", [{"sites": [2, 2], "interpolation": "window"}, {"knots": [4, 6]}])
+def test_muon_takes_all_that_is_learned_on_top_of_the_closed_form(latent: dict[str, Any]) -> None:
+    settings = {
+        "network": {"kind": "fourier"}, "solver": {"kind": "gauss-newton", "chord": True},
+        "latent": {"numbers": 3, "map_width": 4, **latent}, "training": {"optimizer": "muon"},
+    }  # fmt: skip
+    chosen = validated(settings)
+    base = build(chosen, AXES, Normalizer.of_code_range(3))
+    learned = [parameter for name, parameter in base.named_parameters() if is_of_correction(name)]
+    assert len(learned) > 2
+    taken = optimizers_of(base, learned, [], chosen.training)["muon"].param_groups[0]["params"]
+    assert {id(parameter) for parameter in learned} <= {id(parameter) for parameter in taken}
 
 
 @pytest.mark.parametrize("learned", [False, True])
