@@ -91,10 +91,10 @@ def exactly(field: ModulatedNetwork, shape: tuple[int, ...], trained: tuple[int,
     """
     finer = [max(sizes) for sizes in zip(shape, trained, strict=True)]
     network = field.network
-    is_alone = isinstance(network, Fourier) and not (network.learned or len(network.weights) or field.is_refined)
-    if not is_alone or field.sites.count > 1:
+    if not isinstance(network, Fourier) or network.learned or len(network.weights):
         return None
-    assert isinstance(network, Fourier)
+    if field.sites.count > 1 or field.is_corrected:
+        return None
 
     def gains(frequencies: Tensor) -> Tensor:
         coarse, fine = (frequencies / (2 * frequencies.new_tensor(sizes)) for sizes in (shape, finer))

@@ -1,5 +1,7 @@
 """From a recipe to a fresh base."""
 
+import math
+
 import torch
 
 from functaconv.base import Base
@@ -19,11 +21,15 @@ from functaconv.networks import (
     SiteGrid,
 )
 from functaconv.networks.cosines import OPEN
+from functaconv.networks.refinement import knots_of
 from functaconv.networks.sites import Frame
 from functaconv.recipe import Recipe
 from functaconv.signals.geometry import Flat, Geometry
 from functaconv.signals.normalizer import Normalizer
 from functaconv.solvers import SOLVERS
+
+# numbers of the derivatives of a linear decode at the knots of a refinement, which are kept
+MOST_SEEN = 1 << 27
 
 
 def build(
@@ -68,7 +74,7 @@ def build(
         if latent.map_width and latent.sites
         else None
     )
-    refinement = _refinement(recipe, axes, geometry, generator) if latent.knots else None
+    refinement = _refinement(recipe, axes, geometry, generator) if latent.is_refined else None
     mapping = (
         Mapping(latent.numbers, latent.mapping_width, latent.mapping, generator=generator) if latent.mapping else None
     )
@@ -87,14 +93,21 @@ def build(
 
 
 def _refinement(recipe: Recipe, axes: Axes, geometry: Geometry, generator: torch.Generator | None) -> Refinement:
-    knots = recipe.latent.knots
+    # without items to go by
+    knots = recipe.latent.knots or knots_of((64,) * axes.dims)
     if len(knots) != axes.dims:
         raise UsageError(
             f"latent.knots={list(knots)} has {len(knots)} axes, the items have {axes.dims}",
-            hint=f"--set latent.knots={[32] * axes.dims}",
+            hint=f"--set 'latent.knots={[32] * axes.dims}', or leave it out",
         )
     if closure_of(geometry) != OPEN:
-        raise UsageError("latent.knots is not for a globe, where the domain meets itself", hint="leave it out")
+        raise UsageError(
+            "a global latent with latent.map_width is not for fields around the globe", hint="--set latent.map_width=0"
+        )
+    if (seen := math.prod(knots) * axes.channels * recipe.latent.numbers) > MOST_SEEN:
+        raise UsageError(
+            f"{seen} derivatives at the knots, at most {MOST_SEEN} are possible", hint="fewer latent.knots, or numbers"
+        )
     return Refinement(knots, axes.channels, recipe.latent.map_width, generator=generator)
 
 

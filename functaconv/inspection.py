@@ -123,7 +123,7 @@ def _of_base(stored: StoredBase) -> dict[str, Any]:
         "network": {
             "kind": recipe.network.kind,
             "modulation": getattr(recipe.network, "modulation", None),
-            "described": recipe.network.described,
+            "described": ", ".join(filter(None, (recipe.network.described, recipe.latent.described))),
         },
         "parameters": sum(parameter.numel() for parameter in base.parameters()),
         "latent": {

@@ -17,10 +17,8 @@ from functaconv.solvers import GaussNewtonOptions, GradientOptions, SolverOption
 LEAST_POINTS, MOST_POINTS = 256, 8192
 # values of an item in the inner fit for each number of a global latent: with three, it fits the points drawn
 EQUATIONS = 6
-# sized presets of which a global latent is refined
+# sized presets of which a global latent is refined, on flat domains
 REFINED = ("images", "arrays")
-# knots of a refinement, along all axes together
-MOST_KNOTS = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,8 @@ class Situation:
     """the same"""
     has_network: bool = False
     """a network was asked for, by its kind or its settings"""
+    is_refinable: bool = True
+    """of a global latent a refinement learns more than a network of coordinates"""
 
 
 def preset(name: str, situation: Situation) -> Recipe:
@@ -121,32 +121,24 @@ def _sized(name: str, situation: Situation) -> Recipe:
     is_as_asked = (
         situation.has_network or situation.solver or latent.kernel > 1 or latent.learned_start or latent.mapping
     )
-    if latent.interpolation == "window" and not is_as_asked:
-        return _corrected(name, points, latent)
-    if not latent.sites and name in REFINED and not is_as_asked:
-        return _refined(name, situation.shape, latent)
+    if latent.sites and latent.interpolation == "window" and not is_as_asked:
+        return _corrected(name, points, replace(latent, map_width=96))
+    if not latent.sites and name in REFINED and situation.is_refinable and not is_as_asked:
+        return _corrected(name, points, replace(latent, map_width=48))
     sized = _by_gradient if situation.solver == "gradient" else _by_gauss_newton
     network, solver, training = sized(points, situation.channels, latent, gpu)
     return Recipe(name=name, network=network, latent=latent, solver=solver, training=training)
 
 
-def _refined(name: str, shape: tuple[int, ...], latent: LatentRecipe) -> Recipe:
-    """The closed form with a network that looks at what it decodes: no network of coordinates learns as much in
-    minutes.
-    """
-    most = round(MOST_KNOTS ** (1 / len(shape)))
-    knots = tuple(max(2, min(most, size) // 2 * 2) for size in shape)
-    return _corrected(name, math.prod(shape), replace(latent, map_width=48, knots=knots))
-
-
 def _corrected(name: str, points: int, latent: LatentRecipe) -> Recipe:
     """The closed form with a nonlinear correction of its latent map, which costs so much per site and not per point: a
-    network behind windows would be evaluated 2^d times for each point.
+    network behind windows would be evaluated 2^d times for each point. Of a global latent, with a refinement: no
+    network of coordinates learns as much in minutes.
     """
     return Recipe(
         name=name,
         network=FourierOptions(),
-        latent=latent if latent.map_width else replace(latent, map_width=96),
+        latent=latent,
         solver=GaussNewtonOptions(steps=3, chord=True),
         training=TrainingRecipe(
             minutes=10,

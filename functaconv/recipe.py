@@ -103,7 +103,8 @@ class LatentRecipe:
     """numbers of the hidden layers of a small convolutional network that is learned on top of the closed form, over the
     sites, or of a global latent over its knots; 0: none"""
     knots: Annotated[tuple[Annotated[int, Field(ge=2, le=4096)], ...], Field(max_length=3)] = ()
-    """global latents: points along each axis at which that network sees what the closed form decodes, and adds to it"""
+    """global latents: points along each axis at which that network sees what the closed form decodes, and adds to it;
+    empty: those of the items"""
     mapping: Annotated[int, Field(ge=0, le=2)] = 0
     """hidden layers of a mapping network between a latent and its modulations; 0: a linear map"""
     mapping_width: Annotated[int, Field(ge=1, le=4096)] = 128
@@ -117,6 +118,17 @@ class LatentRecipe:
         check_size(sites * self.numbers, MOST_NUMBERS, "numbers per item")
         check_size(sites * self.kernel ** len(self.sites), MOST_NEIGHBOURS, "neighbours of sites")
         return self
+
+    @property
+    def is_refined(self) -> bool:
+        """What a global latent decodes to is refined."""
+        return bool(self.map_width) and not self.sites
+
+    @property
+    def described(self) -> str:
+        """The network on top of the closed form in words; empty where there is none."""
+        how = "refined" if self.is_refined else "corrected"
+        return f"{how} by a network {self.map_width} wide" if self.map_width else ""
 
     @property
     def read(self) -> int:
@@ -232,9 +244,9 @@ class Recipe:
                 "latent.mapping is for networks that are learned, each site by itself: not with latent.kernel=3, "
                 "latent.map_width, or network.kind=fourier without layers"
             )
-        if bool(self.latent.knots) != bool(self.latent.map_width and not self.latent.sites):
-            raise ValueError("latent.map_width of a global latent needs latent.knots, which nothing else does")
         check_size(math.prod(self.latent.knots), MOST_KNOTS, "knots")
+        if self.latent.is_refined and self.training.envelope:
+            raise ValueError("training.envelope: a fit does not end where the error of a refined decode is least")
         if self.latent.map_width:
             chord = isinstance(self.solver, GaussNewtonOptions) and self.solver.chord
             if not (self.network.has_closed_form and chord) or self.latent.kernel > 1 or self.latent.learned_start:
@@ -242,8 +254,7 @@ class Recipe:
                     "latent.map_width corrects the closed form: it needs network.kind=fourier without layers, "
                     "solver.kind=gauss-newton with solver.chord, a kernel of 1 and a start of zero"
                 )
-            axes = self.latent.sites or self.latent.knots
-            size = self.latent.map_width * (self.latent.map_width + self.latent.numbers) * 3 ** len(axes)
+            size = self.latent.map_width * (self.latent.map_width + self.latent.numbers) * 3 ** len(self.latent.sites)
             check_size(size + self.latent.map_width * self.network.modulations, MOST_PARAMETERS, "weights of latents")
         check_size(self.solver.steps * self.latent.numbers, MOST_PARAMETERS, "rates")
         if SOLVERS[self.solver.kind].needs_jacobian:

@@ -3,21 +3,26 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from functaconv.areas import Areas, CellMeans
+from functaconv.areas import Areas, CellMeans, exactly
 from functaconv.base import Base
 from functaconv.checkpoint import read_base
+from functaconv.construction import build
 from functaconv.conversion import encode
 from functaconv.errors import UsageError
 from functaconv.functaset.opening import open_functaset
 from functaconv.measuring import sample, samples
+from functaconv.modalities import Axes
 from functaconv.networks import ModulatedNetwork
+from functaconv.recipe import validated
 from functaconv.reporting import report
 from functaconv.signals.grid import Grid
+from functaconv.signals.normalizer import Normalizer
 from functaconv.training import fit_base
 from tests.conftest import png
 
@@ -155,3 +160,16 @@ def test_another_footprint_is_another_functaset(base_path: Path, images: Path, t
         encode(base_path, str(images), tmp_path / "b.zarr", footprint="circle")
     with pytest.raises(UsageError, match="as a whole"):
         encode(base_path, str(images), tmp_path / "b.zarr", footprint="area", tile=8)
+
+
+@pytest.mark.parametrize("latent", [{"sites": [1, 1], "interpolation": "window"}, {"knots": [4, 4]}])
+def test_means_are_those_of_cosines_where_nothing_else_is_added(latent: dict[str, Any]) -> None:
+    settings = {"network": {"kind": "fourier"}, "solver": {"kind": "gauss-newton", "chord": True}}
+
+    def found(width: int) -> ModulatedNetwork | None:
+        recipe = validated({**settings, "latent": {"numbers": 3, "map_width": width, **latent}})
+        base = build(recipe, Axes("image", 2, 3), Normalizer.of_code_range(3))
+        return exactly(base.field, (4, 4), (8, 8))
+
+    assert found(0) is not None
+    assert found(4) is None

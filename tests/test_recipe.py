@@ -14,6 +14,7 @@ from functaconv.documents import merged
 from functaconv.errors import InputError, UsageError
 from functaconv.modalities import Axes
 from functaconv.networks import FourierOptions, SirenOptions
+from functaconv.networks.refinement import knots_of
 from functaconv.presets import PRESETS, Situation, preset
 from functaconv.recipe import LatentRecipe, Recipe, validated
 from functaconv.settings import assignment, from_toml, latent_of, of_earlier
@@ -346,7 +347,7 @@ def test_the_images_preset_is_made_for_the_solver_that_is_asked_for() -> None:
     assert (default.solver.kind, default.training.optimizer) == ("gauss-newton", "muon")
     assert (asked.solver.kind, asked.training.optimizer) == ("gauss-newton", "muon")
     assert (gradient.solver.kind, gradient.training.optimizer) == ("gradient", "adam")
-    assert asked.latent == gradient.latent == replace(default.latent, map_width=0, knots=())
+    assert asked.latent == gradient.latent == replace(default.latent, map_width=0)
 
 
 @pytest.mark.parametrize(
@@ -361,17 +362,27 @@ def test_a_correction_is_one_of_the_closed_form(settings: dict[str, Any]) -> Non
     assert corrected.latent.map_width
     with pytest.raises(UsageError, match=r"latent\.map_width corrects the closed form"):
         corrected.changed(settings)
-    corrected.changed({"latent": {"map_width": 0, "knots": []}}).changed(settings)
+    corrected.changed({"latent": {"map_width": 0}}).changed(settings)
 
 
-def test_a_refinement_is_one_of_a_global_latent() -> None:
-    refined = preset("images", Situation((30, 100), 3, on_gpu=False, latent=LatentRecipe(numbers=64)))
-    assert (refined.latent.knots, refined.latent.sites) == ((30, 64), ())
-    for settings in ({"knots": []}, {"map_width": 0}, {"sites": [2, 2]}):
-        with pytest.raises(UsageError, match=r"latent\.map_width of a global latent needs latent\.knots"):
-            refined.changed({"latent": settings})
+def test_a_global_latent_is_refined_on_flat_domains() -> None:
+    asked = Situation((30, 100), 3, on_gpu=False, latent=LatentRecipe(numbers=64))
+    refined = preset("images", asked)
+    assert refined.latent.is_refined
+    assert preset("images", replace(asked, is_refinable=False)).network.kind == "siren"
     with pytest.raises(UsageError, match="knots"):
         refined.changed({"latent": {"knots": [512, 512]}})
+    with pytest.raises(UsageError, match=r"training\.envelope"):
+        refined.changed({"training": {"envelope": True}})
+
+
+@pytest.mark.parametrize(
+    ("shape", "knots"),
+    [((32, 32), (32, 32)), ((33, 1), (32, 2)), ((4, 900), (4, 900)), ((300, 200), (64, 64)), ((10000,), (4096,)),
+     ((1, 64, 64), (2, 44, 46)), ((20, 20, 20), (16, 16, 16))],
+)  # fmt: skip
+def test_knots_are_the_points_of_the_items_within_reason(shape: tuple[int, ...], knots: tuple[int, ...]) -> None:
+    assert knots_of(shape) == knots
 
 
 def test_more_is_measured_than_fitted() -> None:

@@ -117,12 +117,10 @@ class ModulatedNetwork(nn.Module):
 
     def forward(self, latents: Latents, placement: Placement) -> CellFeatures:
         """Features of every point of every cell."""
-        if self.refinement is not None:
-            linear = self.network.features(self.latent_map(latents), placement)
-            return linear + self.refined(latents, placement)
         modulation = self.latent_map(latents)
         if placement.by_corner is None:
-            return self.network.features(modulation, placement)
+            features = self.network.features(modulation, placement)
+            return features if self.refinement is None else features + self.refined(latents, placement)
         return self._blended(self.network.features(modulation, placement.windows), placement)
 
     def vjp(self, latents: Latents, placement: Placement) -> tuple[CellFeatures, Callable[[CellFeatures], Latents]]:

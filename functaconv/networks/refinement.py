@@ -23,6 +23,8 @@ TOGETHER = 2
 REACH = 1.2
 # share of the way between two knots below which a point is at a knot
 CLOSE = 1e-4
+# knots along all axes together, unless more are asked for
+USUAL_KNOTS = 1 << 12
 
 
 class Refinement(nn.Module):
@@ -75,6 +77,16 @@ class Refinement(nn.Module):
             if bool(share.any()):
                 values = values + share[:, None] * added[:, knot]
         return values
+
+
+def knots_of(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Where a refinement sees items of this shape: at each point, or at as many as suit all axes together."""
+    knots, left = [2] * len(shape), USUAL_KNOTS
+    for place, axis in enumerate(sorted(range(len(shape)), key=shape.__getitem__)):
+        share = round(left ** (1 / (len(shape) - place)))
+        knots[axis] = max(2, min(share, shape[axis]) // 2 * 2)
+        left = max(1, left // knots[axis])
+    return tuple(knots)
 
 
 def between(coords: Coords, knots: tuple[int, ...]) -> tuple[Int[Tensor, "tap point"], Float[Tensor, "tap point"]]:

@@ -109,24 +109,22 @@ class Problem:
         return replace(self, pieces=tuple(pieces), linearization=linearization)
 
     @property
-    def _is_known(self) -> bool:
-        """Features at any latents follow from derivatives that are known: but for what a refinement adds."""
-        return self.linearization is not None and (self.field.is_linear or self.field.is_refined)
+    def _known(self) -> Linearization | None:
+        """What features at any latents follow from, but for what a refinement adds."""
+        return self.linearization if self.field.is_linear or self.field.is_refined else None
 
     def features(self, latents: Latents) -> Iterator[CellFeatures]:
         """Those of every point, piece by piece; from the derivatives of what is linear, where they are known."""
-        if not self._is_known:
+        if (known := self._known) is None:
             yield from (self.field(latents, piece.placement) for piece in self.pieces)
             return
-        known = self.linearization
-        assert known is not None
         for piece, features, rows in zip(self.pieces, known.features, known.rows, strict=True):
-            yield self._extended(piece, features, rows, latents)
+            yield self._extended(piece, features, rows, latents - known.latents, latents)
 
-    def _extended(self, piece: Piece, features: StartFeatures, rows: Tensor, latents: Latents) -> CellFeatures:
-        """Features of a piece at any latents, from those at the linearization's."""
-        assert self.linearization is not None
-        change = latents - self.linearization.latents
+    def _extended(
+        self, piece: Piece, features: StartFeatures, rows: Tensor, change: Latents, latents: Latents
+    ) -> CellFeatures:
+        """Features of a piece at latents that differ by `change` from those where its features and rows are."""
         linear = features + along(rows, change, self.field.reads(piece.placement))
         return linear + self.field.refined(latents, piece.placement) if self.field.is_refined else linear
 
@@ -176,9 +174,8 @@ class Problem:
             linearization = self._linearization_at(latents)
             if linearization is not None:
                 return self._gradient_along(linearization)
-            if self._is_known and self.linearization is not None:
-                # features and derivatives are known everywhere
-                return self._gradient_along(self.linearization, latents)
+            if (known := self._known) is not None:
+                return self._gradient_along(known, latents)
             return Gradient(*_summed(self._pulled_back(piece, latents) for piece in self.pieces))
 
     def normal_equations(self, latents: Latents) -> NormalEquations:
@@ -193,7 +190,7 @@ class Problem:
                 return NormalEquations(start.jt_residual, start.error, linearization.normal_matrix)
             matrices = CellMatrixSum()
             jt_residual, error = _summed(self._linearized(piece, latents, matrices) for piece in self.pieces)
-            if self.field.is_corrected and latents.any():
+            if self.field.is_corrected and not self.field.is_refined and latents.any():
                 # of a correction, which is zero at zero, the Jacobian knows nothing, the gradient does
                 jt_residual, error = _summed(self._pulled_back(piece, latents) for piece in self.pieces)
             return NormalEquations(jt_residual, error, matrices.total(self.reads, self._count))
@@ -239,7 +236,7 @@ class Problem:
 
         def part(piece: Piece, features: StartFeatures, rows: Tensor) -> tuple[Latents, PerItem]:
             if latents is not None:
-                features = self._extended(piece, features, rows, latents)
+                features = self._extended(piece, features, rows, latents - linearization.latents, latents)
             return self._jt_residual_of(piece, features, rows, self.field.reads(piece.placement))
 
         return Gradient(*_summed(map(part, self.pieces, linearization.features, linearization.rows)))

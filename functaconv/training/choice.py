@@ -16,7 +16,8 @@ from functaconv.data.shards import read_records, shown
 from functaconv.errors import InputError, ItemError, UsageError
 from functaconv.modalities import Axes
 from functaconv.modalities.reading import check_possible, count_ignored
-from functaconv.presets import SIZED, Situation
+from functaconv.networks.refinement import knots_of
+from functaconv.presets import REFINED, SIZED, Situation
 from functaconv.presets import preset as preset_of
 from functaconv.recipe import DataRecipe, Recipe, validated
 from functaconv.signals.device import half_is_fast, usable_precision
@@ -71,11 +72,14 @@ def choose(names: Sequence[str], device: torch.device, options: FitOptions, watc
     situation = Situation(
         first.shape, axes.channels, device.type == "cuda", validated({"latent": layout}).latent if layout else None,
         solver, has_network=not asked.get("network", {}).keys() <= CLOSED_FORM_SETTINGS,
+        is_refinable=axes.modality.preset in REFINED,
     )  # fmt: skip
     chosen = preset_name or axes.modality.preset
     recipe = validated(layered(preset_of(str(chosen), situation).settings(), asked))
     if chosen in SIZED:
         recipe = _suited(recipe, asked)
+    if recipe.latent.is_refined and not recipe.latent.knots:
+        recipe = recipe.changed({"latent": {"knots": knots_of(first.shape)}})
     is_free = not _network_asked_for(preset_name, asked)
     training, budget = recipe.training, asked.get("training", {})
     is_learned = not recipe.network.has_closed_form and not is_free
@@ -143,8 +147,7 @@ def _described(recipe: Recipe) -> str:
     budget = f"{training.minutes:g} minutes" if training.minutes else f"{training.steps} steps"
     learned = f"{network.described}, latent {sites}, {recipe.solver.kind} solver"
     if latent.map_width:
-        nonlinear = "refined" if latent.knots else "corrected"
-        learned = f"closed form, latent {sites}, {nonlinear} by a network {latent.map_width} wide"
+        learned = f"closed form, latent {sites}, {latent.described}"
     return f"{learned}, batch {training.batch_size}, {budget}"
 
 

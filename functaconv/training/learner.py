@@ -188,7 +188,8 @@ class Learner:
         if self.rollbacks > MOST_ROLLBACKS:
             raise FunctaconvError(
                 f"training diverged: no finite gradient after {self.rollbacks - 1} returns to a good state",
-                hint="lower the rate (--set training.rate=1e-4) or w0 (--set network.w0_hidden=10)",
+                hint="lower the rates (--set training.rate=1e-4, --set training.matrix_rate=2e-4) or w0 "
+                "(--set network.w0_hidden=10)",
             )
         self.base.load_state_dict(self._good["base"])
         self.average.load_state_dict(self._good["average"])

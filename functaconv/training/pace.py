@@ -40,5 +40,6 @@ class Pace:
         enough = math.ceil(self._minutes + (LEAST_UPDATES - expected) * each / 60)
         self._announce(
             f"warning: at {1 / each:.2g} updates/s about {expected} will fit into {self._minutes:g} minutes, where a "
-            f"base needs {LEAST_UPDATES} or more: --minutes {enough}, or a smaller network (--set network.width=64)"
+            f"base needs {LEAST_UPDATES} or more: --minutes {enough}, or a smaller network (network.width, "
+            "latent.map_width)"
         )

@@ -57,6 +57,8 @@ class Run:
         saved = group.first(lambda: self.folder.read(request.identity))
         self.data = Dataset(request.source, watcher, group)
         self._described_as = self.data.described(None if saved is None else saved.values)
+        # settings that do not suit the items are found before anything is computed
+        build(request.recipe, request.source.axes, *self._described_as, to_be_loaded=True)
         self.floor = group.first(self._closed_form)
         if not learnable(request.recipe):
             return
