@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from functaconv.base import Base
 from functaconv.checkpoint import base_to_bytes
@@ -60,6 +61,8 @@ class Run:
         # settings that do not suit the items are found before anything is computed
         build(request.recipe, request.source.axes, *self._described_as, to_be_loaded=True)
         self.floor = group.first(self._closed_form)
+        # the most that a validation on the way has found, and the average it found it of
+        self._best: tuple[float, dict[str, Tensor]] | None = None
         if not learnable(request.recipe):
             return
         recipe = request.recipe
@@ -168,6 +171,9 @@ class Run:
             return None
         quality, cost = self.group.first(self._timed_validation)
         schedule.note(cost)
+        if quality > (-math.inf if self._best is None else self._best[0]):
+            average = self.learner.average.state_dict()
+            self._best = quality, {name: tensor.clone() for name, tensor in average.items()}
         return quality
 
     def _timed_validation(self) -> tuple[float, float]:
@@ -221,12 +227,18 @@ class Run:
             "shapes": sorted(self.data.shapes),
         }
         values |= plainly(self.learner.base.normalizer, self.learner.base.geometry)
+        if self._best is not None:
+            values["best"], best = self._best
+            tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
         self.folder.write(TrainingState(tensors, values))
 
     def _restore(self, saved: TrainingState) -> None:
         self.learner.restore(saved.tensors, saved.values)
         self.seconds, self._schedule.validated_at = float(saved.values["seconds"]), int(saved.values["validated_at"])
         self._position = Position(saved.values["position"]["epoch"], saved.values["position"]["index"])
+        if "best" in saved.values:
+            names = self.learner.average.state_dict()
+            self._best = float(saved.values["best"]), {name: saved.tensors[f"best.{name}"] for name in names}
         self.data.shapes |= {tuple(shape) for shape in saved.values["shapes"]}
 
     def _end_without_learning(self) -> Trained:
@@ -241,6 +253,12 @@ class Run:
         self.seconds += seconds
         self._report(Update(update.error, math.nan), quality)
         average, floor = self.learner.average, self.floor
+        if self._best is not None and self._best[0] > quality:
+            self.watcher.announce(
+                f"an earlier base is written: {self._best[0]:.2f} dB on held-out items, the last has {quality:.2f}"
+            )
+            quality, best = self._best
+            average.load_state_dict(best)
         if self.request.may_keep_closed_form and not quality > floor.psnr:
             self.watcher.announce(
                 f"the closed form is written: {floor.psnr:.2f} dB on held-out items, the learned base has {quality:.2f}"
