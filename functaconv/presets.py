@@ -122,7 +122,7 @@ def _sized(name: str, situation: Situation) -> Recipe:
         situation.has_network or situation.solver or latent.kernel > 1 or latent.learned_start or latent.mapping
     )
     if latent.sites and latent.interpolation == "window" and not is_as_asked:
-        return _corrected(name, points, replace(latent, map_width=96))
+        return _corrected(name, points, replace(latent, map_width=128))
     if not latent.sites and name in REFINED and situation.is_refinable and not is_as_asked:
         return _corrected(name, points, replace(latent, map_width=48))
     sized = _by_gradient if situation.solver == "gradient" else _by_gauss_newton
@@ -142,7 +142,8 @@ def _corrected(name: str, points: int, latent: LatentRecipe) -> Recipe:
         solver=GaussNewtonOptions(steps=3, chord=True),
         training=TrainingRecipe(
             minutes=10,
-            batch_size=max(4, min(16, (1 << 14) // points)),
+            # a refinement learns more from more updates of fewer items
+            batch_size=max(4, min(16, (1 << 14) // points) if latent.is_refined else min(32, (1 << 15) // points)),
             optimizer="muon",
             matrix_rate=2e-3,
             one_step=0.0,

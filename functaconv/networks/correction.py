@@ -12,7 +12,7 @@ from functaconv.networks.convolutions import Convolutions
 from functaconv.networks.sites import SiteGrid
 from functaconv.shapes import Latents, Modulations
 
-DEPTH = 3
+DEPTH = 2
 """layers of the network, the linear output left out"""
 
 

@@ -171,7 +171,9 @@ class Run:
             return None
         quality, cost = self.group.first(self._timed_validation)
         schedule.note(cost)
-        if quality > (-math.inf if self._best is None else self._best[0]):
+        # when a validation is due depends on the clock: what a run of so many steps writes must not
+        is_by_clock = self.request.recipe.training.minutes is not None
+        if is_by_clock and quality > (-math.inf if self._best is None else self._best[0]):
             average = self.learner.average.state_dict()
             self._best = quality, {name: tensor.clone() for name, tensor in average.items()}
         return quality

@@ -440,7 +440,15 @@ def test_the_log_has_a_line_per_report(few: Path, tmp_path: Path, train: Callabl
 
 
 def test_the_best_of_all_validations_is_written(few: Path, tmp_path: Path, train: Callable[..., Trained]) -> None:
-    training = {"steps": 150, "rate": 0.03, "matrix_rate": 0.03, "schedule": "constant", "ema": 0.0, "clip": 0.0}
+    training = {
+        "steps": 150,
+        "minutes": 1.0,
+        "rate": 0.03,
+        "matrix_rate": 0.03,
+        "schedule": "constant",
+        "ema": 0.0,
+        "clip": 0.0,
+    }
     trained = train(few, tmp_path / "base", log=tmp_path / "log.jsonl", training=training)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     found = [line["validation_psnr"] for line in lines if line["validation_psnr"] is not None]
