@@ -74,7 +74,7 @@ def build(
         if latent.map_width and latent.sites
         else None
     )
-    refinement = _refinement(recipe, axes, geometry, generator) if latent.is_refined else None
+    refinement = refinement_of(recipe, axes, geometry, generator) if latent.is_refined else None
     mapping = (
         Mapping(latent.numbers, latent.mapping_width, latent.mapping, generator=generator) if latent.mapping else None
     )
@@ -92,7 +92,8 @@ def build(
     return base
 
 
-def _refinement(recipe: Recipe, axes: Axes, geometry: Geometry, generator: torch.Generator | None) -> Refinement:
+def refinement_of(recipe: Recipe, axes: Axes, geometry: Geometry, generator: torch.Generator | None) -> Refinement:
+    """A fresh refinement for a recipe that has one; a `UsageError` where its settings do not suit the items."""
     # without items to go by
     knots = recipe.latent.knots or knots_of((64,) * axes.dims)
     if len(knots) != axes.dims:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from functaconv.base import Base
 from functaconv.checkpoint import base_to_bytes
-from functaconv.construction import build
+from functaconv.construction import build, refinement_of
 from functaconv.engines.ranks import trainers
 from functaconv.files import replace_bytes
 from functaconv.functaset.attributes import canonical
@@ -58,8 +58,9 @@ class Run:
         saved = group.first(lambda: self.folder.read(request.identity))
         self.data = Dataset(request.source, watcher, group)
         self._described_as = self.data.described(None if saved is None else saved.values)
-        # settings that do not suit the items are found before anything is computed
-        build(request.recipe, request.source.axes, *self._described_as, to_be_loaded=True)
+        if request.recipe.latent.is_refined:
+            # settings that do not suit the items are found before anything is computed
+            refinement_of(request.recipe, request.source.axes, self._described_as[1], None)
         self.floor = group.first(self._closed_form)
         # the most that a validation on the way has found, and the average it found it of
         self._best: tuple[float, dict[str, Tensor]] | None = None
