@@ -130,8 +130,8 @@ class CellMeans:
         return self.field.is_corrected
 
     @property
-    def is_refined(self) -> bool:
-        return self.field.is_refined
+    def keeps_derivatives(self) -> bool:
+        return self.field.keeps_derivatives
 
     @cached_property
     def _reads(self) -> Reads:
@@ -146,9 +146,12 @@ class CellMeans:
         """Means over the cells, `[item, 1, point, channel]`."""
         return self._means(self.field(latents, self.fine))
 
-    def refined(self, latents: Latents, placement: Placement) -> CellFeatures:
-        """Means of what the refinement adds."""
-        return self._means(self.field.refined(latents, self.fine))
+    def refined(self, linear: CellFeatures, latents: Latents, placement: Placement) -> CellFeatures:
+        """Means of the linear part, with those of what a refinement adds."""
+        if self.field.refinement is None:
+            return linear
+        nothing = linear.new_zeros(len(latents), *self.fine.index.shape, linear.shape[-1])
+        return linear + self._means(self.field.refined(nothing, latents, self.fine))
 
     def vjp(self, latents: Latents, placement: Placement) -> tuple[CellFeatures, Callable[[CellFeatures], Latents]]:
         """The means, and the function that pulls a cotangent of them back onto the latents."""

@@ -196,13 +196,13 @@ class Base(nn.Module):
 
     def _decoded(self, latents: Latents, placement: Placement) -> CellFeatures:
         """Features of every point of every cell."""
-        if not (self.field.is_linear or self.field.is_refined):
+        if not self.field.keeps_derivatives:
             features: CellFeatures = self.field(latents, placement)
             return features
         # one set of derivatives serves all items
         at_zero, rows = self.field.jacobian(torch.zeros_like(latents[:1]), placement)
         linear = at_zero + along(rows, latents, self.field.reads(placement))
-        return linear + self.field.refined(latents, placement) if self.field.is_refined else linear
+        return self.field.refined(linear, latents, placement)
 
     def chunk(self, items: int, kind: str | None = None) -> int:
         """How many points of each item to take at a time on a kind of device: this one's, or `cpu` or `cuda`."""

@@ -119,8 +119,7 @@ class ModulatedNetwork(nn.Module):
         """Features of every point of every cell."""
         modulation = self.latent_map(latents)
         if placement.by_corner is None:
-            features = self.network.features(modulation, placement)
-            return features if self.refinement is None else features + self.refined(latents, placement)
+            return self.refined(self.network.features(modulation, placement), latents, placement)
         return self._blended(self.network.features(modulation, placement.windows), placement)
 
     def vjp(self, latents: Latents, placement: Placement) -> tuple[CellFeatures, Callable[[CellFeatures], Latents]]:
@@ -130,9 +129,9 @@ class ModulatedNetwork(nn.Module):
         modulation, onto_latents = self.latent_map.vjp(latents)
         if placement.by_corner is None:
             features, onto_modulations = self.network.vjp(modulation, placement)
-            if self.refinement is not None:
-                features = features + self.refined(latents, placement)
-            return features, lambda cotangent: onto_latents(onto_modulations(cotangent))
+            return self.refined(features, latents, placement), lambda cotangent: onto_latents(
+                onto_modulations(cotangent)
+            )
         by_window, onto_windows = self.network.vjp(modulation, placement.windows)
         return self._blended(by_window, placement), lambda cotangent: onto_latents(
             onto_windows(placement.parted(cotangent))
@@ -156,8 +155,7 @@ class ModulatedNetwork(nn.Module):
             rows = torch.einsum("cpk,ickpfn->icpfkn", placement.blend, rows).flatten(-2)
             return self._blended(by_window, placement), rows
         features, rows = self.network.jacobian(modulation, placement, onto)
-        if self.refinement is not None:
-            features = features + self.refined(latents, placement)
+        features = self.refined(features, latents, placement)
         if placement.blend is None:
             return features, self._by_latents(rows, latents, placement)
         if mapping is not None:
@@ -180,16 +178,17 @@ class ModulatedNetwork(nn.Module):
         features, common = placement.blended(by_window), self.network.common(placement.coords)
         return features if common is None else features + common
 
-    def refined(self, latents: Latents, placement: Placement) -> CellFeatures:
-        """What the refinement adds to the linear part.
+    def refined(self, linear: CellFeatures, latents: Latents, placement: Placement) -> CellFeatures:
+        """Features of the linear part, with what the refinement adds where there is one.
 
         A fit takes no derivative of it: it ends where the linear part of what is missing is zero. The refinement is
         learned for such latents, and a step costs no more than an evaluation.
         """
-        assert self.refinement is not None
+        if self.refinement is None:
+            return linear
         values = torch.einsum("kcn,in->ikc", self._derivatives_at_knots(), latents[:, 0])
         added = self.refinement(values)
-        return self.refinement.read(added, placement.coords[0])[:, None]
+        return linear + self.refinement.read(added, placement.coords[0])[:, None]
 
     def _derivatives_at_knots(self) -> Float[Tensor, "knot channel latent"]:
         """Of the linear part; computed anew only when it has changed."""
@@ -224,14 +223,19 @@ class ModulatedNetwork(nn.Module):
         return self.latent_map.kernel == 1 and self.network.absorbs_constants and not self.is_corrected
 
     @property
-    def is_corrected(self) -> bool:
-        """The latent map has a nonlinear part, or what it leads to is refined."""
-        return self.latent_map.correction is not None or self.is_refined
+    def nonlinear(self) -> Correction | Refinement | None:
+        """What is learned on top of a linear base: of the latent map, or of what it leads to."""
+        return self.latent_map.correction if self.refinement is None else self.refinement
 
     @property
-    def is_refined(self) -> bool:
-        """What is linear in a latent has a refinement."""
-        return self.refinement is not None
+    def is_corrected(self) -> bool:
+        """There is something nonlinear on top of a linear base."""
+        return self.nonlinear is not None
+
+    @property
+    def keeps_derivatives(self) -> bool:
+        """Those that a fit takes are the same everywhere: features are linear, or refined from what is."""
+        return self.is_linear or self.refinement is not None
 
     @property
     def is_linear(self) -> bool:

@@ -39,12 +39,12 @@ class Field(Protocol):
     @property
     def is_corrected(self) -> bool: ...
     @property
-    def is_refined(self) -> bool: ...
+    def keeps_derivatives(self) -> bool: ...
 
     def __call__(self, latents: Latents, placement: Placement) -> CellFeatures: ...
     def vjp(self, latents: Latents, placement: Placement) -> tuple[CellFeatures, Callable[[CellFeatures], Latents]]: ...
     def jacobian(self, latents: Latents, placement: Placement) -> tuple[CellFeatures, CellJacobian]: ...
-    def refined(self, latents: Latents, placement: Placement) -> CellFeatures: ...
+    def refined(self, linear: CellFeatures, latents: Latents, placement: Placement) -> CellFeatures: ...
     def reads(self, placement: Placement) -> Reads | None: ...
 
 
@@ -111,7 +111,7 @@ class Problem:
     @property
     def _known(self) -> Linearization | None:
         """What features at any latents follow from, but for what a refinement adds."""
-        return self.linearization if self.field.is_linear or self.field.is_refined else None
+        return self.linearization if self.field.keeps_derivatives else None
 
     def features(self, latents: Latents) -> Iterator[CellFeatures]:
         """Those of every point, piece by piece; from the derivatives of what is linear, where they are known."""
@@ -119,14 +119,8 @@ class Problem:
             yield from (self.field(latents, piece.placement) for piece in self.pieces)
             return
         for piece, features, rows in zip(self.pieces, known.features, known.rows, strict=True):
-            yield self._extended(piece, features, rows, latents - known.latents, latents)
-
-    def _extended(
-        self, piece: Piece, features: StartFeatures, rows: Tensor, change: Latents, latents: Latents
-    ) -> CellFeatures:
-        """Features of a piece at latents that differ by `change` from those where its features and rows are."""
-        linear = features + along(rows, change, self.field.reads(piece.placement))
-        return linear + self.field.refined(latents, piece.placement) if self.field.is_refined else linear
+            linear = features + along(rows, latents - known.latents, self.field.reads(piece.placement))
+            yield self.field.refined(linear, latents, piece.placement)
 
     def error(self, latents: Latents) -> PerItem:
         """Mean squared error of each item over its valid points and channels."""
@@ -175,7 +169,7 @@ class Problem:
             if linearization is not None:
                 return self._gradient_along(linearization)
             if (known := self._known) is not None:
-                return self._gradient_along(known, latents)
+                return self._gradient_along(known, self.features(latents))
             return Gradient(*_summed(self._pulled_back(piece, latents) for piece in self.pieces))
 
     def normal_equations(self, latents: Latents) -> NormalEquations:
@@ -190,7 +184,7 @@ class Problem:
                 return NormalEquations(start.jt_residual, start.error, linearization.normal_matrix)
             matrices = CellMatrixSum()
             jt_residual, error = _summed(self._linearized(piece, latents, matrices) for piece in self.pieces)
-            if self.field.is_corrected and not self.field.is_refined and latents.any():
+            if self.field.is_corrected and not self.field.keeps_derivatives and latents.any():
                 # of a correction, which is zero at zero, the Jacobian knows nothing, the gradient does
                 jt_residual, error = _summed(self._pulled_back(piece, latents) for piece in self.pieces)
             return NormalEquations(jt_residual, error, matrices.total(self.reads, self._count))
@@ -216,8 +210,7 @@ class Problem:
                 cells = len(piece.placement.index)
                 matrices.add(piece.placement.first, matrix.expand(-1, cells, -1, -1))
                 features.append(start)
-                is_needed = self.field.is_linear or self.field.is_refined
-                rows.append(weighted if self.is_shared and not is_needed else jacobian)
+                rows.append(weighted if self.is_shared and not self.field.keeps_derivatives else jacobian)
             normal_matrix = matrices.total(self.reads, self._count, is_common=self.is_shared)
         return Linearization(latents, features, rows, normal_matrix)
 
@@ -229,17 +222,15 @@ class Problem:
         """The linearization, when these are the latents it was made at."""
         return self.linearization if self.linearization is not None and latents is self.linearization.latents else None
 
-    def _gradient_along(self, linearization: Linearization, latents: Latents | None = None) -> Gradient:
-        """One product with the residuals per piece: features and derivatives are known, at the linearization's latents
-        or, where they follow from them, at others.
+    def _gradient_along(self, known: Linearization, features: Iterable[Tensor] | None = None) -> Gradient:
+        """With derivatives that are known, one product with the residuals per piece: at the linearization's latents, or
+        at those of other features.
         """
 
         def part(piece: Piece, features: StartFeatures, rows: Tensor) -> tuple[Latents, PerItem]:
-            if latents is not None:
-                features = self._extended(piece, features, rows, latents - linearization.latents, latents)
             return self._jt_residual_of(piece, features, rows, self.field.reads(piece.placement))
 
-        return Gradient(*_summed(map(part, self.pieces, linearization.features, linearization.rows)))
+        return Gradient(*_summed(map(part, self.pieces, known.features if features is None else features, known.rows)))
 
     def _pulled_back(self, piece: Piece, latents: Latents) -> tuple[Latents, PerItem]:
         """J'W(y - f) and error of a piece, by one reverse sweep."""

@@ -31,6 +31,7 @@ def corrected(floor: Floor, recipe: Recipe) -> tuple[Base, Recipe]:
     # the mean of the items, where the correction is zero: the first step is then the same whatever has been learned
     base.start.zero_()
     base.field.expect(known.latent_std)
-    for name, parameter in base.named_parameters():
-        parameter.requires_grad_(is_of_correction(name))
+    assert base.field.nonlinear is not None
+    base.requires_grad_(False)
+    base.field.nonlinear.requires_grad_(True)
     return base, whole

@@ -19,8 +19,7 @@ def optimizers_of(
     network, latent_map = base.field.network, base.field.latent_map
     matrices: list[nn.Parameter] = []
     if training.optimizer == "muon":
-        nonlinear = [part for part in (latent_map.correction, base.field.refinement) if part is not None]
-        corrections = [matrix for part in nonlinear for matrix in part.parameters()]
+        corrections = [] if base.field.nonlinear is None else list(base.field.nonlinear.parameters())
         mapping = [] if latent_map.mapping is None else list(latent_map.mapping.weights)
         matrices = [*network.matrices, latent_map.weight, *corrections, *mapping]
         matrices = [matrix for matrix in matrices if matrix.requires_grad]

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from functaconv.base import Base
 from functaconv.checkpoint import base_to_bytes
@@ -22,6 +21,7 @@ from functaconv.metrics import psnr
 from functaconv.recipe import Recipe
 from functaconv.signals.device import sweep_dtype_of
 from functaconv.signals.sampler import Position
+from functaconv.training.best import Best
 from functaconv.training.canonical import make_canonical
 from functaconv.training.closed_form import Situation, fit_closed_form, learnable
 from functaconv.training.closed_form.floor import Floor, planar
@@ -62,8 +62,7 @@ class Run:
             # settings that do not suit the items are found before anything is computed
             refinement_of(request.recipe, request.source.axes, self._described_as[1], None)
         self.floor = group.first(self._closed_form)
-        # the most that a validation on the way has found, and the average it found it of
-        self._best: tuple[float, dict[str, Tensor]] | None = None
+        self._best = Best()
         if not learnable(request.recipe):
             return
         recipe = request.recipe
@@ -173,10 +172,8 @@ class Run:
         quality, cost = self.group.first(self._timed_validation)
         schedule.note(cost)
         # when a validation is due depends on the clock: what a run of so many steps writes must not
-        is_by_clock = self.request.recipe.training.minutes is not None
-        if is_by_clock and quality > (-math.inf if self._best is None else self._best[0]):
-            average = self.learner.average.state_dict()
-            self._best = quality, {name: tensor.clone() for name, tensor in average.items()}
+        if self.request.recipe.training.minutes is not None:
+            self._best.note(quality, self.learner.average)
         return quality
 
     def _timed_validation(self) -> tuple[float, float]:
@@ -230,18 +227,14 @@ class Run:
             "shapes": sorted(self.data.shapes),
         }
         values |= plainly(self.learner.base.normalizer, self.learner.base.geometry)
-        if self._best is not None:
-            values["best"], best = self._best
-            tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
-        self.folder.write(TrainingState(tensors, values))
+        best, its_values = self._best.state()
+        self.folder.write(TrainingState(tensors | best, values | its_values))
 
     def _restore(self, saved: TrainingState) -> None:
         self.learner.restore(saved.tensors, saved.values)
         self.seconds, self._schedule.validated_at = float(saved.values["seconds"]), int(saved.values["validated_at"])
         self._position = Position(saved.values["position"]["epoch"], saved.values["position"]["index"])
-        if "best" in saved.values:
-            names = self.learner.average.state_dict()
-            self._best = float(saved.values["best"]), {name: saved.tensors[f"best.{name}"] for name in names}
+        self._best.restore(saved.tensors, saved.values)
         self.data.shapes |= {tuple(shape) for shape in saved.values["shapes"]}
 
     def _end_without_learning(self) -> Trained:
@@ -256,12 +249,12 @@ class Run:
         self.seconds += seconds
         self._report(Update(update.error, math.nan), quality)
         average, floor = self.learner.average, self.floor
-        if self._best is not None and self._best[0] > quality:
+        if self._best.psnr > quality:
             self.watcher.announce(
-                f"an earlier base is written: {self._best[0]:.2f} dB on held-out items, the last has {quality:.2f}"
+                f"an earlier base is written: {self._best.psnr:.2f} dB on held-out items, the last has {quality:.2f}"
             )
-            quality, best = self._best
-            average.load_state_dict(best)
+            quality = self._best.psnr
+            self._best.put_into(average)
         if self.request.may_keep_closed_form and not quality > floor.psnr:
             self.watcher.announce(
                 f"the closed form is written: {floor.psnr:.2f} dB on held-out items, the learned base has {quality:.2f}"

@@ -114,7 +114,7 @@ def test_a_field_is_its_linear_part_and_what_is_added(knots: tuple[int, ...]) ->
     field, latents = field_of(knots), drawn(2, 1, LATENT)
     placement = placed(field)
     plain = ModulatedNetwork(field.network, field.latent_map, field.sites)
-    added = field.refined(latents, placement)
+    added = field.refined(torch.zeros_like(plain(latents, placement)), latents, placement)
     assert added.abs().min() > 0
     torch.testing.assert_close(field(latents, placement), plain(latents, placement) + added, **EXACT)
     at_knots = plain(latents, field.sites.place(field.refinement.places.double()))
@@ -163,6 +163,7 @@ def test_means_over_cells_are_means_of_what_is_added() -> None:
     field, latents = field_of((6, 4)), drawn(2, 1, LATENT)
     fine = placed(field, 12)
     means = CellMeans(field, fine, torch.arange(12).reshape(4, 3))
-    assert means.is_refined
-    expected = field.refined(latents, fine).reshape(2, 1, 4, 3, CHANNELS).mean(3)
-    torch.testing.assert_close(means.refined(latents, fine), expected, **EXACT)
+    assert means.keeps_derivatives
+    linear = drawn(2, 1, 4, CHANNELS, seed=8)
+    added = field.refined(torch.zeros(2, 1, 12, CHANNELS).double(), latents, fine).reshape(2, 1, 4, 3, CHANNELS)
+    torch.testing.assert_close(means.refined(linear, latents, fine), linear + added.mean(3), **EXACT)

@@ -136,7 +136,7 @@ class Counting:
 
     is_linear = False
     is_corrected = False
-    is_refined = False
+    keeps_derivatives = False
 
     def __init__(self, field: ModulatedNetwork) -> None:
         self.field, self.sites, self.jacobians = field, field.sites, []

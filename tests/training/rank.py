@@ -27,7 +27,7 @@ def change(patches: ExitStack, plan: dict[str, Any]) -> None:
     if plan.get("double"):
         build, features = running.build, Normalizer.features
         for module in (running, corrected):
-            put(module, "build", lambda *given, **options: build(*given, **options).double())
+            put(module, "build", lambda *given: build(*given).double())
         put(Normalizer, "features", lambda self, batch: features(self, batch).double())
     descend = OuterGradients.descend
 

@@ -52,7 +52,7 @@ def test_it_is_better_than_the_closed_form(trained: Trained) -> None:
     assert stored.recipe.latent.map_width
     assert stored.base.field.is_corrected
     assert not stored.base.field.is_linear
-    assert stored.base.field.is_refined == (not stored.recipe.latent.sites)
+    assert (stored.base.field.refinement is not None) == (not stored.recipe.latent.sites)
     assert stored.base.is_canonical
     assert not stored.base.start.any()
 
@@ -73,7 +73,7 @@ def test_a_gradient_is_exact_but_for_a_refinement(trained: Trained) -> None:
     base = read_base(trained.path).base.double()
     problem, sites = base.problem(random_batch(2, (12, 12))), base.field.sites.count
     latents = torch.randn(2, sites, base.latent, generator=torch.Generator().manual_seed(0)).double().requires_grad_()
-    if base.field.is_refined:
+    if base.field.refinement is not None:
         (piece,) = problem.pieces
         residual = (piece.residual(base.field(latents, piece.placement)) * piece.weights).detach()
         linear = base.field.network.features(base.field.latent_map(latents), piece.placement)
