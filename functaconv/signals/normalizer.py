@@ -140,4 +140,6 @@ def _constants_of(low: np.ndarray, high: np.ndarray) -> Constants:
 @lru_cache(maxsize=16)
 def _on(values: tuple[float, ...], device: torch.device) -> Tensor:
     """Constants on a device, where they are copied once."""
-    return torch.tensor(values, dtype=torch.float32, device=device)
+    # they serve later calls with gradients, too
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32, device=device)
