@@ -10,9 +10,9 @@ import numpy as np
 import torch
 import webdataset as wds
 from PIL import Image
-from torch.nn import functional
 
 import functaconv
+from functaconv.signals.grid import Grid
 
 HERE = Path(__file__).parent
 
@@ -69,46 +69,55 @@ def psnr(found: torch.Tensor, wanted: torch.Tensor, where: torch.Tensor) -> floa
     return float((-10 * error.log10()).mean())
 
 
-def picture(base: Path, work: Path, size: int) -> Image.Image:
-    """Rows: between two items, beyond the border, sites of one and of the other. scikit-learn's photographs."""
+def picture(base: Path, work: Path, size: int) -> torch.Tensor:
+    """Rows: between two photographs of scikit-learn's, a fifth of the size beyond the border, sites of both."""
     from sklearn.datasets import load_sample_images
 
-    codes = [photo[40:424, 128:512][::6, ::6][:size, :size] for photo in load_sample_images().images]
     with wds.TarWriter(str(work / "photos.tar")) as tar:
-        for number, image in enumerate(codes):
-            tar.write({"__key__": f"photo{number}", "png": image})
+        for number, photo in enumerate(load_sample_images().images):
+            tar.write({"__key__": f"photo{number}", "png": photo[40:424, 128:512][::6, ::6][:size, :size]})
     functaconv.encode(base, str(work / "photos.tar"), work / "photos.zarr", overwrite=True)
     photos = functaconv.open_functaset(work / "photos.zarr")
     one, other = torch.from_numpy(photos.latents())
     columns = torch.arange(one.shape[1])[None, :, None]
     with torch.no_grad():
         between = photos.decode(functaconv.interpolate(photos, 0, 1, 5), size=(128, 128))
-        # a fifth of the size beyond the border on either side
         beyond = photos.decode(torch.stack([one, other]), size=(180, 180), region=((-0.2, 1.2), (-0.2, 1.2)))
-        beyond = functional.pad(torch.cat(list(beyond), 1), (0, 0, 140, 140), value=1.0)
+        beyond = torch.nn.functional.pad(torch.cat(list(beyond), 1), (0, 0, 140, 140), value=1.0)
         mixed = [torch.where(columns < cut, one, other) for cut in np.linspace(0, one.shape[1], 5).round()]
         mixture = photos.decode(torch.stack(mixed), size=(128, 128))
-    rows = [torch.cat(list(between), 1), beyond, torch.cat(list(mixture), 1)]
-    return Image.fromarray((torch.cat(rows).clamp(0, 1) * 255).round().byte().numpy())
+    return torch.cat([torch.cat(list(between), 1), beyond, torch.cat(list(mixture), 1)])
 
 
-def main(data: Path, work: Path, sites: str) -> None:
+def mixed_by_layer(path: Path, size: int) -> torch.Tensor:
+    """Rows: two made-up items, the one with more and more of the other's modulations, of the last layers first."""
+    base = functaconv.read_base(path)
+    made = base.latent_mean + base.latent_std * torch.randn(4, 1, base.latent)
+    with torch.no_grad():
+        one, other = base.field.latent_map(made).unflatten(2, (-1, base.field.network.width)).split(2)
+        layers, placement = torch.arange(one.shape[2])[:, None], base.placement(Grid((size, size)))
+        cuts = [torch.where(layers < cut, one, other).flatten(2) for cut in range(len(layers), -1, -1)]
+        values = [base.field.network.features(cut, placement).reshape(2, size, size, -1) for cut in cuts]
+    return torch.cat(values, 2).flatten(0, 1)
+
+
+def main(data: Path, work: Path, sites: str, minutes: float) -> None:
     begun = time.process_time()
     work.mkdir(parents=True, exist_ok=True)
     files = {split: sorted(map(str, data.glob(f"{split}*.tar"))) for split in ("train", "test")}
     train, test = images(files["train"]), images(files["test"])
     size, models = tuple(test.shape[1:3]), {}
-    for name, latent in (("global latent", None), (f"{sites} latent", sites)):
+    for name, recipe, latent in (("global latent", HERE / "recipe.toml", None), (f"{sites} latent", None, sites)):
         base = work / f"{name.split()[0]}.safetensors"
-        recipe = HERE / "recipe.toml" if latent is None else None
         functaconv.fit_base(files["train"], base, recipe=recipe, latent=latent, minutes=0.0)
         functaconv.encode(base, files["train"], base.with_suffix(".zarr"))
-        functaset = functaconv.open_functaset(base.with_suffix(".zarr"))
-        models[name] = Linear.of_functaset(functaset, size)
+        models[name] = Linear.of_functaset(functaconv.open_functaset(base.with_suffix(".zarr")), size)
     models["PCA"] = Linear.of_pca(train, min(256, len(train) - 1))
+    siren = {"network": {"kind": "siren"}}
+    layered = functaconv.fit_base(files["train"], work / "layers", latent="256", settings=siren, minutes=minutes).path
     torch.manual_seed(0)
-    columns = torch.arange(size[1]).expand(size)
-    masks = {"right half missing": columns < size[1] // 2, "90 % missing": torch.rand(size) < 0.1}
+    left = torch.arange(size[1]) < size[1] // 2
+    masks = {"right half missing": left.expand(size), "90 % missing": torch.rand(size) < 0.1}
     scores: dict[str, dict[str, float]] = {}
     for name, known in masks.items():
         values = known[..., None].expand(*size, test.shape[-1]).flatten()
@@ -126,7 +135,9 @@ def main(data: Path, work: Path, sites: str) -> None:
     }  # fmt: skip
     (work / "result.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
-    picture(work / f"{sites}.safetensors", work, min(size)).save(work / "explore.png")
+    rows = picture(work / f"{sites}.safetensors", work, min(size))
+    for name, values in (("explore", rows), ("layers", mixed_by_layer(layered, 128))):
+        Image.fromarray((values.clamp(0, 1) * 255).round().byte().numpy()).save(work / f"{name}.png")
 
 
 if __name__ == "__main__":
@@ -134,4 +145,5 @@ if __name__ == "__main__":
     parser.add_argument("data", type=Path)
     parser.add_argument("work", type=Path)
     parser.add_argument("--sites", default="8x8x16")
+    parser.add_argument("--minutes", type=float, default=3.0)
     main(**vars(parser.parse_args()))

@@ -14,8 +14,9 @@ Change = Callable[[np.ndarray], np.ndarray]
 
 
 def _flip(random: np.random.Generator, axes: int, _size: int) -> Change:
-    """Mirrored along the last axis, or not."""
-    return (lambda array: np.flip(array, axes - 1)) if random.random() < 0.5 else (lambda array: array)
+    """Left and right swapped, or not: the columns of an image, the first axis of a volume, whose last one points up."""
+    across = 0 if axes == 3 else axes - 1
+    return (lambda array: np.flip(array, across)) if random.random() < 0.5 else (lambda array: array)
 
 
 def _crop(random: np.random.Generator, axes: int, size: int) -> Change:

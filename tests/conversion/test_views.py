@@ -95,6 +95,12 @@ def test_views_are_the_items_mirrored_and_shifted() -> None:
     assert any(not np.array_equal(one.values, other.values) for one, other in zip(views, others, strict=True))
 
 
+def test_volumes_are_mirrored_left_to_right_not_upside_down() -> None:
+    values = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4, 1)
+    views = {view.values.tobytes() for view in Views(20, parse_augment("flip"), seed=0).of(Signal("key", values))}
+    assert views == {values.tobytes(), np.ascontiguousarray(values[::-1]).tobytes()}
+
+
 def test_the_torch_dataset_draws_one_view_per_epoch(encoded: dict[str, Functaset]) -> None:
     views = encoded["views"]
     dataset = views.torch_dataset()
