@@ -24,6 +24,8 @@ from functaconv.transfer import sent
 MOST_GRIDS, MOST_KEPT_POINTS = 64, 1 << 22
 # points sorted into cells at a time
 DECODED_TOGETHER = 1 << 20
+# items for each of which a grid is decoded axis by axis; of more, derivatives that serve all of them are less work
+DECODED_ALONE = 16
 # bytes of a Jacobian that is kept for all batches, and of all that are kept
 MOST_LINEARIZATION, MOST_LINEARIZATIONS = 1 << 29, 3 << 28
 # how the names of the tensors of a correction, and of a refinement, begin
@@ -186,9 +188,20 @@ class Base(nn.Module):
         features = latents.new_empty(len(latents), len(points), self.axes.channels)
         for start in range(0, len(points), DECODED_TOGETHER):
             part = points[start : start + DECODED_TOGETHER].to(self.start)
+            out = features[:, start : start + len(part)]
+            on_grid = self._on_grid(latents, part)
+            if on_grid is not None:
+                out.copy_(on_grid)
+                continue
             for placement in self.place(part).split(chunk):
-                placement.scatter(self._decoded(latents, placement), features[:, start : start + len(part)])
+                placement.scatter(self._decoded(latents, placement), out)
         return self.clipped(features)
+
+    def _on_grid(self, latents: Latents, points: Points) -> Features | None:
+        """Features behind windows, axis by axis; None where another way is less work."""
+        if points.positions is not None or (self.field.keeps_derivatives and len(latents) > DECODED_ALONE):
+            return None
+        return self.field.on_grid(latents, points.coords)
 
     def clipped(self, features: Features) -> Features:
         """Features of the field as the base gives them: changed in place where they are clipped."""
@@ -196,7 +209,7 @@ class Base(nn.Module):
 
     def _decoded(self, latents: Latents, placement: Placement) -> CellFeatures:
         """Features of every point of every cell."""
-        if not self.field.keeps_derivatives:
+        if not self.field.keeps_derivatives or self.field.sites.count == 1:
             features: CellFeatures = self.field(latents, placement)
             return features
         # one set of derivatives serves all items

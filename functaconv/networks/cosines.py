@@ -74,18 +74,39 @@ def weighed(
     closure: Closure = OPEN,
 ) -> Float[Tensor, "*point column"]:
     """`cosines(coords, frequencies) @ weights`; where the points form a grid, or nearly so, axis by axis."""
-    axes = coords.shape[-1]
-    distinct, places = zip(*(torch.unique(coords[..., axis], return_inverse=True) for axis in range(axes)), strict=True)
-    if math.prod(map(len, distinct)) > MOST_BESIDE * coords[..., 0].numel():
+    axes, grid = coords.shape[-1], as_grid(coords)
+    if grid is None:
         return cosines(coords, frequencies, closure) @ weights
-    counts = [int(most) + 1 for most in frequencies.amax(0).tolist()]
-    sums = weights.new_zeros(math.prod(counts), weights.shape[1])
-    sums = sums.index_add(0, _ravelled(frequencies.long().unbind(1), counts), weights).reshape(*counts, -1)
+    distinct, places = grid
+    sums, counts = by_axis(frequencies, weights)
+    sums = sums.reshape(*counts, -1)
     for axis, (values, count) in enumerate(zip(distinct, counts, strict=True)):
         which = torch.arange(count, device=values.device)
         table = axis_cosines(values, which, closure.along(axis, axes))
         sums = torch.tensordot(table, sums, dims=([1], [axis])).movedim(0, axis)
-    return sums.flatten(0, axes - 1)[_ravelled(places, [len(values) for values in distinct])]
+    return sums.flatten(0, axes - 1)[places]
+
+
+def as_grid(coords: Float[Tensor, "*point axis"]) -> tuple[list[Tensor], Tensor] | None:
+    """The distinct coordinates along each axis, and which point of their grid each point is; None where they are too
+    few of that grid.
+    """
+    distinct, places = zip(*(torch.unique(along, return_inverse=True) for along in coords.unbind(-1)), strict=True)
+    counts = [len(values) for values in distinct]
+    if math.prod(counts) > MOST_BESIDE * places[0].numel():
+        return None
+    return list(distinct), _ravelled(places, counts)
+
+
+def by_axis(
+    frequencies: Float[Tensor, "feature axis"], weights: Float[Tensor, "*any feature column"]
+) -> tuple[Float[Tensor, "*any product column"], list[int]]:
+    """Weights of all products of functions along the axes, zero where no feature is, and how many functions each axis
+    has.
+    """
+    counts = [int(most) + 1 for most in frequencies.amax(0).tolist()]
+    every = weights.new_zeros(*weights.shape[:-2], math.prod(counts), weights.shape[-1])
+    return every.index_add(-2, _ravelled(frequencies.long().unbind(1), counts), weights), counts
 
 
 def _ravelled(places: Sequence[Tensor], counts: Sequence[int]) -> Tensor:

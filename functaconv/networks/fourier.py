@@ -29,8 +29,10 @@ from functaconv.networks.layered import READOUT, Layered, LayeredOptions, unifor
 from functaconv.networks.modulations import Layer, ModulationName
 from functaconv.networks.network import Inputs
 from functaconv.networks.placement import Placement
+from functaconv.networks.sites import SiteGrid
+from functaconv.networks.windows import through_windows
 from functaconv.options import MOST_PARAMETERS, STRICT, Frequency, check_size
-from functaconv.shapes import CellCoords
+from functaconv.shapes import CellCoords, Coords, Features, Modulations
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sine": torch.sin,
@@ -199,6 +201,14 @@ class Fourier(Layered):
     @property
     def _closure_of_cells(self) -> Closure:
         return OPEN if self.has_cells else self.closure
+
+    def through_windows(self, modulation: Modulations, sites: SiteGrid, coords: Coords) -> Features | None:
+        """Features of points that form a grid, axis by axis."""
+        if self.learned or self.weights or not self.has_cells:
+            return None
+        weights = self._weights(modulation).reshape(*modulation.shape[:2], -1, self.channels)
+        seen = through_windows(weights, self.frequencies, sites, coords)
+        return None if seen is None else seen + self.common(coords)
 
     def hidden(self, coords: CellCoords, modulations: Sequence[Tensor] = ()) -> Tensor:
         """What is read out at each point."""

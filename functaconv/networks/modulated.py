@@ -15,7 +15,7 @@ from functaconv.networks.placement import Placement
 from functaconv.networks.reads import Reads
 from functaconv.networks.refinement import Refinement
 from functaconv.networks.sites import SiteGrid, neighbours
-from functaconv.shapes import CellFeatures, CellJacobian, Latents, Modulations
+from functaconv.shapes import CellFeatures, CellJacobian, Coords, Features, Latents, Modulations
 
 # spreads below this share of the largest count as it: numbers that hardly vary say little
 LEAST_SPREAD = 1e-3
@@ -121,6 +121,13 @@ class ModulatedNetwork(nn.Module):
         if placement.by_corner is None:
             return self.refined(self.network.features(modulation, placement), latents, placement)
         return self._blended(self.network.features(modulation, placement.windows), placement)
+
+    def on_grid(self, latents: Latents, coords: Coords) -> Features | None:
+        """Features of points behind windows, where that is little work since they form a grid; else None."""
+        sites = self.sites
+        if sites.count == 1 or sites.interpolation != "window" or any(sites.reaches_poles):
+            return None
+        return self.network.through_windows(self.latent_map(latents), sites, coords)
 
     def vjp(self, latents: Latents, placement: Placement) -> tuple[CellFeatures, Callable[[CellFeatures], Latents]]:
         """Features, and the function that pulls a cotangent of them back onto the latents: through the linear part

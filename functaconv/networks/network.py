@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from functaconv.networks.cosines import OPEN, Closure
 from functaconv.networks.placement import Placement
-from functaconv.shapes import CellCoords, CellFeatures, Modulations
+from functaconv.networks.sites import SiteGrid
+from functaconv.shapes import CellCoords, CellFeatures, Coords, Features, Modulations
 
 # values of a layer that are moved together along several numbers of the latents
 FORWARD_TOGETHER = 1 << 22
@@ -129,6 +130,12 @@ class Network(nn.Module, ABC):
 
     def common(self, coords: CellCoords) -> Float[Tensor, "cell point channel"] | None:
         """What is added to the features whatever the modulations are: once, where windows overlap."""
+        return None
+
+    def through_windows(self, modulation: Modulations, sites: SiteGrid, coords: Coords) -> Features | None:
+        """Features of points that see `sites` through windows, where the network knows a way that is less work than
+        point by point; else None.
+        """
         return None
 
     def absorb(self, modulation: Float[Tensor, " modulation"]) -> None:

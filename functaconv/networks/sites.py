@@ -70,11 +70,8 @@ class SiteGrid:
             cells_per_axis, local = extent, scaled - low
             cell_of_axis = low
         else:
-            centred = scaled - 0.5
-            # cells begin half a side before the first site's centre; around the globe that one is the last one too
-            low = torch.minimum(centred.floor().long().clamp(min=-1), extent - 1)
-            cells_per_axis, local = extent + 1, centred - low
-            cell_of_axis = low + 1
+            low, local = _between(scaled, extent)
+            cells_per_axis, cell_of_axis = extent + 1, low + 1
         cell = _ravel(cell_of_axis, cells_per_axis)
         names, cell, counts = torch.unique(cell, return_inverse=True, return_counts=True)
 
@@ -94,10 +91,7 @@ class SiteGrid:
             coords = network_coords[index]
             uniform = valid is None and bool(((coords - coords[:1]).abs() < ALIKE).all())
             return Placement(coords, index, valid, corners, None, self.count, is_uniform=uniform)
-        fraction = local.clamp(0, 1)
-        if self.interpolation == "window":
-            # sin^2 and cos^2 add up to one, and both leave and arrive without a slope
-            fraction = (fraction * (math.pi / 2)).sin().square()
+        fraction = _window(local) if self.interpolation == "window" else local.clamp(0, 1)
         # from -1 to 1 around the centre of each corner's site, brought to the unit interval
         around = (local - self._offsets(local.device)[:, None] + 1) / 2
         for pole in (0, 1):
@@ -111,6 +105,21 @@ class SiteGrid:
             return placement
         by_corner = torch.stack([self._network_coords(coords, scaled, own, positions is not None) for own in around])
         return replace(placement, by_corner=by_corner[:, index].transpose(0, 1).contiguous())
+
+    def along(
+        self, axis: int, coords: Float[Tensor, " point"]
+    ) -> tuple[Int[Tensor, "point 2"], Float[Tensor, "point 2"], Float[Tensor, "point 2"]]:
+        """Windows along one axis that reaches no pole: the two sites that each point sees, how much it takes of each,
+        and where it lies in the cells around each, in 0..1.
+        """
+        extent = torch.tensor(self.shape[axis], device=coords.device)
+        is_closed = self.is_closed and axis == len(self.shape) - 1
+        scaled = coords * extent
+        low, local = _between(scaled % extent if is_closed else scaled, extent)
+        step, share = torch.arange(2, device=coords.device), _window(local)
+        sites = low[:, None] + step
+        sites = sites % extent if is_closed else torch.minimum(sites.clamp(min=0), extent - 1)
+        return sites, torch.stack([1 - share, share], 1), (local[:, None] - step + 1) / 2
 
     def _offsets(self, device: torch.device) -> Int[Tensor, "corner axis"]:
         """Which of the two sites along each axis each corner of a cell is."""
@@ -180,6 +189,19 @@ def neighbours(shape: tuple[int, ...], reach: int, *, is_closed: bool = False) -
         inside = ((moved >= 0) & (moved < extent)).all(-1)
         columns.append(torch.where(inside, _ravel(moved, extent), len(sites)))
     return torch.stack(columns, -1)
+
+
+def _between(scaled: Tensor, extent: Tensor) -> tuple[Tensor, Tensor]:
+    """The site at or before each point along each axis, and how far it is from there to the point, in sites."""
+    centred = scaled - 0.5
+    # cells begin half a side before the first site's centre; around the globe that one is the last one too
+    low = torch.minimum(centred.floor().long().clamp(min=-1), extent - 1)
+    return low, centred - low
+
+
+def _window(local: Tensor) -> Tensor:
+    """What a point takes of the site after it: sin^2 and cos^2 add up to one, and leave and arrive without a slope."""
+    return (local.clamp(0, 1) * (math.pi / 2)).sin().square()
 
 
 def _ravel(position: Int[Tensor, "n axis"], extent: Int[Tensor, " axis"]) -> Int[Tensor, " n"]:

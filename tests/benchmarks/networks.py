@@ -6,7 +6,8 @@ DATA is a folder with a folder for every dataset, each with train-*.tar and test
 - `DATA-LATENT/KIND-MODULATION`, `DATA-LATENT/preset-NAME`, `DATA-LATENT/linear`, `DATA-LATENT/default`: a base learned
   for MINUTES at width 64 on the training items (`linear`: the closed form, `default`: what fit-base makes without
   options, at its own width), on all test items, beside PCA and the closed form;
-- `resolution/KIND-MODULATION`: milliseconds of the processor per megapixel rendered, 64 to 2048 pixels a side.
+- `resolution/KIND-MODULATION`: milliseconds of the processor per megapixel rendered, 64 to 2048 pixels a side; beside
+  them `resolution/linear`, `resolution/default` and, of 8 x 8 sites, `resolution/windows`.
 
 `heart`, `equal` and `resolution` alone stand for all of their cells. One thread, a line of JSON per cell in OUT.jsonl.
 `python -m tests.benchmarks.networks --picture OUT.jsonl PICTURE.png` draws PSNR against milliseconds per item.
@@ -47,6 +48,12 @@ NETWORKS: dict[str, dict[str, object]] = {
 }
 CHEAP, DEAR = ("shift", "film", "adain", "mfilm", "lowrank"), ("fmm", "gate", "hyper", "factorized")
 GENERATORS = ("inr-gan-fmm", "inr-gan-multiscale", "poly-inr", "film")
+# what the closed form has beside its cosines; the default is that of 32 x 32 images with a global latent
+CLOSED: dict[str, dict[str, object]] = {
+    "linear": {},
+    "default": {"knots": (32, 32), "map_width": 48},
+    "windows": {"numbers": 16, "sites": (8, 8), "interpolation": "window"},
+}
 SIDES = (64, 128, 256, 512, 1024, 2048)
 
 
@@ -55,8 +62,8 @@ def cells_of(table: str) -> Iterator[str]:
     if table == "heart":
         yield from (f"heart/{modulation}" for modulation in by_heart.CASES)
     elif table == "resolution":
-        yield from (f"resolution/{network}" for network in ("siren-shift", "fourier-film", "polynomial-film"))
-        yield "resolution/multiscale-film"
+        networks = (*CLOSED, "siren-shift", "fourier-film", "polynomial-film", "multiscale-film")
+        yield from (f"resolution/{network}" for network in networks)
     elif table == "equal" or table in DATA:
         for data in [table] if table in DATA else DATA:
             yield from (f"{data}/{name}" for name in names_for(data))
@@ -111,8 +118,15 @@ def asked_for(name: str) -> list[str]:
     kind, _, modulation = name.partition("-")
     if kind == "preset":
         return ["--preset", modulation, "--set", f"network.width={WIDTH}"]
-    network = {"kind": kind, "modulation": modulation, "width": WIDTH, **NETWORKS[kind]}
-    return [word for key, value in network.items() for word in ("--set", f"network.{key}={json.dumps(value)}")]
+    return [word for key, value in network_of(name).items() for word in ("--set", f"network.{key}={json.dumps(value)}")]
+
+
+def network_of(name: str) -> dict[str, object]:
+    """Settings of a recipe."""
+    if name in CLOSED:
+        return {"kind": "fourier"}
+    kind, _, modulation = name.partition("-")
+    return {"kind": kind, "modulation": modulation, "width": WIDTH, **NETWORKS[kind]}
 
 
 def quality(data: Path, table: str, name: str, minutes: float, seed: int) -> dict[str, Any]:
@@ -139,11 +153,12 @@ def quality(data: Path, table: str, name: str, minutes: float, seed: int) -> dic
 @torch.no_grad()
 def rendering_cost(name: str) -> dict[str, Any]:
     """Of a fresh network: what it has learned does not matter."""
-    kind, _, modulation = name.partition("-")
-    network = {"kind": kind, "modulation": modulation, "width": WIDTH, **NETWORKS[kind]}
-    recipe = Recipe().changed({"network": network, "latent": {"numbers": 64}})
+    latent = {"numbers": 64, **CLOSED.get(name, {})}
+    solver = {"kind": "gauss-newton", "chord": True}
+    recipe = Recipe().changed({"network": network_of(name), "latent": latent, "solver": solver})
     base = build(recipe, Axes("image", 2, 3), Normalizer((0.0,) * 3, (1.0,) * 3))
-    latents, cost = torch.randn(1, 1, 64, generator=torch.Generator().manual_seed(0)), dict[str, float]()
+    generator, cost = torch.Generator().manual_seed(0), dict[str, float]()
+    latents = torch.randn(1, base.field.sites.count, base.latent, generator=generator)
     for side in SIDES:
         coords, seconds = Grid((side, side)).coords(), list[float]()
         # small renders are over before the clock has seen them
