@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from functaconv.networks.convolutions import Convolutions
+from functaconv.networks.cosines import as_grid
 from functaconv.shapes import Coords
 
 DEPTH = 6
@@ -72,11 +73,19 @@ class Refinement(nn.Module):
 
     def read(self, added: Float[Tensor, "item knot channel"], coords: Coords) -> Float[Tensor, "item point channel"]:
         """What is added at points of the domain, or beyond it, where it is reflected as cosines are."""
-        values = added.new_zeros(len(added), len(coords), self.channels)
-        for knot, share in zip(*between(coords, self.knots), strict=True):
-            if bool(share.any()):
-                values = values + share[:, None] * added[:, knot]
-        return values
+        grid = as_grid(coords)
+        if grid is None:
+            taps = zip(*between(coords, self.knots), strict=True)
+            values: Tensor = sum(share[:, None] * added[:, knot] for knot, share in taps)
+            return values
+        distinct, places = grid
+        values = added.reshape(len(added), *self.knots, self.channels)
+        for size, along in zip(self.knots, distinct, strict=True):
+            knots, shares = between(along[:, None], (size,))
+            table = shares.new_zeros(size, len(along)).scatter_add(0, knots, shares)
+            # one axis after the other: its knots become points
+            values = torch.tensordot(values, table, dims=([1], [0]))
+        return values.flatten(2)[..., places].mT
 
 
 def knots_of(shape: tuple[int, ...]) -> tuple[int, ...]:

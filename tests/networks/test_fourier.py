@@ -60,6 +60,33 @@ def test_derivatives_are_autograds() -> None:
         torch.testing.assert_close(field(latents + change, placement), features + moved)
 
 
+@pytest.mark.parametrize("name", ["line", "plane", "closed", "volume"])
+def test_a_grid_is_seen_through_windows_as_its_points_are(name: str) -> None:
+    sites, shape = SITES[name]
+    field = field_of(sites)
+    latents = torch.randn(3, sites.count, NUMBERS, dtype=torch.float64, requires_grad=True)
+    # also beyond the border, in any order, some of it alone
+    coords = (grid_of(*shape) * 1.4 - 0.2)[torch.randperm(math.prod(shape))[:-1]]
+    placement = sites.place(coords)
+    expected = placement.scatter(field(latents, placement), latents.new_zeros(3, len(coords), CHANNELS))
+    found = field.on_grid(latents, coords)
+    assert found is not None
+    torch.testing.assert_close(found, expected)
+    cotangent = torch.randn_like(found)
+    slopes = [torch.autograd.grad(values, latents, cotangent)[0] for values in (found, expected)]
+    torch.testing.assert_close(*slopes)
+
+
+def test_what_is_no_grid_or_has_poles_is_seen_point_by_point() -> None:
+    sites, _ = SITES["plane"]
+    latents = torch.randn(1, sites.count, NUMBERS, dtype=torch.float64)
+    assert field_of(sites).on_grid(latents, torch.rand(40, 2, dtype=torch.float64)) is None
+    for name in ("global", "poles", "pole"):
+        sites, shape = SITES[name]
+        latents = torch.randn(1, sites.count, NUMBERS, dtype=torch.float64)
+        assert field_of(sites).on_grid(latents, grid_of(*shape)) is None
+
+
 def test_windows_add_up_to_one_and_leave_no_seam() -> None:
     sites = SiteGrid((2, 3), "window", "both")
     field = field_of(sites)

@@ -96,6 +96,16 @@ def test_quadratics_are_read_exactly_and_constants_everywhere() -> None:
     torch.testing.assert_close(constant, torch.ones_like(constant), **EXACT)
 
 
+@pytest.mark.parametrize("knots", KNOTS)
+def test_a_grid_is_read_as_its_points_are(knots: tuple[int, ...]) -> None:
+    made, dims = refinement(knots), len(knots)
+    added = drawn(2, math.prod(knots), CHANNELS)
+    axes = [torch.linspace(-0.3, 1.4, 5 + axis, dtype=torch.float64) for axis in range(dims)]
+    grid = torch.cartesian_prod(*axes).reshape(-1, dims)
+    expected = torch.cat([made.read(added, torch.cat([point[None], drawn(60, dims)]))[:, :1] for point in grid], 1)
+    torch.testing.assert_close(made.read(added, grid), expected, **EXACT)
+
+
 def test_it_is_smooth_at_the_knots_and_reflected_at_the_border() -> None:
     made, added, step = refinement((6,)), drawn(1, 6, CHANNELS), 1e-4
 
