@@ -64,24 +64,24 @@ def ssim(found: np.ndarray, wanted: np.ndarray) -> float:
 
 
 class Refined(torch.nn.Module):
-    """A small convolutional network over the sites, from latents of coarse images to those of fine ones."""
+    """Residual convolutions over the sites, from latents of coarse images to those of fine ones."""
 
-    def __init__(self, latents: torch.Tensor, width: int = 96) -> None:
+    def __init__(self, latents: torch.Tensor, width: int = 96, depth: int = 4) -> None:
         super().__init__()
         numbers = latents.shape[1]
         self.spread = latents.std((0, 2, 3), keepdim=True)
-        self.layers = torch.nn.ModuleList(
-            torch.nn.Conv2d(into, width, 3, padding=1, padding_mode="replicate") for into in (numbers, width)
-        )
-        self.out = torch.nn.Conv2d(width, numbers, 1)
-        torch.nn.init.zeros_(self.out.weight)
-        torch.nn.init.zeros_(self.out.bias)
+        sizes = [9 * numbers] + [9 * width] * (depth - 1)
+        self.matrices = torch.nn.ParameterList((2 * torch.rand(width, size) - 1) / size**0.5 for size in sizes)
+        self.biases = torch.nn.ParameterList(torch.zeros(width) for _ in sizes)
+        self.out = torch.nn.Parameter(torch.zeros(numbers, width, 1, 1))
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         hidden = latents / self.spread
-        for layer in self.layers:
-            hidden = functional.gelu(layer(hidden))
-        return latents + 0.05 * self.out(hidden)
+        for layer, (matrix, bias) in enumerate(zip(self.matrices, self.biases, strict=True)):
+            around = functional.pad(hidden, [1] * 4, mode="replicate")
+            added = functional.gelu(functional.conv2d(around, matrix.unflatten(1, (-1, 3, 3)), bias))
+            hidden = hidden + added if layer else added
+        return latents + 0.3 * self.spread * functional.conv2d(hidden, self.out)
 
 
 def learned(functaset: functaconv.Functaset, wanted: np.ndarray, epochs: int) -> Refined:
@@ -89,16 +89,16 @@ def learned(functaset: functaconv.Functaset, wanted: np.ndarray, epochs: int) ->
     latents, size = torch.from_numpy(functaset.latents(form="map")), wanted.shape[1:3]
     network, batch = Refined(latents), min(16, len(latents))
     steps = epochs * (len(latents) // batch)
-    optimizer = torch.optim.AdamW(network.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
+    optimizers = (torch.optim.Muon(network.matrices, lr=0.02), torch.optim.AdamW([*network.biases, network.out], 2e-3))
+    schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) for optimizer in optimizers]
     for _ in range(steps):
         chosen = torch.randperm(len(latents))[:batch]
         images = functaset.decode(network(latents[chosen]), form="map", size=size)
         loss = functional.mse_loss(images, torch.from_numpy(wanted[chosen.numpy()]) / 255)
-        optimizer.zero_grad()
+        network.zero_grad()
         loss.backward()
-        optimizer.step()
-        schedule.step()
+        for stepped in (*optimizers, *schedules):
+            stepped.step()
     return network
 
 
@@ -109,6 +109,8 @@ def main(data: Path, work: Path, epochs: int) -> None:
     files = {split: sorted(map(str, data.glob(f"{split}*.tar"))) for split in ("train", "test")}
     functaconv.fit_base(files["train"], base, recipe=HERE / "recipe.toml")
     (train_keys, train), (keys, test) = images(files["train"]), images(files["test"])
+    # each face in a mirror, too
+    train, train_keys = np.concatenate([train, train[:, :, ::-1]]), [*train_keys, *(f"{key}-m" for key in train_keys)]
     wanted, size, scores = test / 255.0, test.shape[1:3], {}
     for ratio in (2, 4):
         codes = coarse(test, ratio)
@@ -143,5 +145,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=7)
     main(**vars(parser.parse_args()))
