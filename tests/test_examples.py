@@ -23,7 +23,7 @@ MAKES = {
 
 LEARNING = {
     "classify-images": ("images", "--epochs", "1", "--width", "8", "--views", "2"),
-    "classify-voxels": ("voxels", "--epochs", "1", "--seeds", "1"),
+    "classify-voxels": ("voxels", "--epochs", "1", "--seeds", "1", "--views", "2"),
     "explore": ("images", "--sites", "4x4x4", "--minutes", "0.05"),
     "forecast-weather": ("grids", "--epochs", "1"),
     "generate-faces": ("images", "--epochs", "2", "--width", "16"),
