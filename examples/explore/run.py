@@ -91,7 +91,7 @@ def picture(base: Path, work: Path, size: int) -> torch.Tensor:
 
 def mixed_by_layer(path: Path, size: int) -> torch.Tensor:
     """Rows: two made-up items, the one with more and more of the other's modulations, of the last layers first."""
-    base = functaconv.read_base(path)
+    base = functaconv.read_base(path).base
     made = base.latent_mean + base.latent_std * torch.randn(4, 1, base.latent)
     with torch.no_grad():
         one, other = base.field.latent_map(made).unflatten(2, (-1, base.field.network.width)).split(2)
