@@ -10,7 +10,8 @@ DATA is a folder with a folder for every dataset, each with train-*.tar and test
   them `resolution/linear`, `resolution/default` and, of 8 x 8 sites, `resolution/windows`.
 
 `heart`, `equal` and `resolution` alone stand for all of their cells. One thread, a line of JSON per cell in OUT.jsonl.
-`python -m tests.benchmarks.networks --picture OUT.jsonl PICTURE.png` draws PSNR against milliseconds per item.
+`python -m tests.benchmarks.networks --picture OUT.jsonl PICTURE.png` draws PSNR against milliseconds per item,
+`python -m tests.benchmarks.networks --markdown OUT.jsonl` prints the table of README.
 """
 
 import json
@@ -54,6 +55,8 @@ CLOSED: dict[str, dict[str, object]] = {
     "default": {"knots": (32, 32), "map_width": 48},
     "windows": {"numbers": 16, "sites": (8, 8), "interpolation": "window"},
 }
+COLOURS = {"linear": "black", "default": "red", "preset": "gray", "siren": "tab:blue", "fourier": "tab:orange",
+           "polynomial": "tab:green", "multiscale": "tab:purple"}  # fmt: skip
 SIDES = (64, 128, 256, 512, 1024, 2048)
 
 
@@ -84,8 +87,12 @@ def names_for(data: str) -> Iterator[str]:
 
 
 def main() -> None:
-    if sys.argv[1] == "--picture":
-        picture([json.loads(line) for line in Path(sys.argv[2]).read_text().splitlines()], Path(sys.argv[3]))
+    if sys.argv[1] in ("--picture", "--markdown"):
+        rows = [json.loads(line) for line in Path(sys.argv[2]).read_text().splitlines()]
+        if sys.argv[1] == "--markdown":
+            print(markdown(rows))
+        else:
+            picture(rows, Path(sys.argv[3]))
         return
     data, out = Path(sys.argv[1]), Path(sys.argv[2])
     torch.set_num_threads(1)
@@ -183,23 +190,45 @@ def shown(row: dict[str, Any]) -> str:
     )
 
 
+def compared(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Rows of equal minutes and the first seed, by data and latent."""
+    by_table: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if "psnr" in row and row["minutes"] == 5 and not row["seed"]:
+            by_table.setdefault(row["cell"].split("/")[0], []).append(row)
+    return by_table
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """PSNR, milliseconds per item and kilobytes of the base: a line for every network, a column for data and latent."""
+    cells = {row["cell"]: row for own in compared(rows).values() for row in own}
+    tables, names = (list(dict.fromkeys(cell.split("/")[place] for cell in cells)) for place in (0, 1))
+    lines = [["", *tables], ["---"] * (1 + len(tables))]
+    for name in names:
+        line = [f"`{name}`"]
+        for table in tables:
+            row = cells.get(f"{table}/{name}")
+            line.append("" if row is None else f"{row['psnr']:.2f}, {row['milliseconds_per_item']:.1f} ms, "
+                        f"{row['base_bytes'] / 1000:.0f} kB")  # fmt: skip
+        lines.append(line)
+    pca = {table: next(row["pca"] for cell, row in cells.items() if cell.startswith(f"{table}/")) for table in tables}
+    lines.append(["PCA", *(f"{pca[table]:.2f}" for table in tables)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def picture(rows: list[dict[str, Any]], path: Path) -> None:
     """PSNR against milliseconds per item, a panel for every dataset and latent."""
     import matplotlib as mpl
 
     mpl.use("agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import NullFormatter
 
-    rows = [row for row in rows if "psnr" in row]
-    tables = list(dict.fromkeys(row["cell"].split("/")[0] for row in rows))
-    figure, panels = pyplot.subplots(1, len(tables), figsize=(5 * len(tables), 4), squeeze=False)
-    for panel, table in zip(panels[0], tables, strict=True):
-        own = [row for row in rows if row["cell"].split("/")[0] == table]
-        for kind, colour in zip(
-            ("linear", "default", "preset", *NETWORKS),
-            ("k", "r", "tab:gray", *mpl.colormaps["tab10"].colors),
-            strict=False,
-        ):
+    by_table = compared(rows)
+    lines = -(-len(by_table) // 2)
+    figure, panels = pyplot.subplots(lines, 2, figsize=(10, 3.5 * lines), squeeze=False)
+    for panel, (table, own) in zip(panels.flat, by_table.items(), strict=False):
+        for kind, colour in COLOURS.items():
             points = [row for row in own if row["cell"].split("/")[1].partition("-")[0] == kind]
             panel.scatter([row["milliseconds_per_item"] for row in points], [row["psnr"] for row in points],
                           color=colour, label=kind, s=18)  # fmt: skip
@@ -208,9 +237,12 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
                 panel.annotate(row["cell"].split("/")[1].partition("-")[2], place, fontsize=6, color=colour)
         panel.axhline(own[0]["pca"], color="k", linewidth=0.5, linestyle=":")
         panel.set(xscale="log", xlabel="milliseconds per item", ylabel="PSNR (dB)", title=table)
+        panel.xaxis.set_minor_formatter(NullFormatter())
+    for panel in panels.flat[len(by_table) :]:
+        panel.axis("off")
     panels[0][0].legend(fontsize=7)
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=100)
 
 
 if __name__ == "__main__":
