@@ -15,12 +15,13 @@ from functaconv.errors import InputError, UsageError
 from functaconv.modalities import Axes
 from functaconv.networks import FourierOptions, SirenOptions
 from functaconv.networks.refinement import knots_of
-from functaconv.presets import PRESETS, Situation, preset
+from functaconv.presets import PRESETS, preset
 from functaconv.recipe import LatentRecipe, Recipe, validated
 from functaconv.settings import assignment, from_toml, latent_of, of_earlier
 from functaconv.signals.batch import Batch
 from functaconv.signals.grid import Grid
 from functaconv.signals.normalizer import Normalizer
+from functaconv.sizing import Situation
 from functaconv.solvers import GaussNewtonOptions, GradientOptions
 
 SMALL = Situation((32, 32), 3, on_gpu=False)
@@ -348,6 +349,16 @@ def test_the_images_preset_is_made_for_the_solver_that_is_asked_for() -> None:
     assert (asked.solver.kind, asked.training.optimizer) == ("gauss-newton", "muon")
     assert (gradient.solver.kind, gradient.training.optimizer) == ("gradient", "adam")
     assert asked.latent == gradient.latent == replace(default.latent, map_width=0)
+
+
+def test_thousands_of_small_photographs_have_a_global_latent_unless_a_network_is_asked_for() -> None:
+    many = replace(SMALL, has_many=True)
+    recipe = preset("images", many)
+    assert (recipe.latent.numbers, recipe.latent.sites, recipe.latent.is_refined) == (256, (), True)
+    # as many numbers for few of them, behind windows
+    assert preset("images", SMALL).latent.sites == (4, 4)
+    for other in (replace(many, solver="gauss-newton"), replace(many, has_network=True), replace(many, shape=(33, 32))):
+        assert preset("images", other).latent == replace(preset("images", replace(other, has_many=False)).latent)
 
 
 @pytest.mark.parametrize(

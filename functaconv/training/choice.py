@@ -12,16 +12,17 @@ from functaconv.data.decoders import USABLE_HINT, decode, usable_field
 from functaconv.data.ignored import most_ignored
 from functaconv.data.items import Item
 from functaconv.data.noise import reading
-from functaconv.data.shards import read_records, shown
+from functaconv.data.shards import index_shard, is_seekable, read_records, shown
 from functaconv.errors import InputError, ItemError, UsageError
 from functaconv.modalities import Axes
 from functaconv.modalities.reading import check_possible, count_ignored
 from functaconv.networks.refinement import knots_of
-from functaconv.presets import REFINED, SIZED, Situation
+from functaconv.presets import SIZED
 from functaconv.presets import preset as preset_of
 from functaconv.recipe import DataRecipe, Recipe, validated
 from functaconv.signals.device import half_is_fast, usable_precision
 from functaconv.signals.tiles import Tile, tiles_of
+from functaconv.sizing import REFINED, Situation
 from functaconv.solvers import SOLVERS
 from functaconv.training.closed_form import learnable
 from functaconv.training.options import FitOptions, layered
@@ -30,6 +31,8 @@ from functaconv.words import counted
 
 # items looked at before any work: so many in all, but so many of every shard, up to a limit
 FIRST_ITEMS, LEAST_OF_EACH, MOST_LOOKED_AT = 64, 4, 256
+# with fewer a global latent's refinement learns small photographs by heart
+MANY_ITEMS = 4096
 # settings of a network that the closed form has, too
 CLOSED_FORM_SETTINGS = {"features", "mean_features"}
 # of a network whose Jacobians are computed sooner in half precision
@@ -72,7 +75,7 @@ def choose(names: Sequence[str], device: torch.device, options: FitOptions, watc
     situation = Situation(
         first.shape, axes.channels, device.type == "cuda", validated({"latent": layout}).latent if layout else None,
         solver, has_network=not asked.get("network", {}).keys() <= CLOSED_FORM_SETTINGS,
-        is_refinable=axes.modality.preset in REFINED,
+        is_refinable=axes.modality.preset in REFINED, has_many=_has_many(names),
     )  # fmt: skip
     chosen = preset_name or axes.modality.preset
     recipe = validated(layered(preset_of(str(chosen), situation).settings(), asked))
@@ -100,6 +103,16 @@ def choose(names: Sequence[str], device: torch.device, options: FitOptions, watc
         )
     has_width = "width" in asked.get("network", {}) or "map_width" in asked.get("latent", {})
     return Choice(recipe, axes, max(map(len, cut)), is_free, is_free and not has_width)
+
+
+def _has_many(names: Sequence[str]) -> bool:
+    """Whether the headers of local shards tell of thousands of records."""
+    count = 0
+    for name in names:
+        if count >= MANY_ITEMS or not is_seekable(name):
+            break
+        count += len(index_shard(name))
+    return count >= MANY_ITEMS
 
 
 def precision_for(name: str, device: torch.device, recipe: Recipe) -> str:

@@ -7,10 +7,11 @@ from functaconv.construction import build
 from functaconv.modalities import Axes
 from functaconv.modalities.latlon_grid import GlobeGrid
 from functaconv.modalities.sphere import Globe
-from functaconv.presets import Situation, preset
+from functaconv.presets import preset
 from functaconv.signals.grid import AnyGrid, Grid
 from functaconv.signals.normalizer import Normalizer
 from functaconv.signals.signal import Signal
+from functaconv.sizing import Situation
 
 IMAGES = Axes("image", 2, 3)
 

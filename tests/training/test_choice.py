@@ -8,7 +8,8 @@ import torch
 
 from functaconv.recipe import Recipe
 from functaconv.training import FitOptions, Watcher
-from functaconv.training.choice import choose
+from functaconv.training.choice import MANY_ITEMS, choose
+from tests.conftest import png, tar
 
 
 def chosen(images: Path, network: dict[str, Any], **others: Any) -> Recipe:
@@ -31,3 +32,14 @@ def test_where_jacobians_cost_much_gauss_newton_takes_chords_unless_told_otherwi
     assert chosen(images, {"modulation": "film"}).settings()["solver"]["chord"] is False
     assert chosen(images, network, solver={"chord": False}).settings()["solver"]["chord"] is False
     assert chosen(images, network, solver={"kind": "gradient"}).solver.kind == "gradient"
+
+
+def test_of_thousands_of_small_photographs_the_latent_is_global(tmp_path: Path) -> None:
+    photograph = png(0, (32, 32))
+    shards = [
+        str(tar(tmp_path / f"{number}.tar", {f"{number}-{key}.png": photograph for key in range(MANY_ITEMS // 2)}))
+        for number in range(2)
+    ]
+    for names, latent in ((shards, ((), 256)), (shards[:1], ((4, 4), 16))):
+        recipe = choose(names, torch.device("cpu"), FitOptions(), Watcher()).recipe
+        assert (recipe.latent.sites, recipe.latent.numbers) == latent
