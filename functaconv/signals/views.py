@@ -14,7 +14,7 @@ Change = Callable[[np.ndarray], np.ndarray]
 
 
 def _flip(random: np.random.Generator, axes: int, _size: int) -> Change:
-    """Left and right swapped, or not: the columns of an image, the first axis of a volume, whose last one points up."""
+    """Left and right swapped, or not: along the last axis, of volumes the first, since their last one points up."""
     across = 0 if axes == 3 else axes - 1
     return (lambda array: np.flip(array, across)) if random.random() < 0.5 else (lambda array: array)
 
