@@ -24,7 +24,7 @@ from functaconv.transfer import sent
 MOST_GRIDS, MOST_KEPT_POINTS = 64, 1 << 22
 # points sorted into cells at a time
 DECODED_TOGETHER = 1 << 20
-# items for each of which a grid is decoded axis by axis; of more, derivatives that serve all of them are less work
+# items that are decoded axis by axis; of more, derivatives that serve all of them are less work
 DECODED_ALONE = 16
 # bytes of a Jacobian that is kept for all batches, and of all that are kept
 MOST_LINEARIZATION, MOST_LINEARIZATIONS = 1 << 29, 3 << 28

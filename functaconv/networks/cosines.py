@@ -78,8 +78,8 @@ def weighed(
     if grid is None:
         return cosines(coords, frequencies, closure) @ weights
     distinct, places = grid
-    sums, counts = by_axis(frequencies, weights)
-    sums = sums.reshape(*counts, -1)
+    counts = counts_of(frequencies)
+    sums = by_axis(frequencies, counts, weights).reshape(*counts, -1)
     for axis, (values, count) in enumerate(zip(distinct, counts, strict=True)):
         which = torch.arange(count, device=values.device)
         table = axis_cosines(values, which, closure.along(axis, axes))
@@ -98,15 +98,17 @@ def as_grid(coords: Float[Tensor, "*point axis"]) -> tuple[list[Tensor], Tensor]
     return list(distinct), _ravelled(places, counts)
 
 
+def counts_of(frequencies: Float[Tensor, "feature axis"]) -> list[int]:
+    """How many functions there are along each axis."""
+    return [int(most) + 1 for most in frequencies.amax(0).tolist()]
+
+
 def by_axis(
-    frequencies: Float[Tensor, "feature axis"], weights: Float[Tensor, "*any feature column"]
-) -> tuple[Float[Tensor, "*any product column"], list[int]]:
-    """Weights of all products of functions along the axes, zero where no feature is, and how many functions each axis
-    has.
-    """
-    counts = [int(most) + 1 for most in frequencies.amax(0).tolist()]
+    frequencies: Float[Tensor, "feature axis"], counts: Sequence[int], weights: Float[Tensor, "*any feature column"]
+) -> Float[Tensor, "*any product column"]:
+    """Weights of all products of so many functions along the axes, zero where no feature is."""
     every = weights.new_zeros(*weights.shape[:-2], math.prod(counts), weights.shape[-1])
-    return every.index_add(-2, _ravelled(frequencies.long().unbind(1), counts), weights), counts
+    return every.index_add(-2, _ravelled(frequencies.long().unbind(1), counts), weights)
 
 
 def _ravelled(places: Sequence[Tensor], counts: Sequence[int]) -> Tensor:

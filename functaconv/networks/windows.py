@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from functaconv.networks.cosines import as_grid, axis_cosines, by_axis
+from functaconv.networks.cosines import as_grid, axis_cosines, by_axis, counts_of
 from functaconv.networks.sites import SiteGrid
 from functaconv.shapes import Coords
 
@@ -30,17 +30,18 @@ def through_windows(
     if grid is None:
         return None
     distinct, places = grid
-    sums, counts = by_axis(frequencies, weights)
-    sums = sums.reshape(len(sums), *sites.shape, *counts, -1)
+    counts = counts_of(frequencies)
     tables = [_table(sites, axis, *both) for axis, both in enumerate(zip(distinct, counts, strict=True))]
-    # of each item, when the first axes have become points
+    # of each item, when so many axes have become points
     sizes = [
-        math.prod(len(table) for table in tables[: axis + 1])
-        * math.prod(table[0].numel() for table in tables[axis + 1 :])
-        for axis in range(len(tables))
+        math.prod(len(table) for table in tables[:axis]) * math.prod(table[0].numel() for table in tables[axis:])
+        for axis in range(len(tables) + 1)
     ]
     together = max(1, MOST_SUMS // (max(sizes) * weights.shape[-1]))
-    seen = [_summed(part, tables).flatten(2)[..., places] for part in torch.split(sums, together)]
+    seen = []
+    for part in torch.split(weights, together):
+        sums = by_axis(frequencies, counts, part).reshape(len(part), *sites.shape, *counts, -1)
+        seen.append(_summed(sums, tables).flatten(2)[..., places])
     return torch.cat(seen).mT
 
 
