@@ -24,8 +24,9 @@ from functaconv.transfer import sent
 MOST_GRIDS, MOST_KEPT_POINTS = 64, 1 << 22
 # points sorted into cells at a time
 DECODED_TOGETHER = 1 << 20
-# items that are decoded axis by axis; of more, derivatives that serve all of them are less work
-DECODED_ALONE = 16
+# points of an item for each of all items: with fewer, derivatives that serve all of them are less work than to decode
+# each axis by axis
+POINTS_FOR_EACH = 64
 # bytes of a Jacobian that is kept for all batches, and of all that are kept
 MOST_LINEARIZATION, MOST_LINEARIZATIONS = 1 << 29, 3 << 28
 # how the names of the tensors of a correction, and of a refinement, begin
@@ -198,8 +199,9 @@ class Base(nn.Module):
         return self.clipped(features)
 
     def _on_grid(self, latents: Latents, points: Points) -> Features | None:
-        """Features behind windows, axis by axis; None where another way is less work."""
-        if points.positions is not None or (self.field.keeps_derivatives and len(latents) > DECODED_ALONE):
+        """Features behind windows, axis by axis; None where the points are no grid, or another way is less work."""
+        are_many = self.field.keeps_derivatives and POINTS_FOR_EACH * len(latents) > len(points)
+        if points.positions is not None or are_many:
             return None
         return self.field.on_grid(latents, points.coords)
 

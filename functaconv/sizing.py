@@ -34,7 +34,7 @@ class Situation:
     is_refinable: bool = True
     """of a global latent a refinement learns more than a network of coordinates"""
     has_many: bool = False
-    """thousands of items: too many to be learned by heart"""
+    """thousands of records: too many to be learned by heart"""
 
 
 def sized(name: str, situation: Situation) -> Recipe:

@@ -358,7 +358,7 @@ def test_thousands_of_small_photographs_have_a_global_latent_unless_a_network_is
     # as many numbers for few of them, behind windows
     assert preset("images", SMALL).latent.sites == (4, 4)
     for other in (replace(many, solver="gauss-newton"), replace(many, has_network=True), replace(many, shape=(33, 32))):
-        assert preset("images", other).latent == replace(preset("images", replace(other, has_many=False)).latent)
+        assert preset("images", other).latent == preset("images", replace(other, has_many=False)).latent
 
 
 @pytest.mark.parametrize(

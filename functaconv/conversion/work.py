@@ -178,7 +178,8 @@ class Work:
         options, views = self.options, None
         if options.augment is not None:
             seed = self.stored.recipe.training.seed
-            views = Views(options.views, parse_augment(options.augment), seed)
+            mirrored_axis = self.stored.base.axes.modality.mirrored_axis
+            views = Views(options.views, parse_augment(options.augment), seed, mirrored_axis)
         return Reading(self.stored.base.axes, self.field, options.transform, options.tile, self.overlap, views)
 
     @cached_property

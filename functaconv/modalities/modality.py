@@ -110,6 +110,8 @@ class Modality:
     """of the recipe that fits without being asked"""
     can_transform = False
     """the decoder can convert channels, resize and crop, and large items can be cut into tiles"""
+    mirrored_axis = -2
+    """of values `[*grid, channel]`: from left to right, the last one of the grid"""
     has_code_range = False
     """values are fractions of a code range that is known; others are scaled by the range of the training items"""
     has_coordinates = False

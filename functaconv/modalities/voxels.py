@@ -40,6 +40,8 @@ class Voxels(Modality):
     one = "voxels"
     dims = (3,)
     preset = "voxels"
+    # the last one points up
+    mirrored_axis = 0
     has_code_range = True
     own_formats = ("binvox", "obj")
     measures = agreement_measures = (ACCURACY, IOU)

@@ -74,28 +74,45 @@ def weighed(
     closure: Closure = OPEN,
 ) -> Float[Tensor, "*point column"]:
     """`cosines(coords, frequencies) @ weights`; where the points form a grid, or nearly so, axis by axis."""
-    axes, grid = coords.shape[-1], as_grid(coords)
+    grid = PointGrid.of(coords)
     if grid is None:
         return cosines(coords, frequencies, closure) @ weights
-    distinct, places = grid
-    counts = counts_of(frequencies)
+    return weighed_on_grid(grid, frequencies, weights, closure)
+
+
+def weighed_on_grid(
+    grid: "PointGrid",
+    frequencies: Float[Tensor, "feature axis"],
+    weights: Float[Tensor, "feature column"],
+    closure: Closure = OPEN,
+) -> Float[Tensor, "*point column"]:
+    """The same, of points that are known to form a grid."""
+    counts, axes = counts_of(frequencies), len(grid.axes)
     sums = by_axis(frequencies, counts, weights).reshape(*counts, -1)
-    for axis, (values, count) in enumerate(zip(distinct, counts, strict=True)):
+    for axis, (values, count) in enumerate(zip(grid.axes, counts, strict=True)):
         which = torch.arange(count, device=values.device)
         table = axis_cosines(values, which, closure.along(axis, axes))
         sums = torch.tensordot(table, sums, dims=([1], [axis])).movedim(0, axis)
-    return sums.flatten(0, axes - 1)[places]
+    return sums.flatten(0, axes - 1)[grid.places]
 
 
-def as_grid(coords: Float[Tensor, "*point axis"]) -> tuple[list[Tensor], Tensor] | None:
-    """The distinct coordinates along each axis, and which point of their grid each point is; None where they are too
-    few of that grid.
-    """
-    distinct, places = zip(*(torch.unique(along, return_inverse=True) for along in coords.unbind(-1)), strict=True)
-    counts = [len(values) for values in distinct]
-    if math.prod(counts) > MOST_BESIDE * places[0].numel():
-        return None
-    return list(distinct), _ravelled(places, counts)
+@dataclass(frozen=True)
+class PointGrid:
+    """Points that are all or most of those of a grid, in any order."""
+
+    axes: tuple[Tensor, ...]
+    """the coordinates along each axis, rising"""
+    places: Tensor
+    """`[*point]`: which point of the grid each of them is"""
+
+    @classmethod
+    def of(cls, coords: Float[Tensor, "*point axis"]) -> "PointGrid | None":
+        """None where the points are too few of those that share a coordinate along each axis with one of them."""
+        distinct, places = zip(*(torch.unique(along, return_inverse=True) for along in coords.unbind(-1)), strict=True)
+        counts = [len(values) for values in distinct]
+        if math.prod(counts) > MOST_BESIDE * places[0].numel():
+            return None
+        return cls(distinct, _ravelled(places, counts))
 
 
 def counts_of(frequencies: Float[Tensor, "feature axis"]) -> list[int]:

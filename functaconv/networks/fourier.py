@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from functaconv.errors import UsageError
-from functaconv.networks.cosines import OPEN, Closure, cosines, lowest, waves, weighed
+from functaconv.networks.cosines import OPEN, Closure, PointGrid, cosines, lowest, waves, weighed, weighed_on_grid
 from functaconv.networks.initial import uniform
 from functaconv.networks.layered import READOUT, Layered, LayeredOptions, uniform_layer
 from functaconv.networks.modulations import Layer, ModulationName
@@ -203,12 +203,18 @@ class Fourier(Layered):
         return OPEN if self.has_cells else self.closure
 
     def through_windows(self, modulation: Modulations, sites: SiteGrid, coords: Coords) -> Features | None:
-        """Features of points that form a grid, axis by axis."""
-        if self.learned or self.weights or not self.has_cells:
+        """Features of points that form a grid of two or three axes, axis by axis."""
+        grid = PointGrid.of(coords) if len(sites.shape) > 1 else None
+        if grid is None:
             return None
         weights = self._weights(modulation).reshape(*modulation.shape[:2], -1, self.channels)
-        seen = through_windows(weights, self.frequencies, sites, coords)
-        return None if seen is None else seen + self.common(coords)
+        seen = through_windows(weights, self.frequencies, sites, grid)
+        return None if seen is None else seen + weighed_on_grid(grid, self.mean_frequencies, self.mean, self.closure)
+
+    @property
+    def sees_windows(self) -> bool:
+        """The features of a cell are products over its axes."""
+        return self.has_cells and not self.learned and not self.weights
 
     def hidden(self, coords: CellCoords, modulations: Sequence[Tensor] = ()) -> Tensor:
         """What is read out at each point."""

@@ -132,11 +132,16 @@ class Network(nn.Module, ABC):
         """What is added to the features whatever the modulations are: once, where windows overlap."""
         return None
 
+    @property
+    def sees_windows(self) -> bool:
+        """The network may know a way to see many points through windows that is less work than point by point."""
+        return False
+
     def through_windows(self, modulation: Modulations, sites: SiteGrid, coords: Coords) -> Features | None:
-        """Features of points that see `sites` through windows, where the network knows a way that is less work than
-        point by point; else None.
+        """Features of points that see `sites` through windows, of a network that `sees_windows`; None where point by
+        point is less work.
         """
-        return None
+        raise NotImplementedError
 
     def absorb(self, modulation: Float[Tensor, " modulation"]) -> None:
         """Make a modulation that all items share part of the parameters."""

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from functaconv.networks.convolutions import Convolutions
-from functaconv.networks.cosines import as_grid
+from functaconv.networks.cosines import PointGrid
 from functaconv.shapes import Coords
 
 DEPTH = 6
@@ -73,19 +73,19 @@ class Refinement(nn.Module):
 
     def read(self, added: Float[Tensor, "item knot channel"], coords: Coords) -> Float[Tensor, "item point channel"]:
         """What is added at points of the domain, or beyond it, where it is reflected as cosines are."""
-        grid = as_grid(coords)
+        # along a single axis a point's four knots are less than all of them
+        grid = PointGrid.of(coords) if len(self.knots) > 1 else None
         if grid is None:
             taps = zip(*between(coords, self.knots), strict=True)
             values: Tensor = sum(share[:, None] * added[:, knot] for knot, share in taps)
             return values
-        distinct, places = grid
         values = added.reshape(len(added), *self.knots, self.channels)
-        for size, along in zip(self.knots, distinct, strict=True):
+        for size, along in zip(self.knots, grid.axes, strict=True):
             knots, shares = between(along[:, None], (size,))
             table = shares.new_zeros(size, len(along)).scatter_add(0, knots, shares)
             # one axis after the other: its knots become points
             values = torch.tensordot(values, table, dims=([1], [0]))
-        return values.flatten(2)[..., places].mT
+        return values.flatten(2)[..., grid.places].mT
 
 
 def knots_of(shape: tuple[int, ...]) -> tuple[int, ...]:

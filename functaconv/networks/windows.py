@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from functaconv.networks.cosines import as_grid, axis_cosines, by_axis, counts_of
+from functaconv.networks.cosines import PointGrid, axis_cosines, by_axis, counts_of
 from functaconv.networks.sites import SiteGrid
-from functaconv.shapes import Coords
+from functaconv.shapes import Features
 
-# sums of all items that are computed together
+# numbers that are held at a time
 MOST_SUMS = 1 << 24
 
 
@@ -23,16 +23,16 @@ def through_windows(
     weights: Float[Tensor, "item site feature channel"],
     frequencies: Float[Tensor, "feature axis"],
     sites: SiteGrid,
-    coords: Coords,
-) -> Float[Tensor, "item point channel"] | None:
-    """Sums of each site's weighted cosines, over the sites that a point sees; None where the points are no grid."""
-    grid = as_grid(coords)
-    if grid is None:
-        return None
-    distinct, places = grid
+    grid: PointGrid,
+) -> Features | None:
+    """Sums of each site's weighted cosines, over the sites that a point sees; None where what points see along an axis
+    is too much to be held.
+    """
     counts = counts_of(frequencies)
-    tables = [_table(sites, axis, *both) for axis, both in enumerate(zip(distinct, counts, strict=True))]
-    # of each item, when so many axes have become points
+    if max(map(math.prod, zip(map(len, grid.axes), sites.shape, counts, strict=True))) > MOST_SUMS:
+        return None
+    tables = [_table(sites, axis, along, counts[axis]) for axis, along in enumerate(grid.axes)]
+    # numbers of an item once so many axes are points
     sizes = [
         math.prod(len(table) for table in tables[:axis]) * math.prod(table[0].numel() for table in tables[axis:])
         for axis in range(len(tables) + 1)
@@ -41,7 +41,7 @@ def through_windows(
     seen = []
     for part in torch.split(weights, together):
         sums = by_axis(frequencies, counts, part).reshape(len(part), *sites.shape, *counts, -1)
-        seen.append(_summed(sums, tables).flatten(2)[..., places])
+        seen.append(_summed(sums, tables).flatten(2)[..., grid.places])
     return torch.cat(seen).mT
 
 

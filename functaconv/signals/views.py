@@ -13,13 +13,12 @@ MOST_VIEWS = 1 << 16
 Change = Callable[[np.ndarray], np.ndarray]
 
 
-def _flip(random: np.random.Generator, axes: int, _size: int) -> Change:
-    """Left and right swapped, or not: along the last axis, of volumes the first, since their last one points up."""
-    across = 0 if axes == 3 else axes - 1
-    return (lambda array: np.flip(array, across)) if random.random() < 0.5 else (lambda array: array)
+def _flip(random: np.random.Generator, _axes: int, _size: int, mirrored_axis: int) -> Change:
+    """Mirrored, or not."""
+    return (lambda array: np.flip(array, mirrored_axis)) if random.random() < 0.5 else (lambda array: array)
 
 
-def _crop(random: np.random.Generator, axes: int, size: int) -> Change:
+def _crop(random: np.random.Generator, axes: int, size: int, _mirrored_axis: int) -> Change:
     """Shifted by up to `size` points along every axis; what comes into sight is reflected."""
     starts = random.integers(0, 2 * size + 1, axes)
 
@@ -41,6 +40,8 @@ class Views:
     augment: tuple[tuple[str, int], ...]
     """augmentations by name, with their size in points, in the order in which they are made"""
     seed: int
+    mirrored_axis: int
+    """from left to right, of values `[*grid, channel]`"""
 
     def of(self, signal: Signal) -> Iterator[Signal]:
         """The views of a signal, which share its key."""
@@ -50,7 +51,7 @@ class Views:
             random = np.random.default_rng(int.from_bytes(digest.digest(), "little"))
             values, valid = signal.values, signal.valid
             for name, size in self.augment:
-                change = AUGMENTATIONS[name](random, values.ndim - 1, size)
+                change = AUGMENTATIONS[name](random, values.ndim - 1, size, self.mirrored_axis)
                 values, valid = change(values), None if valid is None else change(valid)
             kept = None if valid is None else np.ascontiguousarray(valid)
             yield replace(signal, values=np.ascontiguousarray(values), valid=kept)

@@ -75,7 +75,7 @@ def choose(names: Sequence[str], device: torch.device, options: FitOptions, watc
     situation = Situation(
         first.shape, axes.channels, device.type == "cuda", validated({"latent": layout}).latent if layout else None,
         solver, has_network=not asked.get("network", {}).keys() <= CLOSED_FORM_SETTINGS,
-        is_refinable=axes.modality.preset in REFINED, has_many=_has_many(names),
+        is_refinable=axes.modality.preset in REFINED, has_many=not layout and _has_many(names),
     )  # fmt: skip
     chosen = preset_name or axes.modality.preset
     recipe = validated(layered(preset_of(str(chosen), situation).settings(), asked))

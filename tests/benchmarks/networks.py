@@ -191,7 +191,7 @@ def shown(row: dict[str, Any]) -> str:
 
 
 def compared(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Rows of equal minutes and the first seed, by data and latent."""
+    """Rows of five minutes and the first seed, by data and latent."""
     by_table: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         if "psnr" in row and row["minutes"] == 5 and not row["seed"]:

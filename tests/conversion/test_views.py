@@ -12,6 +12,7 @@ from functaconv.errors import FunctaconvError, UsageError
 from functaconv.functaset.opening import open_functaset
 from functaconv.functaset.reader import Functaset
 from functaconv.functaset.verify import problems_of
+from functaconv.modalities import MODALITIES
 from functaconv.rendering import arrays, render
 from functaconv.reporting import report
 from functaconv.signals.signal import Signal
@@ -77,7 +78,7 @@ def test_a_view_depends_on_nothing_but_seed_key_and_number(
 def test_views_are_the_items_mirrored_and_shifted() -> None:
     values = np.arange(5 * 6, dtype=np.float32).reshape(5, 6, 1)
     valid = values > 3
-    views = list(Views(40, parse_augment("flip,crop:1"), seed=0).of(Signal("key", values, valid=valid)))
+    views = list(Views(40, parse_augment("flip,crop:1"), 0, -2).of(Signal("key", values, valid=valid)))
     assert np.array_equal(views[0].values, values)
     padded = np.pad(values, [(1, 1), (1, 1), (0, 0)], mode="reflect")
     possible = [
@@ -91,14 +92,17 @@ def test_views_are_the_items_mirrored_and_shifted() -> None:
         assert np.array_equal(view.valid, view.values > 3)
         seen.add(matches[0])
     assert len(seen) > 9
-    others = list(Views(40, parse_augment("flip,crop:1"), seed=1).of(Signal("key", values)))
+    others = list(Views(40, parse_augment("flip,crop:1"), 1, -2).of(Signal("key", values)))
     assert any(not np.array_equal(one.values, other.values) for one, other in zip(views, others, strict=True))
 
 
-def test_volumes_are_mirrored_left_to_right_not_upside_down() -> None:
+def test_voxels_are_mirrored_left_to_right_not_upside_down() -> None:
     values = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4, 1)
-    views = {view.values.tobytes() for view in Views(20, parse_augment("flip"), seed=0).of(Signal("key", values))}
-    assert views == {values.tobytes(), np.ascontiguousarray(values[::-1]).tobytes()}
+    mirrored = {"voxels": values[::-1], "array": values[:, :, ::-1]}
+    for name, expected in mirrored.items():
+        made = Views(20, parse_augment("flip"), 0, MODALITIES[name].mirrored_axis).of(Signal("key", values))
+        seen = {view.values.tobytes() for view in made}
+        assert seen == {values.tobytes(), np.ascontiguousarray(expected).tobytes()}
 
 
 def test_the_torch_dataset_draws_one_view_per_epoch(encoded: dict[str, Functaset]) -> None:
