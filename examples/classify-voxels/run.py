@@ -99,6 +99,7 @@ def main(data: Path, work: Path, epochs: int, seeds: int, views: int) -> None:
     latents, rows = torch.from_numpy(store.latents(normalize=True)), torch.from_numpy(store.item_rows)
     test_latents = torch.from_numpy(store.normalize(tested.latents()))
     (volumes, labels), (test_volumes, test_labels) = voxels(files["train"]), voxels(files["test"])
+    assert [*store.labels[store.item_rows], *tested.labels] == [*labels.tolist(), *test_labels.tolist()]
     size, count = volumes.shape[-1], store.layout.numbers
 
     def of_views(chosen: torch.Tensor) -> torch.Tensor:
