@@ -122,8 +122,8 @@ def main(data: Path, work: Path, epochs: int, seeds: int, views: int) -> None:
             seconds = trained(network, drawn, labels, rounds, rate, mixes=mixes)
             found.append(accuracy(network, test, test_labels))
         scores[name] = {
-            "accuracy": round(float(np.mean(found)), 2), "lowest": min(found), "highest": max(found),
-            "seconds_per_epoch": round(seconds, 2), "epochs": rounds,
+            "accuracy": round(float(np.mean(found)), 2), "lowest": round(min(found), 2),
+            "highest": round(max(found), 2), "seconds_per_epoch": round(seconds, 2), "epochs": rounds,
             "parameters": sum(one.numel() for one in network.parameters()),
             "bytes_read_per_item": 2 * count if test is test_latents else size**3,
         }  # fmt: skip
