@@ -39,6 +39,7 @@ WIDTH = 64
 DATA = {
     "cifar10-64": "cifar10", "cifar10-256": "cifar10", "cifar10-8x8x16": "cifar10", "lfw64-256": "lfw64",
     "modelnet10_vox32-256": "modelnet10_vox32", "era5_t2m_italy-16": "era5_t2m_italy",
+    "era5_t2m_uk-16": "era5_t2m_uk", "era5_global_t-32": "era5_global_t", "era5_global_z-32": "era5_global_z",
 }  # fmt: skip
 # settings of each network beside its width; all else is as the presets of the data have it
 NETWORKS: dict[str, dict[str, object]] = {
