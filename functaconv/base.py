@@ -8,25 +8,21 @@ from torch import Tensor, nn
 
 from functaconv.areas import Areas, CellMeans, Trained
 from functaconv.cache import Cache
+from functaconv.decoding import decoded
 from functaconv.memory import Footprint
 from functaconv.modalities import Axes
 from functaconv.networks import ModulatedNetwork, Placement
-from functaconv.shapes import CellFeatures, Coords, Features, Latents
+from functaconv.shapes import Coords, Features, Latents
 from functaconv.signals.batch import Batch
 from functaconv.signals.geometry import Flat, Geometry, Points
 from functaconv.signals.grid import AnyGrid
 from functaconv.signals.normalizer import Normalizer
-from functaconv.solvers import Fit, Linearization, Problem, Solver, along, best_fit, fit, fitting_problem
+from functaconv.solvers import Fit, Linearization, Problem, Solver, best_fit, fit, fitting_problem
 from functaconv.solvers.normal_matrix import MOST_ASSEMBLED
 from functaconv.transfer import sent
 
 # grids whose placement is kept (one for each shape of a dataset of mixed sizes, within reason), and their points
 MOST_GRIDS, MOST_KEPT_POINTS = 64, 1 << 22
-# points sorted into cells at a time
-DECODED_TOGETHER = 1 << 20
-# points of an item for each of all items: with fewer, derivatives that serve all of them are less work than to decode
-# each axis by axis
-POINTS_FOR_EACH = 64
 # bytes of a Jacobian that is kept for all batches, and of all that are kept
 MOST_LINEARIZATION, MOST_LINEARIZATIONS = 1 << 29, 3 << 28
 # how the names of the tensors of a correction, and of a refinement, begin
@@ -185,39 +181,12 @@ class Base(nn.Module):
         Differentiable by the latents.
         """
         points = points if isinstance(points, Points) else Points(points)
-        chunk = self.chunk(len(latents))
-        features = latents.new_empty(len(latents), len(points), self.axes.channels)
-        for start in range(0, len(points), DECODED_TOGETHER):
-            part = points[start : start + DECODED_TOGETHER].to(self.start)
-            out = features[:, start : start + len(part)]
-            on_grid = self._on_grid(latents, part)
-            if on_grid is not None:
-                out.copy_(on_grid)
-                continue
-            for placement in self.place(part).split(chunk):
-                placement.scatter(self._decoded(latents, placement), out)
-        return self.clipped(features)
-
-    def _on_grid(self, latents: Latents, points: Points) -> Features | None:
-        """Features behind windows, axis by axis; None where the points are no grid, or another way is less work."""
-        are_many = self.field.keeps_derivatives and POINTS_FOR_EACH * len(latents) > len(points)
-        if points.positions is not None or are_many:
-            return None
-        return self.field.on_grid(latents, points.coords)
+        chunk, like = self.chunk(len(latents)), self.start
+        return self.clipped(decoded(self.field, latents, points, chunk=chunk, channels=self.axes.channels, like=like))
 
     def clipped(self, features: Features) -> Features:
         """Features of the field as the base gives them: changed in place where they are clipped."""
         return features.clamp_(0, 1) if self.is_clipped else features
-
-    def _decoded(self, latents: Latents, placement: Placement) -> CellFeatures:
-        """Features of every point of every cell."""
-        if not self.field.keeps_derivatives or self.field.sites.count == 1:
-            features: CellFeatures = self.field(latents, placement)
-            return features
-        # one set of derivatives serves all items
-        at_zero, rows = self.field.jacobian(torch.zeros_like(latents[:1]), placement)
-        linear = at_zero + along(rows, latents, self.field.reads(placement))
-        return self.field.refined(linear, latents, placement)
 
     def chunk(self, items: int, kind: str | None = None) -> int:
         """How many points of each item to take at a time on a kind of device: this one's, or `cpu` or `cuda`."""

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from functaconv.base import DECODED_TOGETHER, Base
+from functaconv.base import Base
+from functaconv.decoding import DECODED_TOGETHER
 from functaconv.functaset.reader import Functaset
 
 # parts of a tile's side: what neighbours share where there are no sites, and the most that they share

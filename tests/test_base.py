@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from functaconv.base import POINTS_FOR_EACH, Base
+from functaconv.base import Base
 from functaconv.construction import build
+from functaconv.decoding import POINTS_FOR_EACH
 from functaconv.modalities import Axes
 from functaconv.recipe import validated
 from functaconv.signals.batch import Batch

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from functaconv.base import DECODED_TOGETHER, Base
+from functaconv.base import Base
 from functaconv.checkpoint import base_of
+from functaconv.decoding import DECODED_TOGETHER
 from functaconv.errors import UsageError
 from functaconv.functaset.reader import Functaset
 from functaconv.joining import Joined
