@@ -78,7 +78,7 @@ def _generator(name: str, situation: Situation) -> Recipe:
     latent = LatentRecipe(numbers=numbers, mapping=2, mapping_width=128)
     asked, points = replace(situation.latent or latent, sites=()), math.prod(situation.shape)
     _, _, training = by_gauss_newton(points, situation.channels, asked, situation.on_gpu)
-    # behind a mapping network sines bear twice their rates (with four times they collapse after 400 updates), matrices more
+    # behind a mapping network sines bear twice their rates (four times: they collapse after 400 updates), matrices more
     haste = 8.0 if network.wants_chords else max(2.0, network.haste)
     training = replace(training, rate=haste * training.rate, matrix_rate=haste * training.matrix_rate, one_step=1.0)
     return Recipe(name, network=network, latent=latent, solver=GaussNewtonOptions(chord=True), training=training)
