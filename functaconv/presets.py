@@ -1,4 +1,4 @@
-"""Recipes by name: those of published systems, as published, and those that size themselves (`sizing.py`)."""
+"""Recipes by name: those of published systems, as published, and those that size themselves (`defaults.py`)."""
 
 import math
 from collections.abc import Callable
@@ -8,10 +8,10 @@ from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
+from functaconv.defaults import Situation, by_gauss_newton, grids, sized, voxels
 from functaconv.errors import lookup
 from functaconv.networks import FourierOptions, MultiscaleOptions, NetworkOptions, PolynomialOptions, SirenOptions
 from functaconv.recipe import LatentRecipe, Recipe, TrainingRecipe
-from functaconv.sizing import Situation, by_gauss_newton, grids, sized, voxels
 from functaconv.solvers import GaussNewtonOptions, GradientOptions
 
 

@@ -10,6 +10,7 @@ import torch
 
 from functaconv.base import Base
 from functaconv.construction import build
+from functaconv.defaults import Situation
 from functaconv.documents import merged
 from functaconv.errors import InputError, UsageError
 from functaconv.modalities import Axes
@@ -21,7 +22,6 @@ from functaconv.settings import assignment, from_toml, latent_of, of_earlier
 from functaconv.signals.batch import Batch
 from functaconv.signals.grid import Grid
 from functaconv.signals.normalizer import Normalizer
-from functaconv.sizing import Situation
 from functaconv.solvers import GaussNewtonOptions, GradientOptions
 
 SMALL = Situation((32, 32), 3, on_gpu=False)

@@ -13,6 +13,7 @@ from functaconv.data.ignored import most_ignored
 from functaconv.data.items import Item
 from functaconv.data.noise import reading
 from functaconv.data.shards import index_shard, is_seekable, read_records, shown
+from functaconv.defaults import REFINED, Situation
 from functaconv.errors import InputError, ItemError, UsageError
 from functaconv.modalities import Axes
 from functaconv.modalities.reading import check_possible, count_ignored
@@ -22,7 +23,6 @@ from functaconv.presets import preset as preset_of
 from functaconv.recipe import DataRecipe, Recipe, validated
 from functaconv.signals.device import half_is_fast, usable_precision
 from functaconv.signals.tiles import Tile, tiles_of
-from functaconv.sizing import REFINED, Situation
 from functaconv.solvers import SOLVERS
 from functaconv.training.closed_form import learnable
 from functaconv.training.options import FitOptions, layered
@@ -72,10 +72,11 @@ def choose(names: Sequence[str], device: torch.device, options: FitOptions, watc
         solver = "gauss-newton"
     # what corrects the closed form goes with a network and a solver that are chosen below
     layout = {name: value for name, value in latent.items() if name not in ("map_width", "knots")}
+    is_refinable = axes.modality.preset in REFINED
     situation = Situation(
         first.shape, axes.channels, device.type == "cuda", validated({"latent": layout}).latent if layout else None,
         solver, has_network=not asked.get("network", {}).keys() <= CLOSED_FORM_SETTINGS,
-        is_refinable=axes.modality.preset in REFINED, has_many=not layout and _has_many(names),
+        is_refinable=is_refinable, has_many=is_refinable and not layout and _has_many(names),
     )  # fmt: skip
     chosen = preset_name or axes.modality.preset
     recipe = validated(layered(preset_of(str(chosen), situation).settings(), asked))

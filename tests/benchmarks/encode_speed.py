@@ -18,6 +18,7 @@ import torch
 
 from functaconv.base import Base
 from functaconv.construction import build
+from functaconv.defaults import Situation
 from functaconv.modalities import Axes
 from functaconv.presets import preset
 from functaconv.recipe import validated
@@ -25,7 +26,6 @@ from functaconv.settings import latent_of
 from functaconv.signals.batch import Batch
 from functaconv.signals.normalizer import Normalizer
 from functaconv.signals.signal import Signal
-from functaconv.sizing import Situation
 from tests.benchmarks.image_quality import provenance
 
 NETWORKS = (("64", 96), ("128", 128), ("256", 256), ("8x8x16", 192))

@@ -28,6 +28,7 @@ from PIL import Image
 from functaconv.base import Base
 from functaconv.checkpoint import read_base
 from functaconv.construction import build
+from functaconv.defaults import Situation
 from functaconv.packing import pack
 from functaconv.presets import preset
 from functaconv.recipe import LatentRecipe, Recipe
@@ -35,7 +36,6 @@ from functaconv.signals.batch import Batch
 from functaconv.signals.device import matmul_precision, sweep_dtype_of
 from functaconv.signals.grid import Grid
 from functaconv.signals.normalizer import Normalizer
-from functaconv.sizing import Situation
 from functaconv.solvers import SOLVERS
 from functaconv.training import fit_base
 from functaconv.training.learner import Learner

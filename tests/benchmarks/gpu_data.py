@@ -4,6 +4,7 @@ import numpy as np
 
 from functaconv.base import Base
 from functaconv.construction import build
+from functaconv.defaults import Situation
 from functaconv.modalities import Axes
 from functaconv.modalities.latlon_grid import GlobeGrid
 from functaconv.modalities.sphere import Globe
@@ -11,7 +12,6 @@ from functaconv.presets import preset
 from functaconv.signals.grid import AnyGrid, Grid
 from functaconv.signals.normalizer import Normalizer
 from functaconv.signals.signal import Signal
-from functaconv.sizing import Situation
 
 IMAGES = Axes("image", 2, 3)
 

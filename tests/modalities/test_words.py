@@ -15,7 +15,7 @@ PLACES = {
     "cli/": "help texts",
     "demonstration.py": "an example",
     "presets.py": "presets",
-    "sizing.py": "those that size themselves",
+    "defaults.py": "those that size themselves",
     "recipe.py": "help texts of settings",
     "conversion/options.py": "help texts of options",
     "training/options.py": "help texts of options",
