@@ -1,10 +1,9 @@
 """A batch of items to fit latents to: all that a solver sees of the data and the network."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from operator import add
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,39 +12,19 @@ from functaconv.networks import Placement
 from functaconv.networks.reads import Reads
 from functaconv.shapes import (
     CellFeatures,
-    CellJacobian,
     Features,
     Latents,
     PerItem,
     StartFeatures,
     Validity,
 )
+from functaconv.solvers.field import Field
 from functaconv.solvers.linearization import Gradient, Linearization, NormalEquations, along, onto_sites
 from functaconv.solvers.normal_matrix import CellMatrixSum
 from functaconv.solvers.piece import Piece
 
 # share of the error at the start below which float32 has lost too much of an error that is a difference
 CANCELLED = 1e-3
-
-
-@runtime_checkable
-class Field(Protocol):
-    """What a solver needs of a network: features, their cotangents pulled back onto the latents, their Jacobian: if it
-    is corrected, that of its linear part; if that part is refined, what is added to it.
-    """
-
-    @property
-    def is_linear(self) -> bool: ...
-    @property
-    def is_corrected(self) -> bool: ...
-    @property
-    def keeps_derivatives(self) -> bool: ...
-
-    def __call__(self, latents: Latents, placement: Placement) -> CellFeatures: ...
-    def vjp(self, latents: Latents, placement: Placement) -> tuple[CellFeatures, Callable[[CellFeatures], Latents]]: ...
-    def jacobian(self, latents: Latents, placement: Placement) -> tuple[CellFeatures, CellJacobian]: ...
-    def refined(self, linear: CellFeatures, latents: Latents, placement: Placement) -> CellFeatures: ...
-    def reads(self, placement: Placement) -> Reads | None: ...
 
 
 @dataclass(frozen=True)

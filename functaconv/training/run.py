@@ -28,6 +28,7 @@ from functaconv.training.closed_form.floor import Floor, planar
 from functaconv.training.corrected import corrected
 from functaconv.training.dataset import Dataset, plainly
 from functaconv.training.distributed import Group, LostRankError
+from functaconv.training.facts import Outcome, facts_of
 from functaconv.training.learner import Learner, Update
 from functaconv.training.pace import Pace
 from functaconv.training.progress import Progress, Trained, Watcher, plain
@@ -209,7 +210,7 @@ class Run:
         fit = fit_closed_form(request.recipe, situation, training, self.data.validation, tell=tell)
         make_canonical(fit.base, training[:MOST_CANONICAL])
         self.watcher.announce(f"closed form: {fit.psnr:.2f} dB on held-out items after {fit.seconds:.0f} s")
-        floor = Floor.of(fit, self._facts(fit.psnr, 0, closed_form=(fit.psnr, fit.seconds)))
+        floor = Floor.of(fit, self._facts(fit.psnr, 0, floor=(fit.psnr, fit.seconds)))
         replace_bytes(self.folder.closed_form, floor.content)
         return floor
 
@@ -284,32 +285,18 @@ class Run:
         )
 
     def _facts(
-        self,
-        quality: float,
-        updates: int,
-        *,
-        learned: float | None = None,
-        closed_form: tuple[float, float] | None = None,
+        self, quality: float, updates: int, *, learned: float | None = None, floor: tuple[float, float] | None = None
     ) -> dict[str, Any]:
         """What a base's file says of its training."""
-        records, data = self.data.records, self.data
-        unusable = len(records & data.bad)
-        floor, seconds = closed_form or (self.floor.psnr, self.floor.seconds)
-        facts = {
-            "identity": dict(self.request.identity),
-            "updates": updates,
-            "seconds": round(self.seconds, 1),
-            "psnr": plain(quality),
-            "closed_form": {"psnr": plain(floor), "seconds": round(seconds, 1)},
-            "learned": {"psnr": plain(learned)},
-            "items": len(records) - unusable,
-            "validation_items": len({record for batch in data.validation for record in batch.positions}),
-            "unusable": unusable,
-            "skipped": self.learner.skipped if learned is not None else 0,
-            "shapes": [list(shape) for shape in sorted(data.shapes)[:64]],
-            "device": self.request.source.device.type,
-            "precision": self.request.precision,
-        }
-        if (run := trainers().run) is not None:
-            facts["run"] = run
-        return facts
+        return facts_of(
+            self.request,
+            self.data,
+            Outcome(
+                psnr=quality,
+                updates=updates,
+                seconds=self.seconds,
+                closed_form=floor or (self.floor.psnr, self.floor.seconds),
+                learned=learned,
+                skipped=self.learner.skipped if learned is not None else 0,
+            ),
+        )
