@@ -112,7 +112,7 @@ class PointGrid:
         counts = [len(values) for values in distinct]
         if math.prod(counts) > MOST_BESIDE * places[0].numel():
             return None
-        return cls(distinct, _ravelled(places, counts))
+        return cls(distinct, ravelled(places, counts))
 
 
 def counts_of(frequencies: Float[Tensor, "feature axis"]) -> list[int]:
@@ -125,10 +125,11 @@ def by_axis(
 ) -> Float[Tensor, "*any product column"]:
     """Weights of all products of so many functions along the axes, zero where no feature is."""
     every = weights.new_zeros(*weights.shape[:-2], math.prod(counts), weights.shape[-1])
-    return every.index_add(-2, _ravelled(frequencies.long().unbind(1), counts), weights)
+    return every.index_add(-2, ravelled(frequencies.long().unbind(1), counts), weights)
 
 
-def _ravelled(places: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
+def ravelled(places: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
+    """The number of each place of a grid of `counts`, from its numbers along the axes."""
     index = torch.zeros_like(places[0])
     for place, count in zip(places, counts, strict=True):
         index = index * count + place
@@ -153,7 +154,7 @@ def cosines(
     products = tables[0]
     for table in tables[1:]:
         products = (products[..., None] * table[..., None, :]).flatten(-2)
-    return products[..., _ravelled(places, counts)]
+    return products[..., ravelled(places, counts)]
 
 
 def axis_cosines(

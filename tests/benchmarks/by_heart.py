@@ -55,13 +55,12 @@ def learned(modulation: str, data: Path, minutes: float) -> dict[str, Any]:
     base = build(recipe, Axes("image", 2, 3), Normalizer((0.0,) * 3, (1.0,) * 3))
     made = base.field.network
     assert isinstance(made, Layered)
-    with torch.no_grad():
-        made.constant.zero_()
+    assert isinstance(made.constant, torch.Tensor)
+    nn.init.zeros_(made.constant)
     placement = base.placement(Grid(tuple(targets.shape[1:3])))
     own = nn.Parameter(torch.zeros(len(targets), 1, made.modulations))
-    groups = [{"params": list(made.parameters()), "lr": RATE}, {"params": [own], "lr": OWN_RATE}]
-    optimizer = torch.optim.Adam(groups)
-    full = [group["lr"] for group in groups]
+    full = [RATE, OWN_RATE]
+    optimizer = torch.optim.Adam([{"params": list(made.parameters()), "lr": RATE}, {"params": [own], "lr": OWN_RATE}])
     flat, begun, updates = targets.flatten(1, 2), time.process_time(), 0
     generator, curve = torch.Generator().manual_seed(0), list[tuple[float, float]]()
     while (spent := (time.process_time() - begun) / (60 * minutes)) < 1:
@@ -80,7 +79,7 @@ def learned(modulation: str, data: Path, minutes: float) -> dict[str, Any]:
     with FlopCounterMode(display=False) as counted:
         made.features(own[:1], placement)
     with torch.no_grad():
-        error = torch.cat([made.features(part, placement)[:, 0] for part in own.split(10)]) - flat
+        error = torch.cat([made.features(part, placement)[:, 0] for part in torch.split(own, 10)]) - flat
     published, per_layer = PUBLISHED.get(modulation, (None, None))
     return {
         "mae": float(error.abs().mean()), "mse": float(error.square().mean()), "published_mae": published,

@@ -25,7 +25,7 @@ def images(count: int, side: int) -> list[Signal]:
         waves = generator.normal(size=(8, 3)) / 4
         where = generator.uniform(-12, 12, size=(8, 2))
         field = sum(np.sin(a * y + b * x)[..., None] * wave for (a, b), wave in zip(where, waves, strict=True))
-        found.append(Signal(str(number), np.uint8(np.clip(0.5 + 0.3 * field, 0, 1) * 255), 255.0))
+        found.append(Signal(str(number), (np.clip(0.5 + 0.3 * field, 0, 1) * 255).astype(np.uint8), 255.0))
     return found
 
 
@@ -49,8 +49,8 @@ def grids() -> tuple[Base, list[Signal], AnyGrid]:
     land[10:20, 30:50] = True
     down, along = np.meshgrid(np.radians(globe.latitude), np.radians(globe.longitude), indexing="ij")
     signals = [
-        Signal(str(number), np.float32(np.cos(down) * np.sin(along + number))[..., None], valid=~land, own_grid=globe)
-        for number in range(16)
+        Signal(str(number), field.astype(np.float32)[..., None], valid=~land, own_grid=globe)
+        for number, field in enumerate(np.cos(down) * np.sin(along + shift) for shift in range(16))
     ]
     axes = Axes("grid", 2, 1, "last", 4, ("t",), ("K",))
     geometry = Globe.around([globe], "sphere")
