@@ -40,8 +40,8 @@ def build(
     *,
     to_be_loaded: bool = False,
 ) -> Base:
-    """A fresh base, initialised from the recipe's seed, or with whatever the memory holds, `to_be_loaded`. The geometry
-    is that of plain arrays unless given.
+    """A fresh base, initialised from the recipe's seed. Weights `to_be_loaded` are left uninitialised. Without a
+    geometry the base is for plain arrays.
     """
     latent, geometry = recipe.latent, geometry or Flat(axes.dims)
     sites = latent.sites or (1,) * axes.dims

@@ -9,8 +9,9 @@ from typing import Any
 
 from functaconv.checkpoint import StoredBase, base_of, begins_like_base, read_base
 from functaconv.data.decoders import parse_field
+from functaconv.data.expansion import expand_shards
 from functaconv.data.naming import hinted, is_local
-from functaconv.data.shards import expand_shards, is_read_once
+from functaconv.data.storage import is_read_once
 from functaconv.errors import FunctaconvError, InputError, UsageError, VerificationError
 from functaconv.functaset.opening import read_attributes
 from functaconv.functaset.reader import Functaset

@@ -30,7 +30,7 @@ def stop_with_parent() -> None:
 
 
 class AskedToStop(BaseException):
-    """A signal came while there was nothing in hand."""
+    """A signal came while the process waited for input."""
 
 
 class Stop:

@@ -13,7 +13,8 @@ from functaconv.data.ignored import MOST_KINDS, OTHERS, ignore
 from functaconv.data.items import Item, Record
 from functaconv.data.naming import shown
 from functaconv.data.noise import reading
-from functaconv.data.shards import fingerprint, index_shard, is_seekable, read_records
+from functaconv.data.shards import index_shard, read_records
+from functaconv.data.storage import fingerprint, is_seekable
 from functaconv.errors import InputError, ItemError
 from functaconv.modalities.reading import count_ignored
 from functaconv.signals.loader import map_ahead

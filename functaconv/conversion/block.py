@@ -14,7 +14,7 @@ from functaconv.conversion.progress import Progress
 from functaconv.conversion.reading import Portion, read
 from functaconv.conversion.tasks import Task
 from functaconv.conversion.work import Work
-from functaconv.data.shards import shown
+from functaconv.data.naming import shown
 from functaconv.functaset.blocks import DAMAGED, Block, Failure
 from functaconv.functaset.codecs import Codec
 from functaconv.functaset.grids import GridTable
@@ -37,19 +37,19 @@ Tell = Callable[[int, np.ndarray], None]
 
 @dataclass
 class Job:
-    """What an engine runs; to another process only the work travels."""
+    """Reads and encodes tasks for an engine. Pickled for another process, it carries the work only."""
 
     work: Work
     parts: Parts | None = None
     progress: Progress | None = None
     records: dict[int, int] = field(default_factory=dict)
-    """of the shards that were read, up to now"""
+    """how many records of each shard have been read"""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Job, (self.work,)
 
     def announce(self, message: str) -> None:
-        """Something that a user wants to know of the engine."""
+        """Show a message of the engine to the user."""
         if self.progress is not None:
             self.progress.watcher.announce(message)
 
@@ -180,7 +180,7 @@ def _grid_columns(work: Work, table: GridTable, signals: Sequence[Signal]) -> di
 
 
 def _meta(work: Work, signal: Signal) -> str:
-    """What the input said of the item, as JSON; what has a column or a grid of its own is there."""
+    """The item's attributes as JSON, without those that the functaset keeps in columns or grids."""
     attributes = work.layout.kind.meta(signal.attributes or {})
     return json.dumps(attributes) if attributes else "null"
 

@@ -8,29 +8,33 @@ from typing import Any
 
 from functaconv.conversion.options import EncodeOptions
 from functaconv.conversion.work import Work
-from functaconv.data.shards import index_shard, is_seekable
+from functaconv.data.shards import index_shard
+from functaconv.data.storage import is_seekable
 from functaconv.functaset.schema import PARTS
 from functaconv.functaset.unfinished import Parts, existing_at
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """What `encode --dry-run` shows."""
+    """The result of `encode --dry-run`."""
 
     shards: tuple[str, ...]
     records: int | None
     done: int
     numbers: int
     bytes_per_item: int
+    is_tiled: bool = False
+    """the numbers are those of a tile: how many tiles there are is known when the items are decoded"""
 
     def to_json(self) -> dict[str, Any]:
+        each = "tile" if self.is_tiled else "item"
         return {
             "shards": len(self.shards),
             "records": self.records,
             "already_done": self.done,
-            "numbers_per_item": self.numbers,
-            "bytes_per_item": self.bytes_per_item,
-            "bytes": None if self.records is None else self.records * self.bytes_per_item,
+            f"numbers_per_{each}": self.numbers,
+            f"bytes_per_{each}": self.bytes_per_item,
+            "bytes": None if self.records is None or self.is_tiled else self.records * self.bytes_per_item,
         }
 
 
@@ -54,4 +58,6 @@ def dry_run(
     if existing.exists and not options.overwrite:
         done = (records or 0) if existing.is_finished else Parts(path / PARTS).records
     numbers = work.stored.base.numbers
-    return DryRun(work.names, records, done, numbers, options.views * numbers * work.codec.dtype.itemsize)
+    return DryRun(
+        work.names, records, done, numbers, options.views * numbers * work.codec.dtype.itemsize, work.layout.tiled
+    )

@@ -12,10 +12,10 @@ from functaconv.conversion.work import Work
 from functaconv.data.decoders import USABLE_HINT, decode, usable_field
 from functaconv.data.ignored import ignore, most_ignored
 from functaconv.data.items import Record
-from functaconv.data.naming import is_local
+from functaconv.data.naming import is_local, shown
 from functaconv.data.noise import reading
-from functaconv.data.shards import fingerprint, read_records, shown
-from functaconv.data.storage import opened
+from functaconv.data.shards import read_records
+from functaconv.data.storage import fingerprint, opened
 from functaconv.errors import ChangedInputError, InputError, ItemError
 from functaconv.modalities.reading import DecodedRecord, count_ignored
 from functaconv.signals.loader import Ahead, begun_ahead
@@ -171,16 +171,16 @@ def check_first_items(work: Work) -> None:
 
 
 def nothing_usable(work: Work, ignored: Mapping[str, int]) -> str:
-    """That there was no item, and none that failed; `ignored` is what there was instead."""
+    """The message that the input has no item at all; `ignored` counts the records without one."""
     return f"there is no usable item in {work.described}" + (f": {most_ignored(ignored)}" if ignored else "")
 
 
 def _usable(work: Work, ignored: Counter[str]) -> Iterator[Record]:
-    """The records that hold an array, or should; what there is besides is counted."""
+    """The records with an array or a problem; the others are counted in `ignored`."""
     has_any = False
     for number, name in enumerate(work.names):
         if has_any and not is_local(name):
-            # another request before the first item is fitted
+            # each further shard would cost a request before the first item is fitted
             return
         for record in islice(read_records(name, number, unplaced=ignored), work.options.limit):
             count_ignored(record, work.field, ignored)
@@ -190,7 +190,7 @@ def _usable(work: Work, ignored: Counter[str]) -> Iterator[Record]:
 
 
 def _mismatch(work: Work, record: Record) -> tuple[str, bool]:
-    """Why a sound record is not what the base is for, or empty; and whether encoding would lose its colour."""
+    """Why the base cannot encode a valid record, or an empty string; and whether encoding would lose its colour."""
     axes = work.stored.base.axes
     try:
         with reading(record.key):

@@ -18,7 +18,7 @@ from functaconv.conversion.seal import NothingUsableError, complaint_of, seal
 from functaconv.conversion.tasks import expected_records, is_done, tasks
 from functaconv.conversion.work import Work
 from functaconv.data.naming import is_local
-from functaconv.data.shards import fingerprint
+from functaconv.data.storage import fingerprint
 from functaconv.engines import ENGINES
 from functaconv.engines.ranks import Ranks, in_turn
 from functaconv.engines.ranks import ranks as ranks_of_environment

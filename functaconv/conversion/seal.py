@@ -11,8 +11,7 @@ from functaconv.conversion.reading import nothing_usable
 from functaconv.conversion.work import Work
 from functaconv.data.decoders import USABLE_HINT
 from functaconv.data.ignored import ignore
-from functaconv.data.naming import short_name
-from functaconv.data.shards import shown
+from functaconv.data.naming import short_name, shown
 from functaconv.errors import (
     ChangedInputError,
     FunctaconvError,

@@ -7,16 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from functaconv.conversion.work import Work
-from functaconv.data.naming import is_local
-from functaconv.data.shards import (
-    RecordLocation,
-    digest_of_names,
-    fingerprint,
-    index_shard,
-    is_read_once,
-    is_seekable,
-    shown,
-)
+from functaconv.data.grouping import RecordLocation
+from functaconv.data.naming import is_local, shown
+from functaconv.data.shards import digest_of_names, index_shard
+from functaconv.data.storage import fingerprint, is_read_once, is_seekable
 from functaconv.documents import differences
 from functaconv.errors import ChangedInputError, InputError, UsageError
 from functaconv.functaset.unfinished import Listed, Parts

@@ -13,8 +13,9 @@ import torch
 from functaconv.checkpoint import StoredBase, base_from_bytes, read_base
 from functaconv.conversion.options import EncodeOptions
 from functaconv.data.decoders.transform import Size
-from functaconv.data.naming import short_name
-from functaconv.data.shards import expand_shards, is_read_once, shown
+from functaconv.data.expansion import expand_shards
+from functaconv.data.naming import short_name, shown
+from functaconv.data.storage import is_read_once
 from functaconv.errors import UsageError, lookup
 from functaconv.functaset.attributes import Budgets
 from functaconv.functaset.codecs import CODECS, Codec

@@ -2,8 +2,6 @@
 
 import re
 
-__all__ = ["ARRAYS", "BYTE_ORDER_MARK", "FIELDS", "HEAD", "IMAGES", "MESHES", "format_in_words", "format_of"]
-
 # bytes that are looked at
 HEAD = 512
 

@@ -10,7 +10,8 @@ from typing import BinaryIO
 
 from functaconv.data.compression import plain
 from functaconv.data.items import DamageError
-from functaconv.data.storage import is_seekable, opened, shown
+from functaconv.data.naming import shown
+from functaconv.data.storage import is_seekable, opened
 from functaconv.errors import InputError
 
 _CHUNK = 1 << 20

@@ -9,9 +9,10 @@ from typing import BinaryIO
 
 from functaconv.data.archive import Member, Tape, members
 from functaconv.data.compression import plain
-from functaconv.data.decoders import SUFFIXES, Limits
+from functaconv.data.decoders import SUFFIXES
 from functaconv.data.ignored import APPLE_DOUBLE, HIDDEN, LINKS, META, NO_SUFFIX, SPECIAL, ignore
 from functaconv.data.items import DamageError, Record
+from functaconv.data.limits import Limits
 from functaconv.data.naming import shown
 from functaconv.errors import InputError
 

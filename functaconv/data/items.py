@@ -44,7 +44,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One raw array as it came."""
+    """One decoded array, with its key, before it is fitted to axes."""
 
     key: str
     array: np.ndarray

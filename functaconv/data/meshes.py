@@ -15,8 +15,6 @@ from functaconv.data.contents import BYTE_ORDER_MARK, format_in_words, format_of
 from functaconv.data.ignored import CUT_STL, ignore
 from functaconv.errors import ItemError, MissingExtraError
 
-__all__ = ["MESH_SUFFIXES", "MOST_FACES", "MOST_RESOLUTION", "surface", "voxelise"]
-
 MESH_SUFFIXES = ("off", "obj", "stl")
 MOST_FACES = 2_000_000
 # voxels per side

@@ -20,25 +20,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from functaconv.data.archive import Tape, members
-from functaconv.data.decoders import DEFAULT_LIMITS, Limits
-from functaconv.data.expansion import expand_shards
 from functaconv.data.grouping import Elsewhere, Group, RecordLocation, Source, add, groups
 from functaconv.data.items import Record
-from functaconv.data.storage import fingerprint, is_read_once, is_seekable, opened, shown
+from functaconv.data.limits import DEFAULT_LIMITS, Limits
+from functaconv.data.naming import shown
+from functaconv.data.storage import is_read_once, is_seekable, opened
 from functaconv.errors import InputError
-
-__all__ = [
-    "RecordLocation",
-    "digest_of_names",
-    "expand_shards",
-    "fingerprint",
-    "index_shard",
-    "is_read_once",
-    "is_seekable",
-    "read_at",
-    "read_records",
-    "shown",
-]
 
 
 def read_records(

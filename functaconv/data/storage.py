@@ -14,8 +14,6 @@ from functaconv.data.pipes import pipe_stream, stdin_stream
 from functaconv.data.remote import Announcement, RemoteStream
 from functaconv.errors import InputError, UsageError
 
-__all__ = ["fingerprint", "is_read_once", "is_seekable", "opened", "short_name", "shown"]
-
 _END = 1 << 16
 
 

@@ -10,8 +10,6 @@ from pathlib import Path
 
 from functaconv.errors import InputError
 
-__all__ = ["member_names", "unzipped"]
-
 # an archive that expands to more than both, bytes and times its own size, is no dataset
 _ALWAYS, _TIMES = 1 << 30, 50
 # what zipfile raises on damaged, encrypted and unusual archives

@@ -1,4 +1,4 @@
-"""This process: what comes next is read and decoded while what came before is fitted."""
+"""Encodes in this process; the next portion is read and decoded while the current one is fitted."""
 
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
@@ -9,7 +9,7 @@ from functaconv.signals.loader import prefetched
 
 
 class Job(Protocol):
-    """What an engine runs for each task: `encode(read(task))`."""
+    """What an engine needs of a job: for each task it runs `encode(read(task))`."""
 
     def read(self, task: Any) -> Iterator[Any]:
         """Portions of a task's records; while one that `is_large` is encoded nothing else is read."""

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from functaconv.data.decoders import check_attributes, decode, usable_field
+from functaconv.data.decoders import decode, usable_field
+from functaconv.data.decoders.attributes import check_attributes
 from functaconv.data.decoders.transform import ImageTransform
 from functaconv.data.ignored import LABELS, RECORDS, ignore
 from functaconv.data.items import Record

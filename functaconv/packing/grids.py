@@ -147,7 +147,7 @@ def _matched(contents: Sequence[_Content], choice: FieldChoice, source: str) -> 
     series = [_in_time(same_kind) for same_kind in by_set.values()]
     groups: list[list[_Series]] = []
     for one in series:
-        home = next((group for group in groups if all(_fit(other, one) for other in group)), None)
+        home = next((group for group in groups if all(_belong_together(other, one) for other in group)), None)
         if home is None:
             groups.append([one])
         else:
@@ -185,7 +185,7 @@ def _in_time(contents: Sequence[_Content]) -> _Series:
     return _Series(ordered[0].variables, ordered[0].grid, tuple(it.file for it in ordered), labels)
 
 
-def _fit(one: _Series, other: _Series) -> bool:
+def _belong_together(one: _Series, other: _Series) -> bool:
     """Whether they are channels of the same items."""
     return one.grid == other.grid and one.labels == other.labels and set(one.variables).isdisjoint(other.variables)
 

@@ -12,19 +12,12 @@ import numpy as np
 from PIL import Image
 
 from functaconv.data.contents import format_of
-from functaconv.data.decoders import (
-    ARRAY_SUFFIXES,
-    DEFAULT_LIMITS,
-    OTHER_IMAGES,
-    PROMISED,
-    ImageTransform,
-    decode,
-    transform_image,
-)
+from functaconv.data.decoders import ARRAY_SUFFIXES, OTHER_IMAGES, PROMISED, decode
 from functaconv.data.decoders.binvox import write_binvox
+from functaconv.data.decoders.transform import ImageTransform, transform_image
 from functaconv.data.folder import opened
 from functaconv.data.items import Item, Record
-from functaconv.data.limits import check_ahead
+from functaconv.data.limits import DEFAULT_LIMITS, check_ahead
 from functaconv.data.meshes import MESH_SUFFIXES, voxelise
 from functaconv.data.noise import now_reading
 from functaconv.errors import InputError, ItemError

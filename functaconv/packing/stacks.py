@@ -12,9 +12,10 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from functaconv.data.decoders import DEFAULT_LIMITS, npy_header
+from functaconv.data.decoders.arrays import npy_header
 from functaconv.data.folder import opened
 from functaconv.data.ignored import ARRAYS, ignore, number_for_each
+from functaconv.data.limits import DEFAULT_LIMITS
 from functaconv.errors import InputError, ItemError, UsageError
 from functaconv.packing.selection import ARRAY, File
 

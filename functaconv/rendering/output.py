@@ -98,5 +98,5 @@ class Names:
 
 
 def _compared(name: str) -> str:
-    """What is alike for names that some file system takes for one: in case, and in how an accent is written."""
+    """The name as file systems may compare it: without differences of case or of how accents are encoded."""
     return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())

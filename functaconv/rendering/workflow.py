@@ -26,7 +26,7 @@ MOST_VALUES = 1 << 29
 
 @dataclass(frozen=True)
 class Rendered:
-    """What came of `render`."""
+    """The result of `render`: how many items were written, and the files."""
 
     count: int
     path: str

@@ -10,7 +10,7 @@ import torch
 
 from functaconv.base import Base
 from functaconv.checkpoint import base_of
-from functaconv.data.shards import expand_shards
+from functaconv.data.expansion import expand_shards
 from functaconv.errors import FunctaconvError, UsageError, VerificationError
 from functaconv.functaset.opening import open_functaset
 from functaconv.functaset.reader import Functaset

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from functaconv.base import Base
-from functaconv.data.shards import index_shard, is_seekable
+from functaconv.data.shards import index_shard
+from functaconv.data.storage import is_seekable
 from functaconv.errors import InputError
 from functaconv.functaset.reader import Functaset
 from functaconv.modalities.reading import Reading

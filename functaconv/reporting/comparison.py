@@ -14,7 +14,8 @@ from pydantic import BaseModel, ValidationError
 
 from functaconv.base import Base
 from functaconv.data.decoders.transform import ImageTransform, Size
-from functaconv.data.shards import read_records, shown
+from functaconv.data.naming import shown
+from functaconv.data.shards import read_records
 from functaconv.errors import InputError
 from functaconv.functaset.files import problems
 from functaconv.functaset.reader import Functaset

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from threading import Lock
 
 from functaconv.data.copies import LocalCopies
+from functaconv.data.grouping import RecordLocation
 from functaconv.data.items import Record
 from functaconv.data.limits import check_ahead
-from functaconv.data.shards import RecordLocation, index_shard, read_at
+from functaconv.data.shards import index_shard, read_at
 from functaconv.signals.loader import map_ahead
 from functaconv.signals.signal import Signal
 

@@ -32,8 +32,8 @@ class Ahead(Generic[Made]):
             made = self._call() if self._future is None else self._future.result()
         except DecodeLaterError:
             made = self._call()
-        # neither the record nor what became of it is held any longer
-        self._future, self._call = None, _taken
+        # so that the record and the result can be freed
+        self._future, self._call = None, _already_given
         return made
 
     def cancel(self) -> None:
@@ -41,7 +41,7 @@ class Ahead(Generic[Made]):
             self._future.cancel()
 
 
-def _taken() -> Any:
+def _already_given() -> Any:
     raise AssertionError("a result is given once")
 
 
@@ -144,7 +144,7 @@ def prefetched(
             if not waits:
                 room.release()
             yield item
-            # by now nobody may hold it
+            # free its memory before the next one is made
             item = None
             if waits:
                 room.release()

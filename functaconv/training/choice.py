@@ -11,8 +11,10 @@ import torch
 from functaconv.data.decoders import USABLE_HINT, decode, usable_field
 from functaconv.data.ignored import most_ignored
 from functaconv.data.items import Item
+from functaconv.data.naming import shown
 from functaconv.data.noise import reading
-from functaconv.data.shards import index_shard, is_seekable, read_records, shown
+from functaconv.data.shards import index_shard, read_records
+from functaconv.data.storage import is_seekable
 from functaconv.defaults import REFINED, Situation
 from functaconv.errors import InputError, ItemError, UsageError
 from functaconv.modalities import Axes

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from functaconv.checkpoint import is_base, read_base
-from functaconv.data.shards import expand_shards, fingerprint
+from functaconv.data.expansion import expand_shards
+from functaconv.data.storage import fingerprint
 from functaconv.documents import differences
 from functaconv.engines.ranks import trainers
 from functaconv.errors import InputError, OutputExistsError, UsageError

@@ -17,7 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from functaconv.construction import build
 from functaconv.data.decoders import decode
-from functaconv.data.shards import expand_shards, read_records
+from functaconv.data.expansion import expand_shards
+from functaconv.data.shards import read_records
 from functaconv.modalities import Axes
 from functaconv.networks.layered import Layered
 from functaconv.recipe import Recipe

@@ -19,7 +19,8 @@ from PIL import Image
 from functaconv.checkpoint import base_from_bytes, base_of, read_base
 from functaconv.conversion import Encoded, Watcher, dry_run, encode
 from functaconv.data.decoders.transform import ImageTransform
-from functaconv.data.shards import expand_shards, read_records
+from functaconv.data.expansion import expand_shards
+from functaconv.data.shards import read_records
 from functaconv.documents import merged
 from functaconv.errors import (
     ChangedInputError,
@@ -241,6 +242,24 @@ def test_large_images_are_cut_into_tiles(base_file: Path, image_shards: Callable
         own = functaset.psnr[index.first[number] : index.first[number] + index.rows[number]]
         assert found == pytest.approx(own[0], abs=0.01)
         assert len(set(own)) == 1
+
+
+def test_tiles_are_gone_on_with_as_whole_items_are(
+    base_file: Path, image_shards: Callable[..., Path], tmp_path: Path
+) -> None:
+    large = image_shards(18, shapes=[(20, 30)])
+    run(base_file, large, tmp_path / "whole", tile=12)
+    planned = dry_run(base_file, str(large), tmp_path / "stopped", tile=12).to_json()
+    # how many tiles there will be is in the images
+    assert (planned["records"], planned["bytes_per_tile"], planned["bytes"]) == (18, 16, None)
+    with pytest.raises(StoppedError, match="are saved"):
+        run(base_file, large, tmp_path / "stopped", tile=12, watcher=Killer(1))
+    assert dry_run(base_file, str(large), tmp_path / "stopped", tile=12).done == 16
+    with pytest.raises(OutputExistsError, match="overlap"):
+        run(base_file, large, tmp_path / "stopped")
+    run(base_file, large, tmp_path / "stopped", tile=12, workers=1)
+    assert stored_tree(tmp_path / "stopped") == stored_tree(tmp_path / "whole")
+    assert verify(tmp_path / "stopped") == []
 
 
 @pytest.mark.parametrize("kind", ["sizes", "gray"])

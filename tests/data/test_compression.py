@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from functaconv.data.decoders import Limits
+from functaconv.data.limits import Limits
 from functaconv.data.shards import read_records
 from functaconv.errors import MissingExtraError
 from tests.data.test_shards import MEMBERS, as_pairs, read, read_until_error, tar

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from functaconv.data import patience
+from functaconv.data.expansion import expand_shards
 from functaconv.data.grids import open_fields
-from functaconv.data.shards import expand_shards, fingerprint, read_records
-from functaconv.data.storage import opened
+from functaconv.data.shards import read_records
+from functaconv.data.storage import fingerprint, opened
 from functaconv.errors import ChangedInputError, InputError, ServiceError, UsageError
 from tests.data.servers import Answer, Script, breaking
 from tests.data.test_shards import MEMBERS, as_pairs, read, tar

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from functaconv.data import patience
+from functaconv.data.expansion import expand_shards
 from functaconv.data.items import Record
 from functaconv.data.patience import source_timeout
-from functaconv.data.shards import expand_shards, fingerprint, index_shard, is_seekable, read_records
-from functaconv.data.storage import opened
+from functaconv.data.shards import index_shard, read_records
+from functaconv.data.storage import fingerprint, is_seekable, opened
 from functaconv.errors import (
     ChangedInputError,
     FunctaconvError,

@@ -11,16 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from functaconv.data.decoders import SUFFIXES, Limits
+from functaconv.data.decoders import SUFFIXES
+from functaconv.data.expansion import expand_shards
 from functaconv.data.ignored import APPLE_DOUBLE, HIDDEN, LINKS, NO_SUFFIX, SPECIAL
 from functaconv.data.items import Record
-from functaconv.data.shards import (
-    expand_shards,
-    fingerprint,
-    index_shard,
-    read_at,
-    read_records,
-)
+from functaconv.data.limits import Limits
+from functaconv.data.shards import index_shard, read_at, read_records
+from functaconv.data.storage import fingerprint
 from functaconv.errors import InputError, UsageError
 
 Members = Sequence[tuple[str, bytes]]

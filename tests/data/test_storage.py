@@ -9,16 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from functaconv.data.expansion import expand_shards
 from functaconv.data.items import Record
 from functaconv.data.naming import short_name, shown
-from functaconv.data.shards import (
-    expand_shards,
-    fingerprint,
-    index_shard,
-    is_read_once,
-    is_seekable,
-    read_records,
-)
+from functaconv.data.shards import index_shard, read_records
+from functaconv.data.storage import fingerprint, is_read_once, is_seekable
 from functaconv.errors import FunctaconvError, InputError, UsageError
 from tests.data.test_shards import MEMBERS, as_pairs, read, tar
 

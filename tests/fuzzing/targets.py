@@ -19,9 +19,10 @@ import numpy as np
 import torch
 
 from functaconv.checkpoint import base_from_bytes
-from functaconv.data.decoders import Limits, decode
+from functaconv.data.decoders import decode
 from functaconv.data.decoders.binvox import write_binvox
 from functaconv.data.items import Record
+from functaconv.data.limits import Limits
 from functaconv.data.shards import read_records
 from functaconv.modalities import Axes
 from functaconv.signals.grid import Grid

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from functaconv.data.decoders import ImageTransform
 from functaconv.data.decoders.binvox import read_binvox
+from functaconv.data.decoders.transform import ImageTransform
 from functaconv.data.grids import FieldChoice
 from functaconv.errors import InputError, UsageError
 from functaconv.packing import pack, plan

@@ -12,9 +12,11 @@ import pytest
 from PIL import Image
 
 import functaconv.packing as packing
-from functaconv.data.decoders import ImageTransform, decode
+from functaconv.data.decoders import decode
+from functaconv.data.decoders.transform import ImageTransform
+from functaconv.data.expansion import expand_shards
 from functaconv.data.items import Record
-from functaconv.data.shards import expand_shards, read_records
+from functaconv.data.shards import read_records
 from functaconv.errors import FunctaconvError, InputError, OutputExistsError, UsageError
 from functaconv.packing import pack
 

@@ -15,7 +15,8 @@ from functaconv.checkpoint import StoredBase, base_of, base_to_bytes, read_base
 from functaconv.construction import build
 from functaconv.conversion import EncodeOptions, encode
 from functaconv.conversion.work import Work
-from functaconv.data.shards import expand_shards, read_records
+from functaconv.data.expansion import expand_shards
+from functaconv.data.shards import read_records
 from functaconv.documents import merged
 from functaconv.files import replace_bytes
 from functaconv.functaset.opening import open_functaset

@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from functaconv.data.contents import IMAGES, format_in_words, format_of
-from functaconv.data.decoders.arrays import ARRAY_ERRORS, npy_header, numeric, read_npy, read_npz
+from functaconv.data.decoders.arrays import ARRAY_ERRORS, numeric, read_npy, read_npz
 from functaconv.data.decoders.attributes import (
     as_grid,
     attributes_of,
@@ -27,29 +27,11 @@ from functaconv.data.decoders.attributes import (
 )
 from functaconv.data.decoders.binvox import read_binvox
 from functaconv.data.decoders.images import IMAGE_SUFFIXES, decode_image
-from functaconv.data.decoders.transform import ImageTransform, parse_size, transform_image
+from functaconv.data.decoders.transform import ImageTransform, transform_image
 from functaconv.data.ignored import beside, ignore, named_otherwise
 from functaconv.data.items import OF_GRIDS, Item, Record
 from functaconv.data.limits import DEFAULT_LIMITS, Limits
 from functaconv.errors import ItemError, UsageError
-
-__all__ = [
-    "ARRAY_SUFFIXES",
-    "DEFAULT_LIMITS",
-    "OTHER_IMAGES",
-    "PROMISED",
-    "SUFFIXES",
-    "USABLE_HINT",
-    "ImageTransform",
-    "Limits",
-    "check_attributes",
-    "decode",
-    "npy_header",
-    "parse_field",
-    "parse_size",
-    "transform_image",
-    "usable_field",
-]
 
 # the suffixes that hold an array, in the order of preference when a record has several
 ARRAY_SUFFIXES = (*IMAGE_SUFFIXES, "npy", "npz", "binvox")

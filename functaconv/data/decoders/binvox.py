@@ -14,8 +14,6 @@ import numpy as np
 from functaconv.data.limits import check_ahead
 from functaconv.errors import ItemError
 
-__all__ = ["read_binvox", "unpack_bits", "write_binvox"]
-
 # bytes of a header; those that binvox writes take about 100
 _MOST_HEADER = 4096
 _DATA = re.compile(rb"^[ \t]*data[ \t]*\r?\n", re.MULTILINE)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from functaconv.data.decoders import DEFAULT_LIMITS
 from functaconv.data.grids.axes import horizontal, role_of
 from functaconv.data.grids.choice import FieldChoice, Unfit, alternatives
 from functaconv.data.grids.chunks import blocks
 from functaconv.data.grids.coordinates import TIME_NAMES, Coordinate, coordinates
 from functaconv.data.grids.fields import Fields, Layout, Place, Variable, check_size, number_label, time_label
 from functaconv.data.grids.origin import Origin
+from functaconv.data.limits import DEFAULT_LIMITS
 from functaconv.errors import InputError
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from functaconv.data.decoders import DEFAULT_LIMITS
 from functaconv.data.folder import clean_key
 from functaconv.data.grids.origin import Origin
 from functaconv.data.items import OF_GRIDS
+from functaconv.data.limits import DEFAULT_LIMITS
 from functaconv.errors import InputError
 
 # attributes with a meaning of their own: a coordinate that is called so gets another name

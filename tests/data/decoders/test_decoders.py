@@ -14,17 +14,11 @@ import pytest
 from PIL import Image
 
 from functaconv.data.contents import format_of
-from functaconv.data.decoders import (
-    SUFFIXES,
-    ImageTransform,
-    Limits,
-    decode,
-    parse_field,
-    parse_size,
-    usable_field,
-)
+from functaconv.data.decoders import SUFFIXES, decode, parse_field, usable_field
+from functaconv.data.decoders.transform import ImageTransform, parse_size
 from functaconv.data.ignored import CUT_JSON, CUT_TEXT, FRAMES, LARGE_JSON, LOW_BITS, NO_LABELS, named_otherwise
 from functaconv.data.items import Record
+from functaconv.data.limits import Limits
 from functaconv.errors import ItemError, UsageError
 
 RNG = np.random.default_rng(0)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import tifffile
 
-from functaconv.data.decoders import Limits, decode
+from functaconv.data.decoders import decode
 from functaconv.data.ignored import LOW_BITS, PAGES
 from functaconv.data.items import Item, Record
+from functaconv.data.limits import Limits
 from functaconv.errors import ItemError, MissingExtraError
 from functaconv.modalities import Axes
 
