@@ -125,7 +125,7 @@ class ModulatedNetwork(nn.Module):
     def on_grid(self, latents: Latents, coords: Coords) -> Features | None:
         """Features of points behind windows, where that is little work since they form a grid; else None."""
         sites, is_window = self.sites, self.sites.count > 1 and self.sites.interpolation == "window"
-        if not is_window or any(sites.reaches_poles) or not self.network.sees_windows:
+        if not is_window or not self.network.sees_windows:
             return None
         return self.network.through_windows(self.latent_map(latents), sites, coords)
 

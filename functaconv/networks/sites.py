@@ -15,15 +15,18 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from functaconv.networks.cosines import ravelled
 from functaconv.networks.placement import Placement
 from functaconv.networks.reads import Poles
 from functaconv.shapes import Coords, Positions
 
 # of a cell's side: less is rounding
 ALIKE = 1e-4
+# where along a row of sites a pole is seen from
+SEEN_FROM = 0.5
 
 Interpolation = Literal["nearest", "linear", "window"]
 Frame = Literal["local", "global", "both"]
@@ -64,15 +67,14 @@ class SiteGrid:
         extent = torch.tensor(self.shape, device=coords.device)
         scaled = (coords if positions is None else positions) * extent
         if self.is_closed:
-            scaled = torch.cat([scaled[:, :-1], scaled[:, -1:] % extent[-1]], -1)
+            scaled = _wrapped(scaled, extent)
         if self.interpolation == "nearest":
             low = torch.minimum(scaled.floor().long().clamp(min=0), extent - 1)
-            cells_per_axis, local = extent, scaled - low
-            cell_of_axis = low
+            cells, cell_of_axis, local = self.shape, low, scaled - low
         else:
             low, local = _between(scaled, extent)
-            cells_per_axis, cell_of_axis = extent + 1, low + 1
-        cell = _ravel(cell_of_axis, cells_per_axis)
+            cells, cell_of_axis = tuple(count + 1 for count in self.shape), low + 1
+        cell = ravelled(cell_of_axis.unbind(-1), cells)
         names, cell, counts = torch.unique(cell, return_inverse=True, return_counts=True)
 
         order = torch.argsort(cell, stable=True)
@@ -96,8 +98,11 @@ class SiteGrid:
         around = (local - self._offsets(local.device)[:, None] + 1) / 2
         for pole in (0, 1):
             if self.reaches_poles[pole]:
-                self._meet(pole, low, local, fraction, around)
-        corners, blend = self._corners(names, cells_per_axis, fraction)
+                is_beside = self._meet(pole, low[:, 0], local[:, 0], fraction[:, 0])
+                corners = self._offsets(low.device)[:, 0] == pole
+                # all see the pole from one place
+                around[corners.nonzero(), is_beside.nonzero()[:, 0], 1:] = SEEN_FROM
+        corners, blend = self._corners(names, fraction)
         placement = Placement(
             network_coords[index], index, valid, corners, blend[index], self.count, poles=self.poles
         )  # fmt: skip
@@ -109,16 +114,21 @@ class SiteGrid:
     def along(
         self, axis: int, coords: Float[Tensor, " point"]
     ) -> tuple[Int[Tensor, "point 2"], Float[Tensor, "point 2"], Float[Tensor, "point 2"]]:
-        """Windows along one axis that reaches no pole: the two sites that each point sees, how much it takes of each,
-        and where it lies in the cells around each, in 0..1.
+        """Windows along one axis: the two sites that each point sees, how much it takes of each, and where it lies in
+        the cells around each, in 0..1. Along the first axis poles follow the sites.
         """
         extent = torch.tensor(self.shape[axis], device=coords.device)
         is_closed = self.is_closed and axis == len(self.shape) - 1
         scaled = coords * extent
         low, local = _between(scaled % extent if is_closed else scaled, extent)
         step, share = torch.arange(2, device=coords.device), _window(local)
-        sites = low[:, None] + step
-        sites = sites % extent if is_closed else torch.minimum(sites.clamp(min=0), extent - 1)
+        beyond = low[:, None] + step
+        sites = beyond % extent if is_closed else torch.minimum(beyond.clamp(min=0), extent - 1)
+        if axis == 0:
+            for pole in (0, 1):
+                if self.reaches_poles[pole]:
+                    self._meet(pole, low, local, share)
+            sites = self._or_poles(beyond, sites, self.shape[0])
         return sites, torch.stack([1 - share, share], 1), (local[:, None] - step + 1) / 2
 
     def _offsets(self, device: torch.device) -> Int[Tensor, "corner axis"]:
@@ -128,20 +138,28 @@ class SiteGrid:
     def _meet(
         self,
         pole: int,
-        low: Int[Tensor, "point axis"],
-        local: Positions,
-        fraction: Positions,
-        around: Float[Tensor, "corner point axis"],
-    ) -> None:
-        """What points between a pole and the sites around it take from either, and how they see the pole, in place."""
-        is_beside = low[:, 0] == (-1 if pole == 0 else self.shape[0] - 1)
+        low: Int[Tensor, " point"],
+        local: Float[Tensor, " point"],
+        share: Float[Tensor, " point"],
+    ) -> Bool[Tensor, " point"]:
+        """What points between a pole and the sites around it take from either, in place, and which points these are.
+        All is along the first axis.
+        """
+        is_beside = low == (-1 if pole == 0 else self.shape[0] - 1)
         # from 0 at the pole to 1 at the sites
-        distance = (local[is_beside, 0] * 2 - 1 if pole == 0 else 1 - local[is_beside, 0] * 2).clamp(0, 1)
+        distance = (local[is_beside] * 2 - 1 if pole == 0 else 1 - local[is_beside] * 2).clamp(0, 1)
         # it leaves the pole with a slope: so does a smooth field along a meridian, one way down and the other up
-        share = (distance * (math.pi / 2)).sin() if self.interpolation == "window" else distance
-        fraction[is_beside, 0] = share if pole == 0 else 1 - share
-        corners = self._offsets(low.device)[:, 0] == pole
-        around[corners.nonzero(), is_beside.nonzero()[:, 0], 1:] = 0.5
+        own = (distance * (math.pi / 2)).sin() if self.interpolation == "window" else distance
+        share[is_beside] = own if pole == 0 else 1 - own
+        return is_beside
+
+    def _or_poles(self, row: Tensor, number: Tensor, count: int) -> Tensor:
+        """Numbers of sites in so many rows of the first axis, or of the poles, which follow the `count` sites."""
+        if self.reaches_poles[0]:
+            number = torch.where(row < 0, count, number)
+        if self.reaches_poles[1]:
+            number = torch.where(row == self.shape[0], count + self.poles.count - 1, number)
+        return number
 
     def _network_coords(self, coords: Coords, scaled: Positions, local: Positions, has_positions: bool) -> Tensor:
         """Coordinates of each point as the network sees them."""
@@ -152,24 +170,18 @@ class SiteGrid:
         return coords * max(self.shape) if has_positions else scaled
 
     def _corners(
-        self, cells: Int[Tensor, " cell"], cells_per_axis: Int[Tensor, " axis"], fraction: Coords
+        self, cells: Int[Tensor, " cell"], fraction: Coords
     ) -> tuple[Int[Tensor, "cell corner"], Float[Tensor, "point corner"]]:
         extent = torch.tensor(self.shape, device=cells.device)
-        low = _unravel(cells, cells_per_axis) - 1
+        low = torch.stack(torch.unravel_index(cells, [count + 1 for count in self.shape]), -1) - 1
         corners, weights = [], []
         for step in self._offsets(cells.device):
             # beyond the outermost site centres the nearest site holds
             site = low + step
             if self.is_closed:
-                site = torch.cat([site[:, :-1], site[:, -1:] % extent[-1]], -1)
-            polar = site[:, 0]
-            site = torch.minimum(site.clamp(min=0), extent - 1)
-            number = _ravel(site, extent)
-            if self.reaches_poles[0]:
-                number = torch.where(polar < 0, self.count, number)
-            if self.reaches_poles[1]:
-                number = torch.where(polar == extent[0], self.count + self.poles.count - 1, number)
-            corners.append(number)
+                site = _wrapped(site, extent)
+            inside = torch.minimum(site.clamp(min=0), extent - 1)
+            corners.append(self._or_poles(site[:, 0], ravelled(inside.unbind(-1), self.shape), self.count))
             weights.append(torch.where(step.bool(), fraction, 1 - fraction).prod(-1))
         return torch.stack(corners, -1), torch.stack(weights, -1)
 
@@ -187,7 +199,7 @@ def neighbours(shape: tuple[int, ...], reach: int, *, is_closed: bool = False) -
         if is_closed:
             moved[:, -1] %= extent[-1]
         inside = ((moved >= 0) & (moved < extent)).all(-1)
-        columns.append(torch.where(inside, _ravel(moved, extent), len(sites)))
+        columns.append(torch.where(inside, ravelled(moved.unbind(-1), shape), len(sites)))
     return torch.stack(columns, -1)
 
 
@@ -204,16 +216,6 @@ def _window(local: Tensor) -> Tensor:
     return (local.clamp(0, 1) * (math.pi / 2)).sin().square()
 
 
-def _ravel(position: Int[Tensor, "n axis"], extent: Int[Tensor, " axis"]) -> Int[Tensor, " n"]:
-    index = torch.zeros_like(position[:, 0])
-    for axis in range(position.shape[1]):
-        index = index * extent[axis] + position[:, axis]
-    return index
-
-
-def _unravel(index: Int[Tensor, " n"], extent: Int[Tensor, " axis"]) -> Int[Tensor, "n axis"]:
-    columns = []
-    for axis in reversed(range(len(extent))):
-        columns.append(index % extent[axis])
-        index = index // extent[axis]
-    return torch.stack(columns[::-1], -1)
+def _wrapped(places: Tensor, extent: Int[Tensor, " axis"]) -> Tensor:
+    """Places along the axes, on the last one around the globe."""
+    return torch.cat([places[:, :-1], places[:, -1:] % extent[-1]], -1)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from functaconv.networks.cosines import PointGrid, axis_cosines, by_axis, counts_of
-from functaconv.networks.sites import SiteGrid
+from functaconv.networks.sites import SEEN_FROM, SiteGrid
 from functaconv.shapes import Features
 
 # numbers that are held at a time
@@ -31,6 +31,7 @@ def through_windows(
     counts = counts_of(frequencies)
     if max(map(math.prod, zip(map(len, grid.axes), sites.shape, counts, strict=True))) > MOST_SUMS:
         return None
+    seen_from = axis_cosines(weights.new_full((), SEEN_FROM), torch.arange(max(counts), device=weights.device))
     tables = [_table(sites, axis, along, counts[axis]) for axis, along in enumerate(grid.axes)]
     # numbers of an item once so many axes are points
     sizes = [
@@ -41,6 +42,7 @@ def through_windows(
     seen = []
     for part in torch.split(weights, together):
         sums = by_axis(frequencies, counts, part).reshape(len(part), *sites.shape, *counts, -1)
+        sums = _with_poles(sums, sites, seen_from)
         seen.append(_summed(sums, tables).flatten(2)[..., grid.places])
     return torch.cat(seen).mT
 
@@ -51,8 +53,24 @@ def _table(
     """How much a point along an axis sees of each function of each site."""
     read, share, around = sites.along(axis, coords)
     functions = share[..., None] * axis_cosines(around, torch.arange(count, device=coords.device))
-    table = functions.new_zeros(len(coords), sites.shape[axis], count)
+    rows = sites.shape[axis] + (sites.poles.count if axis == 0 else 0)
+    table = functions.new_zeros(len(coords), rows, count)
     return table.scatter_add(1, read[..., None].expand_as(functions), functions)
+
+
+def _with_poles(sums: Tensor, sites: SiteGrid, seen_from: Float[Tensor, " function"]) -> Tensor:
+    """`[item, row, column, function, function, channel]` with a row for every pole after those of the sites: the mean
+    of the row around it, as seen from one place wherever a point lies along it.
+    """
+    rows = [sums]
+    for end, is_reached in zip((slice(0, 1), slice(-1, None)), sites.reaches_poles, strict=True):
+        if is_reached:
+            # the first function is one everywhere
+            there = torch.einsum("iscfgk,g->ifk", sums[:, end] / sums.shape[2], seen_from[: sums.shape[4]])
+            row = torch.zeros_like(sums[:, :1])
+            row[..., 0, :] = there[:, None, None]
+            rows.append(row)
+    return torch.cat(rows, 1) if len(rows) > 1 else sums
 
 
 def _summed(sums: Tensor, tables: list[Tensor]) -> Tensor:
