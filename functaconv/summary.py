@@ -118,7 +118,7 @@ def summarise(
         "psnr": {
             "mean": rounded(quality.mean()) if count else None,
             "min": rounded(quality.min()) if count else None,
-            **{name: _percentile(quality, at) for name, at in PERCENTILES.items()},
+            **{name: rounded(np.percentile(quality, at)) if count else None for name, at in PERCENTILES.items()},
         },
         "psnr_of_mean_mse": rounded(float(psnr(mse.mean()))) if count else None,
         **(measures or {}),
@@ -173,12 +173,6 @@ _COMBINE = {"mean": _mean, "max": _largest, "rms": _root_mean_square}
 def raw_bytes(shapes: NDArray[np.int64], channels: int, itemsize: int) -> int:
     """Bytes of arrays of these shapes, with so many channels of values of `itemsize` bytes."""
     return int(shapes.astype(np.float64).prod(-1).sum() * channels * itemsize)
-
-
-def _percentile(quality: NDArray[np.float64], at: float) -> float | None:
-    if not len(quality):
-        return None
-    return rounded(float(np.percentile(quality, at)))
 
 
 def _significant(value: float) -> float | None:

@@ -8,7 +8,6 @@ import typer
 
 from functaconv.cli import options
 from functaconv.cli.console import by_numbers_lines, summary_lines, write_json, write_lines
-from functaconv.errors import UsageError
 
 
 def command(
@@ -37,8 +36,6 @@ def command(
     """Quality, size and speed of a functaset, and its worst items."""
     from functaconv.reporting import report, to_csv, to_html
 
-    if baseline not in (None, "pca"):
-        raise UsageError(f"there is no baseline {baseline!r}", hint="pca")
     result = report(
         functaset, against=against or None, train=train or None, baseline=baseline, min_psnr=min_psnr,
         allow_pipe=allow_pipe, device=device, progress=not quiet and sys.stderr.isatty(),

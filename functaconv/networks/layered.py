@@ -107,9 +107,10 @@ class Layered(Network):
         self.bends = nn.ModuleList(kind(layer, generator=generator) for layer in layers)
 
     @property
-    @abstractmethod
     def output(self) -> Float[Tensor, "number channel"]:
         """The weights of the readout."""
+        assert isinstance(self.readout, Tensor)
+        return self.readout
 
     @abstractmethod
     def hidden(self, coords: CellCoords, modulations: Sequence[Tensor] = ()) -> Tensor:

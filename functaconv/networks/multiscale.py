@@ -137,10 +137,6 @@ class Multiscale(Layered):
         self.constant = nn.Parameter(torch.full((inputs.channels,), 0.5))
 
     @property
-    def output(self) -> Float[Tensor, "number channel"]:
-        return self.readout
-
-    @property
     def matrices(self) -> list[nn.Parameter]:
         """Weights of the hidden layers, and between the two networks."""
         return [*super().matrices, self.onto, *self.fine_weights]

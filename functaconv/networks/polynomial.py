@@ -127,10 +127,6 @@ class Polynomial(Layered):
         )
         self.constant = nn.Parameter(torch.zeros(inputs.channels))
 
-    @property
-    def output(self) -> Float[Tensor, "number channel"]:
-        return self.readout
-
     def common(self, coords: CellCoords) -> Float[Tensor, "cell point channel"]:
         """The output's bias."""
         return (self.constant + self.output_offset).expand(*coords.shape[:-1], -1)

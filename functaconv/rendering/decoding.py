@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -41,15 +42,13 @@ def arrays(
     *,
     view: View | None = None,
     device: str = "auto",
-    index: Items | None = None,
-    features: bool = False,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Key and float32 array (channels last) of items, in order, decoded in batches.
 
-    Values are fractions of a code range where there is one, others in their own units unless `features` (scaled to
-    0..1 by the training range) are asked for. What a grid's own mask leaves out is NaN.
+    Values are fractions of a code range where there is one, others in their own units. What a grid's own mask leaves
+    out is NaN.
     """
-    for picture in pictures(functaset, chosen, view=view, device=device, index=index, features=features):
+    for picture in pictures(functaset, chosen, view=view, device=device):
         yield picture.key, picture.array
 
 
@@ -63,7 +62,9 @@ def pictures(
     features: bool = False,
     masked: bool = True,
 ) -> Iterator[Picture]:
-    """Items, in order, decoded in batches; grids with their masks unless they are not to be `masked`."""
+    """Items, in order, decoded in batches: `features` (scaled to 0..1 by the training range) or values as of `arrays`;
+    grids with their masks unless they are not to be `masked`.
+    """
     view = view or View()
     index = index or Items.of(functaset.keys, functaset.shapes, functaset.tiles, functaset.views)
     base = base_of(functaset, device_of(device))
@@ -72,7 +73,7 @@ def pictures(
     places = _Places(functaset, index, view, base.axes.channels)
     for group in _alike(index, numbers, places, base.axes.channels):
         grid = places.grid(group[0])
-        rows = index.first[list(group)]
+        rows = index.first[group]
         if index.rows[group[0]] > 1:
             assert isinstance(grid, Grid)
             decoded = _joined(base, functaset, index, group[0], grid)[None]
@@ -131,18 +132,10 @@ class _Places:
 
 def _alike(index: Items, numbers: Sequence[int], places: _Places, channels: int) -> Iterator[list[int]]:
     """Neighbours whose points lie alike together, as many as memory bears; an item in tiles stays alone."""
-    group: list[int] = []
-    for number in numbers:
-        if group:
-            points = places.grid(group[0]).points
-            same = places.kind(number) == places.kind(group[0])
-            alone = index.rows[number] > 1 or index.rows[group[0]] > 1
-            if not same or alone or (len(group) + 1) * points * channels > BATCH_VALUES or len(group) >= MOST_TOGETHER:
-                yield group
-                group = []
-        group.append(number)
-    if group:
-        yield group
+    for (_, is_tiled), run in groupby(numbers, lambda number: (places.kind(number), bool(index.rows[number] > 1))):
+        alike = list(run)
+        most = 1 if is_tiled else min(MOST_TOGETHER, BATCH_VALUES // (places.grid(alike[0]).points * channels))
+        yield from (alike[at : at + max(1, most)] for at in range(0, len(alike), max(1, most)))
 
 
 def _decoded(base: Base, latents: Tensor, grid: AnyGrid) -> Tensor:

@@ -102,7 +102,7 @@ def _check_request(
     against: str | Sequence[str] | None, train: str | Sequence[str] | None, baseline: str | None
 ) -> None:
     if baseline not in (None, "pca"):
-        raise UsageError(f"there is no baseline {baseline!r}", hint="known: pca")
+        raise UsageError(f"there is no baseline {baseline!r}", hint="pca")
     if baseline is not None and train is None:
         raise UsageError("PCA needs items to learn from", hint="--train SHARDS, the shards the base was learned on")
     if baseline is not None and against is None:

@@ -3,10 +3,9 @@
 from typing import Literal
 
 import torch
-from jaxtyping import Float
 from pydantic import field_validator
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
+from torch import nn
 
 from functaconv.networks.initial import uniform
 from functaconv.options import STRICT, NotNegative, Positive, Steps
@@ -57,12 +56,9 @@ class GradientDescent(Solver):
 
     def step(self, problem: Problem, view: Gradient, number: int, damping_scale: PerItem | None = None) -> Latents:
         """A step against the gradient."""
-        return self._rate(number) * problem.steepest_descent(view)
+        return self.rates[min(number, len(self.rates) - 1)] * problem.steepest_descent(view)
 
     @torch.no_grad()
     def project(self) -> None:
         """Bring the rates back within their limits, after an outer update."""
         self.rates.clamp_(*self.limits)
-
-    def _rate(self, number: int) -> Float[Tensor, " latent"]:
-        return self.rates[min(number, len(self.rates) - 1)]

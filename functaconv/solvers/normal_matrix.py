@@ -129,7 +129,7 @@ class NormalMatrix:
         if numbers <= MOST_ASSEMBLED_EACH or (self.is_common and len(added) == 1 and numbers <= MOST_ASSEMBLED):
             every = torch.kron(torch.eye(self.sites, device=eye.device, dtype=eye.dtype), eye)
             whole = self.assembled() + amount[:, None, None] * every
-            return _Whole(_Blocks.of(whole[:, None]))
+            return _Blocks.of(whole[:, None])
         return ConjugateGradients(self, added, _Blocks.of(self.blocks + added), to_the_end=to_the_end)
 
     def select(self, chosen: Tensor) -> "NormalMatrix":
@@ -162,12 +162,12 @@ class CellMatrixSum:
 
 @dataclass(frozen=True)
 class _Blocks:
-    """Cholesky factors, one per site."""
+    """Cholesky factors, one per site, or one for all the sites of an item."""
 
-    lower: Float[Tensor, "item site latent latent"]
+    lower: Float[Tensor, "item block number number"]
 
     @classmethod
-    def of(cls, matrix: Float[Tensor, "item site latent latent"]) -> "_Blocks":
+    def of(cls, matrix: Float[Tensor, "item block number number"]) -> "_Blocks":
         lower, failed = torch.linalg.cholesky_ex(matrix)
         # not positive definite in this precision: a step along the gradient, scaled number by number
         diagonal = matrix.diagonal(dim1=-2, dim2=-1)
@@ -182,23 +182,17 @@ class _Blocks:
         return cls(torch.where(usable[..., None, None], lower, spare))
 
     def solve(self, jt_residual: Latents) -> Latents:
+        by_block = jt_residual.reshape(len(jt_residual), self.lower.shape[1], -1)
+        return self._solved(by_block).reshape(jt_residual.shape)
+
+    def _solved(self, by_block: Float[Tensor, "item block number"]) -> Float[Tensor, "item block number"]:
         if len(self.lower) == 1:
             # cholesky_solve copies the factor in every call: five times the time at 4096 numbers and four items
             lower = self.lower[0]
-            half = torch.linalg.solve_triangular(lower, jt_residual.permute(1, 2, 0), upper=False)
+            half = torch.linalg.solve_triangular(lower, by_block.permute(1, 2, 0), upper=False)
             steps: Tensor = torch.linalg.solve_triangular(lower.mT, half, upper=True)
             return steps.permute(2, 0, 1)
-        return torch.cholesky_solve(jt_residual[..., None], self.lower)[..., 0]
-
-
-@dataclass(frozen=True)
-class _Whole:
-    """One Cholesky factor for all the sites of an item."""
-
-    blocks: _Blocks
-
-    def solve(self, jt_residual: Latents) -> Latents:
-        return self.blocks.solve(jt_residual.flatten(1)[:, None])[:, 0].reshape(jt_residual.shape)
+        return torch.cholesky_solve(by_block[..., None], self.lower)[..., 0]
 
 
 @dataclass(frozen=True)
