@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.image_quality import provenance
+from tests.benchmarks.provenance import provenance
 
 
 @dataclass(frozen=True)
@@ -108,11 +108,11 @@ def measured(data: Path, name: str, cell: Cell, minutes: str, seed: str) -> dict
     return row | {"command": " ".join(shown)} | provenance() | {"threads": 1}
 
 
-def ran(*arguments: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "functaconv", *arguments, "--json", "--quiet"],
-        check=True, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )  # fmt: skip
+def ran(*arguments: str, on_one_thread: bool = True) -> dict[str, Any]:
+    """What a command says as JSON; on one thread of the CPU, whatever else there is."""
+    command = [sys.executable, "-m", "functaconv", *arguments, "--json", "--quiet"]
+    one_thread = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} if on_one_thread else {}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=os.environ | one_thread)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 

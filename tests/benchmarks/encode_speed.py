@@ -26,7 +26,7 @@ from functaconv.settings import latent_of
 from functaconv.signals.batch import Batch
 from functaconv.signals.normalizer import Normalizer
 from functaconv.signals.signal import Signal
-from tests.benchmarks.image_quality import provenance
+from tests.benchmarks.provenance import provenance
 
 NETWORKS = (("64", 96), ("128", 128), ("256", 256), ("8x8x16", 192))
 ROUNDS = 7

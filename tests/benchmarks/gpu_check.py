@@ -2,7 +2,8 @@
 
 OUT.json is written after each section, so that a run that is cut short has said what it found. `--device cpu --small`
 tries all of it in a minute or two, without a GPU. With `--data DIR` (a folder with cifar10/ as train-*.tar and
-test-*.tar) also `--cell DATASET:LATENT:MINUTES:SOLVER`: what so many minutes of training give; one cell per call.
+test-*.tar) also `--cell DATASET:LATENT:MINUTES[:SOLVER]`: what so many minutes of training give, of the default without
+a solver; one cell per call.
 
 A bare machine needs the wheels of the package's `dependencies` (pyproject.toml), torch among them for the CUDA of the
 driver, and no others: `pip download --dest wheels .` on a machine with a network, `pip install --no-index --find-links
@@ -12,7 +13,6 @@ wheels functaconv` there.
 import argparse
 import itertools
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -41,9 +41,9 @@ from functaconv.signals.signal import Signal
 from functaconv.solvers import SOLVERS
 from functaconv.training import fit_base
 from functaconv.training.learner import Learner
-from tests.benchmarks import encode_speed, image_quality
+from tests.benchmarks import closed_form, encode_speed
 from tests.benchmarks.gpu_data import IMAGES, grids, images, voxels
-from tests.benchmarks.image_quality import provenance
+from tests.benchmarks.provenance import provenance
 
 TOLERANCE = 1e-3
 # the default of 32 x 32 images: a closed form with a network on top of it
@@ -302,7 +302,7 @@ def command_line(check: Check) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shards = _packed(folder, check.size(2048))
-        device = ["--device", check.device.type, "--json", "--quiet"]
+        device = ["--device", check.device.type]
         small = ["--latent", "4", "--set", "network.width=16"] if check.small else []
         commands: dict[str, list[Any]] = {
             "fit-base": [shards, folder / "base", "--steps", "10" if check.small else "400", *small, *device],
@@ -310,9 +310,7 @@ def command_line(check: Check) -> dict[str, Any]:
         }
         for command, arguments in commands.items():
             started = time.perf_counter()
-            done = subprocess.run([sys.executable, "-m", "functaconv", command, *map(str, arguments)],
-                                  stdout=subprocess.PIPE, check=True, text=True)  # fmt: skip
-            said = json.loads(done.stdout)
+            said = closed_form.ran(command, *map(str, arguments), on_one_thread=False)
             known = {name: said[name] for name in ("updates", "items_per_second") if name in said}
             found[command] = {"seconds": time.perf_counter() - started, **known}
     return found
@@ -322,6 +320,28 @@ def steps(check: Check) -> list[dict[str, Any]]:
     """What a step of each solver costs."""
     networks = [("16", 16)] if check.small else encode_speed.NETWORKS
     return [encode_speed.measure(*network, check.device) for network in networks]
+
+
+def quality(check: Check, data: Path, cell: str) -> dict[str, Any]:
+    """A base on all test items, beside PCA."""
+    dataset, latent, minutes, *solver = cell.split(":")
+    train, test = (str(data / dataset / f"{split}-*.tar") for split in ("train", "test"))
+    options = ["--latent", latent, "--minutes", minutes, *(["--solver", *solver] if solver else [])]
+    on = ["--device", check.device.type]
+    ran = partial(closed_form.ran, on_one_thread=False)
+    with tempfile.TemporaryDirectory() as folder:
+        base, store = f"{folder}/base.safetensors", f"{folder}/test.zarr"
+        trained = ran("fit-base", train, base, *options, *on)
+        encoded = ran("encode", base, test, store, *on)
+        told = ran("report", store, "--against", test, "--baseline", "pca", "--train", train, *on)
+    return {
+        "cell": cell,
+        "psnr": told["against"]["psnr_mean"],
+        "pca": told["pca"]["psnr"],
+        "items": told["against"]["items"],
+        "updates": trained["updates"],
+        "items_per_second": encoded["items_per_second"],
+    }
 
 
 SECTIONS: dict[str, Callable[[Check], Any]] = {
@@ -365,7 +385,7 @@ def main() -> None:
         report[f"{name}_seconds"] = round(time.perf_counter() - started, 1)
         write()
     for cell in asked.cell:
-        report.setdefault("quality", []).append(image_quality.measure(asked.data, asked.out.with_suffix(""), cell))
+        report.setdefault("quality", []).append(quality(check, asked.data, cell))
         write()
     sys.exit(any(isinstance(one, dict) and "failed" in one for one in report.values()))
 

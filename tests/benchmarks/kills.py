@@ -25,7 +25,7 @@ from functaconv.conversion import EncodeOptions
 from functaconv.conversion.work import Work
 from functaconv.functaset.opening import open_functaset
 from functaconv.functaset.verify import verify
-from tests.benchmarks.image_quality import provenance
+from tests.benchmarks.provenance import provenance
 
 MOST_RANKS = 3
 PROGRAM = """

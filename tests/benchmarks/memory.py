@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from functaconv.training import fit_base
-from tests.benchmarks.image_quality import provenance
+from tests.benchmarks.provenance import provenance
 
 SIDE, PER_SHARD, DIFFERENT = 8, 20_000, 256
 MIB = 1 << 20

@@ -33,7 +33,7 @@ from functaconv.signals.grid import Grid
 from functaconv.signals.normalizer import Normalizer
 from tests.benchmarks import by_heart
 from tests.benchmarks.closed_form import ran
-from tests.benchmarks.image_quality import provenance
+from tests.benchmarks.provenance import provenance
 
 WIDTH = 64
 DATA = {

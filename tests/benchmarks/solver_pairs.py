@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.image_quality import provenance
+from tests.benchmarks.provenance import provenance
 
 SOLVERS = ("gradient", "gauss-newton")
 OF_SOME = ("voxel_accuracy", "iou", "rmse", "weighted_rmse", "max_error", "units")
