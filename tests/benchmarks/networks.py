@@ -5,7 +5,8 @@ DATA is a folder with a folder for every dataset, each with train-*.tar and test
 - `heart/MODULATION`: fifty faces learned by heart with one network and modulations of this kind (`by_heart.py`);
 - `DATA-LATENT/KIND-MODULATION`, `DATA-LATENT/preset-NAME`, `DATA-LATENT/linear`, `DATA-LATENT/default`: a base learned
   for MINUTES at width 64 on the training items (`linear`: the closed form, `default`: what fit-base makes without
-  options, at its own width), on all test items, beside PCA and the closed form;
+  options, at its own width), on all test items, beside PCA and the closed form; other options of fit-base follow after
+  commas, as in `cifar10-256/siren-fmm,solver=gradient,network.rank=3`;
 - `resolution/KIND-MODULATION`: milliseconds of the processor per megapixel rendered, 64 to 2048 pixels a side; beside
   them `resolution/linear`, `resolution/default` and, of 8 x 8 sites, `resolution/windows`.
 
@@ -121,12 +122,15 @@ def measured(data: Path, cell: str, minutes: float, seed: int) -> dict[str, Any]
 
 def asked_for(name: str) -> list[str]:
     """Options of fit-base."""
-    if name in ("linear", "default"):
-        return []
+    name, *others = name.split(",")
     kind, _, modulation = name.partition("-")
+    settings = [word for other in others for word in (["--set", other] if "." in other else [f"--{other}"])]
     if kind == "preset":
-        return ["--preset", modulation, "--set", f"network.width={WIDTH}"]
-    return [word for key, value in network_of(name).items() for word in ("--set", f"network.{key}={json.dumps(value)}")]
+        return ["--preset", modulation, "--set", f"network.width={WIDTH}", *settings]
+    network = {} if name in CLOSED else network_of(name)
+    return [
+        word for key, value in network.items() for word in ("--set", f"network.{key}={json.dumps(value)}")
+    ] + settings
 
 
 def network_of(name: str) -> dict[str, object]:
@@ -192,10 +196,10 @@ def shown(row: dict[str, Any]) -> str:
 
 
 def compared(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Rows of five minutes and the first seed, by data and latent."""
+    """Rows of five minutes and the first seed, without further options, by data and latent."""
     by_table: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        if "psnr" in row and row["minutes"] == 5 and not row["seed"]:
+        if "psnr" in row and row["minutes"] == 5 and not row["seed"] and "," not in row["cell"]:
             by_table.setdefault(row["cell"].split("/")[0], []).append(row)
     return by_table
 
