@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
+from functaconv.data import limits
 from functaconv.data.archive import Member, Tape, members
 from functaconv.data.compression import plain
 from functaconv.data.decoders import SUFFIXES
 from functaconv.data.ignored import APPLE_DOUBLE, HIDDEN, LINKS, META, NO_SUFFIX, SPECIAL, ignore
 from functaconv.data.items import DamageError, Record
-from functaconv.data.limits import Limits
 from functaconv.data.naming import shown
 from functaconv.errors import InputError
 
@@ -106,7 +106,6 @@ class Group:
 def groups(
     source: Source,
     start: int,
-    limits: Limits,
     ignored: Counter[str] | None = None,
     locations: Mapping[int, RecordLocation] | None = None,
     unplaced: Counter[str] | None = None,
@@ -134,13 +133,13 @@ def groups(
                     yield group
                 group = None
                 continue
-            is_long = len(member.name) > limits.name
-            match = _NAME.match(member.name[: limits.name])
+            is_long = len(member.name) > limits.NAME
+            match = _NAME.match(member.name[: limits.NAME])
             if (kind := _passed_over(member, is_named=match is not None or is_long)) is not None:
                 if kind:
                     pass_over(kind)
                 continue
-            key, suffix = (member.name[: limits.name], "") if match is None else (match[1], match[2].lower())
+            key, suffix = (member.name[: limits.NAME], "") if match is None else (match[1], match[2].lower())
             if group is None or group.key != key:
                 if group is not None:
                     yield group
@@ -148,7 +147,7 @@ def groups(
                 number += 1
             group.end = member.end
             if is_long:
-                group.fail(f"a name of {len(member.name)} characters, expected at most {limits.name}")
+                group.fail(f"a name of {len(member.name)} characters, expected at most {limits.NAME}")
                 continue
             last = suffix.rpartition(".")[2]
             if last not in SUFFIXES:
@@ -162,7 +161,7 @@ def groups(
             else:
                 group.places[suffix] = (member.start, member.size)
                 if group.number >= start:
-                    add(group, suffix, member.name, member.size, tape, limits)
+                    add(group, suffix, member.name, member.size, tape)
         if group is not None:
             yield group
         elif unplaced is not None:
@@ -191,20 +190,20 @@ def _passed_over(member: Member, *, is_named: bool) -> str | None:
     return META if _META.match(member.name) else None
 
 
-def add(group: Group, suffix: str, name: str, size: int, tape: Tape, limits: Limits) -> None:
+def add(group: Group, suffix: str, name: str, size: int, tape: Tape) -> None:
     """Read a member of `size` bytes; one above the limits makes the record fail."""
     group.size += size
     if group.problem is not None:
         return
     if suffix in group.fields:
         group.fail(f"two members named {group.key}.{suffix} follow each other, expected one")
-    elif len(group.fields) == limits.members:
-        group.fail(f"more than {limits.members} members {group.key}.*: names are one record up to their first dot")
-    elif size > limits.member:
-        group.fail(f"{name} has {size} bytes, expected at most {limits.member}")
-    elif group.size > limits.record:
+    elif len(group.fields) == limits.MEMBERS:
+        group.fail(f"more than {limits.MEMBERS} members {group.key}.*: names are one record up to their first dot")
+    elif size > limits.MEMBER:
+        group.fail(f"{name} has {size} bytes, expected at most {limits.MEMBER}")
+    elif group.size > limits.RECORD:
         group.fail(
-            f"the members {group.key}.* have {group.size} bytes together, expected at most {limits.record}: "
+            f"the members {group.key}.* have {group.size} bytes together, expected at most {limits.RECORD}: "
             "names are one record up to their first dot"
         )
     else:

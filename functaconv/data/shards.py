@@ -22,7 +22,6 @@ from typing import BinaryIO
 from functaconv.data.archive import Tape, members
 from functaconv.data.grouping import Elsewhere, Group, RecordLocation, Source, add, groups
 from functaconv.data.items import Record
-from functaconv.data.limits import DEFAULT_LIMITS, Limits
 from functaconv.data.naming import shown
 from functaconv.data.storage import is_read_once, is_seekable, opened
 from functaconv.errors import InputError
@@ -35,7 +34,6 @@ def read_records(
     start: int = 0,
     begin: tuple[int, int] | None = None,
     stream: BinaryIO | None = None,
-    limits: Limits = DEFAULT_LIMITS,
     ignored: Counter[str] | None = None,
     unplaced: Counter[str] | None = None,
 ) -> Iterator[Record]:
@@ -50,9 +48,9 @@ def read_records(
     with ExitStack() as stack:
         source = stack.enter_context(opened(shard, stream))
         again = stack.enter_context(opened(shard)) if locations else source
-        for group in groups(Source(shard, source, begin=begin), start, limits, ignored, locations, unplaced):
+        for group in groups(Source(shard, source, begin=begin), start, ignored, locations, unplaced):
             if group.number >= start:
-                yield _completed(group, locations.get(group.number), again, limits).record(index)
+                yield _completed(group, locations.get(group.number), again).record(index)
 
 
 def index_shard(
@@ -71,7 +69,7 @@ def index_shard(
     if ignored is not None:
         with opened(shard, stream) as source:
             joins = {location.record: location for location in locations if location.is_joined or location.elsewhere}
-            deque(groups(Source(shard, source, is_plain=True), sys.maxsize, DEFAULT_LIMITS, ignored, joins), maxlen=0)
+            deque(groups(Source(shard, source, is_plain=True), sys.maxsize, ignored, joins), maxlen=0)
     return list(locations)
 
 
@@ -86,17 +84,16 @@ def read_at(
     index: int = 0,
     *,
     stream: BinaryIO | None = None,
-    limits: Limits = DEFAULT_LIMITS,
 ) -> Record:
     """The record that `index_shard` found at `location`; `stream` is the shard, if it is open already."""
     with opened(shard, stream) as source:
-        matching = list(groups(Source(shard, source, location), 0, limits))
+        matching = list(groups(Source(shard, source, location), 0))
         if len(matching) != 1:
             raise InputError(
                 f"{shown(shard)}: no record at byte {location.offset}, where record {location.record} was",
                 hint="the shard was changed while in use; start again",
             )
-        return _completed(matching[0], location, source, limits).record(index)
+        return _completed(matching[0], location, source).record(index)
 
 
 def _joins(shard: str) -> Mapping[int, RecordLocation]:
@@ -139,7 +136,7 @@ def _scan(shard: str, stream: BinaryIO) -> _Scan:
     same: dict[frozenset[str], frozenset[str]] = {}
     links: list[tuple[int, str, str]] = []
     digest = hashlib.sha256()
-    for group in groups(Source(shard, stream, is_plain=True), sys.maxsize, DEFAULT_LIMITS):
+    for group in groups(Source(shard, stream, is_plain=True), sys.maxsize):
         digest.update(f"{group.offset} {group.end} {group.key}\n".encode("utf-8", "surrogateescape"))
         own_suffixes = frozenset((*group.places, *group.links))
         first = first_of.setdefault(hash(group.key), group.number)
@@ -167,7 +164,7 @@ def _places_of(names: set[str], stream: BinaryIO) -> dict[str, tuple[int, int]]:
     return {one.name: (one.start, one.size) for one in all_members if one.kind == "file" and one.name in names}
 
 
-def _completed(group: Group, location: RecordLocation | None, stream: BinaryIO, limits: Limits) -> Group:
+def _completed(group: Group, location: RecordLocation | None, stream: BinaryIO) -> Group:
     """The record with its members elsewhere in the shard; an empty one if an earlier record has its members."""
     if location is None:
         return group
@@ -178,5 +175,5 @@ def _completed(group: Group, location: RecordLocation | None, stream: BinaryIO, 
     for one in location.elsewhere:
         group.links.pop(one.suffix, None)
         stream.seek(one.offset)
-        add(group, one.suffix, f"{group.key}.{one.suffix}", one.size, Tape(stream, one.offset, one.size), limits)
+        add(group, one.suffix, f"{group.key}.{one.suffix}", one.size, Tape(stream, one.offset, one.size))
     return group

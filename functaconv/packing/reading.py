@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from functaconv.data import limits
 from functaconv.data.contents import format_of
 from functaconv.data.decoders import ARRAY_SUFFIXES, OTHER_IMAGES, PROMISED, decode
 from functaconv.data.decoders.binvox import write_binvox
 from functaconv.data.decoders.transform import ImageTransform, transform_image
 from functaconv.data.folder import opened
 from functaconv.data.items import Item, Record
-from functaconv.data.limits import DEFAULT_LIMITS, check_ahead
+from functaconv.data.limits import check_ahead
 from functaconv.data.meshes import MESH_SUFFIXES, voxelise
 from functaconv.data.noise import now_reading
 from functaconv.errors import InputError, ItemError
@@ -174,8 +175,8 @@ def _content(file: File, reading: Reading, ignored: Counter[str]) -> tuple[dict[
     try:
         with opened(path) as stream:
             size = os.fstat(stream.fileno()).st_size
-            if size > DEFAULT_LIMITS.member:
-                raise ItemError(f"{size} bytes, expected at most {DEFAULT_LIMITS.member}")
+            if size > limits.MEMBER:
+                raise ItemError(f"{size} bytes, expected at most {limits.MEMBER}")
             check_ahead(size)
             # no more than that: the file may grow
             content = stream.read(size)
@@ -200,7 +201,7 @@ def _checked(
     if transform is not None and transform != ImageTransform():
         if item.peak is None:
             raise ItemError(f"{file.suffix}: resizing and cropping are for images, found an array")
-        array = transform_image(item.array, item.peak, transform, max_pixels=DEFAULT_LIMITS.pixels)
+        array = transform_image(item.array, item.peak, transform)
         if not np.array_equal(array, item.array):
             return _encoded(replace(item, array=array)), ()
     return {_true_suffix(file.suffix, content): content}, item.array.shape if file.kind == ARRAY else ()

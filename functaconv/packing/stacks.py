@@ -12,10 +12,10 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
+from functaconv.data import limits
 from functaconv.data.decoders.arrays import npy_header
 from functaconv.data.folder import opened
 from functaconv.data.ignored import ARRAYS, ignore, number_for_each
-from functaconv.data.limits import DEFAULT_LIMITS
 from functaconv.errors import InputError, ItemError, UsageError
 from functaconv.packing.selection import ARRAY, File
 
@@ -43,8 +43,8 @@ class Stored:
     def read(self, shape: tuple[int, ...]) -> np.ndarray:
         """The next values of the file."""
         needed = math.prod(shape) * self.dtype.itemsize
-        if needed > DEFAULT_LIMITS.expanded:
-            raise ItemError(f"shape {shape} of {self.dtype} needs {needed} bytes, at most {DEFAULT_LIMITS.expanded}")
+        if needed > limits.EXPANDED:
+            raise ItemError(f"shape {shape} of {self.dtype} needs {needed} bytes, at most {limits.EXPANDED}")
         content = self.stream.read(needed)
         if len(content) < needed:
             raise ItemError(f"ends early: {needed - len(content)} more bytes expected")

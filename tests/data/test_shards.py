@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from functaconv.data import limits
 from functaconv.data.decoders import SUFFIXES
 from functaconv.data.expansion import expand_shards
 from functaconv.data.ignored import APPLE_DOUBLE, HIDDEN, LINKS, NO_SUFFIX, SPECIAL
 from functaconv.data.items import Record
-from functaconv.data.limits import Limits
 from functaconv.data.shards import index_shard, read_at, read_records
 from functaconv.data.storage import fingerprint
 from functaconv.errors import InputError, UsageError
@@ -109,10 +109,12 @@ def test_a_repeated_suffix_is_a_problem_of_its_record_alone(second: str) -> None
 
 
 @pytest.mark.parametrize("pipe", [False, True])
-def test_members_beyond_the_limits_are_skipped_with_a_reason(pipe: bool) -> None:
+def test_members_beyond_the_limits_are_skipped_with_a_reason(pipe: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     content = tar([("a.png", b"1" * 5000), ("b.png", b"2"), ("c.0.png", b"3" * 900), ("c.1.png", b"4" * 900)])
     stream: Any = Pipe(content) if pipe else io.BytesIO(content)
-    records = list(read_records("x.tar", stream=stream, limits=Limits(member=1000, record=1500)))
+    monkeypatch.setattr(limits, "MEMBER", 1000)
+    monkeypatch.setattr(limits, "RECORD", 1500)
+    records = list(read_records("x.tar", stream=stream))
     assert [record.key for record in records] == ["a", "b", "c"]
     assert "a.png has 5000 bytes, expected at most 1000" in str(records[0].problem)
     assert records[1].fields == {"png": b"2"}
@@ -134,9 +136,10 @@ def test_names_without_end_take_no_memory() -> None:
     assert ignored["(others)"] == 1900
 
 
-def test_a_record_has_so_many_members() -> None:
+def test_a_record_has_so_many_members(monkeypatch: pytest.MonkeyPatch) -> None:
     content = tar([(f"a.{number}.txt", b"") for number in range(20)] + [("b.png", b"1")])
-    records = list(read_records("x.tar", stream=io.BytesIO(content), limits=Limits(members=10)))
+    monkeypatch.setattr(limits, "MEMBERS", 10)
+    records = read(content)
     assert [record.key for record in records] == ["a", "b"]
     assert "more than 10 members a.*" in str(records[0].problem)
 
@@ -261,10 +264,11 @@ def test_members_of_one_key_that_lie_apart_are_one_record_of_a_local_tar(tmp_pat
     assert len([record for record in read(tar(members)) if record.fields]) == 9
 
 
-def test_what_is_joined_counts_towards_the_limits(tmp_path: Path) -> None:
+def test_what_is_joined_counts_towards_the_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shard = tmp_path / "x.tar"
     shard.write_bytes(tar([("a.png", b"1" * 900), ("b.png", b"2"), ("a.npy", b"3" * 900)]))
-    records = list(read_records(str(shard), limits=Limits(record=1500)))
+    monkeypatch.setattr(limits, "RECORD", 1500)
+    records = list(read_records(str(shard)))
     assert "1800 bytes together, expected at most 1500" in str(records[0].problem)
     assert records[1].fields == {"png": b"2"}
 

@@ -14,15 +14,16 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from random import Random
 from typing import Any, Protocol
+from unittest.mock import patch
 
 import numpy as np
 import torch
 
 from functaconv.checkpoint import base_from_bytes
+from functaconv.data import limits
 from functaconv.data.decoders import decode
 from functaconv.data.decoders.binvox import write_binvox
 from functaconv.data.items import Record
-from functaconv.data.limits import Limits
 from functaconv.data.shards import read_records
 from functaconv.modalities import Axes
 from functaconv.signals.grid import Grid
@@ -31,8 +32,8 @@ from .bases import small_base, undigested
 from .mutation import NUMBERS, mutated, mutated_json
 from .stores import Stores
 
-LIMITS = Limits(member=1 << 20, expanded=1 << 24)
-"""small, so that what passes them is a finding at once"""
+small_limits = patch.multiple(limits, MEMBER=1 << 20, EXPANDED=1 << 24)
+"""what passes them is a finding at once"""
 
 
 class Target(Protocol):
@@ -75,9 +76,10 @@ class Tar:
                 content = mutated(random, content, self.seeds)
         return content, random.random() < 0.3
 
+    @small_limits
     def run(self, case: tuple[bytes, bool]) -> None:
         content, is_piped = case
-        for record in read_records("x.tar", stream=_Pipe(content) if is_piped else io.BytesIO(content), limits=LIMITS):
+        for record in read_records("x.tar", stream=_Pipe(content) if is_piped else io.BytesIO(content)):
             record.key.encode()
             json.dumps(sorted(record.fields))
 
@@ -99,8 +101,9 @@ class Binvox:
             content = b"\n".join(lines) + mark + data
         return mutated(random, content, self.seeds)
 
+    @small_limits
     def run(self, case: bytes) -> None:
-        decode(Record(0, 0, "key", {"binvox": case}), limits=LIMITS)
+        decode(Record(0, 0, "key", {"binvox": case}))
 
 
 class Npz:
@@ -141,8 +144,9 @@ class Npz:
             fields["cls"] = mutated(random, b"12", [])
         return fields
 
+    @small_limits
     def run(self, case: dict[str, bytes]) -> None:
-        decode(Record(0, 0, "key", case), limits=LIMITS)
+        decode(Record(0, 0, "key", case))
 
 
 class Base:

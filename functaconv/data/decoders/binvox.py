@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from functaconv.data import limits
 from functaconv.data.limits import check_ahead
 from functaconv.errors import ItemError
 
@@ -22,15 +23,15 @@ _LONGEST_RUN = 255
 _TOGETHER = 1 << 20
 
 
-def read_binvox(content: bytes, *, most_values: int) -> np.ndarray:
-    """Occupancy `[x, y, z]`, uint8 0 or 1, of at most `most_values` voxels; ItemError says why there is none.
+def read_binvox(content: bytes) -> np.ndarray:
+    """Occupancy `[x, y, z]`, uint8 0 or 1; ItemError says why there is none.
 
     `translate` and `scale` place the voxels in the world; they are not needed here, and may be absent.
     """
     (x, z, y), start = _header(content)
     voxels = x * y * z
-    if voxels > most_values:
-        raise ItemError(f"dim {x} {z} {y}: {voxels} voxels, expected at most {most_values}")
+    if voxels > limits.EXPANDED // 2:
+        raise ItemError(f"dim {x} {z} {y}: {voxels} voxels, expected at most {limits.EXPANDED // 2}")
     if (len(content) - start) % 2:
         raise ItemError(f"{len(content) - start} bytes of data, expected pairs of a value and a count")
     values, counts = np.frombuffer(content, np.uint8, offset=start).reshape(-1, 2).T

@@ -34,6 +34,7 @@ from PIL import (
     features,
 )
 
+from functaconv.data import limits
 from functaconv.data.decoders.tiff import read_tiff
 from functaconv.data.decoders.transform import ORIENTATIONS
 from functaconv.data.ignored import FRAMES, LOW_BITS, PAGES, ignore
@@ -107,8 +108,6 @@ def decode_image(
     suffix: str,
     *,
     channels: int | None,
-    max_pixels: int,
-    max_bytes: int,
     ignored: Counter[str],
 ) -> Decoded:
     """The image in a file of the format `name`; `suffix` is for messages, `ignored` counts what is lost.
@@ -119,10 +118,10 @@ def decode_image(
         raise ItemError(f"{suffix}: the installed Pillow was built without WebP")
 
     def check_size(width: int, height: int, each: int) -> None:
-        if width * height > max_pixels:
-            raise ItemError(f"{width} x {height} pixels, expected at most {max_pixels} in all")
-        if each * width * height > max_bytes:
-            raise ItemError(f"{width} x {height} pixels need more than {max_bytes} bytes")
+        if width * height > limits.PIXELS:
+            raise ItemError(f"{width} x {height} pixels, expected at most {limits.PIXELS} in all")
+        if each * width * height > limits.EXPANDED:
+            raise ItemError(f"{width} x {height} pixels need more than {limits.EXPANDED} bytes")
 
     try:
         bands, pages = read_tiff(content, check_size) if name == "TIFF" else (None, 0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from functaconv.data.limits import DEFAULT_LIMITS
+from functaconv.data import limits
 from functaconv.errors import ItemError, UsageError
 
 # while one channel is resized: Pillow's copy and ours, as floats
@@ -33,16 +33,16 @@ def parse_size(text: str) -> Size:
     return int(height) if width is None else (int(height), int(width))
 
 
-def transform_image(array: np.ndarray, peak: float, transform: ImageTransform, *, max_pixels: int) -> np.ndarray:
+def transform_image(array: np.ndarray, peak: float, transform: ImageTransform) -> np.ndarray:
     """The image resized and cropped; the very same values where its size is already right."""
     if transform.resize is not None:
-        array = _resized(array, peak, transform.resize, max_pixels)
+        array = _resized(array, peak, transform.resize)
     if transform.crop is not None:
         array = _cropped(array, transform.crop)
     return array
 
 
-def _resized(array: np.ndarray, peak: float, size: Size, max_pixels: int) -> np.ndarray:
+def _resized(array: np.ndarray, peak: float, size: Size) -> np.ndarray:
     height, width = array.shape[:2]
     short = min(height, width)
     if isinstance(size, int):
@@ -51,12 +51,10 @@ def _resized(array: np.ndarray, peak: float, size: Size, max_pixels: int) -> np.
         return array
     # Pillow resizes along the width first
     pixels = size[1] * max(size[0], height)
-    if pixels > max_pixels:
-        raise ItemError(f"resizing to {size[0]} x {size[1]} pixels, expected at most {max_pixels} in all")
     needed = pixels * (array.shape[2] * array.itemsize + _BYTES_PER_RESIZED)
-    if needed > DEFAULT_LIMITS.expanded:
+    if needed > limits.EXPANDED:
         raise ItemError(
-            f"resizing to {size[0]} x {size[1]} pixels needs {needed} bytes, expected at most {DEFAULT_LIMITS.expanded}"
+            f"resizing to {size[0]} x {size[1]} pixels needs {needed} bytes, expected at most {limits.EXPANDED}"
         )
     resized = np.empty((*size, array.shape[2]), array.dtype)
     for channel in range(array.shape[2]):

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from functaconv.data import limits
 from functaconv.data.grids.axes import horizontal, role_of
 from functaconv.data.grids.choice import FieldChoice, Unfit, alternatives
 from functaconv.data.grids.chunks import blocks
 from functaconv.data.grids.coordinates import TIME_NAMES, Coordinate, coordinates
 from functaconv.data.grids.fields import Fields, Layout, Place, Variable, check_size, number_label, time_label
 from functaconv.data.grids.origin import Origin
-from functaconv.data.limits import DEFAULT_LIMITS
 from functaconv.errors import InputError
 
 if TYPE_CHECKING:
@@ -259,9 +259,9 @@ def _check_chunks(dataset: "xr.Dataset", names: Iterable[str], origin: Origin) -
         variable = dataset.variables[name]
         chunk = variable.encoding.get("preferred_chunks", {}).values()
         needed = math.prod(chunk) * np.dtype(variable.encoding.get("dtype", variable.dtype)).itemsize
-        if needed > DEFAULT_LIMITS.expanded:
+        if needed > limits.EXPANDED:
             raise InputError(
-                f"{origin.shown}: a chunk of {name} has {needed} bytes, expected at most {DEFAULT_LIMITS.expanded}",
+                f"{origin.shown}: a chunk of {name} has {needed} bytes, expected at most {limits.EXPANDED}",
                 hint="copy it with smaller chunks (nccopy -c, or rechunker)",
             )
 

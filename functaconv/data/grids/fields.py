@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from functaconv.data import limits
 from functaconv.data.folder import clean_key
 from functaconv.data.grids.origin import Origin
 from functaconv.data.items import OF_GRIDS
-from functaconv.data.limits import DEFAULT_LIMITS
 from functaconv.errors import InputError
 
 # attributes with a meaning of their own: a coordinate that is called so gets another name
 RESERVED = OF_GRIDS | {"source"}
 # degrees along both axes: the json of every item holds them, with some 16 characters each
-MOST_DEGREES = DEFAULT_LIMITS.text // 16
+MOST_DEGREES = limits.TEXT // 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +57,10 @@ def check_size(origin: Origin, rows: int, columns: int, each: int = 0) -> None:
     if rows + columns > MOST_DEGREES:
         lengths = f"{rows} latitudes and {columns} longitudes"
         raise InputError(f"{origin.shown}: {lengths}, expected at most {MOST_DEGREES} together")
-    if (needed := rows * columns * each * 4) > DEFAULT_LIMITS.member:
+    if (needed := rows * columns * each * 4) > limits.MEMBER:
         shape = f"{rows} x {columns}" + f" x {each}" * (each > 1)
         raise InputError(
-            f"{origin.shown}: one item of {shape} values needs {needed} bytes, expected at most {DEFAULT_LIMITS.member}"
+            f"{origin.shown}: one item of {shape} values needs {needed} bytes, expected at most {limits.MEMBER}"
         )
 
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from functaconv.data import limits
 from functaconv.data.contents import format_of
 from functaconv.data.decoders import SUFFIXES, decode, parse_field, usable_field
 from functaconv.data.decoders.transform import ImageTransform, parse_size
 from functaconv.data.ignored import CUT_JSON, CUT_TEXT, FRAMES, LARGE_JSON, LOW_BITS, NO_LABELS, named_otherwise
 from functaconv.data.items import Record
-from functaconv.data.limits import Limits
 from functaconv.errors import ItemError, UsageError
 
 RNG = np.random.default_rng(0)
@@ -291,12 +291,14 @@ def test_cut_and_flipped_bytes_are_item_errors_or_the_array() -> None:
                 decode(record(**{suffix: bytes(damaged)}))
 
 
-def test_too_many_pixels_are_refused_before_they_are_decoded() -> None:
+def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     content = saved(Image.new("1", (2000, 1000)), "PNG")
-    with pytest.raises(ItemError, match="2000 x 1000 pixels, expected at most 1000000"):
-        decode(record(png=content), limits=Limits(pixels=1_000_000))
+    monkeypatch.setattr(limits, "EXPANDED", 1000)
     with pytest.raises(ItemError, match="need more than 1000 bytes"):
-        decode(record(png=content), limits=Limits(expanded=1000))
+        decode(record(png=content))
+    monkeypatch.setattr(limits, "PIXELS", 1_000_000)
+    with pytest.raises(ItemError, match="2000 x 1000 pixels, expected at most 1000000"):
+        decode(record(png=content))
 
 
 @pytest.mark.parametrize(
