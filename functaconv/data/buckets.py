@@ -5,7 +5,6 @@ repeats an exception's words: they hold the URL.
 """
 
 import fnmatch
-import importlib
 import os
 import re
 import time
@@ -19,7 +18,7 @@ from functaconv.data.naming import scheme_of, shown
 from functaconv.data.patience import LostError, Retries, source_timeout
 from functaconv.data.remote import Announcement, Body, RefusedError
 from functaconv.data.web import split_login
-from functaconv.errors import InputError, MissingExtraError, UsageError
+from functaconv.errors import InputError, UsageError, imported
 
 if TYPE_CHECKING:
     from zarr.storage import ObjectStore
@@ -39,7 +38,7 @@ def check_extra(url: str) -> None:
     if scheme not in BUCKETS:
         # the part after @ and the query may hold credentials: only the scheme is repeated
         raise UsageError(f"cannot read from {scheme}:", hint=f"URLs may be http, https, {', '.join(BUCKETS)}")
-    _imported(f"{shown(url)}: reading from {scheme}")
+    imported("obstore.store", "remote", f"{shown(url)}: reading from {scheme}")
 
 
 def bucket_object(url: str) -> Callable[[int, float], Body]:
@@ -111,8 +110,7 @@ def zarr_store(url: str) -> "ObjectStore[Any]":
     """A zarr store in a bucket or on a web server. A query is no part of it: keys are appended to the URL."""
     from zarr.storage import ObjectStore
 
-    name = f"{shown(url)}: a zarr store at a URL"
-    store = _imported(name)
+    store = imported("obstore.store", "remote", f"{shown(url)}: a zarr store at a URL")
     attempts = {"max_retries": 4, "retry_timeout": timedelta(seconds=source_timeout())}
     if scheme_of(url) in BUCKETS:
         return ObjectStore(_store(url, source_timeout(), prefix=_split(url)[1] or None, retry_config=attempts))
@@ -135,7 +133,7 @@ def _split(url: str) -> tuple[str, str]:
 
 def _store(url: str, timeout: float, **options: Any) -> Any:
     scheme = scheme_of(url) or ""
-    store = _imported(f"{shown(url)}: reading from {scheme}")
+    store = imported("obstore.store", "remote", f"{shown(url)}: reading from {scheme}")
     options = {"client_options": _client(timeout), "retry_config": {"max_retries": 0}} | options
     if scheme == "s3":
         options |= _aws_credentials()
@@ -166,15 +164,6 @@ def _aws_credentials() -> dict[str, Any]:
 
 def _unsigned_hint(scheme: str) -> str:
     return f"check the credentials; a public bucket needs none: {_UNSIGNED[scheme]}=true"
-
-
-def _imported(what: str) -> Any:
-    try:
-        return importlib.import_module("obstore.store")
-    except ImportError as error:
-        raise MissingExtraError(
-            f"{what} needs the package obstore ({error})", hint="pip install 'functaconv[remote]'"
-        ) from None
 
 
 @contextmanager

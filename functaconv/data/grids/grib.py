@@ -14,8 +14,8 @@ import numpy as np
 from functaconv.data.grids.choice import FieldChoice, Unfit, alternatives
 from functaconv.data.grids.fields import Fields, Layout, Place, number_label, time_label
 from functaconv.data.grids.messages import Message, messages_of, values_of
-from functaconv.data.grids.origin import Origin, imported
-from functaconv.errors import InputError
+from functaconv.data.grids.origin import Origin
+from functaconv.errors import InputError, imported
 
 _LEVEL_UNITS = {"isobaricInhPa": "hPa", "isobaricInPa": "Pa", "heightAboveGround": "m", "heightAboveSea": "m",
                 "depthBelowLand": "m", "depthBelowLandLayer": "m", "depthBelowSea": "m", "theta": "K"}  # fmt: skip

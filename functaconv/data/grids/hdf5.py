@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from functaconv.data.grids.origin import Origin, imported
-from functaconv.errors import InputError
+from functaconv.data.grids.origin import Origin
+from functaconv.errors import InputError, imported
 
 if TYPE_CHECKING:
     import h5py

@@ -14,10 +14,10 @@ from functaconv.data.grids.arrays import array_fields
 from functaconv.data.grids.axes import horizontal
 from functaconv.data.grids.choice import FieldChoice, Unfit
 from functaconv.data.grids.fields import Fields
-from functaconv.data.grids.origin import Origin, imported
+from functaconv.data.grids.origin import Origin
 from functaconv.data.ignored import GROUPS, ignore
 from functaconv.data.naming import scheme_of
-from functaconv.errors import InputError
+from functaconv.errors import InputError, imported
 
 if TYPE_CHECKING:
     import netCDF4
