@@ -117,15 +117,15 @@ def decode(
         record=record.record,
     )
     if content_format in IMAGES:
-        decoded = decode_image(content, content_format, suffix, channels=channels, ignored=ignored)
+        pixels, peak = decode_image(content, content_format, suffix, channels=channels, ignored=ignored)
         item = replace(item, attributes=caption_of(record, ignored))
-        if decoded.peak is not None:
-            array = decoded.array.astype(np.float32) if decoded.array.dtype.kind == "f" else decoded.array
+        if peak is not None:
+            array = pixels.astype(np.float32) if pixels.dtype.kind == "f" else pixels
             if transform is not None:
-                array = transform_image(array, decoded.peak, transform)
-            return replace(item, array=array, kind="image", peak=decoded.peak)
+                array = transform_image(array, peak, transform)
+            return replace(item, array=array, kind="image", peak=peak)
         _check_untransformed(transform, suffix)
-        return replace(item, array=numeric(decoded.array, suffix), has_bands=True)
+        return replace(item, array=numeric(pixels, suffix), has_bands=True)
     _check_untransformed(transform, suffix)
     attributes = attributes_of(record)
     array = _decode_array(content, content_format, suffix, None if field is None else parse_field(field)[1])

@@ -1,7 +1,6 @@
 """Images resized, cropped and turned, before they are fitted."""
 
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,19 +76,8 @@ def _cropped(array: np.ndarray, size: Size) -> np.ndarray:
     return np.ascontiguousarray(array[top : top + rows, left : left + columns])
 
 
-def _turned(array: np.ndarray, quarters: int, mirror: bool) -> np.ndarray:
-    """Mirrored left to right, then turned clockwise."""
-    return np.rot90(array[:, ::-1] if mirror else array, -quarters)
-
-
-# EXIF 2.32, table 6: what has to be done to the stored pixels
-ORIENTATIONS: Mapping[int, Callable[[np.ndarray], np.ndarray]] = {
-    1: lambda array: array,
-    2: lambda array: _turned(array, 0, True),
-    3: lambda array: _turned(array, 2, False),
-    4: lambda array: _turned(array, 2, True),
-    5: lambda array: _turned(array, 3, True),
-    6: lambda array: _turned(array, 1, False),
-    7: lambda array: _turned(array, 1, True),
-    8: lambda array: _turned(array, 3, False),
-}
+def upright(array: np.ndarray, orientation: int) -> np.ndarray:
+    """Stored pixels as they are to be seen, by the orientation 1 to 8 of EXIF 2.32, table 6."""
+    array = array.swapaxes(0, 1) if orientation > 4 else array
+    array = array[:, ::-1] if orientation in (2, 3, 6, 7) else array
+    return array[::-1] if orientation in (3, 4, 7, 8) else array
