@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from functaconv.data.naming import scheme_of, shown
 from functaconv.data.patience import LostError, Retries, source_timeout
-from functaconv.data.remote import Announcement, Body, RefusedError
+from functaconv.data.remote import Body, RefusedError
 from functaconv.data.web import split_login
 from functaconv.errors import InputError, UsageError, imported
 
@@ -68,8 +68,9 @@ def _open(url: str, key: str, position: int, timeout: float) -> Body:
         piece, rest = rest[:count], rest[count:]
         return piece
 
-    etag, modified = response.meta["e_tag"], response.meta["last_modified"]
-    return Body(Announcement(response.meta["size"], etag, modified.isoformat()), response.range[0], read)
+    meta = response.meta
+    announced = {"size": meta["size"], "etag": meta["e_tag"], "modified": meta["last_modified"].isoformat()}
+    return Body(announced, response.range[0], read)
 
 
 def list_objects(pattern: str) -> list[str]:

@@ -20,7 +20,7 @@ from typing import IO, cast
 from urllib.parse import quote, unquote, urlsplit
 
 from functaconv.data.patience import LostError
-from functaconv.data.remote import Announcement, Body, RefusedError, count_in
+from functaconv.data.remote import Body, RefusedError, count_in
 
 _REASONS: dict[type[BaseException], str] = {
     RemoteDisconnected: "the server closed the connection",
@@ -70,7 +70,7 @@ def _open(url: str, login: dict[str, str], position: int, timeout: float) -> Bod
     content_range = re.fullmatch(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]+|\*)", response.headers.get("Content-Range", ""))
     is_part = response.status == 206 and content_range is not None
     size = count_in(content_range[2] if is_part and content_range else response.headers.get("Content-Length"))
-    announced = Announcement(size, response.headers.get("ETag"), response.headers.get("Last-Modified"))
+    announced = {"size": size, "etag": response.headers.get("ETag"), "modified": response.headers.get("Last-Modified")}
 
     def read(count: int) -> bytes:
         with _lost():
