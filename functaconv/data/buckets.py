@@ -7,15 +7,13 @@ repeats an exception's words: they hold the URL.
 import fnmatch
 import os
 import re
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from functaconv.data.naming import scheme_of, shown
-from functaconv.data.patience import LostError, Retries, source_timeout
+from functaconv.data.patience import LostError, Retries, in_our_words, source_timeout
 from functaconv.data.remote import Body, RefusedError
 from functaconv.data.web import split_login
 from functaconv.errors import InputError, UsageError, imported
@@ -52,7 +50,7 @@ def bucket_object(url: str) -> Callable[[int, float], Body]:
 def _open(url: str, key: str, position: int, timeout: float) -> Body:
     import obstore
 
-    with answers(url):
+    with in_our_words(partial(judge, url)):
         store = _store(url, timeout)
         # asked for with a range even from 0 on, an empty object would be an error
         response = obstore.get(store, key, options={"range": {"offset": position}} if position else {})
@@ -63,7 +61,7 @@ def _open(url: str, key: str, position: int, timeout: float) -> Body:
     def read(count: int) -> bytes:
         nonlocal rest
         if not rest:
-            with answers(url):
+            with in_our_words(partial(judge, url)):
                 rest = bytes(next(pieces, b""))
         piece, rest = rest[:count], rest[count:]
         return piece
@@ -83,7 +81,7 @@ def list_objects(pattern: str) -> list[str]:
     name, timeout = shown(pattern), source_timeout()
 
     def listed() -> list[str]:
-        with answers(pattern):
+        with in_our_words(partial(judge, pattern)):
             store = _store(pattern, timeout / 2)
             if "/" in key.removeprefix(f"{folder}/") or "**" in key:
                 return [entry["path"] for entries in obstore.list(store, folder or None) for entry in entries]
@@ -167,22 +165,7 @@ def _unsigned_hint(scheme: str) -> str:
     return f"check the credentials; a public bucket needs none: {_UNSIGNED[scheme]}=true"
 
 
-@contextmanager
-def answers(url: str) -> Iterator[None]:
-    """Raise LostError or RefusedError in place of errors of obstore."""
-    started = time.monotonic()
-    try:
-        yield
-    except Exception as error:
-        judged = judge(error, url, time.monotonic() - started)
-        if judged is None:
-            raise
-    else:
-        return
-    raise judged
-
-
-def judge(error: Exception, url: str, seconds: float) -> LostError | RefusedError | None:
+def judge(url: str, error: Exception, seconds: float) -> LostError | RefusedError | None:
     """The meaning of an error of obstore; None for an error of another library."""
     # zarr derives an error of its own from FileNotFoundError for missing keys
     if not (type(error).__module__.startswith("obstore") or type(error) is FileNotFoundError):

@@ -61,7 +61,7 @@ class Origin:
             raise self._judged(error, what, hint) from None
 
     def _judged(self, error: Exception, what: str, hint: str | None) -> FunctaconvError:
-        judged = judge(error, self.shown, source_timeout())
+        judged = judge(self.shown, error, source_timeout())
         if isinstance(judged, LostError) and judged.silent:
             return ServiceError(f"{self.shown} has sent nothing for {source_timeout():g} s", hint=SILENCE_HINT)
         if isinstance(judged, RefusedError):
