@@ -74,7 +74,7 @@ class _Content:
     @classmethod
     def of(cls, file: File, fields: Fields) -> "_Content":
         grid = tuple(tuple(np.round(axis, 5).tolist()) for axis in (fields.latitude, fields.longitude))
-        return cls(file, fields.variables, (grid[0], grid[1]), tuple(fields.labels()))
+        return cls(file, fields.variables, (grid[0], grid[1]), tuple(map(tuple, fields.labels())))
 
 
 def joined_grids(files: Sequence[File], choice: FieldChoice, source: str, ignored: Counter[str]) -> list[Grids]:
