@@ -5,11 +5,9 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import BinaryIO
 
 from functaconv.data import limits
 from functaconv.data.archive import Member, Tape, members
-from functaconv.data.compression import plain
 from functaconv.data.decoders import SUFFIXES
 from functaconv.data.ignored import APPLE_DOUBLE, HIDDEN, LINKS, META, NO_SUFFIX, SPECIAL, ignore
 from functaconv.data.items import DamageError, Record
@@ -44,34 +42,6 @@ class RecordLocation:
     """an earlier record has its members"""
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """An open shard, or the part of it that holds one record."""
-
-    shard: str
-    stream: BinaryIO
-    location: RecordLocation | None = None
-    is_plain: bool = False
-    """known to be uncompressed: offsets are positions in the stream"""
-    begin: tuple[int, int] | None = None
-    """number and offset of the record to begin with, instead of the first"""
-
-    @property
-    def first(self) -> int:
-        """The number of the first record that is read."""
-        return self.location.record if self.location is not None else (self.begin or (0, 0))[0]
-
-    @property
-    def tape(self) -> Tape:
-        if self.location is None and self.begin is not None:
-            self.stream.seek(self.begin[1])
-            return Tape(self.stream, self.begin[1])
-        if self.location is None:
-            return Tape(self.stream if self.is_plain else plain(self.stream))
-        self.stream.seek(self.location.offset)
-        return Tape(self.stream, self.location.offset, self.location.length)
-
-
 @dataclass(slots=True)
 class Group:
     """A record that is being read."""
@@ -104,30 +74,33 @@ class Group:
 
 
 def groups(
-    source: Source,
-    start: int,
+    shard: str,
+    tape: Tape,
+    *,
+    first: int = 0,
+    start: int = 0,
+    whole: bool = True,
     ignored: Counter[str] | None = None,
     locations: Mapping[int, RecordLocation] | None = None,
     unplaced: Counter[str] | None = None,
 ) -> Iterator[Group]:
-    """The records in order, before number `start` without bodies; a source without a location ends at an end marker.
+    """The records in order, of which number `first` is the first, before number `start` without bodies.
 
-    `ignored` counts the members that are in no record, `unplaced` those of a shard without any record.
+    A `whole` shard ends at an end marker. `ignored` counts the members that are in no record, `unplaced` those of a
+    shard without any record.
     """
     locations = locations or {}
     total = Counter() if ignored is None else ignored
     group: Group | None = None
     waiting = Counter[str]()
-    number = source.first
-    tape: Tape | None = None
+    number = first
 
     def pass_over(kind: str) -> None:
         ignore(waiting if group is None else group.ignored, kind)
         ignore(total, kind)
 
     try:
-        tape = source.tape
-        for member in members(tape, whole=source.location is None):
+        for member in members(tape, whole):
             if member is None:
                 if group is not None:
                     yield group
@@ -167,9 +140,9 @@ def groups(
         elif unplaced is not None:
             unplaced.update(waiting)
     except (DamageError, tarfile.TarError, OSError) as error:
-        place = f"record {number if group is None else group.number}, byte {0 if tape is None else tape.position}"
+        place = f"record {number if group is None else group.number}, byte {tape.position}"
         hint = error.hint if isinstance(error, DamageError) else None
-        raise InputError(f"{shown(source.shard)}: {error} ({place})", hint=hint) from error
+        raise InputError(f"{shown(shard)}: {error} ({place})", hint=hint) from error
 
 
 def _elsewhere(locations: Mapping[int, RecordLocation], group: Group) -> Sequence[Elsewhere]:

@@ -257,8 +257,7 @@ def test_members_of_one_key_that_lie_apart_are_one_record_of_a_local_tar(tmp_pat
     assert [read_at(str(shard), location) for location in locations] == records
     # from the middle, as parts of a shard are read
     for start in range(1, len(records)):
-        begin = (start - 1, locations[start - 1].offset)
-        assert list(read_records(str(shard), start=start, begin=begin)) == records[start:]
+        assert list(read_records(str(shard), start=start, offset=locations[start].offset)) == records[start:]
     with shard.open("rb") as stream:
         assert [read_at(str(shard), one, stream=stream) for one in index_shard(str(shard), stream=stream)] == records
     assert len([record for record in read(tar(members)) if record.fields]) == 9
