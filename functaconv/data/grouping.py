@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from functaconv.data import limits
-from functaconv.data.archive import Member, Tape, members
+from functaconv.data.archive import Tape, members
 from functaconv.data.decoders import SUFFIXES
 from functaconv.data.ignored import APPLE_DOUBLE, HIDDEN, LINKS, META, NO_SUFFIX, SPECIAL, ignore
 from functaconv.data.items import DamageError, Record
@@ -100,12 +100,13 @@ def groups(
         ignore(total, kind)
 
     try:
-        for member in members(tape, whole):
-            if member is None:
+        for place in members(tape, whole):
+            if place is None:
                 if group is not None:
                     yield group
                 group = None
                 continue
+            member, end = place
             is_long = len(member.name) > limits.NAME
             match = _NAME.match(member.name[: limits.NAME])
             if (kind := _passed_over(member, is_named=match is not None or is_long)) is not None:
@@ -116,23 +117,23 @@ def groups(
             if group is None or group.key != key:
                 if group is not None:
                     yield group
-                group, waiting = Group(key, number, member.offset, member.end, ignored=waiting), Counter()
+                group, waiting = Group(key, number, member.offset, end, ignored=waiting), Counter()
                 number += 1
-            group.end = member.end
+            group.end = end
             if is_long:
                 group.fail(f"a name of {len(member.name)} characters, expected at most {limits.NAME}")
                 continue
             last = suffix.rpartition(".")[2]
             if last not in SUFFIXES:
                 pass_over(f".{last[:_LONGEST_SUFFIX]}")
-            elif member.kind == "sparse":
+            elif member.issparse():
                 group.fail(f"{member.name} is a sparse member; make the archive again without --sparse")
-            elif member.kind == "hard link":
-                group.links[suffix] = member.target
+            elif member.islnk():
+                group.links[suffix] = member.linkname
                 if not any(one.suffix == suffix for one in _elsewhere(locations, group)):
                     ignore(total, LINKS)
             else:
-                group.places[suffix] = (member.start, member.size)
+                group.places[suffix] = (member.offset_data, member.size)
                 if group.number >= start:
                     add(group, suffix, member.name, member.size, tape)
         if group is not None:
@@ -140,22 +141,22 @@ def groups(
         elif unplaced is not None:
             unplaced.update(waiting)
     except (DamageError, tarfile.TarError, OSError) as error:
-        place = f"record {number if group is None else group.number}, byte {tape.position}"
+        where = f"record {number if group is None else group.number}, byte {tape.position}"
         hint = error.hint if isinstance(error, DamageError) else None
-        raise InputError(f"{shown(shard)}: {error} ({place})", hint=hint) from error
+        raise InputError(f"{shown(shard)}: {error} ({where})", hint=hint) from error
 
 
 def _elsewhere(locations: Mapping[int, RecordLocation], group: Group) -> Sequence[Elsewhere]:
     return locations[group.number].elsewhere if group.number in locations else ()
 
 
-def _passed_over(member: Member, *, is_named: bool) -> str | None:
+def _passed_over(member: tarfile.TarInfo, *, is_named: bool) -> str | None:
     """The kind under which a member is ignored, empty for folders; None for a member of a record."""
     base = member.name.rpartition("/")[2]
-    if member.kind == "directory":
+    if member.isdir():
         return ""
-    if member.kind in ("link", "special"):
-        return LINKS if member.kind == "link" else SPECIAL
+    if not (member.isreg() or member.islnk()):
+        return LINKS if member.issym() else SPECIAL
     if base.startswith("."):
         return APPLE_DOUBLE if base.startswith("._") else HIDDEN
     if not is_named:

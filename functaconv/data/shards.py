@@ -165,8 +165,12 @@ def _scan(shard: str, stream: BinaryIO) -> _Scan:
 def _places_of(names: set[str], stream: BinaryIO) -> dict[str, tuple[int, int]]:
     """Where the bodies of the members with these names are, and their sizes."""
     stream.seek(0)
-    all_members = (member for member in members(Tape(stream), whole=True) if member is not None)
-    return {one.name: (one.start, one.size) for one in all_members if one.kind == "file" and one.name in names}
+    infos = (place[0] for place in members(Tape(stream), whole=True) if place is not None)
+    return {
+        info.name: (info.offset_data, info.size)
+        for info in infos
+        if info.isreg() and not info.issparse() and info.name in names
+    }
 
 
 def _completed(group: Group, location: RecordLocation | None, stream: BinaryIO) -> Group:
