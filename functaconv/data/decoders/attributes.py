@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from functaconv.data import limits
-from functaconv.data.decoders.binvox import unpack_bits
 from functaconv.data.ignored import CUT_JSON, CUT_TEXT, LARGE_JSON, NO_LABELS, ignore
 from functaconv.data.items import Record
 from functaconv.data.limits import check_ahead
@@ -35,16 +34,32 @@ def is_grid(attributes: Mapping[str, Any]) -> bool:
 
 
 def unpacked(array: np.ndarray, attributes: Mapping[str, Any]) -> np.ndarray:
+    """Occupancy, uint8 0 or 1, of the shape `packed_bits`, out of the bytes that `np.packbits` made of it.
+
+    They are one row for all, or rows along the last axis (`packbits(..., axis=-1)`), each filled up to a whole byte.
+    With the `bit_order` little the first voxel is the lowest bit of its byte.
+    """
     shape, order = attributes["packed_bits"], attributes.get("bit_order", "big")
-    sizes = shape if isinstance(shape, list) and len(shape) <= _MAX_AXES else [None]
+    sizes = shape if isinstance(shape, list) and 0 < len(shape) <= _MAX_AXES else [None]
     if not all(isinstance(size, int) and not isinstance(size, bool) for size in sizes):
         raise ItemError(f"json: packed_bits is {shape!r:.80}, expected the shape of the array, such as [32, 32, 32]")
     if order not in ("big", "little"):
         raise ItemError(f"json: bit_order is {order!r:.80}, expected big or little")
-    if not all(size > 0 for size in shape) or math.prod(shape) > limits.EXPANDED:
+    voxels = math.prod(shape)
+    if not all(size > 0 for size in shape) or voxels > limits.EXPANDED:
         raise ItemError(f"json: packed_bits {shape} is more than {limits.EXPANDED} voxels, or none")
-    check_ahead(math.prod(shape))
-    return unpack_bits(array, shape, little=order == "little")
+    if array.dtype != np.uint8:
+        raise ItemError(f"packed bits of type {array.dtype}, expected uint8")
+    check_ahead(voxels)
+    flat, rows = (-(-voxels // 8),), (*shape[:-1], -(-shape[-1] // 8))
+    # the shapes agree with bytes that are there, so no more memory is taken than eight times these
+    if array.shape == rows:
+        return np.unpackbits(array, axis=-1, count=shape[-1], bitorder=order)
+    if array.shape == flat:
+        return np.unpackbits(array, count=voxels, bitorder=order).reshape(shape)
+    raise ItemError(
+        f"packed bits of shape {list(array.shape)}, expected {list(flat)} or {list(rows)} for voxels {shape}"
+    )
 
 
 def as_grid(array: np.ndarray, attributes: Mapping[str, Any]) -> np.ndarray:
