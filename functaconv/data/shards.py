@@ -24,7 +24,7 @@ from functaconv.data.compression import plain
 from functaconv.data.grouping import Elsewhere, Group, RecordLocation, add, groups
 from functaconv.data.items import DamageError, Record
 from functaconv.data.naming import shown
-from functaconv.data.storage import is_read_once, is_seekable, opened
+from functaconv.data.storage import is_seekable, opened
 from functaconv.errors import InputError
 
 
@@ -103,7 +103,7 @@ def read_at(
 
 def _joins(shard: str) -> Mapping[int, RecordLocation]:
     """The records of a plain local tar of which members lie apart, by number."""
-    if is_read_once(shard) or not is_seekable(shard):
+    if not is_seekable(shard):
         return {}
     try:
         scan = _known_scan(shard)

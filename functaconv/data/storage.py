@@ -43,10 +43,7 @@ def is_read_once(shard: str) -> bool:
     """Whether it can be read only once: stdin, a command, a named pipe."""
     if shard == STDIN or is_pipe(shard):
         return True
-    if not is_local(shard):
-        return False
-    mode = _mode(shard)
-    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
+    return is_local(shard) and not stat.S_ISREG(_mode(shard))
 
 
 def is_seekable(shard: str) -> bool:

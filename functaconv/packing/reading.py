@@ -15,7 +15,7 @@ from functaconv.data import limits
 from functaconv.data.contents import format_of
 from functaconv.data.decoders import ARRAY_SUFFIXES, OTHER_IMAGES, PROMISED, decode
 from functaconv.data.decoders.binvox import write_binvox
-from functaconv.data.decoders.transform import ImageTransform, transform_image
+from functaconv.data.decoders.transform import ImageTransform, check_untransformed, transform_image
 from functaconv.data.folder import opened
 from functaconv.data.items import Item, Record
 from functaconv.data.limits import check_ahead
@@ -93,8 +93,7 @@ def _of_grids(grids: Grids, reading: Reading) -> Iterator[Packed]:
     ignored: Counter[str] = Counter()
     labels = {file.label for file in grids.files}
     try:
-        if reading.transform not in (None, ImageTransform()):
-            raise ItemError("resizing and cropping are for images, found grids")
+        check_untransformed(reading.transform, found="grids")
         for key, array, attributes in grids.items(ignored):
             if attributes["n_missing"] == array.size:
                 yield Packed(failure=Failure(first.shown, key, "every value is missing"))
@@ -129,8 +128,7 @@ def _of_stack(stack: Stack, reading: Reading) -> Iterator[Packed]:
     """Each part of an array: npy, and its label."""
     now_reading(stack.file.shown)
     try:
-        if reading.transform not in (None, ImageTransform()):
-            raise ItemError("resizing and cropping are for images, found an array")
+        check_untransformed(reading.transform)
         for key, array, label in stack.items():
             content = _as_npy(array)
             try:
@@ -198,9 +196,9 @@ def _checked(
         field=None if reading.array is None else f"npz:{reading.array}",
         ignored=ignored,
     )
-    if transform is not None and transform != ImageTransform():
-        if item.peak is None:
-            raise ItemError(f"{file.suffix}: resizing and cropping are for images, found an array")
+    if item.peak is None:
+        check_untransformed(transform, f"{file.suffix}: ")
+    elif transform is not None:
         array = transform_image(item.array, item.peak, transform)
         if not np.array_equal(array, item.array):
             return _encoded(replace(item, array=array)), ()

@@ -115,8 +115,11 @@ def pack(
 
 def _units(selection: Selection, options: PackOptions, source: Path | str) -> list[Unit]:
     """Files that are read together, in their order."""
-    if options.split is not None:
-        cut, others = stacks(selection.files, options.split, options.array, Path(source), selection.ignored)
+    if options.split_axis is not None:
+        labels = options.labels if isinstance(options.labels, str) else None
+        cut, others = stacks(
+            selection.files, options.split_axis, labels, options.array, Path(source), selection.ignored
+        )
         return [*cut, *(replace(file, problem=reason) for file, reason in others)]
     grids = [file for file in selection.files if file.kind == GRID]
     if not grids:

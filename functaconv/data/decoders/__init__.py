@@ -28,7 +28,7 @@ from functaconv.data.decoders.attributes import (
 )
 from functaconv.data.decoders.binvox import read_binvox
 from functaconv.data.decoders.images import IMAGE_SUFFIXES, decode_image
-from functaconv.data.decoders.transform import ImageTransform, transform_image
+from functaconv.data.decoders.transform import ImageTransform, check_untransformed, transform_image
 from functaconv.data.ignored import beside, ignore, named_otherwise
 from functaconv.data.items import OF_GRIDS, Item, Record
 from functaconv.errors import ItemError, UsageError
@@ -108,14 +108,7 @@ def decode(
         raise ItemError(f"{suffix}: expected an image or an array, found {format_in_words(content)}")
     if content_format != PROMISED[_last(suffix)]:
         ignore(ignored, named_otherwise(_last(suffix), content_format))
-    item = Item(
-        key=record.key,
-        array=np.empty(0),
-        kind="array",
-        label=label_of(record.fields.get("cls"), ignored),
-        shard=record.shard,
-        record=record.record,
-    )
+    item = Item(record.key, np.empty(0), "array", label=label_of(record.fields.get("cls"), ignored))
     if content_format in IMAGES:
         pixels, peak = decode_image(content, content_format, suffix, channels=channels, ignored=ignored)
         item = replace(item, attributes=caption_of(record, ignored))
@@ -124,9 +117,9 @@ def decode(
             if transform is not None:
                 array = transform_image(array, peak, transform)
             return replace(item, array=array, kind="image", peak=peak)
-        _check_untransformed(transform, suffix)
+        check_untransformed(transform, f"{suffix}: ")
         return replace(item, array=numeric(pixels, suffix), has_bands=True)
-    _check_untransformed(transform, suffix)
+    check_untransformed(transform, f"{suffix}: ")
     attributes = attributes_of(record)
     array = _decode_array(content, content_format, suffix, None if field is None else parse_field(field)[1])
     if "packed_bits" in attributes:
@@ -137,11 +130,6 @@ def decode(
         return replace(item, array=as_grid(array, attributes), kind="grid", attributes=attributes)
     check_attributes(attributes)
     return replace(item, array=array, attributes=attributes)
-
-
-def _check_untransformed(transform: ImageTransform | None, suffix: str) -> None:
-    if transform not in (None, ImageTransform()):
-        raise ItemError(f"{suffix}: resizing and cropping are for images, found an array")
 
 
 def _last(suffix: str) -> str:

@@ -32,6 +32,12 @@ def parse_size(text: str) -> Size:
     return int(height) if width is None else (int(height), int(width))
 
 
+def check_untransformed(transform: ImageTransform | None, where: str = "", found: str = "an array") -> None:
+    """ItemError where something else than an image is to be resized or cropped."""
+    if transform not in (None, ImageTransform()):
+        raise ItemError(f"{where}resizing and cropping are for images, found {found}")
+
+
 def transform_image(array: np.ndarray, peak: float, transform: ImageTransform) -> np.ndarray:
     """The image resized and cropped; the very same values where its size is already right."""
     if transform.resize is not None:

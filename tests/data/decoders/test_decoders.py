@@ -487,7 +487,7 @@ def test_records_without_an_array_and_with_too_many_say_so() -> None:
 def test_label_and_attributes_travel_with_the_item() -> None:
     fields = {"png": FILES["png"], "cls": b" 7\n", "json": json.dumps({"units": "K"}).encode(), "txt": "é".encode()}
     item = decode(Record(3, 14, "a/b", fields))
-    assert (item.key, item.shard, item.record, item.label) == ("a/b", 3, 14, 7)
+    assert (item.key, item.label) == ("a/b", 7)
     assert item.attributes == {"units": "K", "text": "é"}
     assert decode(record(png=FILES["png"])).label == -1
     assert decode(record(png=FILES["png"], json=b"[1]")).attributes == {"json": [1]}
