@@ -14,7 +14,7 @@ from functaconv.data.grids.choice import NoVariableError, alternatives
 from functaconv.data.ignored import OTHER_VARIABLES, ignore
 from functaconv.data.noise import now_reading
 from functaconv.errors import InputError
-from functaconv.packing.selection import File
+from functaconv.packing.files import File
 
 _MOST_TOLD = 8
 GridItem = tuple[str, np.ndarray, dict[str, Any]]

@@ -22,8 +22,8 @@ from functaconv.data.limits import check_ahead
 from functaconv.data.meshes import MESH_SUFFIXES, voxelise
 from functaconv.data.noise import now_reading
 from functaconv.errors import InputError, ItemError
+from functaconv.packing.files import ARRAY, File
 from functaconv.packing.grids import Grids
-from functaconv.packing.selection import ARRAY, File
 from functaconv.packing.stacks import Stack
 
 NO_RESOLUTION = "a mesh becomes voxels: say how many per side with --resolution"

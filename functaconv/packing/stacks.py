@@ -17,7 +17,7 @@ from functaconv.data.decoders.arrays import npy_header
 from functaconv.data.folder import opened
 from functaconv.data.ignored import ARRAYS, ignore, number_for_each
 from functaconv.errors import InputError, ItemError
-from functaconv.packing.selection import ARRAY, File
+from functaconv.packing.files import ARRAY, File
 
 _OF_NPZ = "npz:"
 # errors for damaged files, encrypted archives and the like

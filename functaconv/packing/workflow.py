@@ -14,10 +14,11 @@ from functaconv.data.grids.origin import Origin
 from functaconv.data.meshes import MESH_SUFFIXES
 from functaconv.data.noise import heard
 from functaconv.errors import InputError
+from functaconv.packing.files import GRID, File, Selection
 from functaconv.packing.grids import Grids, joined_grids, opened
 from functaconv.packing.options import PackOptions
 from functaconv.packing.reading import NO_RESOLUTION, Packed, Reading, Unit, read
-from functaconv.packing.selection import GRID, File, Selection, selected
+from functaconv.packing.selection import selected
 from functaconv.packing.stacks import Stack, stacks
 from functaconv.packing.summary import Account, PackSummary, describe
 from functaconv.packing.writing import check_target, write_shards, write_stream
