@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from functaconv.data import limits
 from functaconv.data.shards import read_records
 from functaconv.errors import MissingExtraError
-from tests.data.test_shards import MEMBERS, as_pairs, read, read_until_error, tar
+from tests.archives import tar
+from tests.data.test_shards import MEMBERS, as_pairs, read, read_until_error
 
 
 def zstd(content: bytes) -> bytes:
@@ -145,5 +146,5 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     content = zstd(CONTENT)
     monkeypatch.setitem(sys.modules, "zstandard", None)
     with pytest.raises(MissingExtraError, match="zstandard") as caught:
-        read_until_error(content, pipe=False)
+        read(content)
     assert caught.value.hint == "pip install 'functaconv[zstd]'"

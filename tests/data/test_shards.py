@@ -3,7 +3,7 @@
 import io
 import tarfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from functaconv.data.ignored import APPLE_DOUBLE, HIDDEN, LINKS, NO_SUFFIX, SPEC
 from functaconv.data.items import Record
 from functaconv.data.shards import index_shard, read_at, read_records
 from functaconv.data.storage import fingerprint
-from functaconv.errors import InputError, UsageError
+from functaconv.errors import FunctaconvError, InputError, UsageError
+from tests.archives import Pipe, tar
 
 Members = Sequence[tuple[str, bytes]]
 MEMBERS: Members = [
@@ -32,44 +33,26 @@ MEMBERS: Members = [
 KEYS = ["a/0", "a/1", "b/v1.0/2", "3"]
 
 
-def tar(members: Members, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", **options) as archive:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-class Pipe(io.RawIOBase):
-    """A stream that can neither seek nor be relied on to give as much as was asked for."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content = io.BytesIO(content)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        piece = self._content.read(min(len(buffer), 300))
-        buffer[: len(piece)] = piece
-        return len(piece)
-
-
 def read(content: bytes, **options: Any) -> list[Record]:
     return list(read_records("x.tar", stream=io.BytesIO(content), **options))
 
 
-def read_until_error(content: bytes, pipe: bool) -> tuple[list[Record], InputError | None]:
-    records: list[Record] = []
-    stream: Any = Pipe(content) if pipe else io.BytesIO(content)
+def until_error(records: Iterable[Record]) -> tuple[list[Record], FunctaconvError | None]:
+    """The records that are read, and the error with which that ends."""
+    found: list[Record] = []
     try:
-        for record in read_records("x.tar", stream=stream):
-            records.append(record)  # noqa: PERF402 - those before the error are wanted
-    except InputError as error:
-        return records, error
-    return records, None
+        for record in records:
+            found.append(record)  # noqa: PERF402 - those before the error are wanted
+    except FunctaconvError as error:
+        return found, error
+    return found, None
+
+
+def read_until_error(content: bytes, pipe: bool) -> tuple[list[Record], FunctaconvError | None]:
+    stream: Any = Pipe(content) if pipe else io.BytesIO(content)
+    found, error = until_error(read_records("x.tar", stream=stream))
+    assert error is None or isinstance(error, InputError)
+    return found, error
 
 
 def as_pairs(records: Sequence[Record]) -> list[tuple[str, dict[str, bytes]]]:

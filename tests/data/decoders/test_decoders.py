@@ -20,6 +20,7 @@ from functaconv.data.decoders.transform import ImageTransform, parse_size
 from functaconv.data.ignored import CUT_JSON, CUT_TEXT, FRAMES, LARGE_JSON, LOW_BITS, NO_LABELS, named_otherwise
 from functaconv.data.items import Record
 from functaconv.errors import ItemError, UsageError
+from tests.conftest import npy, npz
 
 RNG = np.random.default_rng(0)
 GRAY = RNG.integers(0, 256, (6, 5), dtype=np.uint8)
@@ -35,18 +36,6 @@ def record(**fields: bytes) -> Record:
 def saved(image: Image.Image, name: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, name, **options)
-    return buffer.getvalue()
-
-
-def npy(array: np.ndarray, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, **options)
-    return buffer.getvalue()
-
-
-def npz(**arrays: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
 
 
