@@ -1,8 +1,9 @@
 """The errors a user can meet: each says what was found, and carries a hint and an exit code."""
 
 import difflib
+import importlib
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Entry = TypeVar("Entry")
 
@@ -75,6 +76,18 @@ class ItemError(Exception):
 
 class OtherVariablesError(ItemError):
     """A grid that holds other variables than those before it."""
+
+
+def imported(module: str, extra: str, what: str) -> Any:
+    """A module of an optional package; without the package, a `MissingExtraError` says that `what` needs it."""
+    try:
+        return importlib.import_module(module)
+    except (ImportError, RuntimeError) as error:
+        # ecCodes raises RuntimeError where its library is not found
+        package = getattr(error, "name", None) or module
+        raise MissingExtraError(
+            f"{what} needs the package {package} ({error})", hint=f"pip install 'functaconv[{extra}]'"
+        ) from error
 
 
 def lookup(table: Mapping[str, Entry], name: str, *, what: str) -> Entry:

@@ -6,6 +6,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from torch import Tensor
 from functaconv.networks import Placement
 from functaconv.packing import pack
 from functaconv.training import fit_base
+from tests import archives
 
 Shape = tuple[int, ...]
 
@@ -99,20 +101,22 @@ def png(seed: int, shape: Shape, channels: int = 3) -> bytes:
     return buffer.getvalue()
 
 
-def npy(array: np.ndarray) -> bytes:
+def npy(array: np.ndarray, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    np.save(buffer, array)
+    np.save(buffer, array, **options)
+    return buffer.getvalue()
+
+
+def npz(**arrays: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
 
 
 def tar(path: Path, members: Mapping[str, bytes]) -> Path:
-    """A tar with these members, in this order; nothing is checked, as `pack` would."""
+    """A shard with these members, in this order."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
+    path.write_bytes(archives.tar(members.items(), format=tarfile.USTAR_FORMAT))
     return path
 
 

@@ -16,32 +16,17 @@ from functaconv.packing import pack
 from functaconv.rendering import arrays, render
 from functaconv.reporting import report
 from functaconv.training import fit_base
+from tests.data.grids.test_real import REAL
 
 pytestmark = pytest.mark.realdata
 QUICK = {"training": {"steps": 30}, "latent": {"numbers": 16}, "network": {"width": 32}}
-WEATHER = {
-    "cams_total_column_co2_31x161x320.nc": 31,
-    "ecmwf_mslp_4x451x900_int16.nc": 4,
-    "era5-2mt-2019-03-uk.grib": 624,
-    "era5-levels-members.grib": 70,
-    "era5_t2m_italy.nc": 424,
-    "era5_t_global_0p25_one.grib": 1,
-    "era5_wgust_global_0p25_one.nc": 1,
-    "era5land_t2m_australia_newCDS.nc": 1,
-    "eraint_uvz.nc": 6,
-    "ersst5_sst.mnmean.nc": 114,
-    "fields_with_missing_values.grib": 2,
-    "ghcn_cams_air_0p5_8mo.nc": 8,
-    "ncep_air_sig995_mon_ltm.nc": 12,
-    "regular_gg_sfc.grib": 1,
-}
 
 
-@pytest.mark.parametrize("name", WEATHER)
+@pytest.mark.parametrize("name", REAL)
 def test_every_weather_file_is_packed(name: str, test_data: Path, tmp_path: Path) -> None:
     pytest.importorskip("eccodes" if name.endswith("grib") else "netCDF4")
     summary = pack(test_data / "raw" / "weather" / name, tmp_path / "shards")
-    assert (summary.count, summary.failed) == (WEATHER[name], 0)
+    assert (summary.count, summary.failed) == (REAL[name][0], 0)
 
 
 def test_a_rotated_pole_is_refused_with_a_reason(test_data: Path, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def read(work: Work, task: Task) -> Iterator[Portion]:
     """
     name = work.names[task.shard]
     with ExitStack() as stack:
-        stream, begin = None, None
+        stream = None
         if task.offset is None:
             # what is read from its beginning is opened once: a server is asked once
             stream = stack.enter_context(opened(name, work.stream(name), known=task.source))
@@ -87,9 +87,9 @@ def read(work: Work, task: Task) -> Iterator[Portion]:
             check_same(name, task.source, source)
         else:
             assert task.source is not None
-            source, begin = task.source, (task.start, task.offset)
+            source = task.source
         unplaced = Counter[str]()
-        records = read_records(name, task.shard, start=task.start, begin=begin, stream=stream, unplaced=unplaced)
+        records = read_records(name, task.shard, start=task.start, offset=task.offset, stream=stream, unplaced=unplaced)
         wanted = islice(records, None if task.stop is None else task.stop - task.start)
         # closed whatever happens: no thread goes on decoding
         reads = stack.enter_context(closing(begun_ahead(work.reading.decoded, wanted, workers=work.workers)))

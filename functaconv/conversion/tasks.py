@@ -10,7 +10,7 @@ from functaconv.conversion.work import Work
 from functaconv.data.grouping import RecordLocation
 from functaconv.data.naming import is_local, shown
 from functaconv.data.shards import digest_of_names, index_shard
-from functaconv.data.storage import fingerprint, is_read_once, is_seekable
+from functaconv.data.storage import fingerprint, is_seekable
 from functaconv.documents import differences
 from functaconv.errors import ChangedInputError, InputError, UsageError
 from functaconv.functaset.unfinished import Listed, Parts
@@ -143,7 +143,7 @@ def _index(name: str) -> tuple[dict[str, Any], list[RecordLocation]] | None:
 
     The fingerprint holds a digest of all places and keys: what changed in the middle of a shard is noticed too.
     """
-    if is_read_once(name) or not is_seekable(name):
+    if not is_seekable(name):
         return None
     try:
         locations = index_shard(name)

@@ -8,8 +8,7 @@ import io
 import os
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 from functaconv.data.items import DamageError
 from functaconv.data.naming import printable
@@ -18,8 +17,6 @@ BLOCK = 512
 _CHUNK = 1 << 20
 # bytes of a long name or PAX header: longer than any path
 _LONGEST_HEADER = 1 << 20
-Kind = Literal["file", "link", "hard link", "directory", "special", "sparse"]
-_KINDS: dict[bytes, Kind] = {tarfile.SYMTYPE: "link", tarfile.LNKTYPE: "hard link", tarfile.DIRTYPE: "directory"}
 
 
 class Tape:
@@ -63,23 +60,6 @@ class Tape:
             count -= len(self.take(min(count, _CHUNK)))
 
 
-@dataclass(slots=True)
-class Member:
-    """A member, as its headers describe it."""
-
-    name: str
-    kind: Kind
-    size: int
-    offset: int
-    """where its first header begins"""
-    start: int
-    """where its body begins"""
-    end: int
-    """where its body ends, padded to whole blocks"""
-    target: str = ""
-    """hard links: the name of the member that holds the bytes"""
-
-
 class _Headers(io.RawIOBase):
     """What `tarfile` reads the headers of a member from; the first block was read already."""
 
@@ -99,8 +79,11 @@ class _Headers(io.RawIOBase):
         return self._tape.position
 
 
-def members(tape: Tape, whole: bool) -> Iterator[Member | None]:
-    """The members in order, None at each end marker. The rest of a member that was not read is skipped."""
+def members(tape: Tape, whole: bool) -> Iterator[tuple[tarfile.TarInfo, int] | None]:
+    """The members in order, and where the body of each ends, padded to whole blocks; None at each end marker.
+
+    `offset` is where the first header of a member begins. The rest of a member that was not read is skipped.
+    """
     headers = _Headers(tape)
     # in this mode nothing is read before it is asked for
     reader = tarfile.TarFile(fileobj=headers, mode="w")
@@ -129,12 +112,11 @@ def members(tape: Tape, whole: bool) -> Iterator[Member | None]:
         except (tarfile.TarError, ValueError, RecursionError) as error:
             what = "not a tar archive" if offset == 0 else "damaged: expected the header of a member"
             raise DamageError(f"{what} ({str(error)[:100]})") from error
-        start, end = tape.position, reader.offset
-        if info.size < 0 or end < start:
+        info.offset, info.offset_data, end = offset, tape.position, reader.offset
+        if info.size < 0 or end < info.offset_data:
             raise DamageError(f"damaged: a member of {info.size} bytes")
-        kind: Kind = "file" if info.isreg() else "special"
-        kind = "sparse" if info.issparse() else _KINDS.get(info.type, kind)
-        yield Member(printable(info.name), kind, info.size, offset, start, end, printable(info.linkname))
+        info.name, info.linkname = printable(info.name), printable(info.linkname)
+        yield info, end
         tape.skip(end - tape.position)
 
 

@@ -5,21 +5,18 @@ repeats an exception's words: they hold the URL.
 """
 
 import fnmatch
-import importlib
 import os
 import re
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from functaconv.data.naming import scheme_of, shown
-from functaconv.data.patience import LostError, Retries, source_timeout
-from functaconv.data.remote import Announcement, Body, RefusedError
+from functaconv.data.patience import LostError, Retries, in_our_words, source_timeout
+from functaconv.data.remote import Body, RefusedError
 from functaconv.data.web import split_login
-from functaconv.errors import InputError, MissingExtraError, UsageError
+from functaconv.errors import InputError, UsageError, imported
 
 if TYPE_CHECKING:
     from zarr.storage import ObjectStore
@@ -39,7 +36,7 @@ def check_extra(url: str) -> None:
     if scheme not in BUCKETS:
         # the part after @ and the query may hold credentials: only the scheme is repeated
         raise UsageError(f"cannot read from {scheme}:", hint=f"URLs may be http, https, {', '.join(BUCKETS)}")
-    _imported(f"{shown(url)}: reading from {scheme}")
+    imported("obstore.store", "remote", f"{shown(url)}: reading from {scheme}")
 
 
 def bucket_object(url: str) -> Callable[[int, float], Body]:
@@ -53,7 +50,7 @@ def bucket_object(url: str) -> Callable[[int, float], Body]:
 def _open(url: str, key: str, position: int, timeout: float) -> Body:
     import obstore
 
-    with answers(url):
+    with in_our_words(partial(judge, url)):
         store = _store(url, timeout)
         # asked for with a range even from 0 on, an empty object would be an error
         response = obstore.get(store, key, options={"range": {"offset": position}} if position else {})
@@ -64,13 +61,14 @@ def _open(url: str, key: str, position: int, timeout: float) -> Body:
     def read(count: int) -> bytes:
         nonlocal rest
         if not rest:
-            with answers(url):
+            with in_our_words(partial(judge, url)):
                 rest = bytes(next(pieces, b""))
         piece, rest = rest[:count], rest[count:]
         return piece
 
-    etag, modified = response.meta["e_tag"], response.meta["last_modified"]
-    return Body(Announcement(response.meta["size"], etag, modified.isoformat()), response.range[0], read)
+    meta = response.meta
+    announced = {"size": meta["size"], "etag": meta["e_tag"], "modified": meta["last_modified"].isoformat()}
+    return Body(announced, response.range[0], read)
 
 
 def list_objects(pattern: str) -> list[str]:
@@ -83,7 +81,7 @@ def list_objects(pattern: str) -> list[str]:
     name, timeout = shown(pattern), source_timeout()
 
     def listed() -> list[str]:
-        with answers(pattern):
+        with in_our_words(partial(judge, pattern)):
             store = _store(pattern, timeout / 2)
             if "/" in key.removeprefix(f"{folder}/") or "**" in key:
                 return [entry["path"] for entries in obstore.list(store, folder or None) for entry in entries]
@@ -111,8 +109,7 @@ def zarr_store(url: str) -> "ObjectStore[Any]":
     """A zarr store in a bucket or on a web server. A query is no part of it: keys are appended to the URL."""
     from zarr.storage import ObjectStore
 
-    name = f"{shown(url)}: a zarr store at a URL"
-    store = _imported(name)
+    store = imported("obstore.store", "remote", f"{shown(url)}: a zarr store at a URL")
     attempts = {"max_retries": 4, "retry_timeout": timedelta(seconds=source_timeout())}
     if scheme_of(url) in BUCKETS:
         return ObjectStore(_store(url, source_timeout(), prefix=_split(url)[1] or None, retry_config=attempts))
@@ -135,7 +132,7 @@ def _split(url: str) -> tuple[str, str]:
 
 def _store(url: str, timeout: float, **options: Any) -> Any:
     scheme = scheme_of(url) or ""
-    store = _imported(f"{shown(url)}: reading from {scheme}")
+    store = imported("obstore.store", "remote", f"{shown(url)}: reading from {scheme}")
     options = {"client_options": _client(timeout), "retry_config": {"max_retries": 0}} | options
     if scheme == "s3":
         options |= _aws_credentials()
@@ -168,31 +165,7 @@ def _unsigned_hint(scheme: str) -> str:
     return f"check the credentials; a public bucket needs none: {_UNSIGNED[scheme]}=true"
 
 
-def _imported(what: str) -> Any:
-    try:
-        return importlib.import_module("obstore.store")
-    except ImportError as error:
-        raise MissingExtraError(
-            f"{what} needs the package obstore ({error})", hint="pip install 'functaconv[remote]'"
-        ) from None
-
-
-@contextmanager
-def answers(url: str) -> Iterator[None]:
-    """Raise LostError or RefusedError in place of errors of obstore."""
-    started = time.monotonic()
-    try:
-        yield
-    except Exception as error:
-        judged = judge(error, url, time.monotonic() - started)
-        if judged is None:
-            raise
-    else:
-        return
-    raise judged
-
-
-def judge(error: Exception, url: str, seconds: float) -> LostError | RefusedError | None:
+def judge(url: str, error: Exception, seconds: float) -> LostError | RefusedError | None:
     """The meaning of an error of obstore; None for an error of another library."""
     # zarr derives an error of its own from FileNotFoundError for missing keys
     if not (type(error).__module__.startswith("obstore") or type(error) is FileNotFoundError):

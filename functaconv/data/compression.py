@@ -5,7 +5,6 @@ A stream that is cut or corrupt gives what comes before the damage, then a Damag
 
 import bz2
 import gzip
-import importlib
 import io
 import lzma
 import zlib
@@ -13,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO, cast
 
 from functaconv.data.items import DamageError
-from functaconv.errors import MissingExtraError
+from functaconv.errors import imported
 
 _CHUNK, _AHEAD = 1 << 16, 1 << 20
 # memory for the window that a stream asks for: 128 MiB with `zstd --ultra -22` and `--long`
@@ -21,7 +20,7 @@ _MAX_ZSTD_WINDOW = 128 << 20
 
 
 def _zstd(stream: BinaryIO) -> Any:
-    zstandard = importlib.import_module("zstandard")
+    zstandard = imported("zstandard", "zstd", "a shard compressed with zstd")
     decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_ZSTD_WINDOW)
     return decompressor.stream_reader(stream, read_across_frames=True)
 
@@ -68,13 +67,7 @@ class _Decompressed(io.RawIOBase):
 
     def __init__(self, source: BinaryIO, name: str) -> None:
         self._name = name
-        try:
-            self._reader = _READERS[name](source)
-        except ImportError as error:
-            raise MissingExtraError(
-                f"a shard compressed with zstd needs the package zstandard ({error})",
-                hint="pip install 'functaconv[zstd]'",
-            ) from None
+        self._reader = _READERS[name](source)
 
     def readable(self) -> bool:
         return True

@@ -2,16 +2,14 @@
 
 import re
 
+from functaconv.data.compression import compression_of
+
 # bytes that are looked at
 HEAD = 512
 
 IMAGES = frozenset({"PNG", "JPEG", "WebP", "BMP", "PNM", "GIF", "TIFF"})
-# an npz is a zip; so are downloads of several NetCDF files, and zarr stores in one file
-ARRAYS = frozenset({"npy", "zip", "binvox"})
 # NetCDF is the classic format; NetCDF4 files are HDF5
 FIELDS = frozenset({"NetCDF", "HDF5", "GRIB"})
-# known by their text. A binary STL without text begins with any bytes: there the suffix has to do
-MESHES = frozenset({"OFF", "OBJ", "STL", "PLY"})
 
 _STARTS = (
     (b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -23,6 +21,7 @@ _STARTS = (
     (b"II+\0", "TIFF"),
     (b"MM\0+", "TIFF"),
     (b"\x93NUMPY", "npy"),
+    # an npz is a zip; so are downloads of several NetCDF files, and zarr stores in one file
     (b"PK\x03\x04", "zip"),
     (b"PK\x01\x02", "zip"),
     (b"PK\x05\x06", "zip"),
@@ -37,10 +36,6 @@ _STARTS = (
     (b"%!PS", "PostScript"),
     (b"\xc5\xd0\xd3\xc6", "PostScript"),
     (b"\0\x05\x16\x07", "AppleDouble"),
-    (b"\x1f\x8b", "gzip"),
-    (b"\x28\xb5\x2f\xfd", "zstd"),
-    (b"BZh", "bzip2"),
-    (b"\xfd7zXZ", "xz"),
     (b"\x80\x02", "pickle"),
     (b"\x80\x03", "pickle"),
     (b"\x80\x04\x95", "pickle"),
@@ -71,6 +66,8 @@ def format_of(content: bytes) -> str | None:
     for start, name in _STARTS:
         if head.startswith(start):
             return name
+    if compression := compression_of(head):
+        return compression
     if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
         return "BMP"
     if _PNM.match(head):
@@ -86,6 +83,7 @@ def format_in_words(content: bytes) -> str:
 
 
 def _text_format(head: bytes) -> str | None:
+    # a binary STL without text begins with any bytes: there the suffix has to do
     if head.startswith(b"solid") and (b"facet" in head or b"\0" in head):
         return "STL"
     if b"\0" in head:

@@ -5,14 +5,12 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import BinaryIO
 
-from functaconv.data.archive import Member, Tape, members
-from functaconv.data.compression import plain
+from functaconv.data import limits
+from functaconv.data.archive import Tape, members
 from functaconv.data.decoders import SUFFIXES
 from functaconv.data.ignored import APPLE_DOUBLE, HIDDEN, LINKS, META, NO_SUFFIX, SPECIAL, ignore
 from functaconv.data.items import DamageError, Record
-from functaconv.data.limits import Limits
 from functaconv.data.naming import shown
 from functaconv.errors import InputError
 
@@ -42,34 +40,6 @@ class RecordLocation:
     elsewhere: tuple[Elsewhere, ...] = ()
     is_joined: bool = False
     """an earlier record has its members"""
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """An open shard, or the part of it that holds one record."""
-
-    shard: str
-    stream: BinaryIO
-    location: RecordLocation | None = None
-    is_plain: bool = False
-    """known to be uncompressed: offsets are positions in the stream"""
-    begin: tuple[int, int] | None = None
-    """number and offset of the record to begin with, instead of the first"""
-
-    @property
-    def first(self) -> int:
-        """The number of the first record that is read."""
-        return self.location.record if self.location is not None else (self.begin or (0, 0))[0]
-
-    @property
-    def tape(self) -> Tape:
-        if self.location is None and self.begin is not None:
-            self.stream.seek(self.begin[1])
-            return Tape(self.stream, self.begin[1])
-        if self.location is None:
-            return Tape(self.stream if self.is_plain else plain(self.stream))
-        self.stream.seek(self.location.offset)
-        return Tape(self.stream, self.location.offset, self.location.length)
 
 
 @dataclass(slots=True)
@@ -104,86 +74,89 @@ class Group:
 
 
 def groups(
-    source: Source,
-    start: int,
-    limits: Limits,
+    shard: str,
+    tape: Tape,
+    *,
+    first: int = 0,
+    start: int = 0,
+    whole: bool = True,
     ignored: Counter[str] | None = None,
     locations: Mapping[int, RecordLocation] | None = None,
     unplaced: Counter[str] | None = None,
 ) -> Iterator[Group]:
-    """The records in order, before number `start` without bodies; a source without a location ends at an end marker.
+    """The records in order, of which number `first` is the first, before number `start` without bodies.
 
-    `ignored` counts the members that are in no record, `unplaced` those of a shard without any record.
+    A `whole` shard ends at an end marker. `ignored` counts the members that are in no record, `unplaced` those of a
+    shard without any record.
     """
     locations = locations or {}
     total = Counter() if ignored is None else ignored
     group: Group | None = None
     waiting = Counter[str]()
-    number = source.first
-    tape: Tape | None = None
+    number = first
 
     def pass_over(kind: str) -> None:
         ignore(waiting if group is None else group.ignored, kind)
         ignore(total, kind)
 
     try:
-        tape = source.tape
-        for member in members(tape, whole=source.location is None):
-            if member is None:
+        for place in members(tape, whole):
+            if place is None:
                 if group is not None:
                     yield group
                 group = None
                 continue
-            is_long = len(member.name) > limits.name
-            match = _NAME.match(member.name[: limits.name])
+            member, end = place
+            is_long = len(member.name) > limits.NAME
+            match = _NAME.match(member.name[: limits.NAME])
             if (kind := _passed_over(member, is_named=match is not None or is_long)) is not None:
                 if kind:
                     pass_over(kind)
                 continue
-            key, suffix = (member.name[: limits.name], "") if match is None else (match[1], match[2].lower())
+            key, suffix = (member.name[: limits.NAME], "") if match is None else (match[1], match[2].lower())
             if group is None or group.key != key:
                 if group is not None:
                     yield group
-                group, waiting = Group(key, number, member.offset, member.end, ignored=waiting), Counter()
+                group, waiting = Group(key, number, member.offset, end, ignored=waiting), Counter()
                 number += 1
-            group.end = member.end
+            group.end = end
             if is_long:
-                group.fail(f"a name of {len(member.name)} characters, expected at most {limits.name}")
+                group.fail(f"a name of {len(member.name)} characters, expected at most {limits.NAME}")
                 continue
             last = suffix.rpartition(".")[2]
             if last not in SUFFIXES:
                 pass_over(f".{last[:_LONGEST_SUFFIX]}")
-            elif member.kind == "sparse":
+            elif member.issparse():
                 group.fail(f"{member.name} is a sparse member; make the archive again without --sparse")
-            elif member.kind == "hard link":
-                group.links[suffix] = member.target
+            elif member.islnk():
+                group.links[suffix] = member.linkname
                 if not any(one.suffix == suffix for one in _elsewhere(locations, group)):
                     ignore(total, LINKS)
             else:
-                group.places[suffix] = (member.start, member.size)
+                group.places[suffix] = (member.offset_data, member.size)
                 if group.number >= start:
-                    add(group, suffix, member.name, member.size, tape, limits)
+                    add(group, suffix, member.name, member.size, tape)
         if group is not None:
             yield group
         elif unplaced is not None:
             unplaced.update(waiting)
     except (DamageError, tarfile.TarError, OSError) as error:
-        place = f"record {number if group is None else group.number}, byte {0 if tape is None else tape.position}"
+        where = f"record {number if group is None else group.number}, byte {tape.position}"
         hint = error.hint if isinstance(error, DamageError) else None
-        raise InputError(f"{shown(source.shard)}: {error} ({place})", hint=hint) from error
+        raise InputError(f"{shown(shard)}: {error} ({where})", hint=hint) from error
 
 
 def _elsewhere(locations: Mapping[int, RecordLocation], group: Group) -> Sequence[Elsewhere]:
     return locations[group.number].elsewhere if group.number in locations else ()
 
 
-def _passed_over(member: Member, *, is_named: bool) -> str | None:
+def _passed_over(member: tarfile.TarInfo, *, is_named: bool) -> str | None:
     """The kind under which a member is ignored, empty for folders; None for a member of a record."""
     base = member.name.rpartition("/")[2]
-    if member.kind == "directory":
+    if member.isdir():
         return ""
-    if member.kind in ("link", "special"):
-        return LINKS if member.kind == "link" else SPECIAL
+    if not (member.isreg() or member.islnk()):
+        return LINKS if member.issym() else SPECIAL
     if base.startswith("."):
         return APPLE_DOUBLE if base.startswith("._") else HIDDEN
     if not is_named:
@@ -191,20 +164,20 @@ def _passed_over(member: Member, *, is_named: bool) -> str | None:
     return META if _META.match(member.name) else None
 
 
-def add(group: Group, suffix: str, name: str, size: int, tape: Tape, limits: Limits) -> None:
+def add(group: Group, suffix: str, name: str, size: int, tape: Tape) -> None:
     """Read a member of `size` bytes; one above the limits makes the record fail."""
     group.size += size
     if group.problem is not None:
         return
     if suffix in group.fields:
         group.fail(f"two members named {group.key}.{suffix} follow each other, expected one")
-    elif len(group.fields) == limits.members:
-        group.fail(f"more than {limits.members} members {group.key}.*: names are one record up to their first dot")
-    elif size > limits.member:
-        group.fail(f"{name} has {size} bytes, expected at most {limits.member}")
-    elif group.size > limits.record:
+    elif len(group.fields) == limits.MEMBERS:
+        group.fail(f"more than {limits.MEMBERS} members {group.key}.*: names are one record up to their first dot")
+    elif size > limits.MEMBER:
+        group.fail(f"{name} has {size} bytes, expected at most {limits.MEMBER}")
+    elif group.size > limits.RECORD:
         group.fail(
-            f"the members {group.key}.* have {group.size} bytes together, expected at most {limits.record}: "
+            f"the members {group.key}.* have {group.size} bytes together, expected at most {limits.RECORD}: "
             "names are one record up to their first dot"
         )
     else:

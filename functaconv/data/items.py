@@ -56,7 +56,5 @@ class Item:
     label: int = -1
     attributes: Mapping[str, Any] = field(default_factory=dict)
     """the record's json (and txt, under "text"), to travel with the item"""
-    shard: int = 0
-    record: int = 0
     has_bands: bool = False
     """arrays: the last axis holds the bands of a picture's file"""

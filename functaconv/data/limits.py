@@ -1,40 +1,31 @@
-"""Limits on what one item may take; items above them fail. Large items are not decoded ahead of their turn."""
+"""Limits on what one item may take; items above them fail. Large items are not decoded ahead of their turn.
+
+They are above any item that can be fitted in reasonable time, and below what would fill a small machine.
+"""
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 Result = TypeVar("Result")
 
+# bytes of one member of an archive, or of one file
+MEMBER = 256 << 20
+# bytes of a json, txt or cls member: the axes of a large grid. As Python objects they take thirty times as much
+TEXT = 1 << 20
+# characters of JSON that travel with an item: a functaset keeps thousands of rows of them in a file
+ATTRIBUTES = 1 << 16
+# characters of a member's name: longer than any path
+NAME = 1 << 12
+# bytes of all members of one record together, and how many they are
+RECORD, MEMBERS = 256 << 20, 10_000
+# width x height of an image: where Pillow, too, speaks of a decompression bomb
+PIXELS = 178_956_970
+# bytes of the decoded array
+EXPANDED = 512 << 20
 # bytes of an array and what it is made from; below lies a photograph of 20 million pixels
 LARGE = 128 << 20
 _HERE = threading.local()
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Above any item that can be fitted in reasonable time, below what would fill a small machine."""
-
-    member: int = 256 << 20
-    """bytes of one member of an archive, or of one file"""
-    text: int = 1 << 20
-    """bytes of a json, txt or cls member: the axes of a large grid. As Python objects they take thirty times as much"""
-    attributes: int = 1 << 16
-    """characters of JSON that travel with an item: a functaset keeps thousands of rows of them in a file"""
-    name: int = 1 << 12
-    """characters of a member's name: longer than any path"""
-    record: int = 256 << 20
-    """bytes of all members of one record together"""
-    members: int = 10_000
-    """of one record"""
-    pixels: int = 178_956_970
-    """width x height of an image: where Pillow, too, speaks of a decompression bomb"""
-    expanded: int = 512 << 20
-    """bytes of the decoded array"""
-
-
-DEFAULT_LIMITS = Limits()
 
 
 class DecodeLaterError(BaseException):

@@ -7,13 +7,12 @@ import io
 import re
 import warnings
 from collections import Counter
-from typing import Any, cast
 
 import numpy as np
 
 from functaconv.data.contents import BYTE_ORDER_MARK, format_in_words, format_of
 from functaconv.data.ignored import CUT_STL, ignore
-from functaconv.errors import ItemError, MissingExtraError
+from functaconv.errors import ItemError, imported
 
 MESH_SUFFIXES = ("off", "obj", "stl")
 MOST_FACES = 2_000_000
@@ -35,11 +34,9 @@ def voxelise(content: bytes, suffix: str, resolution: int, *, ignored: Counter[s
     passes through, and what it hides from all six directions: so the inside is full also where a mesh is not
     watertight, as most of ModelNet's are not, and so is an open bowl. `ignored` counts files with less than they say.
     """
-    try:
-        import scipy  # noqa: F401 - trimesh asks for it only when it fills
-        import trimesh
-    except ImportError as error:
-        raise _missing(error) from None
+    trimesh = imported("trimesh", "mesh", "a mesh")
+    # trimesh asks for it only when it fills
+    imported("scipy", "mesh", "a mesh")
     vertices, faces = _mesh(content, suffix, Counter() if ignored is None else ignored)
     low, high = vertices.min(0), vertices.max(0)
     longest = float((high - low).max())
@@ -49,7 +46,7 @@ def voxelise(content: bytes, suffix: str, resolution: int, *, ignored: Counter[s
     centred = (vertices - (low + high) / 2) / longest * (resolution - 1e-6)
     if np.abs(np.cross(*np.diff(centred[faces], axis=1).swapaxes(0, 1))).sum() > SAMPLES:
         raise ItemError(f"a surface of so many layers that {resolution} voxels per side are too many")
-    remesh, voxel = cast(Any, trimesh).remesh, cast(Any, trimesh).voxel
+    remesh, voxel = trimesh.remesh, trimesh.voxel
     points, _ = remesh.subdivide_to_size(centred + resolution / 2, faces, max_edge=0.5, max_iter=64)
     solid = np.zeros((resolution,) * 3, bool)
     solid[tuple(np.floor(points).astype(np.int64).clip(0, resolution - 1).T)] = True
@@ -135,10 +132,7 @@ def surface(occupancy: np.ndarray) -> bytes:
     The centre of voxel i is at (i + 0.5) / n, n the length of the longest axis, so a cube of voxels is the unit cube.
     Beyond the border all is empty (0): what touches it is closed there.
     """
-    try:
-        from skimage.measure import marching_cubes
-    except ImportError as error:
-        raise _missing(error) from None
+    measure = imported("skimage.measure", "mesh", "a mesh")
     if occupancy.ndim != 3 or not occupancy.size:
         raise ItemError(f"a surface needs x, y and z, found shape {occupancy.shape}")
     values = np.pad(occupancy.astype(np.float32), 1)
@@ -148,7 +142,7 @@ def surface(occupancy: np.ndarray) -> bytes:
         raise ItemError(f"no surface: the highest value is {values.max():.4g}, nowhere above {LEVEL}")
     # a surface exactly through a voxel's centre is not closed there
     values[values == LEVEL] = np.nextafter(np.float32(LEVEL), np.float32(0))
-    corners, triangles, _, _ = cast(Any, marching_cubes)(values, LEVEL)
+    corners, triangles, _, _ = measure.marching_cubes(values, LEVEL)
     longest = max(occupancy.shape)
     # values far above 1 push the surface a little beyond the border
     points = np.clip((corners.astype(np.float64) - 0.5) / longest, 0, np.divide(occupancy.shape, longest))
@@ -156,7 +150,3 @@ def surface(occupancy: np.ndarray) -> bytes:
     # it lists the corners clockwise as seen from lower values, which are outside
     faces = ("f %d %d %d\n" * len(triangles)) % tuple((triangles[:, ::-1] + 1).ravel().tolist())
     return (lines + faces).encode("ascii")
-
-
-def _missing(error: ImportError) -> MissingExtraError:
-    return MissingExtraError(f"meshes need the package {error.name}", hint="pip install 'functaconv[mesh]'")

@@ -4,7 +4,8 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from functaconv.errors import ServiceError, UsageError
@@ -43,6 +44,21 @@ def source_timeout() -> float:
     if not 0 < seconds < math.inf:
         raise UsageError(f"{TIMEOUT_VARIABLE} is {text!r}, expected a number of seconds", hint="60 is the default")
     return seconds
+
+
+@contextmanager
+def in_our_words(judge: Callable[[Exception, float], Exception | None]) -> Iterator[None]:
+    """Raise what `judge` makes of a library's error and the seconds it took; the error itself where that is None."""
+    started = time.monotonic()
+    try:
+        yield
+    except Exception as error:
+        judged = judge(error, time.monotonic() - started)
+        if judged is None:
+            raise
+    else:
+        return
+    raise judged
 
 
 class Retries:

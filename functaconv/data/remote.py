@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
 
 from functaconv.data.patience import LostError, Retries, source_timeout
 from functaconv.errors import ChangedInputError, InputError, ServiceError
@@ -22,28 +21,8 @@ _HINTS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Announcement:
-    """Size, ETag and date of an object, as a server announces them: a changed object differs."""
-
-    size: int | None = None
-    etag: str | None = None
-    modified: str | None = None
-
-    @classmethod
-    def of(cls, fingerprint: Mapping[str, Any]) -> "Announcement":
-        """The announcement in a shard's fingerprint."""
-        return cls(fingerprint.get("size"), fingerprint.get("etag"), fingerprint.get("modified"))
-
-    def contradicts(self, other: "Announcement") -> bool:
-        """Whether a value that both give differs."""
-        pairs = ((self.size, other.size), (self.etag, other.etag), (self.modified, other.modified))
-        return any(ours is not None and theirs is not None and ours != theirs for ours, theirs in pairs)
-
-    def completed(self, other: "Announcement") -> "Announcement":
-        """With the values that only `other` gives."""
-        size = other.size if self.size is None else self.size
-        return Announcement(size, self.etag or other.etag, self.modified or other.modified)
+Announcement = Mapping[str, str | int]
+"""`size`, `etag` and `modified` of an object, as far as a server gives them: a changed object differs."""
 
 
 class RefusedError(Exception):
@@ -62,7 +41,8 @@ class RefusedError(Exception):
 class Body:
     """An answer whose bytes are still to be read."""
 
-    announced: Announcement
+    announced: Mapping[str, str | int | None]
+    """as an `Announcement`, None where the server does not say"""
     start: int
     """where in the object its first byte lies: 0 where the server knows no ranges"""
     read: Callable[[int], bytes]
@@ -103,7 +83,7 @@ class RemoteStream(io.RawIOBase):
     def announcement(self) -> Announcement:
         """What the server says of the object now."""
         self._retries.run(self._connected, self._drop)
-        return self._known or Announcement()
+        return self._known or {}
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         piece = self._retries.run(lambda: self._piece(len(buffer)), self._drop)
@@ -116,8 +96,8 @@ class RemoteStream(io.RawIOBase):
         piece = self._connected().read(min(count, _CHUNK))
         self._position += len(piece)
         self._retries.received(len(piece))
-        size = None if self._known is None else self._known.size
-        if not piece and size is not None and self._position < size:
+        size = int((self._known or {}).get("size", 0))
+        if not piece and self._position < size:
             raise LostError(f"the server stopped at byte {self._position} of {size}")
         self._is_over = not piece
         return piece
@@ -130,12 +110,13 @@ class RemoteStream(io.RawIOBase):
             body = self._body = self._remote(self._position, self._wait)
         except RefusedError as error:
             raise self._judged(error) from None
-        if self._known is not None and self._known.contradicts(body.announced):
+        known, now = self._known or {}, {name: value for name, value in body.announced.items() if value is not None}
+        if any(known.get(name, value) != value for name, value in now.items()):
             raise ChangedInputError(
                 f"changed input: {self._name} is not what it was (size, ETag or date differ)",
                 hint="put it back as it was, or start again with --overwrite",
             )
-        self._known = body.announced if self._known is None else self._known.completed(body.announced)
+        self._known = {**now, **known}
         ahead = self._position - body.start
         if ahead < 0:
             raise LostError("the server answers with another range than was asked for")

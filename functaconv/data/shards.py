@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from functaconv.data.archive import Tape, members
-from functaconv.data.grouping import Elsewhere, Group, RecordLocation, Source, add, groups
-from functaconv.data.items import Record
-from functaconv.data.limits import DEFAULT_LIMITS, Limits
+from functaconv.data.compression import plain
+from functaconv.data.grouping import Elsewhere, Group, RecordLocation, add, groups
+from functaconv.data.items import DamageError, Record
 from functaconv.data.naming import shown
-from functaconv.data.storage import is_read_once, is_seekable, opened
+from functaconv.data.storage import is_seekable, opened
 from functaconv.errors import InputError
 
 
@@ -33,9 +33,8 @@ def read_records(
     index: int = 0,
     *,
     start: int = 0,
-    begin: tuple[int, int] | None = None,
+    offset: int | None = None,
     stream: BinaryIO | None = None,
-    limits: Limits = DEFAULT_LIMITS,
     ignored: Counter[str] | None = None,
     unplaced: Counter[str] | None = None,
 ) -> Iterator[Record]:
@@ -43,16 +42,19 @@ def read_records(
 
     InputError, naming shard and record, when the archive is damaged or stops before its end marker: after
     all records that are known to be complete. ServiceError when a server or command fails: the shard may be sound.
-    `begin` is a record's number and offset, as `index_shard` tells them: what is before it is not read. `ignored`
-    counts by kind the members that are in no record, `unplaced` those of them that follow no record.
+    With `offset`, where that record begins, as `index_shard` tells it, what is before it is not read. `ignored` counts
+    by kind the members that are in no record, `unplaced` those of them that follow no record.
     """
     locations = _joins(shard) if stream is None else {}
     with ExitStack() as stack:
         source = stack.enter_context(opened(shard, stream))
         again = stack.enter_context(opened(shard)) if locations else source
-        for group in groups(Source(shard, source, begin=begin), start, limits, ignored, locations, unplaced):
+        first, tape = (0, _tape(shard, source)) if offset is None else (start, _tape_at(source, offset))
+        for group in groups(
+            shard, tape, first=first, start=start, ignored=ignored, locations=locations, unplaced=unplaced
+        ):
             if group.number >= start:
-                yield _completed(group, locations.get(group.number), again, limits).record(index)
+                yield _completed(group, locations.get(group.number), again).record(index)
 
 
 def index_shard(
@@ -71,7 +73,7 @@ def index_shard(
     if ignored is not None:
         with opened(shard, stream) as source:
             joins = {location.record: location for location in locations if location.is_joined or location.elsewhere}
-            deque(groups(Source(shard, source, is_plain=True), sys.maxsize, DEFAULT_LIMITS, ignored, joins), maxlen=0)
+            deque(groups(shard, Tape(source), start=sys.maxsize, ignored=ignored, locations=joins), maxlen=0)
     return list(locations)
 
 
@@ -86,22 +88,22 @@ def read_at(
     index: int = 0,
     *,
     stream: BinaryIO | None = None,
-    limits: Limits = DEFAULT_LIMITS,
 ) -> Record:
     """The record that `index_shard` found at `location`; `stream` is the shard, if it is open already."""
     with opened(shard, stream) as source:
-        matching = list(groups(Source(shard, source, location), 0, limits))
+        tape = _tape_at(source, location.offset, location.length)
+        matching = list(groups(shard, tape, first=location.record, whole=False))
         if len(matching) != 1:
             raise InputError(
                 f"{shown(shard)}: no record at byte {location.offset}, where record {location.record} was",
                 hint="the shard was changed while in use; start again",
             )
-        return _completed(matching[0], location, source, limits).record(index)
+        return _completed(matching[0], location, source).record(index)
 
 
 def _joins(shard: str) -> Mapping[int, RecordLocation]:
     """The records of a plain local tar of which members lie apart, by number."""
-    if is_read_once(shard) or not is_seekable(shard):
+    if not is_seekable(shard):
         return {}
     try:
         scan = _known_scan(shard)
@@ -139,7 +141,7 @@ def _scan(shard: str, stream: BinaryIO) -> _Scan:
     same: dict[frozenset[str], frozenset[str]] = {}
     links: list[tuple[int, str, str]] = []
     digest = hashlib.sha256()
-    for group in groups(Source(shard, stream, is_plain=True), sys.maxsize, DEFAULT_LIMITS):
+    for group in groups(shard, Tape(stream), start=sys.maxsize):
         digest.update(f"{group.offset} {group.end} {group.key}\n".encode("utf-8", "surrogateescape"))
         own_suffixes = frozenset((*group.places, *group.links))
         first = first_of.setdefault(hash(group.key), group.number)
@@ -163,11 +165,15 @@ def _scan(shard: str, stream: BinaryIO) -> _Scan:
 def _places_of(names: set[str], stream: BinaryIO) -> dict[str, tuple[int, int]]:
     """Where the bodies of the members with these names are, and their sizes."""
     stream.seek(0)
-    all_members = (member for member in members(Tape(stream), whole=True) if member is not None)
-    return {one.name: (one.start, one.size) for one in all_members if one.kind == "file" and one.name in names}
+    infos = (place[0] for place in members(Tape(stream), whole=True) if place is not None)
+    return {
+        info.name: (info.offset_data, info.size)
+        for info in infos
+        if info.isreg() and not info.issparse() and info.name in names
+    }
 
 
-def _completed(group: Group, location: RecordLocation | None, stream: BinaryIO, limits: Limits) -> Group:
+def _completed(group: Group, location: RecordLocation | None, stream: BinaryIO) -> Group:
     """The record with its members elsewhere in the shard; an empty one if an earlier record has its members."""
     if location is None:
         return group
@@ -177,6 +183,19 @@ def _completed(group: Group, location: RecordLocation | None, stream: BinaryIO, 
         group.links.clear()
     for one in location.elsewhere:
         group.links.pop(one.suffix, None)
-        stream.seek(one.offset)
-        add(group, one.suffix, f"{group.key}.{one.suffix}", one.size, Tape(stream, one.offset, one.size), limits)
+        add(group, one.suffix, f"{group.key}.{one.suffix}", one.size, _tape_at(stream, one.offset, one.size))
     return group
+
+
+def _tape(shard: str, stream: BinaryIO) -> Tape:
+    """The shard from its beginning, decompressed."""
+    try:
+        return Tape(plain(stream))
+    except (DamageError, OSError) as error:
+        # a command that fails at once
+        raise InputError(f"{shown(shard)}: {error} (record 0, byte 0)", hint=getattr(error, "hint", None)) from error
+
+
+def _tape_at(stream: BinaryIO, offset: int, length: int | None = None) -> Tape:
+    stream.seek(offset)
+    return Tape(stream, offset, length)

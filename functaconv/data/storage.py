@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, cast
 from functaconv.data.compression import LONGEST_START, compression_of
 from functaconv.data.naming import STDIN, is_local, is_pipe, scheme_of, short_name, shown
 from functaconv.data.pipes import pipe_stream, stdin_stream
-from functaconv.data.remote import Announcement, RemoteStream
+from functaconv.data.remote import RemoteStream
 from functaconv.errors import InputError, UsageError
 
 _END = 1 << 16
@@ -43,10 +43,7 @@ def is_read_once(shard: str) -> bool:
     """Whether it can be read only once: stdin, a command, a named pipe."""
     if shard == STDIN or is_pipe(shard):
         return True
-    if not is_local(shard):
-        return False
-    mode = _mode(shard)
-    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
+    return is_local(shard) and not stat.S_ISREG(_mode(shard))
 
 
 def is_seekable(shard: str) -> bool:
@@ -72,13 +69,10 @@ def fingerprint(shard: str, stream: BinaryIO | None = None) -> dict[str, str | i
     if not is_local(shard):
         with _remote(shard, None) if stream is None else nullcontext(stream) as remote:
             assert isinstance(remote, RemoteStream)
-            announced = remote.announcement()
-        facts = {
-            "size": announced.size,
-            "etag": announced.etag,
-            "modified": None if announced.etag else announced.modified,
-        }
-        return name | {key: value for key, value in facts.items() if value is not None}
+            facts = dict(remote.announcement())
+        if facts.get("etag"):
+            facts.pop("modified", None)
+        return name | facts
     with opened(shard, stream) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
@@ -98,7 +92,8 @@ def _remote(url: str, known: Mapping[str, Any] | None) -> RemoteStream:
         remote = bucket_object(url) if scheme_of(url) in BUCKETS else web_object(url)
     except ValueError:
         raise UsageError(f"not a valid URL: {shown(url)}", hint="expected https://SERVER/PATH") from None
-    return RemoteStream(remote, shown(url), None if known is None else Announcement.of(known))
+    announced = {name: known[name] for name in ("size", "etag", "modified") if name in known} if known else None
+    return RemoteStream(remote, shown(url), announced)
 
 
 def _mode(path: str) -> int:

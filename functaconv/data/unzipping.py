@@ -1,6 +1,5 @@
 """Zip archives unpacked to temporary folders."""
 
-import shutil
 import tempfile
 import zipfile
 import zlib
@@ -35,10 +34,7 @@ def unzipped(path: Path, shown: str) -> Iterator[Path]:
         try:
             archive.extractall(folder)
         except _ERRORS as error:
-            hint = (
-                f"set TMPDIR to a folder with {needed} free bytes" if shutil.disk_usage(folder).free < needed else None
-            )
-            raise InputError(f"{shown}: cannot unpack: {str(error) or type(error).__name__}", hint=hint) from error
+            raise InputError(f"{shown}: cannot unpack: {str(error) or type(error).__name__}") from error
         yield Path(folder)
 
 

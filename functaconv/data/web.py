@@ -9,18 +9,16 @@ import re
 import socket
 import ssl
 import string
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from http.client import HTTPException, HTTPMessage, HTTPResponse, IncompleteRead, RemoteDisconnected
 from typing import IO, cast
 from urllib.parse import quote, unquote, urlsplit
 
-from functaconv.data.patience import LostError
-from functaconv.data.remote import Announcement, Body, RefusedError, count_in
+from functaconv.data.patience import LostError, in_our_words
+from functaconv.data.remote import Body, RefusedError, count_in
 
 _REASONS: dict[type[BaseException], str] = {
     RemoteDisconnected: "the server closed the connection",
@@ -62,7 +60,7 @@ def _open(url: str, login: dict[str, str], position: int, timeout: float) -> Bod
     for name, value in login.items():
         # not sent to another server after a redirect
         request.add_unredirected_header(name, value)
-    with _lost():
+    with in_our_words(_judged):
         response = cast(HTTPResponse, urllib.request.build_opener(_Redirects).open(request, timeout=timeout))
     if response.status not in (200, 206):
         response.close()
@@ -70,10 +68,10 @@ def _open(url: str, login: dict[str, str], position: int, timeout: float) -> Bod
     content_range = re.fullmatch(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]+|\*)", response.headers.get("Content-Range", ""))
     is_part = response.status == 206 and content_range is not None
     size = count_in(content_range[2] if is_part and content_range else response.headers.get("Content-Length"))
-    announced = Announcement(size, response.headers.get("ETag"), response.headers.get("Last-Modified"))
+    announced = {"size": size, "etag": response.headers.get("ETag"), "modified": response.headers.get("Last-Modified")}
 
     def read(count: int) -> bytes:
-        with _lost():
+        with in_our_words(_judged):
             return response.read1(count)
 
     return Body(announced, int(content_range[1]) if is_part and content_range else 0, read, response.close)
@@ -93,28 +91,17 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return request
 
 
-@contextmanager
-def _lost() -> Iterator[None]:
-    """Raise LostError or RefusedError in place of errors of the library."""
-    started = time.monotonic()
-    try:
-        yield
-    except urllib.error.HTTPError as error:
+def _judged(error: Exception, seconds: float) -> LostError | RefusedError | None:
+    if isinstance(error, urllib.error.HTTPError):
         error.close()
-        judged: Exception = RefusedError(error.code)
-    except (OSError, HTTPException) as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        judged = _judged(reason, time.monotonic() - started)
-    else:
-        return
-    raise judged
-
-
-def _judged(error: object, seconds: float) -> LostError:
-    if isinstance(error, TimeoutError):
+        return RefusedError(error.code)
+    if not isinstance(error, (OSError, HTTPException)):
+        return None
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(reason, TimeoutError):
         return LostError(f"no answer in {seconds:.0f} s", silent=seconds)
     for kind, words in _REASONS.items():
-        if isinstance(error, kind):
+        if isinstance(reason, kind):
             return LostError(words)
-    number = getattr(error, "errno", None)
+    number = getattr(reason, "errno", None)
     return LostError(os.strerror(number).lower() if isinstance(number, int) else "no connection to the server")

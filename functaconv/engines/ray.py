@@ -1,13 +1,12 @@
 """Ray: each task is one of Ray's, which places it on a machine and runs it again when its process is lost."""
 
-import importlib
 import logging
 import sys
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
-from functaconv.errors import FunctaconvError, MissingExtraError
+from functaconv.errors import FunctaconvError, imported
 from functaconv.interruption import AskedToStop, Stop, kept_handlers
 
 # retries of a task whose process was lost; after more of them the task itself is the likely cause
@@ -25,7 +24,7 @@ def run(job: Any, tasks: Iterable[Any], stop: Stop) -> Generator[Any]:
 
     What the tasks read must be at the same place on all machines. Ray is the extra `ray`.
     """
-    ray = _ray()
+    ray = imported("ray", "ray", "--engine ray")
     # Ray prints messages about lost processes to stdout, which may be JSON that a program reads
     with redirect_stdout(sys.stderr), _cluster(ray):
         gpus = job.work.options.gpus_per_task
@@ -71,7 +70,8 @@ def _next(ray: Any, blocks: Any) -> Any:
 
 def _blocks(jobs: list[Any], task: Any) -> Iterator[Any]:
     """In a process of Ray's: the blocks of a task."""
-    ray = _ray()
+    import ray
+
     (reference,) = jobs
     name = reference.hex()
     if name not in _jobs:
@@ -102,12 +102,3 @@ def _cluster(ray: Any) -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
-def _ray() -> Any:
-    try:
-        return importlib.import_module("ray")
-    except ImportError as error:
-        raise MissingExtraError(
-            "--engine ray needs ray, which is not installed", hint="pip install 'functaconv[ray]'"
-        ) from error

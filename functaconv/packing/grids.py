@@ -14,12 +14,11 @@ from functaconv.data.grids.choice import NoVariableError, alternatives
 from functaconv.data.ignored import OTHER_VARIABLES, ignore
 from functaconv.data.noise import now_reading
 from functaconv.errors import InputError
-from functaconv.packing.selection import File
+from functaconv.packing.files import File
 
 _MOST_TOLD = 8
 GridItem = tuple[str, np.ndarray, dict[str, Any]]
 """key, array and attributes, as `Fields` gives them"""
-_Labels = tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,66 +62,19 @@ def opened(file: File, choice: FieldChoice, *, name: str, readers: int = 1) -> A
 
 
 @dataclass(frozen=True, slots=True)
-class _Content:
-    """Variables, grid and labels of a file, without its values."""
-
-    file: File
-    variables: tuple[str, ...]
-    grid: tuple[tuple[float, ...], tuple[float, ...]]
-    labels: _Labels
-
-    @classmethod
-    def of(cls, file: File, fields: Fields) -> "_Content":
-        grid = tuple(tuple(np.round(axis, 5).tolist()) for axis in (fields.latitude, fields.longitude))
-        return cls(file, fields.variables, (grid[0], grid[1]), tuple(fields.labels()))
-
-
-def joined_grids(files: Sequence[File], choice: FieldChoice, source: str, ignored: Counter[str]) -> list[Grids]:
-    """The files as items, in the order of the files; InputError where different variables cannot become channels.
-
-    Files that share grid and hours only in part, or hours on different grids, would be a dataset of which nothing can
-    be learned together. Files that have nothing in common are packed as they are.
-    """
-    if len(files) <= 1:
-        return [Grids.of(file, choice) for file in files]
-    choice = replace(choice, is_shared=True)
-    alone, contents = [], []
-    for file in files:
-        try:
-            with opened(file, choice, name=file.key) as fields:
-                contents.append(_Content.of(file, fields))
-        except NoVariableError:
-            ignore(ignored, OTHER_VARIABLES)
-        except InputError:
-            # reported when it is packed
-            alone.append(file)
-    _check_all_found(choice, contents, source)
-    if len({it.variables for it in contents}) > 1:
-        groups = [*_matched(contents, choice, source)]
-    else:
-        groups = [Grids.of(it.file, choice) for it in contents]
-    groups += [Grids.of(file, choice) for file in alone]
-    order = {file: number for number, file in enumerate(files)}
-    return sorted(groups, key=lambda group: min(order[file] for file in group.files))
-
-
-def _check_all_found(choice: FieldChoice, contents: Sequence[_Content], source: str) -> None:
-    available = {name for it in contents for name in it.variables}
-    absent = [name for name in choice.variables if name not in available]
-    if absent and available:
-        raise InputError(
-            f"{source}: no variable {absent[0]!r}", hint=f"the others are there: {', '.join(sorted(available))}"
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class _Series:
     """The files of one set of variables on one grid, one after another in time."""
 
     variables: tuple[str, ...]
     grid: tuple[tuple[float, ...], tuple[float, ...]]
     files: tuple[File, ...]
-    labels: _Labels
+    labels: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def of(cls, file: File, fields: Fields) -> "_Series":
+        """Without its values."""
+        grid = tuple(tuple(np.round(axis, 5).tolist()) for axis in (fields.latitude, fields.longitude))
+        return cls(fields.variables, (grid[0], grid[1]), (file,), tuple(map(tuple, fields.labels())))
 
     def __str__(self) -> str:
         names = ", ".join(self.variables)
@@ -139,9 +91,47 @@ class _Series:
         return () in mine | others or not mine.isdisjoint(others)
 
 
-def _matched(contents: Sequence[_Content], choice: FieldChoice, source: str) -> Iterator[Grids]:
+def joined_grids(files: Sequence[File], choice: FieldChoice, source: str, ignored: Counter[str]) -> list[Grids]:
+    """The files as items, in the order of the files; InputError where different variables cannot become channels.
+
+    Files that share grid and hours only in part, or hours on different grids, would be a dataset of which nothing can
+    be learned together. Files that have nothing in common are packed as they are.
+    """
+    if len(files) <= 1:
+        return [Grids.of(file, choice) for file in files]
+    choice = replace(choice, is_shared=True)
+    alone, contents = [], []
+    for file in files:
+        try:
+            with opened(file, choice, name=file.key) as fields:
+                contents.append(_Series.of(file, fields))
+        except NoVariableError:
+            ignore(ignored, OTHER_VARIABLES)
+        except InputError:
+            # reported when it is packed
+            alone.append(file)
+    _check_all_found(choice, contents, source)
+    if len({it.variables for it in contents}) > 1:
+        groups = [*_matched(contents, choice, source)]
+    else:
+        groups = [Grids.of(it.files[0], choice) for it in contents]
+    groups += [Grids.of(file, choice) for file in alone]
+    order = {file: number for number, file in enumerate(files)}
+    return sorted(groups, key=lambda group: min(order[file] for file in group.files))
+
+
+def _check_all_found(choice: FieldChoice, contents: Sequence[_Series], source: str) -> None:
+    available = {name for it in contents for name in it.variables}
+    absent = [name for name in choice.variables if name not in available]
+    if absent and available:
+        raise InputError(
+            f"{source}: no variable {absent[0]!r}", hint=f"the others are there: {', '.join(sorted(available))}"
+        )
+
+
+def _matched(contents: Sequence[_Series], choice: FieldChoice, source: str) -> Iterator[Grids]:
     """Series of the same items together, all others file by file."""
-    by_set: dict[tuple[Any, ...], list[_Content]] = {}
+    by_set: dict[tuple[Any, ...], list[_Series]] = {}
     for it in contents:
         by_set.setdefault((it.grid, it.variables), []).append(it)
     series = [_in_time(same_kind) for same_kind in by_set.values()]
@@ -160,7 +150,7 @@ def _matched(contents: Sequence[_Content], choice: FieldChoice, source: str) -> 
                 + "; ".join(map(str, series[:_MOST_TOLD])),
                 hint=f"choose variables that share them: {alternatives(number_of)}",
             )
-    taken = {it.file.key for it in contents}
+    taken = {it.files[0].key for it in contents}
     for group in groups:
         if len(group) == 1:
             yield from (Grids.of(file, choice) for file in group[0].files)
@@ -179,10 +169,11 @@ def _common_start(names: Sequence[str]) -> str:
     return "".join(letters[0] for letters in alike).rstrip("_-/ ")
 
 
-def _in_time(contents: Sequence[_Content]) -> _Series:
+def _in_time(contents: Sequence[_Series]) -> _Series:
     ordered = sorted(contents, key=lambda it: it.labels[:1])
+    files = tuple(chain.from_iterable(it.files for it in ordered))
     labels = tuple(chain.from_iterable(it.labels for it in ordered))
-    return _Series(ordered[0].variables, ordered[0].grid, tuple(it.file for it in ordered), labels)
+    return replace(ordered[0], files=files, labels=labels)
 
 
 def _belong_together(one: _Series, other: _Series) -> bool:

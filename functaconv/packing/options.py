@@ -8,7 +8,6 @@ from functaconv.data.grids import EVERYTHING, FieldChoice
 from functaconv.data.meshes import MOST_RESOLUTION
 from functaconv.errors import UsageError
 from functaconv.packing.selection import parse_packed_field
-from functaconv.packing.stacks import Split
 
 # at a few kilobytes an image some tens of megabytes: big enough to read at speed, small enough to share out
 ITEMS_PER_SHARD = 10_000
@@ -48,14 +47,10 @@ class PackOptions:
             raise UsageError(
                 f"a resolution of {self.resolution} voxels per side", hint=f"choose 1 to {MOST_RESOLUTION}"
             )
+        if self.split_axis is not None and self.split_axis < 0:
+            raise UsageError(f"an axis {self.split_axis}", hint="axes are counted from 0")
         if isinstance(self.labels, str) and self.split_axis is None:
             raise UsageError(f"labels {self.labels} are for the items of an array", hint="add --split-axis 0")
-
-    @property
-    def split(self) -> Split | None:
-        if self.split_axis is None:
-            return None
-        return Split(self.split_axis, self.labels if isinstance(self.labels, str) else None)
 
     @property
     def by_folder(self) -> bool | None:

@@ -11,18 +11,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from functaconv.data import limits
 from functaconv.data.contents import format_of
 from functaconv.data.decoders import ARRAY_SUFFIXES, OTHER_IMAGES, PROMISED, decode
 from functaconv.data.decoders.binvox import write_binvox
-from functaconv.data.decoders.transform import ImageTransform, transform_image
+from functaconv.data.decoders.transform import ImageTransform, check_untransformed, transform_image
 from functaconv.data.folder import opened
 from functaconv.data.items import Item, Record
-from functaconv.data.limits import DEFAULT_LIMITS, check_ahead
+from functaconv.data.limits import check_ahead
 from functaconv.data.meshes import MESH_SUFFIXES, voxelise
 from functaconv.data.noise import now_reading
 from functaconv.errors import InputError, ItemError
+from functaconv.packing.files import ARRAY, File
 from functaconv.packing.grids import Grids
-from functaconv.packing.selection import ARRAY, File
 from functaconv.packing.stacks import Stack
 
 NO_RESOLUTION = "a mesh becomes voxels: say how many per side with --resolution"
@@ -92,8 +93,7 @@ def _of_grids(grids: Grids, reading: Reading) -> Iterator[Packed]:
     ignored: Counter[str] = Counter()
     labels = {file.label for file in grids.files}
     try:
-        if reading.transform not in (None, ImageTransform()):
-            raise ItemError("resizing and cropping are for images, found grids")
+        check_untransformed(reading.transform, found="grids")
         for key, array, attributes in grids.items(ignored):
             if attributes["n_missing"] == array.size:
                 yield Packed(failure=Failure(first.shown, key, "every value is missing"))
@@ -128,8 +128,7 @@ def _of_stack(stack: Stack, reading: Reading) -> Iterator[Packed]:
     """Each part of an array: npy, and its label."""
     now_reading(stack.file.shown)
     try:
-        if reading.transform not in (None, ImageTransform()):
-            raise ItemError("resizing and cropping are for images, found an array")
+        check_untransformed(reading.transform)
         for key, array, label in stack.items():
             content = _as_npy(array)
             try:
@@ -174,8 +173,8 @@ def _content(file: File, reading: Reading, ignored: Counter[str]) -> tuple[dict[
     try:
         with opened(path) as stream:
             size = os.fstat(stream.fileno()).st_size
-            if size > DEFAULT_LIMITS.member:
-                raise ItemError(f"{size} bytes, expected at most {DEFAULT_LIMITS.member}")
+            if size > limits.MEMBER:
+                raise ItemError(f"{size} bytes, expected at most {limits.MEMBER}")
             check_ahead(size)
             # no more than that: the file may grow
             content = stream.read(size)
@@ -197,10 +196,10 @@ def _checked(
         field=None if reading.array is None else f"npz:{reading.array}",
         ignored=ignored,
     )
-    if transform is not None and transform != ImageTransform():
-        if item.peak is None:
-            raise ItemError(f"{file.suffix}: resizing and cropping are for images, found an array")
-        array = transform_image(item.array, item.peak, transform, max_pixels=DEFAULT_LIMITS.pixels)
+    if item.peak is None:
+        check_untransformed(transform, f"{file.suffix}: ")
+    elif transform is not None:
+        array = transform_image(item.array, item.peak, transform)
         if not np.array_equal(array, item.array):
             return _encoded(replace(item, array=array)), ()
     return {_true_suffix(file.suffix, content): content}, item.array.shape if file.kind == ARRAY else ()

@@ -2,15 +2,15 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from functaconv.data.contents import FIELDS, HEAD, format_of
-from functaconv.data.decoders import ARRAY_SUFFIXES, OTHER_IMAGES, parse_field
+from functaconv.data.decoders import ARRAY_SUFFIXES, parse_field
 from functaconv.data.decoders.images import IMAGE_SUFFIXES
-from functaconv.data.folder import Candidate, opened, relative_name, walk
+from functaconv.data.folder import opened
 from functaconv.data.grids import FIELD_SUFFIXES, is_fields
 from functaconv.data.grids.origin import Origin
 from functaconv.data.ignored import CAPTIONS, beside, ignore, most_ignored
@@ -18,16 +18,9 @@ from functaconv.data.meshes import MESH_SUFFIXES
 from functaconv.data.naming import scheme_of, shown
 from functaconv.data.unzipping import member_names, unzipped
 from functaconv.errors import InputError
+from functaconv.packing.files import IMAGE, KINDS, ZARR, ZIP, File, Look, Selection, walk
 
 PACKED_SUFFIXES = (*ARRAY_SUFFIXES, *MESH_SUFFIXES, *FIELD_SUFFIXES)
-ZARR, ZIP = "zarr", "zip"
-IMAGE, ARRAY, VOXELS, GRID = "images", "arrays", "voxels", "grids"
-_KINDS = {
-    **dict.fromkeys((*IMAGE_SUFFIXES, *OTHER_IMAGES), IMAGE),
-    **dict.fromkeys(("npy", "npz"), ARRAY),
-    **dict.fromkeys(("binvox", *MESH_SUFFIXES), VOXELS),
-    **dict.fromkeys((*FIELD_SUFFIXES, ZARR), GRID),
-}
 # suffixes of files that have none, by their format
 _SUFFIX_OF = {
     "PNG": "png", "JPEG": "jpg", "WebP": "webp", "BMP": "bmp", "PNM": "ppm", "GIF": "gif", "TIFF": "tif", "npy": "npy",
@@ -36,36 +29,6 @@ _SUFFIX_OF = {
 _CAPTIONS = (".txt", ".json", ".caption")
 _WORD = re.compile(r"[a-z][a-z_-]*")
 _MOST_TOLD = 8
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """A file, a zarr store or the URL of one, that is to be packed."""
-
-    place: Path | str
-    suffix: str
-    """what it is looked at as"""
-    key: str
-    shown: str
-    """below the source, for messages"""
-    label: int = -1
-    problem: str | None = None
-    """why it cannot be packed, where that is known already"""
-
-    @property
-    def kind(self) -> str:
-        return _KINDS[self.suffix]
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """The files of a source that are packed, in the order of their paths."""
-
-    files: tuple[File, ...]
-    ignored: Counter[str]
-    classes: tuple[str, ...] = ()
-    is_lone: bool = False
-    """whether the source is the one file: what is wrong with it is an error"""
 
 
 def parse_packed_field(field: str) -> tuple[str, str | None]:
@@ -125,14 +88,12 @@ def _below(
     folder: Path, source: str, suffix: str | None, labels: bool | None, exclude: Path | None, stack: ExitStack
 ) -> Selection:
     """The files below a folder; the folder stands for `source`."""
-    walked = walk(folder, _wanted(suffix), exclude=exclude)
+    walked = walk(folder, _look(suffix), exclude=exclude)
     ignored = walked.ignored
     _name_unchosen(ignored, suffix)
     files: list[File] = []
-    for candidate in walked.candidates:
-        name = relative_name(candidate.path, folder)
-        file = File(candidate.path, _suffix(candidate.path) or "", candidate.key, name, candidate.label)
-        if file.suffix in (ZIP, ZARR, *FIELD_SUFFIXES) and _format(candidate.path) == "zip":
+    for file in walked.files:
+        if file.suffix in (ZIP, ZARR, *FIELD_SUFFIXES) and _format(Path(file.place)) == "zip":
             files += _unpacked(file, suffix, ignored, stack)
         elif file.suffix == ZIP:
             ignore(ignored, f".{ZIP}")
@@ -151,24 +112,22 @@ def _below(
     return Selection(tuple(files), ignored, classes)
 
 
-def _wanted(suffix: str | None) -> Callable[[Path], bool]:
-    """Whether a file or folder is to be looked at; with a `suffix` (solid.binvox) only those that end so."""
+def _look(suffix: str | None) -> Look:
+    """What files and folders are looked at as; with a `suffix` (solid.binvox) only those that end so."""
 
-    def is_wanted(path: Path) -> bool:
+    def look(path: Path) -> str | None:
         if path.is_dir():
-            return is_fields(path) and suffix in (None, ZARR)
+            return ZARR if is_fields(path) and suffix in (None, ZARR) else None
         own_suffix = _suffix(path)
-        if suffix is None:
-            return own_suffix is not None
         # zip: archives of many files may hold what is wanted
-        return _ends(path.name.lower(), suffix) or own_suffix == ZIP
+        return own_suffix if suffix is None or own_suffix == ZIP or _ends(path.name.lower(), suffix) else None
 
-    return is_wanted
+    return look
 
 
 def _name_unchosen(ignored: Counter[str], suffix: str | None) -> None:
     """Count files that would be read without the chosen `suffix` as such."""
-    for kind in [kind for kind in ignored if suffix is not None and kind.removeprefix(".") in _KINDS]:
+    for kind in [kind for kind in ignored if suffix is not None and kind.removeprefix(".") in KINDS]:
         ignore(ignored, beside(kind.removeprefix("."), str(suffix)), ignored.pop(kind))
 
 
@@ -180,13 +139,11 @@ def _ends(name: str, suffix: str) -> bool:
 
 
 def _suffix(path: Path) -> str | None:
-    """The suffix of a file, by its content where it has none or a number; zarr for a folder; None for other files."""
+    """The suffix of a file, by its content where it has none or a number; None for other files."""
     suffix = path.suffix.lower().removeprefix(".")
-    if path.is_dir():
-        return ZARR
     if not suffix or suffix.isdecimal():
         return _SUFFIX_OF.get(_format(path) or "")
-    return suffix if suffix in _KINDS or suffix == ZIP else None
+    return suffix if suffix in KINDS or suffix == ZIP else None
 
 
 def _format(path: Path) -> str | None:
@@ -213,20 +170,17 @@ def _unpacked(file: File, suffix: str | None, ignored: Counter[str], stack: Exit
         return [replace(file, suffix="nc", problem=str(error))]
     if is_fields(folder):
         return [replace(file, place=folder, suffix=ZARR)]
-    inner = walk(folder, _wanted(suffix))
+    inner = walk(folder, _look(suffix))
     ignored.update(inner.ignored)
-    return [_member(file, candidate, folder) for candidate in inner.candidates]
+    return [
+        replace(one, key=f"{file.key}/{one.key}", shown=f"{file.shown}/{one.shown}", label=file.label)
+        for one in inner.files
+    ]
 
 
 def _is_of_grids(name: str) -> bool:
     path = PurePosixPath(name)
     return path.suffix.lower().removeprefix(".") in FIELD_SUFFIXES or path.name in (".zgroup", ".zarray", "zarr.json")
-
-
-def _member(archive: File, candidate: Candidate, folder: Path) -> File:
-    name = relative_name(candidate.path, folder)
-    suffix = _suffix(candidate.path) or ""
-    return File(candidate.path, suffix, f"{archive.key}/{candidate.key}", f"{archive.shown}/{name}", archive.label)
 
 
 def _check_one_kind(files: Sequence[File], source: str) -> None:

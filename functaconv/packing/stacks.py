@@ -12,12 +12,12 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
+from functaconv.data import limits
 from functaconv.data.decoders.arrays import npy_header
 from functaconv.data.folder import opened
 from functaconv.data.ignored import ARRAYS, ignore, number_for_each
-from functaconv.data.limits import DEFAULT_LIMITS
-from functaconv.errors import InputError, ItemError, UsageError
-from functaconv.packing.selection import ARRAY, File
+from functaconv.errors import InputError, ItemError
+from functaconv.packing.files import ARRAY, File
 
 _OF_NPZ = "npz:"
 # errors for damaged files, encrypted archives and the like
@@ -43,8 +43,8 @@ class Stored:
     def read(self, shape: tuple[int, ...]) -> np.ndarray:
         """The next values of the file."""
         needed = math.prod(shape) * self.dtype.itemsize
-        if needed > DEFAULT_LIMITS.expanded:
-            raise ItemError(f"shape {shape} of {self.dtype} needs {needed} bytes, at most {DEFAULT_LIMITS.expanded}")
+        if needed > limits.EXPANDED:
+            raise ItemError(f"shape {shape} of {self.dtype} needs {needed} bytes, at most {limits.EXPANDED}")
         content = self.stream.read(needed)
         if len(content) < needed:
             raise ItemError(f"ends early: {needed - len(content)} more bytes expected")
@@ -99,19 +99,6 @@ def _headed(stream: BinaryIO, size: int) -> Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
-    """How arrays are cut into items."""
-
-    axis: int
-    labels: str | None = None
-    """the file, below the source or elsewhere, or as `npz:NAME` the array of the same file, with a number for each"""
-
-    def __post_init__(self) -> None:
-        if self.axis < 0:
-            raise UsageError(f"an axis {self.axis}", hint="axes are counted from 0")
-
-
-@dataclass(frozen=True, slots=True)
 class Stack:
     """An array that is cut into items along an axis."""
 
@@ -131,13 +118,14 @@ class Stack:
 
 
 def stacks(
-    files: Sequence[File], split: Split, array: str | None, source: Path, ignored: Counter[str]
+    files: Sequence[File], axis: int, labels: str | None, array: str | None, source: Path, ignored: Counter[str]
 ) -> tuple[list[Stack], list[tuple[File, str]]]:
     """The arrays of the files that can be cut, and the files that cannot, with the reason; `array` chooses one of npz.
 
+    `labels` is the file, below the source or elsewhere, or as `npz:NAME` the array of the same file, with a number for
+    each item.
     Arrays of one axis and of as many numbers as items are counted as `ignored`, with the option that takes them.
     """
-    axis, labels = split.axis, split.labels
     label_file = None if labels is None or labels.startswith(_OF_NPZ) else _label_file(labels, files, source)
     usable: list[tuple[File, str | None, tuple[int, ...]]] = []
     others: list[tuple[File, str]] = []

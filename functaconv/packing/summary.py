@@ -39,14 +39,8 @@ class PackSummary:
     """more failed than were allowed"""
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "count": self.count,
-            "failed": self.failed,
-            "ignored": dict(self.ignored),
-            "shards": list(self.shards),
-            "bytes": self.bytes,
-            "classes": list(self.classes),
-        }
+        shown = ("count", "failed", "ignored", "shards", "bytes", "classes")
+        return {name: getattr(self, name) for name in shown}
 
 
 class Account:

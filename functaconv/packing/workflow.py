@@ -14,10 +14,11 @@ from functaconv.data.grids.origin import Origin
 from functaconv.data.meshes import MESH_SUFFIXES
 from functaconv.data.noise import heard
 from functaconv.errors import InputError
+from functaconv.packing.files import GRID, File, Selection
 from functaconv.packing.grids import Grids, joined_grids, opened
 from functaconv.packing.options import PackOptions
 from functaconv.packing.reading import NO_RESOLUTION, Packed, Reading, Unit, read
-from functaconv.packing.selection import GRID, File, Selection, selected
+from functaconv.packing.selection import selected
 from functaconv.packing.stacks import Stack, stacks
 from functaconv.packing.summary import Account, PackSummary, describe
 from functaconv.packing.writing import check_target, write_shards, write_stream
@@ -115,8 +116,11 @@ def pack(
 
 def _units(selection: Selection, options: PackOptions, source: Path | str) -> list[Unit]:
     """Files that are read together, in their order."""
-    if options.split is not None:
-        cut, others = stacks(selection.files, options.split, options.array, Path(source), selection.ignored)
+    if options.split_axis is not None:
+        labels = options.labels if isinstance(options.labels, str) else None
+        cut, others = stacks(
+            selection.files, options.split_axis, labels, options.array, Path(source), selection.ignored
+        )
         return [*cut, *(replace(file, problem=reason) for file, reason in others)]
     grids = [file for file in selection.files if file.kind == GRID]
     if not grids:

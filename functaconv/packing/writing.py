@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from tarfile import RECORDSIZE
+from typing import BinaryIO
 
 from functaconv.errors import OutputExistsError, UsageError
 from functaconv.files import sync
@@ -48,8 +49,7 @@ def check_target(target: Path, source: Path, overwrite: bool) -> None:
 
 def write_stream(stream: BinaryIO, samples: Iterable[Sample]) -> Written:
     """One tar."""
-    counted = _CountingStream(stream)
-    return Written(_write_tar(counted, samples), counted.size)
+    return Written(*_write_tar(stream, samples))
 
 
 def write_shards(target: Path, samples: Iterator[Sample], items_per_shard: int) -> Written:
@@ -66,10 +66,10 @@ def write_shards(target: Path, samples: Iterator[Sample], items_per_shard: int) 
             part = target / f".{name}.part"
             cleanup.callback(part.unlink, missing_ok=True)
             with part.open("wb") as stream:
-                count += _write_tar(stream, chain([first], islice(samples, items_per_shard - 1)))
+                items, written = _write_tar(stream, chain([first], islice(samples, items_per_shard - 1)))
                 stream.flush()
                 os.fsync(stream.fileno())
-            size += part.stat().st_size
+            count, size = count + items, size + written
             shards.append(name)
         for old in target.iterdir():
             if _OURS.fullmatch(old.name):
@@ -80,24 +80,8 @@ def write_shards(target: Path, samples: Iterator[Sample], items_per_shard: int) 
     return Written(count, size, tuple(shards))
 
 
-class _Sink(Protocol):
-    def write(self, data: bytes, /) -> int: ...
-
-
-class _CountingStream:
-    """Passes bytes on and counts them."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self.size = 0
-
-    def write(self, data: bytes, /) -> int:
-        self._stream.write(data)
-        self.size += len(data)
-        return len(data)
-
-
-def _write_tar(stream: _Sink, samples: Iterable[Sample]) -> int:
+def _write_tar(stream: BinaryIO, samples: Iterable[Sample]) -> tuple[int, int]:
+    """How many items and bytes were written."""
     # importing webdataset imports torch: only when there is something to write
     from webdataset.writer import TarWriter
 
@@ -106,4 +90,5 @@ def _write_tar(stream: _Sink, samples: Iterable[Sample]) -> int:
         for sample in samples:
             writer.write(sample)
             count += 1
-    return count
+    # a tar is filled up to whole records
+    return count, -(-writer.tarstream.offset // RECORDSIZE) * RECORDSIZE

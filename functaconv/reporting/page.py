@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from functaconv.checkpoint import base_of
-from functaconv.errors import MissingExtraError
+from functaconv.errors import imported
 from functaconv.files import replace_bytes
 from functaconv.reporting.result import ItemQuality, Report
 from functaconv.reporting.thumbnails import can_show, reconstruction
@@ -52,13 +52,8 @@ def _measures(report: Report) -> Iterator[tuple[str, np.ndarray]]:
 
 def to_html(report: Report, path: Path | str) -> None:
     """A page with the summary, the distribution of PSNR, and pictures of the worst and best items."""
-    try:
-        import jinja2
-        from matplotlib import __version__ as _  # noqa: F401 - both are needed, said before any work
-    except ImportError as error:
-        raise MissingExtraError(
-            f"a page needs the package {error.name}", hint='pip install "functaconv[report]"'
-        ) from None
+    # both are needed, said before any work
+    jinja2, _ = (imported(package, "report", "a page") for package in ("jinja2", "matplotlib"))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(resources.files(__package__).joinpath("page.html").read_text("utf-8"))
     shown = report.worst(WORST)

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from functaconv.data.limits import Limits
+from functaconv.data import limits
 from functaconv.data.shards import read_records
 from functaconv.errors import MissingExtraError
-from tests.data.test_shards import MEMBERS, as_pairs, read, read_until_error, tar
+from tests.archives import tar
+from tests.data.test_shards import MEMBERS, as_pairs, read, read_until_error
 
 
 def zstd(content: bytes) -> bytes:
@@ -117,13 +118,14 @@ def test_other_bytes_after_the_end_are_damage(kind: str) -> None:
     assert f"no valid {kind} stream" in str(error)
 
 
-def test_what_is_not_kept_takes_no_memory() -> None:
+def test_what_is_not_kept_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Megabytes of zeros are a few bytes."""
+    monkeypatch.setattr(limits, "MEMBER", 1000)
     for kind in KINDS:
         bomb = COMPRESSORS[kind](tar([("a.npy", bytes(24 << 20)), ("b.pkl", bytes(24 << 20)), ("c.npy", b"1")]))
         tracemalloc.start()
         try:
-            records = list(read_records("x.tar", stream=io.BytesIO(bomb), limits=Limits(member=1000)))
+            records = list(read_records("x.tar", stream=io.BytesIO(bomb)))
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
@@ -144,5 +146,5 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     content = zstd(CONTENT)
     monkeypatch.setitem(sys.modules, "zstandard", None)
     with pytest.raises(MissingExtraError, match="zstandard") as caught:
-        read_until_error(content, pipe=False)
+        read(content)
     assert caught.value.hint == "pip install 'functaconv[zstd]'"

@@ -13,8 +13,9 @@ from functaconv.data.grids import open_fields
 from functaconv.data.shards import read_records
 from functaconv.data.storage import fingerprint, opened
 from functaconv.errors import ChangedInputError, InputError, ServiceError, UsageError
+from tests.archives import tar
 from tests.data.servers import Answer, Script, breaking
-from tests.data.test_shards import MEMBERS, as_pairs, read, tar
+from tests.data.test_shards import MEMBERS, as_pairs, read
 
 pytest.importorskip("obstore", reason="the extra remote is not installed")
 CONTENT = tar([(f"{number:03d}.npy", bytes([number]) * 2500) for number in range(200)])

@@ -4,7 +4,7 @@ import gzip
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,8 +23,9 @@ from functaconv.errors import (
     ServiceError,
     UsageError,
 )
+from tests.archives import tar
 from tests.data.servers import Answer, Script
-from tests.data.test_shards import as_pairs, read, tar
+from tests.data.test_shards import as_pairs, read, until_error
 
 Serve = Callable[..., Script]
 CONTENT = tar([(f"{number:03d}.npy", bytes([number]) * 2500) for number in range(200)])
@@ -39,14 +40,11 @@ def url_of(script: Script, name: str = "train.tar") -> str:
 def read_until_error(
     shard: str, known: dict[str, str | int] | None = None
 ) -> tuple[list[Record], FunctaconvError | None]:
-    records: list[Record] = []
-    failure = None
-    try:
+    def opened_and_read() -> Iterator[Record]:
         with opened(shard, known=known) as stream:
-            for record in read_records(shard, stream=stream):
-                records.append(record)  # noqa: PERF402 - those before the error are wanted
-    except FunctaconvError as error:
-        failure = error
+            yield from read_records(shard, stream=stream)
+
+    records, failure = until_error(opened_and_read())
     if failure is not None:
         told = "".join(traceback.format_exception(failure)) + str(failure.hint)
         assert "SECRET" not in told, told

@@ -3,7 +3,7 @@
 import io
 import tarfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from functaconv.data import limits
 from functaconv.data.decoders import SUFFIXES
 from functaconv.data.expansion import expand_shards
 from functaconv.data.ignored import APPLE_DOUBLE, HIDDEN, LINKS, NO_SUFFIX, SPECIAL
 from functaconv.data.items import Record
-from functaconv.data.limits import Limits
 from functaconv.data.shards import index_shard, read_at, read_records
 from functaconv.data.storage import fingerprint
-from functaconv.errors import InputError, UsageError
+from functaconv.errors import FunctaconvError, InputError, UsageError
+from tests.archives import Pipe, tar
 
 Members = Sequence[tuple[str, bytes]]
 MEMBERS: Members = [
@@ -32,44 +33,26 @@ MEMBERS: Members = [
 KEYS = ["a/0", "a/1", "b/v1.0/2", "3"]
 
 
-def tar(members: Members, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", **options) as archive:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-class Pipe(io.RawIOBase):
-    """A stream that can neither seek nor be relied on to give as much as was asked for."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content = io.BytesIO(content)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        piece = self._content.read(min(len(buffer), 300))
-        buffer[: len(piece)] = piece
-        return len(piece)
-
-
 def read(content: bytes, **options: Any) -> list[Record]:
     return list(read_records("x.tar", stream=io.BytesIO(content), **options))
 
 
-def read_until_error(content: bytes, pipe: bool) -> tuple[list[Record], InputError | None]:
-    records: list[Record] = []
-    stream: Any = Pipe(content) if pipe else io.BytesIO(content)
+def until_error(records: Iterable[Record]) -> tuple[list[Record], FunctaconvError | None]:
+    """The records that are read, and the error with which that ends."""
+    found: list[Record] = []
     try:
-        for record in read_records("x.tar", stream=stream):
-            records.append(record)  # noqa: PERF402 - those before the error are wanted
-    except InputError as error:
-        return records, error
-    return records, None
+        for record in records:
+            found.append(record)  # noqa: PERF402 - those before the error are wanted
+    except FunctaconvError as error:
+        return found, error
+    return found, None
+
+
+def read_until_error(content: bytes, pipe: bool) -> tuple[list[Record], FunctaconvError | None]:
+    stream: Any = Pipe(content) if pipe else io.BytesIO(content)
+    found, error = until_error(read_records("x.tar", stream=stream))
+    assert error is None or isinstance(error, InputError)
+    return found, error
 
 
 def as_pairs(records: Sequence[Record]) -> list[tuple[str, dict[str, bytes]]]:
@@ -109,10 +92,12 @@ def test_a_repeated_suffix_is_a_problem_of_its_record_alone(second: str) -> None
 
 
 @pytest.mark.parametrize("pipe", [False, True])
-def test_members_beyond_the_limits_are_skipped_with_a_reason(pipe: bool) -> None:
+def test_members_beyond_the_limits_are_skipped_with_a_reason(pipe: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     content = tar([("a.png", b"1" * 5000), ("b.png", b"2"), ("c.0.png", b"3" * 900), ("c.1.png", b"4" * 900)])
     stream: Any = Pipe(content) if pipe else io.BytesIO(content)
-    records = list(read_records("x.tar", stream=stream, limits=Limits(member=1000, record=1500)))
+    monkeypatch.setattr(limits, "MEMBER", 1000)
+    monkeypatch.setattr(limits, "RECORD", 1500)
+    records = list(read_records("x.tar", stream=stream))
     assert [record.key for record in records] == ["a", "b", "c"]
     assert "a.png has 5000 bytes, expected at most 1000" in str(records[0].problem)
     assert records[1].fields == {"png": b"2"}
@@ -134,9 +119,10 @@ def test_names_without_end_take_no_memory() -> None:
     assert ignored["(others)"] == 1900
 
 
-def test_a_record_has_so_many_members() -> None:
+def test_a_record_has_so_many_members(monkeypatch: pytest.MonkeyPatch) -> None:
     content = tar([(f"a.{number}.txt", b"") for number in range(20)] + [("b.png", b"1")])
-    records = list(read_records("x.tar", stream=io.BytesIO(content), limits=Limits(members=10)))
+    monkeypatch.setattr(limits, "MEMBERS", 10)
+    records = read(content)
     assert [record.key for record in records] == ["a", "b"]
     assert "more than 10 members a.*" in str(records[0].problem)
 
@@ -254,17 +240,17 @@ def test_members_of_one_key_that_lie_apart_are_one_record_of_a_local_tar(tmp_pat
     assert [read_at(str(shard), location) for location in locations] == records
     # from the middle, as parts of a shard are read
     for start in range(1, len(records)):
-        begin = (start - 1, locations[start - 1].offset)
-        assert list(read_records(str(shard), start=start, begin=begin)) == records[start:]
+        assert list(read_records(str(shard), start=start, offset=locations[start].offset)) == records[start:]
     with shard.open("rb") as stream:
         assert [read_at(str(shard), one, stream=stream) for one in index_shard(str(shard), stream=stream)] == records
     assert len([record for record in read(tar(members)) if record.fields]) == 9
 
 
-def test_what_is_joined_counts_towards_the_limits(tmp_path: Path) -> None:
+def test_what_is_joined_counts_towards_the_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shard = tmp_path / "x.tar"
     shard.write_bytes(tar([("a.png", b"1" * 900), ("b.png", b"2"), ("a.npy", b"3" * 900)]))
-    records = list(read_records(str(shard), limits=Limits(record=1500)))
+    monkeypatch.setattr(limits, "RECORD", 1500)
+    records = list(read_records(str(shard)))
     assert "1800 bytes together, expected at most 1500" in str(records[0].problem)
     assert records[1].fields == {"png": b"2"}
 

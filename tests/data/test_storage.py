@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from functaconv.data.expansion import expand_shards
-from functaconv.data.items import Record
 from functaconv.data.naming import short_name, shown
 from functaconv.data.shards import index_shard, read_records
 from functaconv.data.storage import fingerprint, is_read_once, is_seekable
-from functaconv.errors import FunctaconvError, InputError, UsageError
-from tests.data.test_shards import MEMBERS, as_pairs, read, tar
+from functaconv.errors import InputError, UsageError
+from tests.archives import tar
+from tests.data.test_shards import MEMBERS, as_pairs, read, until_error
 
 RECORDS = as_pairs(read(tar(MEMBERS)))
 
@@ -28,19 +28,9 @@ def shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def read_until_error(shard: str) -> tuple[list[Record], FunctaconvError | None]:
-    records: list[Record] = []
-    try:
-        for record in read_records(shard):
-            records.append(record)  # noqa: PERF402 - those before the error are wanted
-    except FunctaconvError as error:
-        return records, error
-    return records, None
-
-
 def test_a_command_is_read_when_it_is_allowed(shard: Path) -> None:
     (name,) = expand_shards(["pipe:gzip -c x.tar | cat"], allow_pipe=True)
-    records, error = read_until_error(name)
+    records, error = until_error(read_records(name))
     assert error is None
     assert as_pairs(records) == RECORDS
     assert fingerprint(name) == {"name": "pipe:gzip ..."}
@@ -61,7 +51,7 @@ def test_a_file_does_not_become_a_command_by_its_name(shard: Path) -> None:
     for specs in (["pipe*"], ["pipe:touch ran; cat x.tar"], ["[-p]*"]):
         for allow_pipe in (False, True):
             for name in expand_shards(specs, allow_pipe=allow_pipe):
-                assert as_pairs(read_until_error(name)[0]) == RECORDS
+                assert as_pairs(list(read_records(name))) == RECORDS
                 assert is_seekable(name)
     assert not Path("ran").exists()
     assert expand_shards(["[-]"]) == ["./-"]
@@ -78,7 +68,7 @@ def test_a_command_that_fails_is_an_error_of_its_shard(shard: Path) -> None:
         ("true", "an empty file", 0),
         ("no-such-command-SECRET", "with status 127", 0),
     ]:
-        records, error = read_until_error(f"pipe:exec 2>/dev/null; {command}")
+        records, error = until_error(read_records(f"pipe:exec 2>/dev/null; {command}"))
         assert as_pairs(records) == RECORDS[:count]
         assert type(error) is InputError
         assert reason in str(error)

@@ -14,25 +14,27 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from random import Random
 from typing import Any, Protocol
+from unittest.mock import patch
 
 import numpy as np
 import torch
 
 from functaconv.checkpoint import base_from_bytes
+from functaconv.data import limits
 from functaconv.data.decoders import decode
 from functaconv.data.decoders.binvox import write_binvox
 from functaconv.data.items import Record
-from functaconv.data.limits import Limits
 from functaconv.data.shards import read_records
 from functaconv.modalities import Axes
 from functaconv.signals.grid import Grid
+from tests.archives import Pipe, tar
 
 from .bases import small_base, undigested
 from .mutation import NUMBERS, mutated, mutated_json
 from .stores import Stores
 
-LIMITS = Limits(member=1 << 20, expanded=1 << 24)
-"""small, so that what passes them is a finding at once"""
+small_limits = patch.multiple(limits, MEMBER=1 << 20, EXPANDED=1 << 24)
+"""what passes them is a finding at once"""
 
 
 class Target(Protocol):
@@ -56,11 +58,10 @@ class Tar:
     def __init__(self) -> None:
         names = ["a.png", "a.cls", "dir/b.jpg", "dir/b.json", "c.d.npy", "long" * 40 + ".txt", "é.png"]
         self.seeds = [
-            _tar({name: bytes([number]) * (number * 200) for number, name in enumerate(names)}, format=form)
-            for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
-            if form != tarfile.USTAR_FORMAT or not any(len(name) > 100 for name in names)
+            tar([(name, bytes([number]) * (number * 200)) for number, name in enumerate(names)], format=form)
+            for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
         ]
-        self.seeds.append(_tar(dict.fromkeys(names[:4], b"x" * 600), format=tarfile.USTAR_FORMAT))
+        self.seeds.append(tar([(name, b"x" * 600) for name in names[:4]], format=tarfile.USTAR_FORMAT))
         self.seeds.append(self.seeds[-1] + self.seeds[0])
 
     def case(self, random: Random) -> tuple[bytes, bool]:
@@ -75,9 +76,10 @@ class Tar:
                 content = mutated(random, content, self.seeds)
         return content, random.random() < 0.3
 
+    @small_limits
     def run(self, case: tuple[bytes, bool]) -> None:
         content, is_piped = case
-        for record in read_records("x.tar", stream=_Pipe(content) if is_piped else io.BytesIO(content), limits=LIMITS):
+        for record in read_records("x.tar", stream=Pipe(content) if is_piped else io.BytesIO(content)):
             record.key.encode()
             json.dumps(sorted(record.fields))
 
@@ -99,8 +101,9 @@ class Binvox:
             content = b"\n".join(lines) + mark + data
         return mutated(random, content, self.seeds)
 
+    @small_limits
     def run(self, case: bytes) -> None:
-        decode(Record(0, 0, "key", {"binvox": case}), limits=LIMITS)
+        decode(Record(0, 0, "key", {"binvox": case}))
 
 
 class Npz:
@@ -141,8 +144,9 @@ class Npz:
             fields["cls"] = mutated(random, b"12", [])
         return fields
 
+    @small_limits
     def run(self, case: dict[str, bytes]) -> None:
-        decode(Record(0, 0, "key", case), limits=LIMITS)
+        decode(Record(0, 0, "key", case))
 
 
 class Base:
@@ -187,31 +191,6 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "base": Base,
     "functaset": Stores,
 }
-
-
-class _Pipe(io.RawIOBase):
-    """Bytes that cannot be gone back in."""
-
-    def __init__(self, content: bytes) -> None:
-        self._left = io.BytesIO(content)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        return self._left.readinto(buffer)
-
-
-def _tar(members: dict[str, bytes], *, format: int) -> bytes:  # noqa: A002 - tarfile's name
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=format) as archive:
-        for name, content in members.items():
-            if format == tarfile.USTAR_FORMAT and len(name) > 100:
-                continue
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
 
 
 _TAR_FIELDS = ((0, 100), (100, 8), (108, 8), (124, 12), (136, 12), (156, 1), (157, 100), (257, 8), (345, 155))

@@ -1,6 +1,5 @@
 """Voxels, the whole way: bits in any container to a functaset, and back to volumes, surfaces and pictures."""
 
-import io
 import json
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from functaconv.functaset.verify import verify
 from functaconv.rendering import View, arrays, render
 from functaconv.reporting import report, to_csv
 from functaconv.training import fit_base
-from tests.conftest import TINY, npy, png, tar
+from tests.conftest import TINY, npy, npz, png, tar
 
 SHAPE = (10, 8, 12)
 SETTINGS = merged(
@@ -35,14 +34,8 @@ def solid(seed: int, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
     return volume
 
 
-def npz(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, occupancy=array)
-    return buffer.getvalue()
-
-
 CONTAINERS = {
-    "npz": lambda volume: {"npz": npz(volume)},
+    "npz": lambda volume: {"npz": npz(occupancy=volume)},
     "bool npy": lambda volume: {"npy": npy(volume.astype(bool))},
     "float npy": lambda volume: {"npy": npy(volume.astype(np.float64))},
     "with a channel": lambda volume: {"npy": npy(volume[None])},
@@ -52,7 +45,7 @@ CONTAINERS = {
         "json": json.dumps({"packed_bits": list(volume.shape)}).encode(),
     },
     "packed the other way": lambda volume: {
-        "npz": npz(np.packbits(volume, bitorder="little")),
+        "npz": npz(occupancy=np.packbits(volume, bitorder="little")),
         "json": json.dumps({"packed_bits": list(volume.shape), "bit_order": "little"}).encode(),
     },
 }
@@ -127,7 +120,9 @@ def test_measures_are_what_numpy_finds(store: Path, shards: Path, tmp_path: Path
 
 
 def test_two_empty_volumes_agree(base: Path, tmp_path: Path) -> None:
-    shard = tar(tmp_path / "t.tar", {"empty.npz": npz(np.zeros(SHAPE, np.uint8)), "full.npz": npz(solid(3))})
+    shard = tar(
+        tmp_path / "t.tar", {"empty.npz": npz(occupancy=np.zeros(SHAPE, np.uint8)), "full.npz": npz(occupancy=solid(3))}
+    )
     functaset = open_functaset(encode(base, str(shard), tmp_path / "o.zarr", device="cpu").path)
     assert np.isfinite(functaset.measure("iou")).all()
 
@@ -165,7 +160,9 @@ def test_any_resolution_is_rendered(store: Path, tmp_path: Path) -> None:
 
 
 def test_an_item_without_any_occupied_voxel_has_an_empty_surface(base: Path, tmp_path: Path) -> None:
-    shard = tar(tmp_path / "t.tar", {"a.npz": npz(np.zeros(SHAPE, np.uint8)), "b.npz": npz(solid(3))})
+    shard = tar(
+        tmp_path / "t.tar", {"a.npz": npz(occupancy=np.zeros(SHAPE, np.uint8)), "b.npz": npz(occupancy=solid(3))}
+    )
     path = encode(base, str(shard), tmp_path / "o.zarr", device="cpu").path
     functaset = open_functaset(path)
     (_, array) = next(arrays(functaset, [0], device="cpu"))
@@ -183,8 +180,8 @@ def test_formats_of_other_kinds_are_refused(name: str, store: Path, tmp_path: Pa
 
 
 BAD: dict[str, tuple[dict[str, bytes], str]] = {
-    "seven": ({"npz": npz(solid(1) * 7)}, "occupancy lies between 0 and 1"),
-    "object": ({"npz": npz(np.array([{"a": 1}], object))}, "object|pickle|type"),
+    "seven": ({"npz": npz(occupancy=solid(1) * 7)}, "occupancy lies between 0 and 1"),
+    "object": ({"npz": npz(occupancy=np.array([{"a": 1}], object))}, "object|pickle|type"),
     "cut": ({"binvox": write_binvox(solid(1))[:-3]}, "binvox"),
     "bits": ({"npy": npy(np.packbits(solid(1))), "json": b'{"packed_bits": [99, 99, 99]}'}, "bytes|bits"),
     "many": ({"npy": npy(np.packbits(solid(1))), "json": b'{"packed_bits": [1000000, 1000000, 99]}'}, "more than"),

@@ -2,7 +2,6 @@
 
 import io
 import json
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from functaconv.data.decoders.transform import ImageTransform
 from functaconv.data.grids import FieldChoice
 from functaconv.errors import InputError, UsageError
 from functaconv.packing import pack, plan
+from tests.archives import members_of
 
 xarray = pytest.importorskip("xarray")
 pytest.importorskip("netCDF4")
@@ -41,16 +41,11 @@ def netcdf(path: Path, array: np.ndarray, start: str = "2020-01-01") -> Path:
     return path
 
 
-def members(path: Path) -> dict[str, bytes]:
-    with tarfile.open(path) as archive:
-        return {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
-
-
 def test_a_file_becomes_an_item_for_each_time_in_order(tmp_path: Path) -> None:
     array = values()
     summary = pack(netcdf(tmp_path / "era.nc", array), tmp_path / "shards")
     assert (summary.count, summary.failed) == (6, 0)
-    found = members(tmp_path / "shards" / "shard-000000.tar")
+    found = members_of(tmp_path / "shards")
     arrays = [np.load(io.BytesIO(content)) for name, content in found.items() if name.endswith("npy")]
     np.testing.assert_array_equal(np.stack(arrays), array)
     said = [json.loads(content) for name, content in found.items() if name.endswith("json")]
@@ -82,7 +77,7 @@ def test_a_folder_may_hold_files_of_grids(tmp_path: Path) -> None:
     summary = pack(folder, tmp_path / "shards")
     assert (summary.count, summary.failed) == (5, 1)
     assert summary.failures[0].path == "broken.nc"
-    keys = {name.partition(".")[0] for name in members(tmp_path / "shards" / "shard-000000.tar")}
+    keys = {name.partition(".")[0] for name in members_of(tmp_path / "shards")}
     assert len(keys) == 5
 
 
@@ -107,8 +102,8 @@ def test_meshes_become_voxels_of_the_asked_resolution(tmp_path: Path) -> None:
     (folder / "broken.off").write_bytes(BOX[:60])
     summary = pack(tmp_path / "meshes", tmp_path / "shards", resolution=6)
     assert (summary.count, summary.failed, summary.classes) == (1, 1, ("box",))
-    found = members(tmp_path / "shards" / "shard-000000.tar")
-    assert read_binvox(found["box/box.binvox"], most_values=1000).all()
+    found = members_of(tmp_path / "shards")
+    assert read_binvox(found["box/box.binvox"]).all()
     assert found["box/box.cls"] == b"0"
 
 

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import tarfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from functaconv.data.grids import FieldChoice
 from functaconv.errors import InputError
 from functaconv.packing import pack, plan
+from tests.archives import records_of
 
 xarray = pytest.importorskip("xarray")
 pytest.importorskip("netCDF4")
@@ -43,12 +43,7 @@ def save(dataset: Any, path: Path) -> Path:
 
 
 def items(target: Path) -> dict[str, tuple[np.ndarray, dict[str, Any]]]:
-    found: dict[str, dict[str, bytes]] = {}
-    for shard in sorted(target.glob("*.tar")):
-        with tarfile.open(shard) as archive:
-            for member in archive:
-                key, _, suffix = member.name.partition(".")
-                found.setdefault(key, {})[suffix] = archive.extractfile(member).read()  # type: ignore[union-attr]
+    found = records_of(target)
     return {key: (np.load(io.BytesIO(it["npy"])), json.loads(it["json"])) for key, it in found.items()}
 
 

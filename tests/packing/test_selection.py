@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from PIL import Image
 from functaconv.errors import InputError, TooManyFailuresError, UsageError
 from functaconv.packing import PackSummary, pack
 from functaconv.packing.selection import selected
+from tests.archives import members_of
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 6, 3), dtype=np.uint8)
 
@@ -28,11 +28,6 @@ def touch(*paths: Path) -> None:
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"something")
-
-
-def members(target: Path) -> dict[str, bytes]:
-    with tarfile.open(target / "shard-000000.tar") as archive:
-        return {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
 
 
 def shown(folder: Path, **options: object) -> list[str]:
@@ -68,7 +63,7 @@ def test_what_is_an_image_is_packed_whatever_it_is_called(tmp_path: Path) -> Non
         "suffix .jpg for PNG data": 1,
         "suffix .png for WebP data": 1,
     }
-    found = members(tmp_path / "shards")
+    found = members_of(tmp_path / "shards")
     assert sorted(found) == ["a.jfif", "b.jpe", "c.ppm", "d.png", "e.webp", "f.png", "noext.jpg"]
     for name in ("c.ppm", "d.png", "e.webp"):
         np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(found[name]))), PIXELS)
@@ -197,7 +192,7 @@ def test_more_failures_than_allowed_are_a_complaint(tmp_path: Path) -> None:
     assert isinstance(complaint, TooManyFailuresError)
     assert complaint.exit_code == 3
     assert str(complaint).startswith("1 of 10 items failed, more than --max-error-rate 0.01; the first: cut.png: png:")
-    assert len(members(tmp_path / "shards")) == 9
+    assert len(members_of(tmp_path / "shards")) == 9
     assert packed(folder, tmp_path / "shards", max_error_rate=0.1).complaint is None
     (folder / "cut.png").unlink()
     assert packed(folder, tmp_path / "shards", max_error_rate=0).complaint is None

@@ -1,7 +1,6 @@
 """Arrays that hold many items along an axis: each is an item with its label, in any order of bytes."""
 
 import io
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 
 from functaconv.errors import InputError, UsageError
 from functaconv.packing import pack, plan
+from tests.archives import records_of
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 5, 4), dtype=np.uint8)
 LABELS = np.arange(12) % 3
@@ -16,12 +16,7 @@ LABELS = np.arange(12) % 3
 
 def items(target: Path) -> dict[str, tuple[np.ndarray, int | None]]:
     """Array and label by key, as numpy and tarfile read them."""
-    found: dict[str, dict[str, bytes]] = {}
-    for shard in sorted(target.glob("*.tar")):
-        with tarfile.open(shard) as archive:
-            for member in archive:
-                key, _, suffix = member.name.partition(".")
-                found.setdefault(key, {})[suffix] = archive.extractfile(member).read()  # type: ignore[union-attr]
+    found = records_of(target)
     return {key: (np.load(io.BytesIO(it["npy"])), int(it["cls"]) if "cls" in it else None) for key, it in found.items()}
 
 

@@ -9,11 +9,12 @@ latitude x longitude x channel.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from functaconv.data import limits
 from functaconv.data.contents import IMAGES, format_in_words, format_of
 from functaconv.data.decoders.arrays import ARRAY_ERRORS, numeric, read_npy, read_npz
 from functaconv.data.decoders.attributes import (
@@ -27,10 +28,9 @@ from functaconv.data.decoders.attributes import (
 )
 from functaconv.data.decoders.binvox import read_binvox
 from functaconv.data.decoders.images import IMAGE_SUFFIXES, decode_image
-from functaconv.data.decoders.transform import ImageTransform, transform_image
+from functaconv.data.decoders.transform import ImageTransform, check_untransformed, transform_image
 from functaconv.data.ignored import beside, ignore, named_otherwise
 from functaconv.data.items import OF_GRIDS, Item, Record
-from functaconv.data.limits import DEFAULT_LIMITS, Limits
 from functaconv.errors import ItemError, UsageError
 
 # the suffixes that hold an array, in the order of preference when a record has several
@@ -75,7 +75,6 @@ def decode(
     field: str | None = None,
     channels: int | None = None,
     transform: ImageTransform | None = None,
-    limits: Limits = DEFAULT_LIMITS,
     ignored: Counter[str] | None = None,
 ) -> Item:
     """The record's array with its label and attributes; ItemError says why there is none.
@@ -102,50 +101,35 @@ def decode(
         if other != suffix and _last(other) in ARRAY_SUFFIXES:
             ignore(ignored, beside(other, suffix))
     content = record.fields[suffix]
-    if len(content) > limits.member:
-        raise ItemError(f"{suffix}: {len(content)} bytes, expected at most {limits.member}")
+    if len(content) > limits.MEMBER:
+        raise ItemError(f"{suffix}: {len(content)} bytes, expected at most {limits.MEMBER}")
     content_format = format_of(content)
     if content_format not in _READERS and content_format not in IMAGES:
         raise ItemError(f"{suffix}: expected an image or an array, found {format_in_words(content)}")
     if content_format != PROMISED[_last(suffix)]:
         ignore(ignored, named_otherwise(_last(suffix), content_format))
-    item = Item(
-        key=record.key,
-        array=np.empty(0),
-        kind="array",
-        label=label_of(record.fields.get("cls"), ignored),
-        shard=record.shard,
-        record=record.record,
-    )
+    item = Item(record.key, np.empty(0), "array", label=label_of(record.fields.get("cls"), ignored))
     if content_format in IMAGES:
-        decoded = decode_image(
-            content, content_format, suffix, channels=channels, max_pixels=limits.pixels, max_bytes=limits.expanded,
-            ignored=ignored,
-        )  # fmt: skip
-        item = replace(item, attributes=caption_of(record, limits, ignored))
-        if decoded.peak is not None:
-            array = decoded.array.astype(np.float32) if decoded.array.dtype.kind == "f" else decoded.array
+        pixels, peak = decode_image(content, content_format, suffix, channels=channels, ignored=ignored)
+        item = replace(item, attributes=caption_of(record, ignored))
+        if peak is not None:
+            array = pixels.astype(np.float32) if pixels.dtype.kind == "f" else pixels
             if transform is not None:
-                array = transform_image(array, decoded.peak, transform, max_pixels=limits.pixels)
-            return replace(item, array=array, kind="image", peak=decoded.peak)
-        _check_untransformed(transform, suffix)
-        return replace(item, array=numeric(decoded.array, suffix), has_bands=True)
-    _check_untransformed(transform, suffix)
-    attributes = attributes_of(record, limits)
-    array = _decode_array(content, content_format, suffix, None if field is None else parse_field(field)[1], limits)
+                array = transform_image(array, peak, transform)
+            return replace(item, array=array, kind="image", peak=peak)
+        check_untransformed(transform, f"{suffix}: ")
+        return replace(item, array=numeric(pixels, suffix), has_bands=True)
+    check_untransformed(transform, f"{suffix}: ")
+    attributes = attributes_of(record)
+    array = _decode_array(content, content_format, suffix, None if field is None else parse_field(field)[1])
     if "packed_bits" in attributes:
-        array = unpacked(array, attributes, limits)
+        array = unpacked(array, attributes)
     if is_grid(attributes):
         # the axes are stored once
-        check_attributes({name: value for name, value in attributes.items() if name not in OF_GRIDS}, limits)
+        check_attributes({name: value for name, value in attributes.items() if name not in OF_GRIDS})
         return replace(item, array=as_grid(array, attributes), kind="grid", attributes=attributes)
-    check_attributes(attributes, limits)
+    check_attributes(attributes)
     return replace(item, array=array, attributes=attributes)
-
-
-def _check_untransformed(transform: ImageTransform | None, suffix: str) -> None:
-    if transform not in (None, ImageTransform()):
-        raise ItemError(f"{suffix}: resizing and cropping are for images, found an array")
 
 
 def _last(suffix: str) -> str:
@@ -156,9 +140,9 @@ def _dotted(record: Record) -> list[str]:
     return sorted(suffix for suffix in record.fields if "." in suffix and _last(suffix) in ARRAY_SUFFIXES)
 
 
-def _decode_array(content: bytes, content_format: str, suffix: str, name: str | None, limits: Limits) -> np.ndarray:
+def _decode_array(content: bytes, content_format: str, suffix: str, name: str | None) -> np.ndarray:
     try:
-        array = _READERS[content_format](content, name, limits)
+        array = _READERS[content_format](content, name)
     except ARRAY_ERRORS as error:
         reason = str(error).rstrip(".") or type(error).__name__
         raise ItemError(
@@ -169,10 +153,10 @@ def _decode_array(content: bytes, content_format: str, suffix: str, name: str | 
     return numeric(array, suffix)
 
 
-def _read_binvox(content: bytes, name: str | None, limits: Limits) -> np.ndarray:  # noqa: ARG001 - as other readers
-    return read_binvox(content, most_values=limits.expanded // 2)
-
-
-_READERS = {"npy": read_npy, "zip": read_npz, "binvox": _read_binvox}
+_READERS: dict[str, Callable[[bytes, str | None], np.ndarray]] = {
+    "npy": lambda content, _: read_npy(content),
+    "zip": read_npz,
+    "binvox": lambda content, _: read_binvox(content),
+}
 # the format that each suffix promises
 PROMISED = {**IMAGE_SUFFIXES, "npy": "npy", "npz": "zip", "binvox": "binvox"}

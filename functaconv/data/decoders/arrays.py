@@ -10,7 +10,8 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from functaconv.data.limits import Limits, check_ahead
+from functaconv.data import limits
+from functaconv.data.limits import check_ahead
 from functaconv.errors import ItemError
 
 # what numpy, zipfile and zlib raise on damaged bytes, and warnings where a caller made them errors
@@ -41,13 +42,13 @@ _PIECE = 1 << 20
 _MAX_MEMBERS = 10_000
 
 
-def read_npy(content: bytes, name: str | None, limits: Limits) -> np.ndarray:  # noqa: ARG001 - as other readers
+def read_npy(content: bytes) -> np.ndarray:
     """The array of a npy file; one of `ARRAY_ERRORS`, or an ItemError, for a damaged one."""
     check_ahead(2 * len(content))
-    return _read_stream(io.BytesIO(content), len(content), limits)
+    return _read_stream(io.BytesIO(content), len(content))
 
 
-def read_npz(content: bytes, name: str | None, limits: Limits) -> np.ndarray:
+def read_npz(content: bytes, name: str | None) -> np.ndarray:
     """The array called `name` of a npz file, or its only one."""
     if content.count(b"PK\x01\x02") > _MAX_MEMBERS:
         raise ItemError(f"an archive of more than {_MAX_MEMBERS} files")
@@ -60,8 +61,8 @@ def read_npz(content: bytes, name: str | None, limits: Limits) -> np.ndarray:
         if name is not None and name not in arrays:
             raise ItemError(f"no array {name!r}, found {names}")
         info = arrays[name] if name is not None else next(iter(arrays.values()))
-        if info.file_size > limits.expanded:
-            raise ItemError(f"{info.filename}: expands to {info.file_size} bytes, expected at most {limits.expanded}")
+        if info.file_size > limits.EXPANDED:
+            raise ItemError(f"{info.filename}: expands to {info.file_size} bytes, expected at most {limits.EXPANDED}")
         # other methods are not written by numpy, and do not decompress in bounded pieces
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ItemError(
@@ -69,10 +70,10 @@ def read_npz(content: bytes, name: str | None, limits: Limits) -> np.ndarray:
             )
         check_ahead(2 * info.file_size)
         with archive.open(info) as stream:
-            return _read_stream(cast(BinaryIO, stream), info.file_size, limits)
+            return _read_stream(cast(BinaryIO, stream), info.file_size)
 
 
-def _read_stream(stream: BinaryIO, size: int, limits: Limits) -> np.ndarray:
+def _read_stream(stream: BinaryIO, size: int) -> np.ndarray:
     """One array in npy format out of `size` bytes, which its header must call for."""
     shape, fortran, dtype, start = npy_header(stream)
     if dtype.hasobject or dtype.kind not in "biuf":
@@ -80,8 +81,8 @@ def _read_stream(stream: BinaryIO, size: int, limits: Limits) -> np.ndarray:
     if not shape or any(length < 1 for length in shape):
         raise ItemError(f"shape {shape}, expected one axis or more, each of length one or more")
     needed, available = math.prod(shape) * dtype.itemsize, size - start
-    if needed > limits.expanded:
-        raise ItemError(f"shape {shape} of {dtype} needs {needed} bytes, expected at most {limits.expanded}")
+    if needed > limits.EXPANDED:
+        raise ItemError(f"shape {shape} of {dtype} needs {needed} bytes, expected at most {limits.EXPANDED}")
     if needed != available:
         raise ItemError(f"shape {shape} of {dtype} needs {needed} bytes, found {available}")
     content, filled = np.empty(needed, np.uint8), 0

@@ -1,16 +1,15 @@
-"""Occupancy as voxel files have it: binvox runs and packed bits, to 0 and 1 in uint8, and back.
+"""Occupancy as voxel files have it: binvox runs to 0 and 1 in uint8, and back.
 
 binvox (https://www.patrickmin.com/binvox/binvox.html) stores y fastest, then z, then x. Its line `dim` gives the
 lengths in that order, slowest first: `dim X Z Y`, as the reference reader takes them. Most files are cubes, where
 this does not show. Arrays here are `[x, y, z]`.
 """
 
-import math
 import re
-from collections.abc import Sequence
 
 import numpy as np
 
+from functaconv.data import limits
 from functaconv.data.limits import check_ahead
 from functaconv.errors import ItemError
 
@@ -22,15 +21,15 @@ _LONGEST_RUN = 255
 _TOGETHER = 1 << 20
 
 
-def read_binvox(content: bytes, *, most_values: int) -> np.ndarray:
-    """Occupancy `[x, y, z]`, uint8 0 or 1, of at most `most_values` voxels; ItemError says why there is none.
+def read_binvox(content: bytes) -> np.ndarray:
+    """Occupancy `[x, y, z]`, uint8 0 or 1; ItemError says why there is none.
 
     `translate` and `scale` place the voxels in the world; they are not needed here, and may be absent.
     """
     (x, z, y), start = _header(content)
     voxels = x * y * z
-    if voxels > most_values:
-        raise ItemError(f"dim {x} {z} {y}: {voxels} voxels, expected at most {most_values}")
+    if voxels > limits.EXPANDED // 2:
+        raise ItemError(f"dim {x} {z} {y}: {voxels} voxels, expected at most {limits.EXPANDED // 2}")
     if (len(content) - start) % 2:
         raise ItemError(f"{len(content) - start} bytes of data, expected pairs of a value and a count")
     values, counts = np.frombuffer(content, np.uint8, offset=start).reshape(-1, 2).T
@@ -66,33 +65,6 @@ def write_binvox(occupancy: np.ndarray) -> bytes:
     runs[:, 0] = np.repeat(voxels[starts], pieces)
     runs[np.cumsum(pieces) - 1, 1] = lengths - (pieces - 1) * _LONGEST_RUN
     return b"#binvox 1\ndim %d %d %d\ntranslate 0 0 0\nscale 1\ndata\n" % (x, z, y) + runs.tobytes()
-
-
-def unpack_bits(packed: np.ndarray, shape: Sequence[int], *, little: bool = False) -> np.ndarray:
-    """Occupancy of `shape`, uint8 0 or 1, out of the bytes that `np.packbits` made of it.
-
-    They are one row for all, or rows along the last axis (`packbits(..., axis=-1)`), each filled up to a whole
-    byte. `little`: the first voxel is the lowest bit of its byte.
-    """
-    lengths = tuple(int(length) for length in shape)
-    if not lengths or any(length < 1 for length in lengths):
-        raise ItemError(f"shape {list(lengths)}, expected one axis or more, each of length one or more")
-    if packed.dtype != np.uint8:
-        raise ItemError(f"packed bits of type {packed.dtype}, expected uint8")
-    voxels = math.prod(lengths)
-    flat, rows = (_bytes(voxels),), (*lengths[:-1], _bytes(lengths[-1]))
-    # the shapes agree with bytes that are there, so no more memory is taken than eight times these
-    if packed.shape == rows:
-        return np.unpackbits(packed, axis=-1, count=lengths[-1], bitorder="little" if little else "big")
-    if packed.shape == flat:
-        return np.unpackbits(packed, count=voxels, bitorder="little" if little else "big").reshape(lengths)
-    raise ItemError(
-        f"packed bits of shape {list(packed.shape)}, expected {list(flat)} or {list(rows)} for voxels {list(lengths)}"
-    )
-
-
-def _bytes(bits: int) -> int:
-    return -(-bits // 8)
 
 
 def _header(content: bytes) -> tuple[tuple[int, int, int], int]:

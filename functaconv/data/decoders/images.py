@@ -16,7 +16,6 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -31,11 +30,11 @@ from PIL import (
     PpmImagePlugin,
     TiffImagePlugin,
     WebPImagePlugin,
-    features,
 )
 
+from functaconv.data import limits
 from functaconv.data.decoders.tiff import read_tiff
-from functaconv.data.decoders.transform import ORIENTATIONS
+from functaconv.data.decoders.transform import upright
 from functaconv.data.ignored import FRAMES, LOW_BITS, PAGES, ignore
 from functaconv.data.limits import check_ahead
 from functaconv.errors import ItemError, UsageError
@@ -91,38 +90,21 @@ _IMAGE_ERRORS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """The content of an image file."""
-
-    array: np.ndarray
-    """height x width x channel"""
-    peak: float | None
-    """the code of full intensity (255, 4095, 65535 or 1.0); None where the values are no intensities"""
-
-
 def decode_image(
-    content: bytes,
-    name: str,
-    suffix: str,
-    *,
-    channels: int | None,
-    max_pixels: int,
-    max_bytes: int,
-    ignored: Counter[str],
-) -> Decoded:
-    """The image in a file of the format `name`; `suffix` is for messages, `ignored` counts what is lost.
+    content: bytes, name: str, suffix: str, *, channels: int | None, ignored: Counter[str]
+) -> tuple[np.ndarray, float | None]:
+    """Height x width x channel of a file of the format `name`, and the code of full intensity.
 
+    That is 255, 4095, 65535 or 1.0; None where the values are no intensities. `suffix` is for messages, `ignored`
+    counts what is lost.
     `channels` None leaves gray 1 and every colour 3; 1 or 3 converts, gray by ITU-R 601.
     """
-    if name == "WebP" and not features.check("webp"):
-        raise ItemError(f"{suffix}: the installed Pillow was built without WebP")
 
     def check_size(width: int, height: int, each: int) -> None:
-        if width * height > max_pixels:
-            raise ItemError(f"{width} x {height} pixels, expected at most {max_pixels} in all")
-        if each * width * height > max_bytes:
-            raise ItemError(f"{width} x {height} pixels need more than {max_bytes} bytes")
+        if width * height > limits.PIXELS:
+            raise ItemError(f"{width} x {height} pixels, expected at most {limits.PIXELS} in all")
+        if each * width * height > limits.EXPANDED:
+            raise ItemError(f"{width} x {height} pixels need more than {limits.EXPANDED} bytes")
 
     try:
         bands, pages = read_tiff(content, check_size) if name == "TIFF" else (None, 0)
@@ -138,8 +120,8 @@ def decode_image(
     except _IMAGE_ERRORS as error:
         reason = str(error).rstrip(".") or type(error).__name__
         raise ItemError(f"{suffix}: expected a complete {name} image, found damaged data ({reason})") from error
-    array = np.ascontiguousarray(ORIENTATIONS[orientation](array))
-    return Decoded(array if peak is None else _with_channels(array, channels), peak)
+    array = np.ascontiguousarray(upright(array, orientation))
+    return array if peak is None else _with_channels(array, channels), peak
 
 
 def _decoded(
@@ -152,14 +134,16 @@ def _decoded(
         check_size(width, height, each)
         if name == "JPEG":
             _check_scans(content, width * height)
-        if frames := _frames(image, content):
-            ignore(ignored, FRAMES, frames)
         rawmode, most = _rawmode(image)
         if image.mode[0] not in "IF" and (";16" in rawmode or most > 255):
             ignore(ignored, LOW_BITS)
         check_ahead(2 * each * width * height)
         image.load()
-        return *_pixels(image, name, rawmode), _orientation(image)
+        array, peak = _pixels(image, name, rawmode)
+        orientation = _orientation(image)
+        if frames := _frames(image):
+            ignore(ignored, FRAMES, frames)
+        return array, peak, orientation
 
 
 def _check_scans(content: bytes, pixels: int) -> None:
@@ -170,19 +154,15 @@ def _check_scans(content: bytes, pixels: int) -> None:
         raise ItemError(f"{scans} scans of {pixels} pixels each")
 
 
-def _frames(image: ImageFile.ImageFile, content: bytes) -> int:
-    """Frames after the first one, of formats that have some."""
-    if isinstance(image, (PngImagePlugin.PngImageFile, WebPImagePlugin.WebPImageFile)):
-        return int(getattr(image, "n_frames", 1)) - 1
-    if not isinstance(image, GifImagePlugin.GifImageFile):
+def _frames(image: ImageFile.ImageFile) -> int:
+    """Frames after the first one, of formats that have some; of a GIF the image then stands at another one."""
+    if not isinstance(image, (PngImagePlugin.PngImageFile, WebPImagePlugin.WebPImageFile, GifImagePlugin.GifImageFile)):
         return 0
-    # it goes through the file to count them
-    with GifImagePlugin.GifImageFile(io.BytesIO(content)) as again:
-        try:
-            return again.n_frames - 1
-        except _IMAGE_ERRORS:
-            # the frames after the first are damaged: at least one is there
-            return 1
+    try:
+        return int(getattr(image, "n_frames", 1)) - 1
+    except _IMAGE_ERRORS:
+        # the frames after the first are damaged: at least one is there
+        return 1
 
 
 def _rawmode(image: ImageFile.ImageFile) -> tuple[str, int]:
@@ -276,7 +256,7 @@ def _orientation(image: Image.Image) -> int:
         value = image.getexif().get(_ORIENTATION, 1)
     except _IMAGE_ERRORS:
         return 1
-    return value if isinstance(value, int) and value in ORIENTATIONS else 1
+    return value if isinstance(value, int) and value in range(1, 9) else 1
 
 
 def _with_channels(array: np.ndarray, channels: int | None) -> np.ndarray:

@@ -1,13 +1,12 @@
 """Images resized, cropped and turned, before they are fitted."""
 
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from functaconv.data.limits import DEFAULT_LIMITS
+from functaconv.data import limits
 from functaconv.errors import ItemError, UsageError
 
 # while one channel is resized: Pillow's copy and ours, as floats
@@ -33,16 +32,22 @@ def parse_size(text: str) -> Size:
     return int(height) if width is None else (int(height), int(width))
 
 
-def transform_image(array: np.ndarray, peak: float, transform: ImageTransform, *, max_pixels: int) -> np.ndarray:
+def check_untransformed(transform: ImageTransform | None, where: str = "", found: str = "an array") -> None:
+    """ItemError where something else than an image is to be resized or cropped."""
+    if transform not in (None, ImageTransform()):
+        raise ItemError(f"{where}resizing and cropping are for images, found {found}")
+
+
+def transform_image(array: np.ndarray, peak: float, transform: ImageTransform) -> np.ndarray:
     """The image resized and cropped; the very same values where its size is already right."""
     if transform.resize is not None:
-        array = _resized(array, peak, transform.resize, max_pixels)
+        array = _resized(array, peak, transform.resize)
     if transform.crop is not None:
         array = _cropped(array, transform.crop)
     return array
 
 
-def _resized(array: np.ndarray, peak: float, size: Size, max_pixels: int) -> np.ndarray:
+def _resized(array: np.ndarray, peak: float, size: Size) -> np.ndarray:
     height, width = array.shape[:2]
     short = min(height, width)
     if isinstance(size, int):
@@ -51,12 +56,10 @@ def _resized(array: np.ndarray, peak: float, size: Size, max_pixels: int) -> np.
         return array
     # Pillow resizes along the width first
     pixels = size[1] * max(size[0], height)
-    if pixels > max_pixels:
-        raise ItemError(f"resizing to {size[0]} x {size[1]} pixels, expected at most {max_pixels} in all")
     needed = pixels * (array.shape[2] * array.itemsize + _BYTES_PER_RESIZED)
-    if needed > DEFAULT_LIMITS.expanded:
+    if needed > limits.EXPANDED:
         raise ItemError(
-            f"resizing to {size[0]} x {size[1]} pixels needs {needed} bytes, expected at most {DEFAULT_LIMITS.expanded}"
+            f"resizing to {size[0]} x {size[1]} pixels needs {needed} bytes, expected at most {limits.EXPANDED}"
         )
     resized = np.empty((*size, array.shape[2]), array.dtype)
     for channel in range(array.shape[2]):
@@ -79,19 +82,8 @@ def _cropped(array: np.ndarray, size: Size) -> np.ndarray:
     return np.ascontiguousarray(array[top : top + rows, left : left + columns])
 
 
-def _turned(array: np.ndarray, quarters: int, mirror: bool) -> np.ndarray:
-    """Mirrored left to right, then turned clockwise."""
-    return np.rot90(array[:, ::-1] if mirror else array, -quarters)
-
-
-# EXIF 2.32, table 6: what has to be done to the stored pixels
-ORIENTATIONS: Mapping[int, Callable[[np.ndarray], np.ndarray]] = {
-    1: lambda array: array,
-    2: lambda array: _turned(array, 0, True),
-    3: lambda array: _turned(array, 2, False),
-    4: lambda array: _turned(array, 2, True),
-    5: lambda array: _turned(array, 3, True),
-    6: lambda array: _turned(array, 1, False),
-    7: lambda array: _turned(array, 1, True),
-    8: lambda array: _turned(array, 3, False),
-}
+def upright(array: np.ndarray, orientation: int) -> np.ndarray:
+    """Stored pixels as they are to be seen, by the orientation 1 to 8 of EXIF 2.32, table 6."""
+    array = array.swapaxes(0, 1) if orientation > 4 else array
+    array = array[:, ::-1] if orientation in (2, 3, 6, 7) else array
+    return array[::-1] if orientation in (3, 4, 7, 8) else array

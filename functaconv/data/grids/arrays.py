@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from functaconv.data import limits
 from functaconv.data.grids.axes import horizontal, role_of
 from functaconv.data.grids.choice import FieldChoice, Unfit, alternatives
 from functaconv.data.grids.chunks import blocks
 from functaconv.data.grids.coordinates import TIME_NAMES, Coordinate, coordinates
-from functaconv.data.grids.fields import Fields, Layout, Place, Variable, check_size, number_label, time_label
+from functaconv.data.grids.fields import Fields, Place, Variable, check_size, number_label, time_label
 from functaconv.data.grids.origin import Origin
-from functaconv.data.limits import DEFAULT_LIMITS
 from functaconv.errors import InputError
 
 if TYPE_CHECKING:
@@ -45,10 +45,7 @@ def array_fields(dataset: "xr.Dataset", choice: FieldChoice, origin: Origin, rea
     horizontal_dims = [str(dataset.variables[name].dims[0]) for name in degrees]
     rows, columns = (first.sizes[dim] for dim in horizontal_dims)
     check_size(origin, rows, columns, each=len(names) * first.sizes.get("expver", 1))
-    layout = Layout(
-        tuple(_described(name, variable) for name, variable in variables.items()),
-        *(_degrees(dataset, name, origin) for name in degrees),
-    )
+    latitude, longitude = (_degrees(dataset, name, origin) for name in degrees)
     dims = [str(dim) for dim in first.dims if dim not in (*horizontal_dims, "expver")]
     along = coordinates(dataset, dims, origin)
     chosen = _positions(first, dims, along, choice, origin)
@@ -57,14 +54,15 @@ def array_fields(dataset: "xr.Dataset", choice: FieldChoice, origin: Origin, rea
         _Axis(dim, positions, _labels(dim, positions, along, number == 0), _chunk(variables.values(), dim))
         for number, (dim, positions) in enumerate(chosen.items())
     ]
-    item_bytes = layout.bytes * first.sizes.get("expver", 1)
+    item_bytes = rows * columns * len(names) * 4 * first.sizes.get("expver", 1)
     pieces = blocks([axis.positions for axis in axes], [axis.chunk for axis in axes], item_bytes, readers)
     cut = _Cut(dataset, names, axes, horizontal_dims, along, origin)
-    count = math.prod(len(axis.positions) for axis in axes)
     fields = Fields(
         origin,
-        layout,
-        count,
+        [_described(name, variable) for name, variable in variables.items()],
+        latitude,
+        longitude,
+        math.prod(len(axis.positions) for axis in axes),
         labels=lambda: (cut.labels(index) for block in itertools.product(*pieces) for _, index in cut.places(block)),
         read=lambda: cut.items(itertools.product(*pieces)),
     )
@@ -259,9 +257,9 @@ def _check_chunks(dataset: "xr.Dataset", names: Iterable[str], origin: Origin) -
         variable = dataset.variables[name]
         chunk = variable.encoding.get("preferred_chunks", {}).values()
         needed = math.prod(chunk) * np.dtype(variable.encoding.get("dtype", variable.dtype)).itemsize
-        if needed > DEFAULT_LIMITS.expanded:
+        if needed > limits.EXPANDED:
             raise InputError(
-                f"{origin.shown}: a chunk of {name} has {needed} bytes, expected at most {DEFAULT_LIMITS.expanded}",
+                f"{origin.shown}: a chunk of {name} has {needed} bytes, expected at most {limits.EXPANDED}",
                 hint="copy it with smaller chunks (nccopy -c, or rechunker)",
             )
 

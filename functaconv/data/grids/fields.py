@@ -3,22 +3,22 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from functaconv.data import limits
 from functaconv.data.folder import clean_key
 from functaconv.data.grids.origin import Origin
 from functaconv.data.items import OF_GRIDS
-from functaconv.data.limits import DEFAULT_LIMITS
 from functaconv.errors import InputError
 
 # attributes with a meaning of their own: a coordinate that is called so gets another name
 RESERVED = OF_GRIDS | {"source"}
 # degrees along both axes: the json of every item holds them, with some 16 characters each
-MOST_DEGREES = DEFAULT_LIMITS.text // 16
+MOST_DEGREES = limits.TEXT // 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,26 +26,6 @@ class Variable:
     variable: str
     units: str
     long_name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Variables and axes, the same for all items of a source."""
-
-    variables: tuple[Variable, ...]
-    latitude: list[float]
-    longitude: list[float]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of one array: `[latitude, longitude]`, or `[latitude, longitude, variable]` where variables are several."""
-        rows, columns = len(self.latitude), len(self.longitude)
-        return (rows, columns) if len(self.variables) == 1 else (rows, columns, len(self.variables))
-
-    @property
-    def bytes(self) -> int:
-        """Of one array as float32."""
-        return math.prod(self.shape) * 4
 
 
 Place = tuple[list[str], dict[str, Any], np.ndarray]
@@ -57,62 +37,65 @@ def check_size(origin: Origin, rows: int, columns: int, each: int = 0) -> None:
     if rows + columns > MOST_DEGREES:
         lengths = f"{rows} latitudes and {columns} longitudes"
         raise InputError(f"{origin.shown}: {lengths}, expected at most {MOST_DEGREES} together")
-    if (needed := rows * columns * each * 4) > DEFAULT_LIMITS.member:
+    if (needed := rows * columns * each * 4) > limits.MEMBER:
         shape = f"{rows} x {columns}" + f" x {each}" * (each > 1)
         raise InputError(
-            f"{origin.shown}: one item of {shape} values needs {needed} bytes, expected at most {DEFAULT_LIMITS.member}"
+            f"{origin.shown}: one item of {shape} values needs {needed} bytes, expected at most {limits.MEMBER}"
         )
 
 
+@dataclass
 class Fields:
     """The items of one source: counted without reading a value, then read block by block."""
 
-    def __init__(
-        self,
-        origin: Origin,
-        layout: Layout,
-        count: int,
-        *,
-        labels: Callable[[], Iterator[list[str]]],
-        read: Callable[[], Iterator[Place]],
-    ) -> None:
-        check_size(origin, len(layout.latitude), len(layout.longitude), len(layout.variables))
-        self._origin, self._layout, self._read, self._labels = origin, layout, read, labels
-        self.count = count
-        self.variables = tuple(variable.variable for variable in layout.variables)
-        self.shape = layout.shape
-        self.latitude, self.longitude = layout.latitude, layout.longitude
-        self.bytes = count * layout.bytes
-        """of all values as float32"""
-        self.ignored: Counter[str] = Counter()
-        """what the source holds besides, by kind"""
+    origin: Origin
+    described: Sequence[Variable]
+    latitude: list[float]
+    longitude: list[float]
+    count: int
+    labels: Callable[[], Iterator[list[str]]]
+    """gives the labels of each item, in order, without reading a value: time, level, member ..."""
+    read: Callable[[], Iterator[Place]]
+    ignored: Counter[str] = field(default_factory=Counter)
+    """what the source holds besides, by kind"""
 
-    def labels(self) -> Iterator[tuple[str, ...]]:
-        """The labels of each item, in order, without reading a value: time, level, member ..."""
-        return map(tuple, self._labels())
+    def __post_init__(self) -> None:
+        check_size(self.origin, len(self.latitude), len(self.longitude), len(self.described))
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        return tuple(variable.variable for variable in self.described)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one array: `[latitude, longitude]`, or `[latitude, longitude, variable]` where variables are several."""
+        rows, columns = len(self.latitude), len(self.longitude)
+        return (rows, columns) if len(self.described) == 1 else (rows, columns, len(self.described))
+
+    @property
+    def bytes(self) -> int:
+        """Of all values as float32."""
+        return self.count * math.prod(self.shape) * 4
 
     def __iter__(self) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
         """Key, array and attributes (JSON-ready) of every item; time first, then the other axes."""
-        variables = self._layout.variables
-        several = len(variables) > 1
-        described = {
-            column: [getattr(variable, column) for variable in variables] if several else getattr(variables[0], column)
-            for column in ("variable", "units", "long_name")
-        }
-        for labels, place, channels in self._read():
+        several = len(self.described) > 1
+        columns = {name: [getattr(one, name) for one in self.described] for name in ("variable", "units", "long_name")}
+        described = {name: values if several else values[0] for name, values in columns.items()}
+        for labels, place, channels in self.read():
             array = np.moveaxis(channels, 0, -1) if several else channels[0]
             attributes = {
                 **described,
                 **place,
-                "latitude": self._layout.latitude,
-                "longitude": self._layout.longitude,
+                "latitude": self.latitude,
+                "longitude": self.longitude,
                 "dims": ["latitude", "longitude", "channel"][: array.ndim],
                 "shape": list(array.shape),
                 "dtype": "float32",
                 "n_missing": int(np.isnan(array).sum()),
-                "source": self._origin.place.name,
+                "source": self.origin.place.name,
             }
-            yield clean_key("_".join([self._origin.key, *labels])), np.ascontiguousarray(array), attributes
+            yield clean_key("_".join([self.origin.key, *labels])), np.ascontiguousarray(array), attributes
 
 
 def time_label(time: str) -> str:

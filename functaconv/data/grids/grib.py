@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from functaconv.data.grids.choice import FieldChoice, Unfit, alternatives
-from functaconv.data.grids.fields import Fields, Layout, Place, number_label, time_label
+from functaconv.data.grids.fields import Fields, Place, number_label, time_label
 from functaconv.data.grids.messages import Message, messages_of, values_of
-from functaconv.data.grids.origin import Origin, imported
-from functaconv.errors import InputError
+from functaconv.data.grids.origin import Origin
+from functaconv.errors import InputError, imported
 
 _LEVEL_UNITS = {"isobaricInhPa": "hPa", "isobaricInPa": "Pa", "heightAboveGround": "m", "heightAboveSea": "m",
                 "depthBelowLand": "m", "depthBelowLandLayer": "m", "depthBelowSea": "m", "theta": "K"}  # fmt: skip
@@ -32,7 +32,6 @@ def open_grib(path: Path, origin: Origin, choice: FieldChoice) -> Iterator[Field
     described = [message.described for message in items[0]]
     if len({variable.variable for variable in described}) < len(described):
         described = [replace(message.described, variable=message.name) for message in items[0]]
-    layout = Layout(tuple(described), grid.latitude, grid.longitude)
 
     def read() -> Iterator[Place]:
         with path.open("rb") as stream:
@@ -41,7 +40,7 @@ def open_grib(path: Path, origin: Origin, choice: FieldChoice) -> Iterator[Field
                     channels = np.stack([values_of(eccodes, stream, message, grid) for message in item])
                 yield labels, attributes, channels
 
-    fields = Fields(origin, layout, len(items), labels=lambda: _labels(items), read=read)
+    fields = Fields(origin, described, grid.latitude, grid.longitude, len(items), lambda: _labels(items), read)
     choice.count_others({message.name: message.grid for message in scanned}, fields.ignored)
     yield fields
 

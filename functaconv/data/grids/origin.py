@@ -1,19 +1,17 @@
 """The source of fields, and errors about it in words."""
 
-import importlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Any
 
 from functaconv.data.buckets import judge
 from functaconv.data.folder import clean_key
 from functaconv.data.naming import scheme_of, shown
 from functaconv.data.patience import SILENCE_HINT, LostError, source_timeout
 from functaconv.data.remote import RefusedError
-from functaconv.errors import FunctaconvError, InputError, MissingExtraError, ServiceError
+from functaconv.errors import FunctaconvError, InputError, ServiceError
 
 DAMAGED = "the file may be damaged or incomplete: get it again"
 
@@ -63,7 +61,7 @@ class Origin:
             raise self._judged(error, what, hint) from None
 
     def _judged(self, error: Exception, what: str, hint: str | None) -> FunctaconvError:
-        judged = judge(error, self.shown, source_timeout())
+        judged = judge(self.shown, error, source_timeout())
         if isinstance(judged, LostError) and judged.silent:
             return ServiceError(f"{self.shown} has sent nothing for {source_timeout():g} s", hint=SILENCE_HINT)
         if isinstance(judged, RefusedError):
@@ -73,14 +71,3 @@ class Origin:
         names = [kind.__name__ for kind in type(error).__mro__]
         reason = "there is none" if "FileNotFoundError" in names else f"not as expected ({names[0]})"
         return InputError(f"{self.shown}: {what}: {reason}", hint=hint)
-
-
-def imported(module: str, extra: str, what: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except (ImportError, RuntimeError) as error:
-        # ecCodes raises RuntimeError where its library is not found
-        package = getattr(error, "name", None) or module
-        raise MissingExtraError(
-            f"{what} needs the package {package} ({error})", hint=f"pip install 'functaconv[{extra}]'"
-        ) from None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import functaconv
-from functaconv.errors import InputError, MissingExtraError, UsageError
+from functaconv.errors import InputError, UsageError, imported
 from functaconv.files import replace_bytes
 from functaconv.functaset.reader import Functaset
 from functaconv.functaset.schema import NO_TIME, TIME
@@ -68,24 +68,21 @@ class Zarr(Format):
 
 def to_netcdf(pictures: Sequence[Picture], functaset: Functaset) -> bytes:
     """The content of a NetCDF-4 file."""
+    # xarray's own complaint is about engines
+    imported("netCDF4", "era5", "NetCDF")
     dataset = to_dataset(pictures, functaset)
     encoding = {name: {"zlib": True, "complevel": 4} for name in dataset.data_vars}
     with tempfile.TemporaryDirectory(prefix="functaconv-") as folder:
         path = Path(folder) / "items.nc"
-        try:
-            import netCDF4  # noqa: F401 - xarray's own complaint is about engines
-        except ImportError:
-            raise _missing("netCDF4") from None
         dataset.to_netcdf(path, engine="netcdf4", encoding=encoding)
         return path.read_bytes()
 
 
 def to_dataset(pictures: Sequence[Picture], functaset: Functaset) -> "xarray.Dataset":
     """The items of one grid; their variables are the only data variables."""
-    try:
-        import xarray
-    except ImportError:
-        raise _missing("xarray") from None
+    imported("xarray", "era5", "a file of grids")
+    import xarray
+
     grid = pictures[0].grid
     if any(picture.grid != grid for picture in pictures):
         raise UsageError("the items lie on different grids", hint="name a directory: a file for each, or give --like")
@@ -169,7 +166,3 @@ def _plain(meta: Any) -> dict[str, Any]:
         for name, value in values.items()
         if isinstance(value, (str, int, float)) and not isinstance(value, bool)
     }
-
-
-def _missing(package: str) -> MissingExtraError:
-    return MissingExtraError(f"NetCDF and zarr grids need the package {package}", hint="pip install 'functaconv[era5]'")

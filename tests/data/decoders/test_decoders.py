@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from functaconv.data import limits
 from functaconv.data.contents import format_of
 from functaconv.data.decoders import SUFFIXES, decode, parse_field, usable_field
 from functaconv.data.decoders.transform import ImageTransform, parse_size
 from functaconv.data.ignored import CUT_JSON, CUT_TEXT, FRAMES, LARGE_JSON, LOW_BITS, NO_LABELS, named_otherwise
 from functaconv.data.items import Record
-from functaconv.data.limits import Limits
 from functaconv.errors import ItemError, UsageError
+from tests.conftest import npy, npz
 
 RNG = np.random.default_rng(0)
 GRAY = RNG.integers(0, 256, (6, 5), dtype=np.uint8)
@@ -35,18 +36,6 @@ def record(**fields: bytes) -> Record:
 def saved(image: Image.Image, name: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, name, **options)
-    return buffer.getvalue()
-
-
-def npy(array: np.ndarray, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, **options)
-    return buffer.getvalue()
-
-
-def npz(**arrays: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
 
 
@@ -291,12 +280,14 @@ def test_cut_and_flipped_bytes_are_item_errors_or_the_array() -> None:
                 decode(record(**{suffix: bytes(damaged)}))
 
 
-def test_too_many_pixels_are_refused_before_they_are_decoded() -> None:
+def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     content = saved(Image.new("1", (2000, 1000)), "PNG")
-    with pytest.raises(ItemError, match="2000 x 1000 pixels, expected at most 1000000"):
-        decode(record(png=content), limits=Limits(pixels=1_000_000))
+    monkeypatch.setattr(limits, "EXPANDED", 1000)
     with pytest.raises(ItemError, match="need more than 1000 bytes"):
-        decode(record(png=content), limits=Limits(expanded=1000))
+        decode(record(png=content))
+    monkeypatch.setattr(limits, "PIXELS", 1_000_000)
+    with pytest.raises(ItemError, match="2000 x 1000 pixels, expected at most 1000000"):
+        decode(record(png=content))
 
 
 @pytest.mark.parametrize(
@@ -485,7 +476,7 @@ def test_records_without_an_array_and_with_too_many_say_so() -> None:
 def test_label_and_attributes_travel_with_the_item() -> None:
     fields = {"png": FILES["png"], "cls": b" 7\n", "json": json.dumps({"units": "K"}).encode(), "txt": "é".encode()}
     item = decode(Record(3, 14, "a/b", fields))
-    assert (item.key, item.shard, item.record, item.label) == ("a/b", 3, 14, 7)
+    assert (item.key, item.label) == ("a/b", 7)
     assert item.attributes == {"units": "K", "text": "é"}
     assert decode(record(png=FILES["png"])).label == -1
     assert decode(record(png=FILES["png"], json=b"[1]")).attributes == {"json": [1]}
