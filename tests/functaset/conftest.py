@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 from functaconv.conversion.seal import all_blocks
-from functaconv.functaset import Attributes, Block, Codec, Failure, Layout, Parts, Plan, Quantisation, Solver, schema
-from functaconv.functaset.attributes import Budgets
+from functaconv.functaset import schema
+from functaconv.functaset.attributes import Attributes, Budgets, Quantisation, Solver
+from functaconv.functaset.blocks import Block, Failure
+from functaconv.functaset.codecs import Codec
 from functaconv.functaset.grids import GridTable
-from functaconv.functaset.schema import PARTS
-from functaconv.functaset.unfinished import create, existing_at, recover
+from functaconv.functaset.schema import PARTS, Layout
+from functaconv.functaset.unfinished import Parts, Plan, create, existing_at, recover
 from functaconv.functaset.writer import assembled, seal, sweep
 
 BASE = b"the base"

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from functaconv.errors import InputError, UsageError
-from functaconv.functaset import Failure, Layout, open_functaset
+from functaconv.functaset.blocks import Failure
+from functaconv.functaset.opening import open_functaset
+from functaconv.functaset.schema import Layout
 from functaconv.functaset.writer import assembled
 
 from .conftest import BASE, LAYOUTS, MANY, begin, block_of, codec_of, encode, latents_of
@@ -154,7 +156,7 @@ def test_a_worker_opens_it_for_itself(store: Path) -> None:
 
 def test_reading_needs_no_torch(store: Path) -> None:
     program = (
-        "import sys; from functaconv.functaset import open_functaset; "
+        "import sys; from functaconv.functaset.opening import open_functaset; "
         f"open_functaset({str(store)!r}).latents(); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])

@@ -8,7 +8,7 @@ import pytest
 import zarr
 
 from functaconv.errors import InputError
-from functaconv.functaset import open_functaset
+from functaconv.functaset.opening import open_functaset
 from functaconv.functaset.verify import verify
 
 from .conftest import LAYOUTS, begin, block_of, encode

@@ -13,7 +13,7 @@ from functaconv.conversion import encode
 from functaconv.data.decoders.binvox import read_binvox, write_binvox
 from functaconv.documents import merged
 from functaconv.errors import InputError, UsageError
-from functaconv.functaset import open_functaset
+from functaconv.functaset.opening import open_functaset
 from functaconv.functaset.verify import verify
 from functaconv.rendering import View, arrays, render
 from functaconv.reporting import report, to_csv
