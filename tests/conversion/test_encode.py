@@ -100,7 +100,9 @@ def test_the_stored_psnr_is_that_of_the_decoded_items(
     assert encoded.complaint is None
     functaset = open_functaset(encoded.path)
     assert functaset.latents().shape == ((38, 8) if kind == "global" else (38, 2, 3, 4))
-    assert functaset.latent.dtype == {"float16": "float16", "float32": "float32", "8": "uint8"}[bits]
+    stored = functaset.stored("latent")
+    assert stored is not None
+    assert stored.dtype == {"float16": "float16", "float32": "float32", "8": "uint8"}[bits]
     assert functaset.keys.tolist() == [f"image{n:04d}" for n in range(38)]
     assert functaset.shards.tolist() == [0] * 20 + [1] * 18
     assert_measured_is_stored(encoded.path, shards)

@@ -72,14 +72,6 @@ def test_rows_are_chosen_as_numpy_does(many: Path) -> None:
             functaset.latents(wrong)
 
 
-def test_batches_cover_all_items_once(store: Path) -> None:
-    functaset = open_functaset(store)
-    for size in (1, 7, 64):
-        starts, batches = zip(*functaset.batches(size), strict=True)
-        assert list(starts) == list(range(0, 20, size))
-        assert np.array_equal(np.concatenate(batches), functaset.latents())
-
-
 def test_an_item_is_found_by_its_key(store: Path) -> None:
     functaset = open_functaset(store)
     assert functaset.index("1/0/2é") == 12
@@ -210,7 +202,6 @@ def test_a_view_of_fewer_numbers_has_the_first_ones(stores: dict[str, Path], nam
         assert torch.equal(latent, torch.from_numpy(expected[5]))
         assert label == whole.labels[5]
     assert np.array_equal(view[3].latent, whole[3].latent[..., :2])
-    assert np.array_equal(np.concatenate([found for _, found in view.batches(7)]), view.latents())
     assert view.keys.tolist() == whole.keys.tolist()
     assert view.truncated(2) is view
     assert view.truncated(1).layout.latent == 1

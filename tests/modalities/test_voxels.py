@@ -218,5 +218,5 @@ def test_sites_have_three_axes(tmp_path: Path) -> None:
     fit_base(shard, tmp_path / "b.safetensors", settings=settings, device="cpu")
     path = encode(tmp_path / "b.safetensors", shard, tmp_path / "o.zarr", device="cpu", limit=5).path
     functaset = open_functaset(path)
-    assert functaset.latent.shape == (5, *latent["sites"], latent["numbers"])
+    assert functaset.latents().shape == (5, *latent["sites"], latent["numbers"])
     assert report(path, against=shard).complaint is None
