@@ -9,11 +9,11 @@ import numpy as np
 from functaconv.documents import parse_json
 from functaconv.errors import FunctaconvError
 from functaconv.functaset.attributes import attributes_digest
-from functaconv.functaset.companions import MOST_FAILURES
 from functaconv.functaset.files import digest_of, read_json
 from functaconv.functaset.opening import read_attributes
 from functaconv.functaset.reader import Functaset
 from functaconv.functaset.schema import FAILED, REPORT
+from functaconv.functaset.store import MOST_FAILURES
 from functaconv.functaset.stored_array import StoredArray, difference, rows_in_words
 from functaconv.modalities import MODALITIES
 
