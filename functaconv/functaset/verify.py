@@ -120,13 +120,21 @@ def _grids(functaset: Functaset) -> Iterator[str]:
     """Axes and masks: all of them are read, and every row has one that is there and fits."""
     if not functaset.layout.kind.has_coordinates:
         return
+    variables = len(functaset.layout.variables)
     try:
         grids = functaset.grids
     except FunctaconvError as error:
         yield str(error)
         return
     for grid in grids:
-        yield from grid.problems(len(functaset.layout.variables))
+        for array in grid.arrays:
+            yield from _values(array)
+            if array.shape[3:] not in ((), (variables,)):
+                yield f"{array.name}: masks of {array.shape[3]} variables, not of {variables}"
+        try:
+            _ = grid.axes
+        except FunctaconvError as error:
+            yield str(error)
     # columns that cannot be read, or have another length, are reported elsewhere
     with suppress(FunctaconvError):
         shapes, which, masks = functaset.shapes, functaset.measure("grid"), functaset.measure("mask")
