@@ -20,7 +20,7 @@ from functaconv.errors import UsageError, lookup
 from functaconv.functaset.attributes import Budgets
 from functaconv.functaset.codecs import CODECS, Codec
 from functaconv.functaset.schema import Layout
-from functaconv.functaset.unfinished import Plan
+from functaconv.functaset.unfinished import digest_of_plan, plan_of
 from functaconv.joining import overlap_of
 from functaconv.measuring import sample
 from functaconv.modalities.reading import Reading, check_possible
@@ -143,14 +143,14 @@ class Work:
         )  # fmt: skip
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> dict[str, Any]:
         """What the functaset is to be."""
-        return Plan(self.layout, self.settings)
+        return plan_of(self.layout, self.settings)
 
     @cached_property
     def digest(self) -> str:
         """By which blocks are known to be of this work."""
-        return self.plan.digest
+        return digest_of_plan(self.plan)
 
     @property
     def settings(self) -> dict[str, Any]:
