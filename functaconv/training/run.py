@@ -19,7 +19,7 @@ from functaconv.functaset.attributes import canonical
 from functaconv.interruption import SIGNALS, Stop
 from functaconv.metrics import psnr
 from functaconv.recipe import Recipe
-from functaconv.signals.device import sweep_dtype_of
+from functaconv.signals.device import HALF
 from functaconv.signals.sampler import Position
 from functaconv.training.best import Best
 from functaconv.training.canonical import make_canonical
@@ -84,7 +84,7 @@ class Run:
         else:
             base = build(recipe, self.request.source.axes, *self._described_as)
         base = base.to(self.request.source.device)
-        base.field.network.sweep_dtype = sweep_dtype_of(self.request.precision)
+        base.field.network.sweep_dtype = HALF.get(self.request.precision)
         return base, recipe
 
     def _narrowed(self, recipe: Recipe) -> Recipe:
