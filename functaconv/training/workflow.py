@@ -17,7 +17,6 @@ from functaconv.errors import InputError, OutputExistsError, UsageError
 from functaconv.functaset.attributes import canonical
 from functaconv.interruption import stopping
 from functaconv.recipe import validated
-from functaconv.settings import of_earlier
 from functaconv.signals.device import device_of, matmul_precision, precision_of, said_of_precision
 from functaconv.training.choice import choose, precision_for
 from functaconv.training.dataset import Source
@@ -137,7 +136,7 @@ def _already(output: Path, identity: Mapping[str, Any], overwrite: bool) -> Trai
         raise OutputExistsError(f"{output} exists and is damaged: {error}", hint=hint) from None
     training = stored.description.training
     known = dict(training.get("identity", {}))
-    known["recipe"] = validated(of_earlier(known.get("recipe", {}))).settings()
+    known["recipe"] = validated(known.get("recipe", {})).settings()
     if changes := differences(known, canonical(dict(identity))):
         raise OutputExistsError(f"{output} was made with other settings: {'; '.join(changes)}", hint=hint)
     # killed between writing the base and clearing up
