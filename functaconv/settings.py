@@ -9,7 +9,7 @@ from typing import Any
 
 from functaconv.errors import InputError, UsageError, lookup
 from functaconv.options import adapter
-from functaconv.recipe import TABLES, Recipe, sections, setting_names
+from functaconv.recipe import TABLES, Recipe, sections
 
 
 def from_toml(path: Path) -> dict[str, Any]:
@@ -26,7 +26,8 @@ def assignment(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise UsageError(f"cannot read the setting {text!r}", hint="write it as --set training.rate=1e-4")
-    lookup(dict.fromkeys(setting_names()), key.strip(), what="setting")
+    names = ["name", *(f"{section}.{field.name}" for section, options in sections() for field in fields(options))]
+    lookup(dict.fromkeys(names), key.strip(), what="setting")
     try:
         parsed = tomllib.loads(f"value = {value.strip()}")["value"]
     except (ValueError, RecursionError):
