@@ -34,9 +34,8 @@ from functaconv.training.pace import Pace
 from functaconv.training.progress import Progress, Trained, Watcher, plain
 from functaconv.training.request import Request
 from functaconv.training.sizing import narrowed, width_of, with_width
-from functaconv.training.state import TrainingFolder
+from functaconv.training.state import TrainingFolder, TrainingState
 from functaconv.training.validation import Schedule, validation_psnr
-from functaconv.training_state import TrainingState
 
 # batches from which the basis of the closed form's latents is taken
 MOST_CANONICAL = 4
