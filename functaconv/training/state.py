@@ -16,7 +16,6 @@ from functaconv.documents import differences, parse_json
 from functaconv.engines.ranks import trainers
 from functaconv.errors import InputError, OutputExistsError
 from functaconv.files import locked, replace_bytes
-from functaconv.functaset.attributes import canonical
 from functaconv.training.distributed import Group
 
 _ANEW = "--overwrite starts the training anew"
@@ -61,7 +60,7 @@ class TrainingFolder:
         if not self._state.exists():
             return None
         saved = read_state(self._state)
-        if changes := differences(saved.values["identity"], canonical(dict(identity))):
+        if changes := differences(saved.values["identity"], identity):
             raise OutputExistsError(
                 f"an unfinished training in {self.path} has other settings: {'; '.join(changes)}",
                 hint="use the same settings to go on, another name, or --overwrite",
@@ -80,7 +79,7 @@ class TrainingFolder:
         """An unfinished training with these settings is to take the place of what is at `output`."""
         if not self._state.exists():
             return False
-        return not differences(self._values()["identity"], canonical(dict(identity)))
+        return not differences(self._values()["identity"], identity)
 
     def is_of_this_run(self) -> bool:
         """What is at `output`, or was begun there, was made by these ranks, before torchrun started them again."""
