@@ -43,7 +43,7 @@ def read_state(path: Path, *, with_tensors: bool = True) -> TrainingState:
             values = parse_json((file.metadata() or {})["functaconv"].encode())
             names = file.keys() if with_tensors else ()
             return TrainingState(_Required({name: file.get_tensor(name) for name in names}), _Required(values))
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"cannot read the training state {path}: {error}", hint=_ANEW) from None
 
 
