@@ -26,7 +26,6 @@ from functaconv.functaset.schema import BASE, check_keep
 from functaconv.modalities import MODALITIES, Axes
 from functaconv.modalities.sphere import Globe
 from functaconv.recipe import Recipe, validated
-from functaconv.settings import of_earlier
 from functaconv.signals.geometry import Flat, Geometry
 from functaconv.signals.normalizer import MOST_LEVELS, MOST_VALUE, Normalizer, PerChannel, are_possible
 
@@ -202,7 +201,7 @@ def base_from_bytes(content: bytes, name: str, device: torch.device | str = "cpu
     if known is not None and known != _digest(content, header, known):
         raise InputError(f"{name} is not as it was written: its sha256 is another one", hint=_DAMAGED)
     try:
-        recipe = validated(of_earlier(description.recipe))
+        recipe = validated(description.recipe)
         axes = TypeAdapter(Axes).validate_json(json.dumps(description.axes), strict=True)
         geometry = _geometry(description, axes)
         normalizer = Normalizer(description.offset, description.scale, description.levels)

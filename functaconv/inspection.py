@@ -146,8 +146,7 @@ def _functaset(path: Path, verify: bool) -> Inspection:
     summary = attributes.summary
     size: dict[str, Any] = {}
     try:
-        bytes_on_disk = functaset.nbytes()
-        size = {"store": bytes_on_disk.store, "base": bytes_on_disk.base, "per_item": summary.bytes_per_item}
+        size = {**functaset.nbytes()._asdict(), "per_item": summary.bytes_per_item}
     except InputError as error:
         problems.append(str(error))
     facts: dict[str, Any] = {

@@ -1,7 +1,7 @@
 """Settings of a base: validated, frozen, written as TOML."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Annotated, Any, Literal, Self, cast
 
@@ -10,8 +10,9 @@ from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from functaconv.data.decoders.transform import ImageTransform
-from functaconv.documents import merged, without_none
+from functaconv.documents import merged
 from functaconv.errors import UsageError
+from functaconv.functaset.files import problems
 from functaconv.functaset.schema import MOST_NUMBERS
 from functaconv.modalities import Axes, ChannelAxis
 from functaconv.modalities.reading import Reading
@@ -265,7 +266,7 @@ class Recipe:
 
     def settings(self) -> dict[str, Any]:
         """Nested plain values; what is unset is left out."""
-        return dict[str, Any](without_none(adapter(Recipe).dump_python(self, mode="json")))
+        return dict[str, Any](adapter(Recipe).dump_python(self, mode="json", exclude_none=True))
 
     def changed(self, settings: Mapping[str, Any]) -> "Recipe":
         """The same recipe with some settings replaced, given as nested tables."""
@@ -280,25 +281,10 @@ def validated(settings: Mapping[str, Any]) -> Recipe:
     try:
         return cast(Recipe, adapter(Recipe).validate_python(settings))
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc']) or 'recipe'}: {problem['msg'].lower()}"
-            f" (found {str(problem['input'])[:80]!r})"
-            for problem in error.errors()[:5]
-        )
-        unknown = any(problem["type"] == "unexpected_keyword_argument" for problem in error.errors())
-        recipe = merged(Recipe().settings(), settings)
-        kinds = [recipe[section]["kind"] for section in TABLES if isinstance(recipe[section], Mapping)]
-        hint = "`functaconv recipes --settings` says what each may be"
-        hint = "known settings: " + ", ".join(setting_names(kinds)) if unknown else hint
-        raise UsageError(f"the recipe is not valid: {problems}", hint=hint) from None
-
-
-def setting_names(kinds: Iterable[str] | None = None) -> Iterable[str]:
-    """All settings, `section.option`; with `kinds` of the networks and solvers so called only."""
-    yield "name"
-    for section, options in sections():
-        if kinds is None or section not in TABLES or options.kind in kinds:  # type: ignore[attr-defined]
-            yield from (f"{section}.{field.name}" for field in fields(options))
+        raise UsageError(
+            f"the recipe is not valid: {problems(error, most=5)}",
+            hint="`functaconv recipes --settings` says what each may be",
+        ) from None
 
 
 def sections() -> Iterator[tuple[str, type]]:

@@ -1,4 +1,4 @@
-"""Settings as they are written: recipe files, `--set`, `--latent`, recipes of earlier versions, and the page of all."""
+"""Settings as they are written: recipe files, `--set`, `--latent`, and the page of all."""
 
 import json
 import tomllib
@@ -9,49 +9,13 @@ from typing import Any
 
 from functaconv.errors import InputError, UsageError, lookup
 from functaconv.options import adapter
-from functaconv.recipe import TABLES, Recipe, sections, setting_names
-
-# bytes of a recipe file
-MOST_TOML = 1 << 20
-
-
-def of_earlier(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe as bases and trainings of earlier versions hold it, as one of today.
-
-    It had the options of all networks side by side, and those of all solvers, and other names for two settings.
-    """
-    result = {name: dict(value) if isinstance(value, Mapping) else value for name, value in settings.items()}
-    for section, another in (("network", "mean_features"), ("solver", "learned_damping")):
-        options = result.get(section)
-        if isinstance(options, dict) and {another, "depth" if section == "network" else "per_step"} <= options.keys():
-            known = _EARLIER.get(str(options.get("kind")), tuple(options))
-            result[section] = {name: value for name, value in options.items() if name in ("kind", *known)}
-    training = result.get("training")
-    if isinstance(training, dict):
-        for before, now in (("through", "unrolled_steps"), ("mixing", "mixup")):
-            if before in training:
-                training[now] = training.pop(before)
-    return result
-
-
-_EARLIER = {
-    "siren": ("width", "depth", "w0_first", "w0_hidden", "output_offset", "modulation", "skips", "frequencies"),
-    "fourier": ("features", "mean_features"),
-    "gradient": ("steps", "per_step", "initial", "limits"),
-    "gauss-newton": ("steps", "damping", "learned_damping", "chord"),
-}
+from functaconv.recipe import TABLES, Recipe, sections
 
 
 def from_toml(path: Path) -> dict[str, Any]:
     """The settings in a TOML file; a top-level `preset` names what they start from."""
     try:
-        with path.open("rb") as file:
-            content = file.read(MOST_TOML + 1)
-        if len(content) > MOST_TOML:
-            raise InputError(f"{path} has more than {MOST_TOML} bytes", hint="a recipe is a TOML file")
-        return tomllib.loads(content.decode("utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"there is no recipe file {path}", hint="a recipe is a TOML file") from None
+        return tomllib.loads(path.read_text("utf-8"))
     # an integer without end is a ValueError, brackets without end exhaust the stack
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"cannot read the recipe {path}: {error}", hint="a recipe is a TOML file") from None
@@ -62,7 +26,8 @@ def assignment(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise UsageError(f"cannot read the setting {text!r}", hint="write it as --set training.rate=1e-4")
-    lookup(dict.fromkeys(setting_names()), key.strip(), what="setting")
+    names = ["name", *(f"{section}.{field.name}" for section, options in sections() for field in fields(options))]
+    lookup(dict.fromkeys(names), key.strip(), what="setting")
     try:
         parsed = tomllib.loads(f"value = {value.strip()}")["value"]
     except (ValueError, RecursionError):

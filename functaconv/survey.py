@@ -53,11 +53,11 @@ class Survey:
         most = None if whole else max(1, FIRST_RECORDS - self.looked_at)
         records = islice(read_records(name, number, ignored=ignored), most)
         try:
-            for examined in map_ahead(self._examine, records, workers=os.cpu_count() or 1):
-                self._count(int(whole and not examined.record.is_joined))
-                self._note(shown(name), examined)
+            for record, item, beside in map_ahead(self._examine, records, workers=os.cpu_count() or 1):
+                self._count(int(whole and not record.is_joined))
+                self._note(shown(name), record, item, beside)
                 # not held while the next one is decoded
-                del examined
+                del record, item
             if not whole:
                 known = index_shard(name, ignored=self.ignored) if is_seekable(name) else None
                 self._count(None if known is None else sum(not location.is_joined for location in known))
@@ -65,29 +65,30 @@ class Survey:
             self.damaged += 1
             self._tell(str(error))
 
-    def _examine(self, record: Record) -> "_Examined":
-        """The record's item, or why there is none."""
+    def _examine(self, record: Record) -> tuple[Record, Item | str | None, Counter[str]]:
+        """A record with its item, or the reason why there is none, or None where it holds no array; and what of it is
+        ignored.
+        """
         ignored = Counter[str]()
         if record.problem is None and usable_field(record, self.chosen) is None:
             count_ignored(replace(record, ignored={}), self.chosen, ignored)
-            return _Examined(record, None, ignored)
+            return record, None, ignored
         try:
             with reading(record.key):
-                return _Examined(record, decode(record, field=self.chosen, ignored=ignored), ignored)
+                return record, decode(record, field=self.chosen, ignored=ignored), ignored
         except ItemError as error:
-            return _Examined(record, str(error), ignored)
+            return record, str(error), ignored
 
     def _count(self, records: int | None) -> None:
         self.records = None if self.records is None or records is None else self.records + records
 
-    def _note(self, name: str, examined: "_Examined") -> None:
-        record, item = examined.record, examined.item
+    def _note(self, name: str, record: Record, item: Item | str | None, ignored: Counter[str]) -> None:
         if record.is_joined:
             return
         self.looked_at += 1
         for suffix in record.fields:
             ignore(self.suffixes, f".{suffix}")
-        for kind, count in examined.ignored.items():
+        for kind, count in ignored.items():
             ignore(self.ignored, kind, count)
         # a number in place of the key: there may be millions
         key = hash(record.key)
@@ -138,12 +139,3 @@ def _bytes(name: str) -> int:
     except InputError:
         # told already
         return 0
-
-
-@dataclass(frozen=True)
-class _Examined:
-    """A record with its item, or the reason why there is none; None when it holds no array."""
-
-    record: Record
-    item: Item | str | None
-    ignored: Counter[str]

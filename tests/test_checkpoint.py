@@ -19,7 +19,7 @@ from functaconv.modalities import Axes
 from functaconv.recipe import Recipe
 from functaconv.signals.grid import Grid
 from functaconv.signals.normalizer import Normalizer
-from functaconv.training_state import TrainingState, read_state, write_state
+from functaconv.training.state import TrainingFolder, TrainingState, read_state
 
 RECIPE = Recipe().changed(
     {"network": {"width": 8, "depth": 4}, "latent": {"numbers": 3, "sites": [2, 2], "learned_start": True}}
@@ -56,8 +56,9 @@ def test_a_base_comes_back_as_it_was(tmp_path: Path, content: bytes) -> None:
 def test_a_training_state_comes_back_as_it_was(tmp_path: Path) -> None:
     tensors = {"base.weight": torch.rand(3, 2), "adam.0.step": torch.tensor(5.0), "scalar": torch.tensor(3)}
     state = TrainingState(tensors, {"updates": 3, "position": {"waiting": [1, 2]}, "seconds": 0.1 + 0.2})
-    write_state(tmp_path / "state", state)
-    found = read_state(tmp_path / "state")
+    folder = TrainingFolder(tmp_path / "base")
+    folder.write(state)
+    found = read_state(folder.path / "state.safetensors")
     assert found.values == state.values
     assert all(torch.equal(found.tensors[name], tensor) for name, tensor in tensors.items())
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from functaconv.functaset import Layout
+from functaconv.functaset.schema import Layout
 from functaconv.joining import Joined
 from functaconv.signals.grid import Grid
 from functaconv.signals.signal import Signal

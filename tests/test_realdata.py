@@ -10,7 +10,7 @@ from PIL import Image
 
 from functaconv.checkpoint import read_base
 from functaconv.conversion import encode
-from functaconv.functaset import open_functaset
+from functaconv.functaset.opening import open_functaset
 from functaconv.packing import pack
 from functaconv.rendering import render
 from functaconv.training import fit_base

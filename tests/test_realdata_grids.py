@@ -10,7 +10,7 @@ import pytest
 from functaconv.conversion import encode
 from functaconv.data.grids import FieldChoice
 from functaconv.errors import InputError
-from functaconv.functaset import open_functaset
+from functaconv.functaset.opening import open_functaset
 from functaconv.functaset.verify import verify
 from functaconv.packing import pack
 from functaconv.rendering import arrays, render

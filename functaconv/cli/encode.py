@@ -81,7 +81,7 @@ def command(
         engine=engine, gpus_per_task=gpus_per_task, overwrite=overwrite, retry_failed=retry_failed,
     )  # fmt: skip
     if is_dry_run:
-        facts = dry_run(base, shards, out, options).to_json()
+        facts = dry_run(base, shards, out, options)
         write_json(facts) if json else write_lines(table(facts.items()))
         return
     with Meter(silent=quiet) as meter:

@@ -6,8 +6,8 @@ from blocks to a functaset. `retry`: converting again what failed.
 """
 
 from functaconv.conversion.options import EncodeOptions
-from functaconv.conversion.plan import DryRun, dry_run
+from functaconv.conversion.plan import dry_run
 from functaconv.conversion.progress import Watcher
 from functaconv.conversion.run import Encoded, encode
 
-__all__ = ["DryRun", "EncodeOptions", "Encoded", "Watcher", "dry_run", "encode"]
+__all__ = ["EncodeOptions", "Encoded", "Watcher", "dry_run", "encode"]

@@ -149,7 +149,7 @@ def _encode(work: Work, portion: Portion, table: GridTable, report: Callable[[fl
     if work.options.views > 1:
         rows["view"] = np.array([position % work.options.views for position in kept], np.int32)
     if work.options.tile is not None:
-        origins = [[*place.origin, *place.whole] for place in places]
+        origins = [[*place.origin, *place.item.shape] for place in places]
         rows["tile"] = np.array(origins, np.int32).reshape(-1, 2 * axes)
     return Block(
         shard=portion.shard,

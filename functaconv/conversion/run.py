@@ -15,15 +15,12 @@ from functaconv.conversion.progress import Bar, Progress, Watcher
 from functaconv.conversion.reading import check_first_items
 from functaconv.conversion.retry import reopen
 from functaconv.conversion.seal import NothingUsableError, complaint_of, seal
-from functaconv.conversion.tasks import expected_records, is_done, tasks
+from functaconv.conversion.tasks import check_unchanged, expected_records, is_done, tasks
 from functaconv.conversion.work import Work
-from functaconv.data.naming import is_local
-from functaconv.data.storage import fingerprint
 from functaconv.engines import ENGINES
 from functaconv.engines.ranks import Ranks, in_turn
 from functaconv.engines.ranks import ranks as ranks_of_environment
 from functaconv.errors import (
-    ChangedInputError,
     FunctaconvError,
     InputError,
     OutputExistsError,
@@ -120,8 +117,8 @@ class Run:
                 if not is_alone:
                     locks.enter_context(locked(self.path, patience=math.inf, check=self._check_stop))
                 return self._sealed(items_per_second)
-            except (FileNotFoundError, ValueError, InputError):
-                # another process has sealed it and removed the blocks
+            except (OSError, KeyError, ValueError, FunctaconvError):
+                # another process may have sealed it and removed the blocks
                 if not existing_at(self.path).is_finished:
                     raise
                 return self._finished()
@@ -229,17 +226,12 @@ class Run:
             if self.ranks.run is None:
                 shutil.rmtree(self.path)
             raise
-        except (OSError, KeyError, FunctaconvError):
-            # on a disk without locks another process may have sealed it and removed the blocks
-            if not existing_at(self.path).is_finished:
-                raise
-            return self._finished()
         if duplicates:
             self.watcher.announce(
                 f"warning: {duplicates} of {report['count']} items have the key of an earlier one; all are stored, "
                 "and of those with one key the first is found by it"
             )
-        return Encoded(self.path, report, self._complaint(open_functaset(self.path)))
+        return Encoded(self.path, report, complaint_of(open_functaset(self.path), self.work.options))
 
     def _finished(self) -> Encoded:
         """The functaset that is there, of these shards."""
@@ -249,24 +241,14 @@ class Run:
         self.watcher.announce(f"{self.path} is finished, with these settings: nothing to do")
         run, ranks = functaset.attributes.run, self.ranks
         return Encoded(
-            self.path, functaset.report, self._complaint(functaset), was_finished=True,
+            self.path, functaset.report, complaint_of(functaset, self.work.options), was_finished=True,
             reported_elsewhere=ranks.count > 1 and (run == ranks.run or not ranks.is_first),
         )  # fmt: skip
 
-    def _complaint(self, functaset: Functaset) -> FunctaconvError | None:
-        return complaint_of(functaset, self.work.options.max_error_rate, self.work.options.min_psnr)
-
     def _check_sources(self, functaset: Functaset) -> None:
         """ChangedInputError where a local shard is another one now; with --retry-failed one that was damaged may be."""
-        options = self.work.options
-        repaired = {one.input for one in functaset.each_failure() if one.is_damage} if options.retry_failed else set()
+        is_retry = self.work.options.retry_failed
+        repaired = {one.input for one in functaset.each_failure() if one.is_damage} if is_retry else set()
         for number, (name, known) in enumerate(zip(self.work.names, functaset.attributes.input, strict=True)):
-            # one that was never opened has no more than a name, and asking a server takes time
-            if number in repaired or "size" not in known or not is_local(name):
-                continue
-            current = fingerprint(name)
-            if current != {key: known.get(key) for key in current}:
-                raise ChangedInputError(
-                    f"changed input: {functaset.path} was made from another {current['name']} (size or content differ)",
-                    hint="--overwrite converts the new one, or choose another name",
-                )
+            if number not in repaired:
+                check_unchanged(name, known)

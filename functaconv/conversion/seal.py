@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import functaconv
+from functaconv.conversion.options import EncodeOptions
 from functaconv.conversion.reading import nothing_usable
 from functaconv.conversion.work import Work
 from functaconv.data.decoders import USABLE_HINT
@@ -145,8 +146,7 @@ def _attributes(
 ) -> Attributes:
     stored, layout, normalizer = work.stored, work.layout, work.stored.base.normalizer
     return Attributes(
-        modality=layout.modality,
-        axes=layout.axes,
+        **layout.model_dump(exclude={"bits", "has_views"}),
         coordinate_convention=layout.kind.convention,
         normaliser=Normaliser(
             offset=normalizer.offset,
@@ -155,14 +155,9 @@ def _attributes(
             levels=dict(normalizer.levels),
         ),
         solver=Solver(name=stored.recipe.solver.kind, steps=work.steps),
-        sites=layout.sites,
-        latent=layout.latent,
         canonical=stored.base.is_canonical,
         quantisation=Quantisation(bits=work.options.bits),
-        tiled=layout.tiled,
-        overlap=layout.overlap,
         views=work.options.views,
-        variables=stored.base.axes.variables,
         units=stored.base.axes.units,
         psnr_peak=normalizer.scale if layout.kind.has_coordinates else (),
         summary=Summary(
@@ -187,8 +182,9 @@ def _attributes(
     )
 
 
-def complaint_of(functaset: Functaset, max_error_rate: float, min_psnr: float | None) -> FunctaconvError | None:
+def complaint_of(functaset: Functaset, options: EncodeOptions) -> FunctaconvError | None:
     """The error that makes the exit code other than 0 although the functaset is complete; None for none."""
+    max_error_rate, min_psnr = options.max_error_rate, options.min_psnr
     report, damaged_shards = functaset.report, functaset.attributes.summary.damaged
     if damaged_shards:
         return InputError(

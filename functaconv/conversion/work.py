@@ -16,18 +16,17 @@ from functaconv.data.decoders.transform import Size
 from functaconv.data.expansion import expand_shards
 from functaconv.data.naming import short_name, shown
 from functaconv.data.storage import is_read_once
-from functaconv.errors import UsageError, lookup
+from functaconv.errors import UsageError
 from functaconv.functaset.attributes import Budgets
 from functaconv.functaset.codecs import CODECS, Codec
 from functaconv.functaset.schema import Layout
-from functaconv.functaset.unfinished import Plan
+from functaconv.functaset.unfinished import digest_of_plan, plan_of
 from functaconv.joining import overlap_of
 from functaconv.measuring import sample
 from functaconv.modalities.reading import Reading, check_possible
-from functaconv.signals.device import HALF, device_of, sweep_dtype_of, usable_precision
+from functaconv.signals.device import HALF, device_of, usable_precision
 from functaconv.signals.grid import AXES
 from functaconv.signals.views import Views, parse_augment
-from functaconv.solvers import SOLVERS
 
 BLOCK_VALUES = 1 << 19
 LEAST_BLOCK, MOST_BLOCK = 16, 2048
@@ -92,7 +91,7 @@ class Work:
 
     def _prepare(self) -> None:
         """Have the base do what was asked for."""
-        self.stored.base.field.network.sweep_dtype = sweep_dtype_of(self.precision)
+        self.stored.base.field.network.sweep_dtype = HALF.get(self.precision)
         sample(self.stored.base, self.options.footprint)
 
     def with_budgets(self, budgets: Budgets) -> "Work":
@@ -143,14 +142,14 @@ class Work:
         )  # fmt: skip
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> dict[str, Any]:
         """What the functaset is to be."""
-        return Plan(self.layout, self.settings)
+        return plan_of(self.layout, self.settings)
 
     @cached_property
     def digest(self) -> str:
         """By which blocks are known to be of this work."""
-        return self.plan.digest
+        return digest_of_plan(self.plan)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -218,8 +217,6 @@ def _device_of_tasks(options: EncodeOptions) -> str:
 
 def _check(options: EncodeOptions, stored: StoredBase) -> None:
     axes, solver = stored.base.axes, stored.recipe.solver.kind
-    if options.solver is not None:
-        lookup(SOLVERS, options.solver, what="solver")
     if options.solver not in (None, solver):
         raise UsageError(
             f"the base was learned for the solver {solver!r}, not {options.solver!r}",

@@ -62,7 +62,7 @@ class Block:
     source: Mapping[str, Any]
     """the fingerprint of the shard when it was opened"""
     run: str
-    """`Plan.digest` of the settings it was made with"""
+    """`digest_of_plan` of what it was made for"""
     columns: Mapping[str, np.ndarray]
     """a row for each item, as `schema.columns` says, without `shard`; texts are object arrays, `meta` may be absent"""
     grids: GridTable | None = None

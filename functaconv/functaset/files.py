@@ -4,15 +4,13 @@ import os
 import stat
 from hashlib import file_digest
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from functaconv.documents import parse_json
 from functaconv.errors import InputError
 from functaconv.functaset.schema import FAILED, shown
-
-Checked = TypeVar("Checked")
 
 MOST_JSON = 128 << 20
 MOST_FILE = 1 << 40
@@ -43,19 +41,9 @@ def read_root(path: Path, *, within: Path) -> dict[str, Any]:
     return root
 
 
-def validated(path: Path, as_what: TypeAdapter[Checked], *, within: Path) -> Checked:
-    """The content of a JSON file below `within`, validated; InputError where it is damaged."""
-    try:
-        return as_what.validate_python(read_json(path, within=within))
-    except ValidationError as error:
-        raise damaged(path, problems(error)) from None
-    except InputError as error:
-        raise InputError(str(error), hint=_deleted(path)) from error
-
-
 def damaged(path: Path, reason: object) -> InputError:
     """The error for a damaged file that is made again once it is deleted."""
-    return InputError(f"{path}: damaged: {reason}", hint=_deleted(path))
+    return InputError(f"{path}: damaged: {reason}", hint=f"delete {path} and run again")
 
 
 def problems(error: ValidationError, most: int = 1) -> str:
@@ -68,10 +56,6 @@ def problems(error: ValidationError, most: int = 1) -> str:
         return f"{place}: {problem['msg']}{value}".removeprefix(": ")
 
     return "; ".join(described(problem) for problem in error.errors(include_url=False)[:most])
-
-
-def _deleted(path: Path) -> str:
-    return f"delete {path} and run again"
 
 
 def read_bytes(root: Path, name: str, most: int) -> bytes:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from hashlib import blake2b
 from typing import Any
 
@@ -37,10 +37,6 @@ class Axes:
     masks: list[np.ndarray] = field(default_factory=list)
     """the bits of each, 1 where a value is missing"""
 
-    @property
-    def size(self) -> tuple[int, int]:
-        return len(self.latitude), len(self.longitude)
-
     def mask(self, number: int) -> np.ndarray:
         """Bool `[row, column, variable]`, True where a value is missing."""
         return np.unpackbits(self.masks[number], count=math.prod(self.shape)).reshape(self.shape).astype(bool)
@@ -53,9 +49,6 @@ class GridTable:
         self.grids: list[Axes] = []
         self._known: dict[bytes, int] = {}
         self._masks: dict[tuple[int, bytes], int] = {}
-
-    def __len__(self) -> int:
-        return len(self.grids)
 
     def __iter__(self) -> Iterator[Axes]:
         return iter(self.grids)
@@ -164,9 +157,9 @@ def _array(
 class StoredGrid:
     """`grids/<n>` of a store; nothing is read before it is asked for."""
 
-    def __init__(self, number: int, latitude: StoredArray, longitude: StoredArray, mask: StoredArray | None) -> None:
-        self.name = f"{GROUP}/{number}"
+    def __init__(self, latitude: StoredArray, longitude: StoredArray, mask: StoredArray | None) -> None:
         self._latitude, self._longitude, self._mask = latitude, longitude, mask
+        self.arrays = [latitude, longitude] if mask is None else [latitude, longitude, mask]
         self.shape = (len(latitude), len(longitude))
         for array in (latitude, longitude):
             if array.dtype != "float64" or array.shape != (len(array),) or not 1 <= len(array) <= MOST_IN_AXIS:
@@ -180,29 +173,6 @@ class StoredGrid:
     def masks(self) -> int:
         """How many masks occur on this grid."""
         return 0 if self._mask is None else len(self._mask)
-
-    def lost(self) -> list[str]:
-        """What files of the axes and masks are missing or empty, or claim more than they can hold."""
-        problems: list[str] = []
-        for array in (self._latitude, self._longitude, self._mask):
-            if array is not None:
-                lost = [f"{array.name}: {problem}" for _, _, problem in array.lost()]
-                implausible = None if lost else array.implausible()
-                problems += lost if implausible is None else [implausible]
-        return problems
-
-    def problems(self, variables: int) -> list[str]:
-        """What is wrong with the axes, and with the masks, which should be of so many variables; all are read."""
-        problems = self.lost()
-        if self._mask is not None and self._mask.shape[3] != variables:
-            problems.append(f"{self._mask.name}: masks of {self._mask.shape[3]} variables, not of {variables}")
-        reads: list[Callable[[], object]] = [lambda: self.axes, *(partial(self.mask, n) for n in range(self.masks))]
-        for read in () if problems else reads:
-            try:
-                read()
-            except InputError as error:
-                problems.append(str(error))
-        return problems
 
     @cached_property
     def latitude(self) -> np.ndarray:
@@ -242,5 +212,5 @@ def read_grids(arrays_of: Callable[[str], StoredArray | None]) -> list[StoredGri
         longitude = arrays_of(f"{name}/longitude")
         if longitude is None:
             raise InputError(f"{name}/longitude: the array is missing", hint=_RESTORE)
-        grids.append(StoredGrid(len(grids), latitude, longitude, arrays_of(f"{name}/mask")))
+        grids.append(StoredGrid(latitude, longitude, arrays_of(f"{name}/mask")))
     return grids

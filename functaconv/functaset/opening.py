@@ -24,12 +24,12 @@ def open_functaset(path: str | os.PathLike[str]) -> Functaset:
             arrays.append(array)
     if not problems:
         # only when all arrays fit: a wrong count would let us look for files that were never written
+        arrays += [array for grid in functaset.grids for array in grid.arrays]
         problems += [
             f"{array.name}: {rows_in_words(start, stop)} lost: {problem}"
             for array in arrays
             for start, stop, problem in array.lost()
         ]
-        problems += [problem for grid in functaset.grids for problem in grid.lost()]
     if not problems:
         problems += [implausible for array in arrays if (implausible := array.implausible())]
     if problems:

@@ -1,14 +1,12 @@
 """Reading a functaset: rows as numpy, by number or key, with damage reported and never passed on."""
 
 import difflib
-from collections.abc import Iterator
 from functools import cached_property
 from operator import index as as_index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import zarr
 
 import functaconv
 from functaconv.documents import parse_json
@@ -40,7 +38,6 @@ class Functaset(Store):
         super().__init__(path, root)
         self._measures: dict[str, np.ndarray] = {}
         if keep is not None:
-            check_keep(keep, self.layout.latent, canonical=self.attributes.canonical)
             self.layout = self.layout.model_copy(update={"latent": keep})
 
     def __repr__(self) -> str:
@@ -66,11 +63,6 @@ class Functaset(Store):
     def is_truncated(self) -> bool:
         """Some of the stored numbers are left out."""
         return self.layout.latent < self.attributes.latent
-
-    @property
-    def latent(self) -> zarr.Array[Any]:
-        """The latents as stored, `[item, *sites, latent]`, all numbers of them."""
-        return self._array_of("latent").zarr
 
     @cached_property
     def keys(self) -> np.ndarray:
@@ -234,11 +226,6 @@ class Functaset(Store):
             hint = f"near it: {', '.join(near)}" if near else "`functaconv report --csv` lists the keys"
             raise InputError(f"{self.path} has no item with key {key!r}", hint=hint)
         return row
-
-    def batches(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
-        """First row and float32 latents of each run of `size` items, in order."""
-        for start in range(0, len(self), size):
-            yield start, self.latents(slice(start, start + size))
 
     def torch_dataset(self, normalize: bool = False, *, form: Form = "grid") -> "LatentDataset":
         """A torch `Dataset` of (latent, label); needs torch, which reading otherwise does not.

@@ -2,17 +2,33 @@
 
 from collections.abc import Iterator
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
+from functaconv.documents import parse_json
 from functaconv.errors import InputError
 from functaconv.functaset.attributes import parse_attributes
 from functaconv.functaset.blocks import Failure
-from functaconv.functaset.companions import Size, read_base_bytes, read_failures, read_report, size_of
-from functaconv.functaset.schema import Column, columns, vectors
+from functaconv.functaset.files import array_bytes, problems, read_bytes, read_json, whole_file
+from functaconv.functaset.schema import BASE, FAILED, REPORT, Column, columns, shown, vectors
 from functaconv.functaset.stored_array import HINT, StoredArray, difference, open_array
+
+# bytes of a base (the largest that a recipe may ask for), and of `failed.jsonl` (millions of lines)
+MOST_BASE, MOST_FAILURES = 9 << 30, 1 << 30
+_FAILURE = TypeAdapter(Failure)
+_RESTORE = "restore it from a copy"
+
+
+class Size(NamedTuple):
+    """Bytes on disk."""
+
+    store: int
+    """the arrays and failures: what grows with the items"""
+    base: int
 
 
 class Store:
@@ -43,19 +59,42 @@ class Store:
 
     def each_failure(self) -> Iterator[Failure]:
         """The failures one by one: there may be many."""
-        return read_failures(self.path)
+        path = whole_file(self.path, FAILED, MOST_FAILURES)
+        try:
+            with path.open("rb") as file:
+                for line in file:
+                    yield _FAILURE.validate_python(parse_json(line))
+        except (OSError, ValueError) as error:
+            reason = problems(error) if isinstance(error, ValidationError) else error
+            raise InputError(f"{path}: cannot be read: {reason}", hint=_RESTORE) from error
 
     @property
     def report(self) -> dict[str, Any]:
         """What `encode` reported."""
-        return read_report(self.path)
+        path = self.path / REPORT
+        report = read_json(path)
+        if not isinstance(report, dict):
+            raise InputError(f"{path}: expected an object, found {shown(report)}", hint=_RESTORE)
+        for name in ("count", "failed"):
+            if not isinstance(report.get(name), int):
+                raise InputError(f"{path}: {name} is {shown(report.get(name))}, expected a number", hint=_RESTORE)
+        return report
 
     def base_bytes(self) -> bytes:
-        """The base, as it was when the items were encoded."""
-        return read_base_bytes(self.path, self.attributes.base_sha256)
+        """The base, as it was when the items were encoded; an InputError for any other."""
+        content, digest = read_bytes(self.path, BASE, MOST_BASE), self.attributes.base_sha256
+        if (actual := sha256(content).hexdigest()) != digest:
+            raise InputError(
+                f"{self.path / BASE}: found sha256 {actual}, expected {digest}",
+                hint="put back the base that encoded these items: any other decodes them to nonsense",
+            )
+        return content
 
     def nbytes(self) -> Size:
-        return size_of(self.path)
+        try:
+            return Size(array_bytes(self.path), (self.path / BASE).stat().st_size)
+        except OSError as error:
+            raise InputError(f"{error.filename}: cannot be read: {error.strerror}", hint=_RESTORE) from error
 
     def expected(self) -> list[tuple[Column, int]]:
         """The arrays that the attributes promise, each with its length."""

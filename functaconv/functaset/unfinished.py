@@ -6,7 +6,7 @@ A block file is complete or absent, so the list of the files is the only record 
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -27,26 +27,17 @@ SETTINGS, REPLACED = "settings.json", "replaced"
 _NAME = re.compile(r"(\d{6,9})-(\d{6,9})(\.last)?\.npz")
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Layout and settings of a functaset to be made: runs with equal plans work on one functaset."""
+def plan_of(layout: Layout, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The plan of a functaset to be made, as JSON has it: runs with equal plans work on one functaset."""
+    plan: dict[str, Any] = canonical(
+        {"format": FORMAT, "version": VERSION, "layout": layout.model_dump(), "settings": dict(settings)}
+    )
+    return plan
 
-    layout: Layout
-    settings: Mapping[str, Any]
 
-    @property
-    def content(self) -> dict[str, Any]:
-        """As JSON has it."""
-        layout, settings = self.layout.model_dump(), dict(self.settings)
-        content: dict[str, Any] = canonical(
-            {"format": FORMAT, "version": VERSION, "layout": layout, "settings": settings}
-        )
-        return content
-
-    @property
-    def digest(self) -> str:
-        """Names the plan in each of its blocks."""
-        return sha256(to_json(self.content)).hexdigest()[:16]
+def digest_of_plan(plan: Mapping[str, Any]) -> str:
+    """Names the plan in each of its blocks."""
+    return sha256(to_json(plan)).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,7 @@ class Existing:
     problem: InputError | None = None
     """why it cannot be continued"""
 
-    def check(self, path: Path, plan: Plan, *, overwrite: bool) -> None:
+    def check(self, path: Path, plan: Mapping[str, Any], *, overwrite: bool) -> None:
         """OutputExistsError unless there is nothing, or a functaset which may be overwritten or has this plan."""
         if self.exists and self.plan is None:
             raise OutputExistsError(
@@ -74,7 +65,7 @@ class Existing:
             return
         if self.problem is not None:
             raise self.problem
-        if changes := differences(self.plan, plan.content):
+        if changes := differences(self.plan, plan):
             raise OutputExistsError(
                 f"{path} was made with other settings: {'; '.join(changes)}", hint="--overwrite or another name"
             )
@@ -92,7 +83,7 @@ def existing_at(path: Path) -> Existing:
             known = parse_attributes(sealed, path)
         except InputError as error:
             return Existing(True, {}, is_finished=True, problem=error)
-        plan = Plan(known.layout, known.settings).content
+        plan = plan_of(known.layout, known.settings)
         return Existing(True, plan, known.budgets, known.run, is_finished=True)
     settings = _json_or_none(path, f"{PARTS}/{SETTINGS}")
     if settings is None or settings.get("format") != FORMAT:
@@ -112,7 +103,7 @@ def is_unfinished(path: Path) -> bool:
 
 def create(
     path: Path,
-    plan: Plan,
+    plan: Mapping[str, Any],
     budgets: Budgets,
     *,
     run: str | None,
@@ -124,7 +115,7 @@ def create(
     """
     staging = _staging(path)
     (staging / PARTS).mkdir(parents=True)
-    settings = {**plan.content, "budgets": budgets.model_dump(), "run": run}
+    settings = {**plan, "budgets": budgets.model_dump(), "run": run}
     replace_bytes(staging / PARTS / SETTINGS, to_json(settings))
     fill(staging / PARTS)
     if path.exists() and any(path.iterdir()):
@@ -209,16 +200,11 @@ class Parts:
                 last[shard] = number
         return {shard: Listed(files, last.get(shard)) for shard, files in files_of.items()}
 
-    def facts(self) -> Iterator[BlockFacts]:
-        """The facts of the finished blocks, in the order of the input."""
-        for _, listed in sorted(self.listed().items()):
-            for _, file in sorted(listed.files.items()):
-                yield self.facts_of(file)
-
     @property
     def records(self) -> int:
         """How many records are in finished blocks."""
-        return sum(facts.stop - facts.start for facts in self.facts())
+        facts = (self.facts_of(file) for listed in self.listed().values() for file in listed.files.values())
+        return sum(one.stop - one.start for one in facts)
 
     def facts_of(self, file: Path) -> BlockFacts:
         return read_facts(file, within=self.root)

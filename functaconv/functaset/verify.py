@@ -9,11 +9,11 @@ import numpy as np
 from functaconv.documents import parse_json
 from functaconv.errors import FunctaconvError
 from functaconv.functaset.attributes import attributes_digest
-from functaconv.functaset.companions import MOST_FAILURES
 from functaconv.functaset.files import digest_of, read_json
 from functaconv.functaset.opening import read_attributes
 from functaconv.functaset.reader import Functaset
 from functaconv.functaset.schema import FAILED, REPORT
+from functaconv.functaset.store import MOST_FAILURES
 from functaconv.functaset.stored_array import StoredArray, difference, rows_in_words
 from functaconv.modalities import MODALITIES
 
@@ -120,13 +120,21 @@ def _grids(functaset: Functaset) -> Iterator[str]:
     """Axes and masks: all of them are read, and every row has one that is there and fits."""
     if not functaset.layout.kind.has_coordinates:
         return
+    variables = len(functaset.layout.variables)
     try:
         grids = functaset.grids
     except FunctaconvError as error:
         yield str(error)
         return
     for grid in grids:
-        yield from grid.problems(len(functaset.layout.variables))
+        for array in grid.arrays:
+            yield from _values(array)
+            if array.shape[3:] not in ((), (variables,)):
+                yield f"{array.name}: masks of {array.shape[3]} variables, not of {variables}"
+        try:
+            _ = grid.axes
+        except FunctaconvError as error:
+            yield str(error)
     # columns that cannot be read, or have another length, are reported elsewhere
     with suppress(FunctaconvError):
         shapes, which, masks = functaset.shapes, functaset.measure("grid"), functaset.measure("mask")

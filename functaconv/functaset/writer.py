@@ -7,10 +7,9 @@ time, or may have done it before it was killed: the arrays are equal.
 import json
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +60,6 @@ def assembled(
 
     Arrays that were not sealed are removed when the context ends.
     """
-    if codec.name != layout.bits:
-        raise ValueError(f"the layout stores {layout.bits}, the codec makes {codec.name}")
     root = path / PARTS / f"arrays-{uuid.uuid4().hex}"
     try:
         group = zarr.create_group(root, zarr_format=3)
@@ -70,7 +67,7 @@ def assembled(
             (column, arrays.RowWriter(arrays.create_column(group, column, rows), column))
             for column in columns(layout, meta=has_meta)
         ]
-        moments, keys = _Moments(layout.latent), _Keys()
+        moments, hashes = _Moments(layout.latent), [np.empty(0, np.int64)]
         together = max(1, DECODED_TOGETHER // layout.numbers)
         table = GridTable()
         with replacing(root / FAILED) as failed:
@@ -80,8 +77,9 @@ def assembled(
                     block = replace(block, columns={**block.columns, "grid": grid, "mask": mask})
                 for column, writer in writers:
                     writer.add(block.column(column.name))
-                texts = block.columns["key"]
-                keys.add((texts[block.columns["view"] == 0] if layout.has_views else texts).tolist())
+                keys = block.columns["key"]
+                keys = keys[block.columns["view"] == 0] if layout.has_views else keys
+                hashes.append(np.fromiter(map(hash, keys), np.int64, len(keys)))
                 for start in range(0, len(block), together):
                     moments.add(codec.decode(block.columns["latent"][start : start + together]))
                 for failure in block.failures:
@@ -94,17 +92,15 @@ def assembled(
         arrays.create_vector(group, "latent_std", moments.std)
         for name, values in codec.constants.items():
             arrays.create_vector(group, name, values)
-        yield Arrays(root, rows, keys.duplicates())
+        # eight bytes a key: two of a billion keys that differ may be taken for the same
+        every = np.concatenate(hashes)
+        yield Arrays(root, rows, len(every) - len(np.unique(every)))
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
 
 def seal(path: Path, made: Arrays, attributes: Attributes, base: bytes, report: Mapping[str, Any]) -> None:
     """Make the unfinished functaset at `path` a finished one of these arrays, without its blocks. May be repeated."""
-    if attributes.base_sha256 != (digest := sha256(base).hexdigest()):
-        raise ValueError(f"attributes: base_sha256 is {attributes.base_sha256!r}, the base has {digest!r}")
-    if attributes.count != made.rows:
-        raise ValueError(f"attributes: count is {attributes.count}, there are {made.rows} rows")
     # zarr does not fsync; all must be on the disk before the attributes say that it is
     sync_tree(made.root)
     for child in made.root.iterdir():
@@ -182,19 +178,3 @@ class _Moments:
     def std(self) -> np.ndarray:
         """0 for a latent that never varies; 1 when there are no items."""
         return np.sqrt(self._squares / self._count) if self._count else np.ones_like(self._squares)
-
-
-class _Keys:
-    """Keys that come in portions, remembered as eight bytes each."""
-
-    def __init__(self) -> None:
-        self._digests: list[np.ndarray] = []
-
-    def add(self, keys: Sequence[str]) -> None:
-        digests = (blake2b(key.encode("utf-8", "backslashreplace"), digest_size=8).digest() for key in keys)
-        self._digests.append(np.frombuffer(b"".join(digests), np.uint64))
-
-    def duplicates(self) -> int:
-        """How many are the same as an earlier one; two of a billion keys that differ may be taken for the same."""
-        digests = np.concatenate([*self._digests, np.empty(0, np.uint64)])
-        return len(digests) - len(np.unique(digests))

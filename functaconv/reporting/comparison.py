@@ -238,7 +238,7 @@ class Comparer:
                 return True
             self.result.different.append(f"{items.keys[number]} (lies on another grid than is stored)")
             return False
-        sizes = ["x".join(map(str, shape)) for shape in (items.shape[number].tolist(), tiles[0].whole)]
+        sizes = ["x".join(map(str, shape)) for shape in (items.shape[number].tolist(), tiles[0].item.shape)]
         self.result.different.append(f"{items.keys[number]} (stored as {sizes[0]}, {sizes[1]} in the shards)")
         return False
 

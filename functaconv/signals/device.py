@@ -12,6 +12,9 @@ from functaconv.errors import MissingExtraError, UsageError
 
 PRECISIONS = ("auto", "float32", "tf32", "float16", "bfloat16")
 HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+"""in which type Jacobians are computed, by precision; with any other in that of the parameters. All else stays float32:
+rounding in a Jacobian slows a fit a little, rounding in a residual would stay in the result
+"""
 
 
 def device_of(name: str) -> torch.device:
@@ -82,13 +85,6 @@ def half_is_fast(name: str) -> bool:
         return min(took)
 
     return seconds(HALF[name]) < seconds(torch.float32)
-
-
-def sweep_dtype_of(precision: str) -> torch.dtype | None:
-    """In which type Jacobians are computed; None for that of the parameters. All else stays float32: rounding in a
-    Jacobian slows a fit a little, rounding in a residual would stay in the result.
-    """
-    return HALF.get(precision)
 
 
 @contextmanager

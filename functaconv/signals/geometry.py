@@ -84,4 +84,4 @@ class Flat:
     def points(self, grid: AnyGrid, spans: tuple[slice, ...] = ()) -> Points:
         if not isinstance(grid, Grid):
             raise UsageError("the base is for plain arrays, these points lie on the globe")
-        return Points(grid.part_coords(spans))
+        return Points(grid.coords(spans))

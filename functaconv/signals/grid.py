@@ -82,12 +82,8 @@ class Grid:
         size = self.shape[number]
         return low + (high - low) * (torch.arange(size, dtype=torch.float64) + 0.5) / size
 
-    def coords(self) -> "Tensor":
-        """Cell centres, `[point, coord]`, float32, last axis fastest."""
-        return self.part_coords(())
-
-    def part_coords(self, spans: tuple[slice, ...]) -> "Tensor":
-        """The same of some of the cells along the first axes."""
+    def coords(self, spans: tuple[slice, ...] = ()) -> "Tensor":
+        """Cell centres, `[point, coord]`, float32, last axis fastest; of some of the cells along the first axes."""
         import torch
 
         # rounded once, at the end: a centre must not depend on how it was reached

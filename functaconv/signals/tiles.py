@@ -21,11 +21,6 @@ class Tile:
     item: Signal
     """the whole that it was cut from"""
 
-    @property
-    def whole(self) -> tuple[int, ...]:
-        """Shape of the item."""
-        return self.item.shape
-
 
 def cuts(size: int, tile: int, overlap: int = 0) -> list[tuple[int, int]]:
     """Start and stop of the fewest pieces of at most `tile` points each: near-equal ones, or equal ones of which

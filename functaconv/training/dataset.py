@@ -4,19 +4,16 @@ import itertools
 import math
 import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
-import torch
 
 from functaconv.data.copies import LocalCopies
 from functaconv.data.items import Record
 from functaconv.errors import InputError, ItemError, OtherVariablesError
-from functaconv.modalities import Axes
 from functaconv.modalities.sphere import Globe
-from functaconv.recipe import Recipe
 from functaconv.signals.batch import Batch, batched
 from functaconv.signals.collection import Collection
 from functaconv.signals.geometry import Flat, Geometry
@@ -28,6 +25,7 @@ from functaconv.training.closed_form.floor import sampled
 from functaconv.training.distributed import Group
 from functaconv.training.held_out import held_out
 from functaconv.training.progress import Watcher
+from functaconv.training.request import Request
 
 HELD_OUT, MOST_HELD_OUT = 0.02, 256
 # large items are validated on fewer of them: it would take longer than the learning
@@ -40,33 +38,18 @@ MOST_TOLD = 10
 COMPARED, MOST_DISTINCT = 64, 0.5
 
 
-@dataclass(frozen=True)
-class Source:
-    """From which shards items come, and how they are read."""
-
-    shards: Sequence[str]
-    validation: Sequence[str]
-    """without any, runs of the training records are held out"""
-    recipe: Recipe
-    axes: Axes
-    tiles: int
-    """of an item, at most"""
-    device: torch.device
-    workers: int
-    """decoding threads"""
-
-
 class Dataset:
     """The items of a training. All ranks have the same ones to learn from; the first one validates."""
 
-    def __init__(self, source: Source, watcher: Watcher, group: Group) -> None:
-        self._source, self._watcher, self._group = source, watcher, group
-        self._reading = source.recipe.data.reading(source.axes)
+    def __init__(self, request: Request, watcher: Watcher, group: Group) -> None:
+        self._request, self._watcher, self._group = request, watcher, group
+        self._axes = request.choice.axes
+        self._reading = request.recipe.data.reading(self._axes)
         self._left_out = itertools.count(1)
         self._compared: list[tuple[int, ...]] = []
         self.shapes: set[tuple[int, ...]] = set()
-        copies = group.first_of_machine(lambda: LocalCopies(source.shards, watcher.announce))
-        self._items = self._collection(source.shards, copies)
+        copies = group.first_of_machine(lambda: LocalCopies(request.shards, watcher.announce))
+        self._items = self._collection(request.shards, copies)
         self.indices, self.validation = self._split()
 
     @property
@@ -81,12 +64,12 @@ class Dataset:
 
     def batches(self, position: Position) -> Generator[tuple[list[Batch], Draw]]:
         """This rank's share of one batch after another, grouped by shape, decoded in threads."""
-        training = self._source.recipe.training
+        training = self._request.recipe.training
         # a mixed item needs others of the batch, which may be those of other ranks
         share = (lambda items: slice(0, items)) if training.mixup else self._group.share
         drawn = draws(self.indices, training.batch_size, training.seed, position)
-        pin = self._source.device.type == "cuda"
-        return loaded(drawn, self._items.__getitem__, share, workers=self._source.workers, pin=pin)
+        pin = self._request.device.type == "cuda"
+        return loaded(drawn, self._items.__getitem__, share, workers=self._request.workers, pin=pin)
 
     def note(self, batches: Sequence[Batch]) -> None:
         """Remember which shapes were learned from, and say it when they hardly ever repeat."""
@@ -95,22 +78,20 @@ class Dataset:
             self._compared += [batch.shape for batch in batches for _ in range(len(batch))]
             sizes, count = len(set(self._compared)), len(self._compared)
             if count >= COMPARED and sizes > MOST_DISTINCT * count:
-                advice = (
-                    "; --resize, --crop or --tile makes them alike" if self._source.axes.modality.can_transform else ""
-                )
+                advice = "; --resize, --crop or --tile makes them alike" if self._axes.modality.can_transform else ""
                 self._watcher.announce(
                     f"{sizes} sizes among {count} items: few can be learned from together, which is slow{advice}"
                 )
 
     def closed_form_sample(self) -> list[Batch]:
         """Training items that a closed form is fitted to."""
-        batches = list(sampled(self._items.__getitem__, self.indices, self._source.recipe))
+        batches = list(sampled(self._items.__getitem__, self.indices, self._request.recipe))
         self.shapes |= {batch.shape for batch in batches}
         return batches
 
     def latent_sample(self) -> Iterator[Batch]:
         """Some training items, for the range of the latents."""
-        training = self._source.recipe.training
+        training = self._request.recipe.training
         points = max((math.prod(shape) for shape in self.shapes), default=1)
         count = min(LATENT_SAMPLE, max(LEAST_SAMPLE, SAMPLE_POINTS // points))
         chosen = np.random.default_rng((training.seed, 1)).permutation(self.indices)[:count]
@@ -119,7 +100,7 @@ class Dataset:
 
     def described(self, saved: Mapping[str, Any] | None) -> tuple[Normalizer, Geometry]:
         """In which range the values of the training items lie, and where their points do; as `saved`, if given."""
-        axes = self._source.axes
+        axes = self._axes
         if saved is None and axes.modality.has_code_range:
             return Normalizer.of_code_range(axes.channels), Flat(axes.dims)
         values = self._group.first(self._looked_through) if saved is None else saved
@@ -131,7 +112,7 @@ class Dataset:
 
     def _looked_through(self) -> dict[str, Any]:
         """The same, from the training items themselves, in values that JSON has."""
-        axes, data = self._source.axes, self._source.recipe.data
+        axes, data = self._axes, self._request.recipe.data
         grids: dict[AnyGrid, None] = {}
 
         def signals() -> Iterator[Signal]:
@@ -147,8 +128,8 @@ class Dataset:
 
     def _split(self) -> tuple[list[int], list[Batch]]:
         """Indices to train on, and batches to validate on, whose positions are the numbers of the records."""
-        source, count, each = self._source, self._items.records, self._items.each
-        chosen = [] if source.validation else held_out(count, min(MOST_HELD_OUT, math.ceil(HELD_OUT * count)))
+        request, count, each = self._request, self._items.records, self._items.each
+        chosen = [] if request.validation else held_out(count, min(MOST_HELD_OUT, math.ceil(HELD_OUT * count)))
         records = set(range(count)) - (set(chosen) if count > len(chosen) else set())
         if chosen and len(records) == count:
             self._watcher.announce("too few items to hold any out: the validation PSNR is that of the training items")
@@ -156,9 +137,9 @@ class Dataset:
         if not self._group.is_first:
             return indices, []
         others = self._items
-        if source.validation:
-            others = self._collection(source.validation, LocalCopies(source.validation, self._watcher.announce))
-            order = np.random.default_rng((source.recipe.training.seed, 0)).permutation(others.records)
+        if request.validation:
+            others = self._collection(request.validation, LocalCopies(request.validation, self._watcher.announce))
+            order = np.random.default_rng((request.recipe.training.seed, 0)).permutation(others.records)
             chosen = order[:MOST_HELD_OUT].tolist()
         return indices, self._validation(others, chosen)
 
@@ -171,10 +152,10 @@ class Dataset:
             signals.append((record, signal))
             points += math.prod(signal.shape)
         signals.sort(key=itemgetter(0))
-        return list(batched(signals, min(64, self._source.recipe.training.batch_size)))
+        return list(batched(signals, min(64, self._request.recipe.training.batch_size)))
 
     def _collection(self, shards: Sequence[str], copies: LocalCopies) -> Collection:
-        return Collection(shards, self._decode, each=self._source.tiles, copies=copies)
+        return Collection(shards, self._decode, each=self._request.choice.tiles, copies=copies)
 
     def _decode(self, record: Record) -> Sequence[Signal]:
         try:

@@ -32,11 +32,10 @@ SLIGHT_DAMPING = 1e-3
 class OuterGradients:
     """Computes the outer gradient of one update after another, in bounded memory."""
 
-    def __init__(self, base: Base, training: TrainingRecipe, group: Group, *, memory: int | None = None) -> None:
-        """`memory` is the bytes that activations may take; by the kind of device where it is not given."""
+    def __init__(self, base: Base, training: TrainingRecipe, group: Group) -> None:
         self.base, self.training, self._group = base, training, group
         self.unconverged_until = 0
-        self._memory = MEMORY[base.device.type] if memory is None else memory
+        self._memory = MEMORY[base.device.type]
 
     def descend(self, batches: Sequence[Batch], spent: float, updates: int) -> Tensor:
         """The mean error of all items; its gradient is left with the parameters. `updates` are made so far."""

@@ -44,11 +44,9 @@ class Learner:
     Ranks that learn together each have a share of every batch, and make the same updates.
     """
 
-    def __init__(
-        self, base: Base, training: TrainingRecipe, group: Group | None = None, *, memory: int | None = None
-    ) -> None:
+    def __init__(self, base: Base, training: TrainingRecipe, group: Group | None = None) -> None:
         self.base, self.training, self.group = base, training, group or Group()
-        self.gradients = OuterGradients(base, training, self.group, memory=memory)
+        self.gradients = OuterGradients(base, training, self.group)
         self.average = deepcopy(base).requires_grad_(False)
         solver = list(base.solver.parameters())
         own = {id(parameter) for parameter in solver}
@@ -116,6 +114,14 @@ class Learner:
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Be as when `state` was called."""
+        self._load(tensors)
+        self.updates, self.skipped = int(values["updates"]), int(values["skipped"])
+        self.rollbacks, self.slowdown = int(values["rollbacks"]), float(values["slowdown"])
+        self.gradients.unconverged_until = int(values["unconverged_until"])
+        self._skipped_in_a_row = int(values["skipped_in_a_row"])
+        self._good = self._snapshot()
+
+    def _load(self, tensors: Mapping[str, Tensor]) -> None:
         for prefix, module in (("base", self.base), ("average", self.average)):
             module.load_state_dict({name: tensors[f"{prefix}.{name}"] for name in module.state_dict()})
         for kind, optimizer in self._optimizers.items():
@@ -125,11 +131,6 @@ class Learner:
                     _, index, slot = name.split(".")
                     slots.setdefault(int(index), {})[slot] = tensor
             optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
-        self.updates, self.skipped = int(values["updates"]), int(values["skipped"])
-        self.rollbacks, self.slowdown = int(values["rollbacks"]), float(values["slowdown"])
-        self.gradients.unconverged_until = int(values["unconverged_until"])
-        self._skipped_in_a_row = int(values["skipped_in_a_row"])
-        self._good = self._snapshot()
 
     def _varied(self, batch: Batch) -> Batch:
         """The batch to learn from: with mixup this rank's share of a mixed batch, a function of seed and update."""
@@ -176,12 +177,8 @@ class Learner:
             self._skipped_in_a_row = 0
             self._roll_back()
 
-    def _snapshot(self) -> dict[str, Any]:
-        return {
-            "base": {name: tensor.clone() for name, tensor in self.base.state_dict().items()},
-            "average": {name: tensor.clone() for name, tensor in self.average.state_dict().items()},
-            **{kind: deepcopy(optimizer.state_dict()) for kind, optimizer in self._optimizers.items()},
-        }
+    def _snapshot(self) -> dict[str, Tensor]:
+        return {name: tensor.clone() for name, tensor in self.state()[0].items()}
 
     def _roll_back(self) -> None:
         self.rollbacks += 1
@@ -191,8 +188,6 @@ class Learner:
                 hint="lower the rates (--set training.rate=1e-4, --set training.matrix_rate=2e-4) or w0 "
                 "(--set network.w0_hidden=10)",
             )
-        self.base.load_state_dict(self._good["base"])
-        self.average.load_state_dict(self._good["average"])
-        for kind, optimizer in self._optimizers.items():
-            optimizer.load_state_dict(deepcopy(self._good[kind]))
+        # copies: an optimizer goes on with the very tensors that it is given
+        self._load({name: tensor.clone() for name, tensor in self._good.items()})
         self.slowdown /= 2

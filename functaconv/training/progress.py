@@ -1,13 +1,16 @@
 """How a training goes, and what came of it."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tqdm.auto import tqdm
 
 from functaconv.recipe import Recipe
+
+_OF_FACTS = ("updates", "seconds", "items", "validation_items", "unusable", "closed_form")
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,18 @@ class Trained:
     learned: float | None = None
     """PSNR (dB) of the same items with the learned base; None where nothing was learned"""
     was_finished: bool = False
+
+    @classmethod
+    def of(cls, path: Path, recipe: Recipe, facts: Mapping[str, Any], *, was_finished: bool = False) -> Self:
+        """As the base's file says of its training."""
+        return cls(
+            path=path,
+            recipe=recipe,
+            psnr=math.nan if facts["psnr"] is None else facts["psnr"],
+            learned=facts["learned"]["psnr"],
+            was_finished=was_finished,
+            **{name: facts[name] for name in _OF_FACTS},
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {

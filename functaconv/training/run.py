@@ -15,11 +15,10 @@ from functaconv.checkpoint import base_to_bytes
 from functaconv.construction import build, refinement_of
 from functaconv.engines.ranks import trainers
 from functaconv.files import replace_bytes
-from functaconv.functaset.attributes import canonical
 from functaconv.interruption import SIGNALS, Stop
 from functaconv.metrics import psnr
 from functaconv.recipe import Recipe
-from functaconv.signals.device import sweep_dtype_of
+from functaconv.signals.device import HALF
 from functaconv.signals.sampler import Position
 from functaconv.training.best import Best
 from functaconv.training.canonical import make_canonical
@@ -28,15 +27,13 @@ from functaconv.training.closed_form.floor import Floor, planar
 from functaconv.training.corrected import corrected
 from functaconv.training.dataset import Dataset, plainly
 from functaconv.training.distributed import Group, LostRankError
-from functaconv.training.facts import Outcome, facts_of
 from functaconv.training.learner import Learner, Update
 from functaconv.training.pace import Pace
 from functaconv.training.progress import Progress, Trained, Watcher, plain
 from functaconv.training.request import Request
 from functaconv.training.sizing import narrowed, width_of, with_width
-from functaconv.training.state import TrainingFolder
+from functaconv.training.state import TrainingFolder, TrainingState
 from functaconv.training.validation import Schedule, validation_psnr
-from functaconv.training_state import TrainingState
 
 # batches from which the basis of the closed form's latents is taken
 MOST_CANONICAL = 4
@@ -57,11 +54,11 @@ class Run:
         self._log = request.log or self.folder.log
         self.seconds, self._position, self._schedule = 0.0, Position(), Schedule(request.recipe.training)
         saved = group.first(lambda: self.folder.read(request.identity))
-        self.data = Dataset(request.source, watcher, group)
+        self.data = Dataset(request, watcher, group)
         self._described_as = self.data.described(None if saved is None else saved.values)
         if request.recipe.latent.is_refined:
             # settings that do not suit the items are found before anything is computed
-            refinement_of(request.recipe, request.source.axes, self._described_as[1], None)
+            refinement_of(request.recipe, request.choice.axes, self._described_as[1], None)
         self.floor = group.first(self._closed_form)
         self._best = Best()
         if not learnable(request.recipe):
@@ -69,7 +66,7 @@ class Run:
         recipe = request.recipe
         if saved is not None:
             recipe = with_width(recipe, saved.values.get("width", width_of(recipe)))
-        elif request.may_be_narrower and group.count == 1:
+        elif request.choice.may_be_narrower and group.count == 1:
             recipe = self._narrowed(recipe)
         base, self.recipe = self._fresh(recipe)
         self.learner = Learner(base, recipe.training, group)
@@ -82,9 +79,9 @@ class Run:
         if recipe.latent.map_width:
             base, recipe = corrected(self.floor, recipe)
         else:
-            base = build(recipe, self.request.source.axes, *self._described_as)
-        base = base.to(self.request.source.device)
-        base.field.network.sweep_dtype = sweep_dtype_of(self.request.precision)
+            base = build(recipe, self.request.choice.axes, *self._described_as)
+        base = base.to(self.request.device)
+        base.field.network.sweep_dtype = HALF.get(self.request.precision)
         return base, recipe
 
     def _narrowed(self, recipe: Recipe) -> Recipe:
@@ -196,11 +193,11 @@ class Run:
 
     def _closed_form(self) -> Floor:
         """That of an earlier start of this run, or a new one."""
-        request, source = self.request, self.request.source
-        if (floor := Floor.read(self.folder.closed_form, canonical(dict(request.identity)))) is not None:
+        request = self.request
+        if (floor := Floor.read(self.folder.closed_form, request.identity)) is not None:
             return floor
         normalizer, geometry = self._described_as
-        situation = Situation(source.axes, normalizer, planar(geometry), source.device)
+        situation = Situation(request.choice.axes, normalizer, planar(geometry), request.device)
         training = self.data.closed_form_sample()
 
         def tell(message: str) -> None:
@@ -241,8 +238,7 @@ class Run:
     def _end_without_learning(self) -> Trained:
         if self.request.recipe.training.minutes != 0:
             self.watcher.announce("this network is linear in its latent: nothing is left to learn")
-        facts = self._facts(self.floor.psnr, 0)
-        return self._write(self.floor.content, self.floor.recipe, self.floor.psnr, facts, learned=None)
+        return self._write(self.floor.content, self.floor.recipe, self._facts(self.floor.psnr, 0))
 
     def _end(self, update: Update) -> Trained:
         """Validate; write the base that was learned, or the closed form if it is better and no other was asked for."""
@@ -256,47 +252,45 @@ class Run:
             )
             quality = self._best.psnr
             self._best.put_into(average)
-        if self.request.may_keep_closed_form and not quality > floor.psnr:
+        if self.request.choice.is_free and not quality > floor.psnr:
             self.watcher.announce(
                 f"the closed form is written: {floor.psnr:.2f} dB on held-out items, the learned base has {quality:.2f}"
             )
             facts = self._facts(floor.psnr, self.learner.updates, learned=quality)
-            return self._write(floor.with_facts(facts), floor.recipe, floor.psnr, facts, learned=quality)
+            return self._write(floor.with_facts(facts), floor.recipe, facts)
         if average.solver.exports_canonical:
             make_canonical(average, self.data.latent_sample())
         elif latents := [average.encode(batch).latents.cpu() for batch in self.data.latent_sample()]:
             average.describe_latents(torch.cat(latents))
         facts = self._facts(quality, self.learner.updates, learned=quality)
-        content = base_to_bytes(average, self.recipe, facts)
-        return self._write(content, self.recipe, quality, facts, learned=quality)
+        return self._write(base_to_bytes(average, self.recipe, facts), self.recipe, facts)
 
-    def _write(
-        self, content: bytes, recipe: Recipe, quality: float, facts: Mapping[str, Any], *, learned: float | None
-    ) -> Trained:
+    def _write(self, content: bytes, recipe: Recipe, facts: Mapping[str, Any]) -> Trained:
         replace_bytes(self.request.output, content)
         self.folder.clear()
-        return Trained(
-            path=self.request.output,
-            recipe=recipe,
-            psnr=quality,
-            seconds=self.seconds,
-            learned=learned,
-            **{name: facts[name] for name in ("updates", "items", "validation_items", "unusable", "closed_form")},
-        )
+        return Trained.of(self.request.output, recipe, facts)
 
     def _facts(
         self, quality: float, updates: int, *, learned: float | None = None, floor: tuple[float, float] | None = None
     ) -> dict[str, Any]:
-        """What a base's file says of its training."""
-        return facts_of(
-            self.request,
-            self.data,
-            Outcome(
-                psnr=quality,
-                updates=updates,
-                seconds=self.seconds,
-                closed_form=floor or (self.floor.psnr, self.floor.seconds),
-                learned=learned,
-                skipped=self.learner.skipped if learned is not None else 0,
-            ),
-        )
+        """What a base's file says of its training: plain values, for JSON."""
+        data, (floor_psnr, floor_seconds) = self.data, floor or (self.floor.psnr, self.floor.seconds)
+        unusable = len(data.records & data.bad)
+        facts = {
+            "identity": self.request.identity,
+            "updates": updates,
+            "seconds": round(self.seconds, 1),
+            "psnr": plain(quality),
+            "closed_form": {"psnr": plain(floor_psnr), "seconds": round(floor_seconds, 1)},
+            "learned": {"psnr": plain(learned)},
+            "items": len(data.records) - unusable,
+            "validation_items": len({record for batch in data.validation for record in batch.positions}),
+            "unusable": unusable,
+            "skipped": self.learner.skipped if learned is not None else 0,
+            "shapes": [list(shape) for shape in sorted(data.shapes)[:64]],
+            "device": self.request.device.type,
+            "precision": self.request.precision,
+        }
+        if (run := trainers().run) is not None:
+            facts["run"] = run
+        return facts

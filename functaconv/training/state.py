@@ -1,18 +1,50 @@
-"""The folder beside an unfinished base that holds the state of its training."""
+"""The folder beside an unfinished base that holds the state of its training: safetensors, with plain values as JSON."""
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_bytes
+from torch import Tensor
+
 from functaconv.checkpoint import is_base, read_base
-from functaconv.documents import differences
+from functaconv.documents import differences, parse_json
 from functaconv.engines.ranks import trainers
 from functaconv.errors import InputError, OutputExistsError
-from functaconv.files import locked
-from functaconv.functaset.attributes import canonical
+from functaconv.files import locked, replace_bytes
 from functaconv.training.distributed import Group
-from functaconv.training_state import TrainingState, read_state, read_values, write_state
+
+_ANEW = "--overwrite starts the training anew"
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """All that a training run needs to go on: tensors by name, and plain values."""
+
+    tensors: Mapping[str, Tensor]
+    values: Mapping[str, Any]
+
+
+class _Required(dict[str, Any]):
+    """An edited state may lack an entry."""
+
+    def __missing__(self, name: str) -> Any:
+        raise InputError(f"the training state lacks {name!r}", hint=_ANEW)
+
+
+def read_state(path: Path, *, with_tensors: bool = True) -> TrainingState:
+    """The training state in a file; an InputError for what is wrong with it."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            values = parse_json((file.metadata() or {})["functaconv"].encode())
+            names = file.keys() if with_tensors else ()
+            return TrainingState(_Required({name: file.get_tensor(name) for name in names}), _Required(values))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"cannot read the training state {path}: {error}", hint=_ANEW) from None
 
 
 class TrainingFolder:
@@ -28,7 +60,7 @@ class TrainingFolder:
         if not self._state.exists():
             return None
         saved = read_state(self._state)
-        if changes := differences(saved.values["identity"], canonical(dict(identity))):
+        if changes := differences(saved.values["identity"], identity):
             raise OutputExistsError(
                 f"an unfinished training in {self.path} has other settings: {'; '.join(changes)}",
                 hint="use the same settings to go on, another name, or --overwrite",
@@ -37,13 +69,17 @@ class TrainingFolder:
 
     def write(self, state: TrainingState) -> None:
         """Replace the state in one step."""
-        write_state(self._state, state)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
+        replace_bytes(self._state, save_bytes(tensors, {"functaconv": json.dumps(dict(state.values))}))
+
+    def _values(self) -> Mapping[str, Any]:
+        return read_state(self._state, with_tensors=False).values
 
     def is_begun(self, identity: Mapping[str, Any]) -> bool:
         """An unfinished training with these settings is to take the place of what is at `output`."""
         if not self._state.exists():
             return False
-        return not differences(read_values(self._state)["identity"], canonical(dict(identity)))
+        return not differences(self._values()["identity"], identity)
 
     def is_of_this_run(self) -> bool:
         """What is at `output`, or was begun there, was made by these ranks, before torchrun started them again."""
@@ -52,7 +88,7 @@ class TrainingFolder:
             return False
         try:
             if self._state.exists():
-                return bool(read_values(self._state).get("run") == run)
+                return bool(self._values().get("run") == run)
             return is_base(self.output) and bool(read_base(self.output).description.training.get("run") == run)
         except InputError:
             # damaged, and to be overwritten

@@ -1,6 +1,5 @@
 """From shards to a base: which recipe, what is there already, then the run."""
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,10 +16,8 @@ from functaconv.errors import InputError, OutputExistsError, UsageError
 from functaconv.functaset.attributes import canonical
 from functaconv.interruption import stopping
 from functaconv.recipe import validated
-from functaconv.settings import of_earlier
-from functaconv.signals.device import device_of, matmul_precision, precision_of, said_of_precision
+from functaconv.signals.device import device_of, matmul_precision, said_of_precision
 from functaconv.training.choice import choose, precision_for
-from functaconv.training.dataset import Source
 from functaconv.training.distributed import Group, group_of
 from functaconv.training.options import FitOptions
 from functaconv.training.progress import Bar, Trained, Watcher
@@ -81,28 +78,19 @@ def _request(shards: str | Sequence[str], output: Path, options: FitOptions, wat
     device = device_of(options.device)
     choice = choose(names, device, options, watcher)
     validation = expand_shards(options.validation) if options.validation else []
-    asked = options.precision if options.precision == "auto" else precision_of(options.precision, device)
     precision = precision_for(options.precision, device, choice.recipe)
     if said := said_of_precision(options.precision, precision):
         watcher.announce(said)
     identity = {
         "recipe": choice.recipe.settings(),
-        "precision": asked,
+        "precision": options.precision,
         "data": [fingerprint(name) for name in names],
         "validation": [fingerprint(name) for name in validation],
         "may_keep_closed_form": choice.is_free,
     }
     workers = _workers() if options.workers is None else options.workers
-    source = Source(names, validation, choice.recipe, choice.axes, choice.tiles, device, workers)
-    return Request(
-        source,
-        output,
-        identity,
-        choice.is_free,
-        choice.may_be_narrower,
-        precision,
-        None if options.log is None else Path(options.log),
-    )
+    log = None if options.log is None else Path(options.log)
+    return Request(names, validation, choice, device, workers, output, canonical(identity), precision, log)
 
 
 def _workers() -> int:
@@ -113,8 +101,7 @@ def _workers() -> int:
 
 def _check_alike(group: Group, identity: Mapping[str, Any]) -> None:
     """All ranks are to learn the same from the same."""
-    own = canonical(dict(identity))
-    if changes := differences(group.first(lambda: own), own):
+    if changes := differences(group.first(lambda: identity), identity):
         raise UsageError(
             f"rank {group.rank} was asked for another training than rank 0: {'; '.join(changes)}",
             hint="give all ranks the same command, and the same shards under the same names",
@@ -137,23 +124,10 @@ def _already(output: Path, identity: Mapping[str, Any], overwrite: bool) -> Trai
         raise OutputExistsError(f"{output} exists and is damaged: {error}", hint=hint) from None
     training = stored.description.training
     known = dict(training.get("identity", {}))
-    known["recipe"] = validated(of_earlier(known.get("recipe", {}))).settings()
-    if changes := differences(known, canonical(dict(identity))):
+    known["recipe"] = validated(known.get("recipe", {})).settings()
+    if changes := differences(known, identity):
         raise OutputExistsError(f"{output} was made with other settings: {'; '.join(changes)}", hint=hint)
     # killed between writing the base and clearing up
     with suppress(OSError):
         folder.clear()
-    quality = training["psnr"]
-    return Trained(
-        path=output,
-        recipe=stored.recipe,
-        updates=training["updates"],
-        seconds=training["seconds"],
-        psnr=math.nan if quality is None else quality,
-        items=training["items"],
-        validation_items=training["validation_items"],
-        unusable=training["unusable"],
-        closed_form=training["closed_form"],
-        learned=training["learned"]["psnr"],
-        was_finished=True,
-    )
+    return Trained.of(output, stored.recipe, training, was_finished=True)

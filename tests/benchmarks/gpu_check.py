@@ -34,7 +34,7 @@ from functaconv.packing import pack
 from functaconv.presets import preset
 from functaconv.recipe import LatentRecipe, Recipe
 from functaconv.signals.batch import Batch
-from functaconv.signals.device import matmul_precision, sweep_dtype_of
+from functaconv.signals.device import HALF, matmul_precision
 from functaconv.signals.grid import AnyGrid, Grid
 from functaconv.signals.normalizer import Normalizer
 from functaconv.signals.signal import Signal
@@ -269,7 +269,7 @@ def precisions(check: Check) -> dict[str, Any]:
     expected: torch.Tensor | None = None
     for precision in ("float32", "float16", "bfloat16", *(["tf32"] if check.device.type == "cuda" else [])):
         base = check.base(recipe).requires_grad_(False)
-        base.field.network.sweep_dtype = sweep_dtype_of(precision)
+        base.field.network.sweep_dtype = HALF.get(precision)
         with matmul_precision(precision, check.device):
             fit = base.encode(batch, steps=3)
             latents, error = fit.latents, float(fit.error.mean())

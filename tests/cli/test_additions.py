@@ -41,4 +41,4 @@ def test_a_setting_of_another_kind_is_refused(
     asked = ("--set", "network.kind=toy", "--set", "network.depth=3")
     ran = invoke("fit-base", world.shards, tmp_path / "base.safetensors", "--device", "cpu", *asked)
     assert (ran.code, ran.output) == (2, "")
-    assert "network.depth: unexpected keyword argument" in ran.errors
+    assert "network.depth: Unexpected keyword argument" in ran.errors

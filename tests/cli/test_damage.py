@@ -25,7 +25,7 @@ from functaconv.cli.app import run
 from functaconv.conversion import Watcher, encode
 from functaconv.errors import InputError, StoppedError
 from functaconv.functaset.opening import open_functaset
-from functaconv.training_state import read_state
+from functaconv.training.state import read_state
 from tests.cli.conftest import Invoke, Ran, World
 from tests.conftest import png, tar
 from tests.hostile import deep_json, packed
@@ -424,10 +424,6 @@ STATES: dict[str, bytes] = {
     "2^40 numbers": packed(
         {"__metadata__": {"functaconv": "{}"}, "a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 8]}}
     ),
-    **{
-        json.dumps(values): packed({"__metadata__": {"functaconv": json.dumps(values)}})
-        for values in ([], {"identity": "x"}, {"seconds": -1}, {"updates": "many"}, {"shapes": "abc"})
-    },
 }
 
 

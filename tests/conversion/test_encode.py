@@ -100,7 +100,9 @@ def test_the_stored_psnr_is_that_of_the_decoded_items(
     assert encoded.complaint is None
     functaset = open_functaset(encoded.path)
     assert functaset.latents().shape == ((38, 8) if kind == "global" else (38, 2, 3, 4))
-    assert functaset.latent.dtype == {"float16": "float16", "float32": "float32", "8": "uint8"}[bits]
+    stored = functaset.stored("latent")
+    assert stored is not None
+    assert stored.dtype == {"float16": "float16", "float32": "float32", "8": "uint8"}[bits]
     assert functaset.keys.tolist() == [f"image{n:04d}" for n in range(38)]
     assert functaset.shards.tolist() == [0] * 20 + [1] * 18
     assert_measured_is_stored(encoded.path, shards)
@@ -249,12 +251,12 @@ def test_tiles_are_gone_on_with_as_whole_items_are(
 ) -> None:
     large = image_shards(18, shapes=[(20, 30)])
     run(base_file, large, tmp_path / "whole", tile=12)
-    planned = dry_run(base_file, str(large), tmp_path / "stopped", tile=12).to_json()
+    planned = dry_run(base_file, str(large), tmp_path / "stopped", tile=12)
     # how many tiles there will be is in the images
     assert (planned["records"], planned["bytes_per_tile"], planned["bytes"]) == (18, 16, None)
     with pytest.raises(StoppedError, match="are saved"):
         run(base_file, large, tmp_path / "stopped", tile=12, watcher=Killer(1))
-    assert dry_run(base_file, str(large), tmp_path / "stopped", tile=12).done == 16
+    assert dry_run(base_file, str(large), tmp_path / "stopped", tile=12)["already_done"] == 16
     with pytest.raises(OutputExistsError, match="overlap"):
         run(base_file, large, tmp_path / "stopped")
     run(base_file, large, tmp_path / "stopped", tile=12, workers=1)
@@ -305,13 +307,15 @@ def test_images_that_are_resized_are_measured_as_resized(base_file: Path, shards
 
 def test_a_plan_says_what_would_be_done(base_file: Path, shards: Path, tmp_path: Path) -> None:
     planned = dry_run(base_file, str(shards), tmp_path / "out", bits="8")
-    assert (planned.records, planned.done, planned.numbers, planned.bytes_per_item) == (38, 0, 8, 8)
+    assert planned == {
+        "shards": 2, "records": 38, "already_done": 0, "numbers_per_item": 8, "bytes_per_item": 8, "bytes": 38 * 8
+    }  # fmt: skip
     assert not (tmp_path / "out").exists()
     with pytest.raises(StoppedError):
         run(base_file, shards, tmp_path / "out", watcher=Killer(1))
-    assert dry_run(base_file, str(shards), tmp_path / "out").done == 16
+    assert dry_run(base_file, str(shards), tmp_path / "out")["already_done"] == 16
     run(base_file, shards, tmp_path / "out")
-    assert dry_run(base_file, str(shards), tmp_path / "out").done == 38
+    assert dry_run(base_file, str(shards), tmp_path / "out")["already_done"] == 38
 
 
 def test_labels_and_attributes_travel_along(base_file: Path, tmp_path: Path) -> None:
@@ -369,7 +373,7 @@ def noise(seed: int) -> bytes:
 
 
 def test_fewer_numbers_are_a_functaset_of_their_own(base_file: Path, shards: Path, tmp_path: Path) -> None:
-    assert dry_run(base_file, str(shards), tmp_path / "out", keep=3).numbers == 3
+    assert dry_run(base_file, str(shards), tmp_path / "out", keep=3)["numbers_per_item"] == 3
     with pytest.raises(StoppedError):
         run(base_file, shards, tmp_path / "out", keep=3, watcher=Killer(1))
     encoded = run(base_file, shards, tmp_path / "out", keep=3)

@@ -139,7 +139,7 @@ def test_views_are_part_of_the_settings(encoded: dict[str, Functaset], base_file
         encode(base_file, str(images), path, views=VIEWS, augment="flip")
     plain = dry_run(base_file, str(images), path.parent / "dry.zarr")
     with_views = dry_run(base_file, str(images), path.parent / "dry.zarr", views=VIEWS, augment=HOW)
-    assert with_views.bytes_per_item == VIEWS * plain.bytes_per_item
+    assert with_views["bytes_per_item"] == VIEWS * plain["bytes_per_item"]
 
 
 @pytest.mark.parametrize("options", [{"views": 2}, {"augment": "flip"}, {"views": 0}, {"views": 2, "augment": "turn"},

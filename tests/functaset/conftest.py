@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 from functaconv.conversion.seal import all_blocks
-from functaconv.functaset import Attributes, Block, Codec, Failure, Layout, Parts, Plan, Quantisation, Solver, schema
-from functaconv.functaset.attributes import Budgets
+from functaconv.functaset import schema
+from functaconv.functaset.attributes import Attributes, Budgets, Quantisation, Solver
+from functaconv.functaset.blocks import Block, Failure
+from functaconv.functaset.codecs import Codec
 from functaconv.functaset.grids import GridTable
-from functaconv.functaset.schema import PARTS
-from functaconv.functaset.unfinished import create, existing_at, recover
+from functaconv.functaset.schema import PARTS, Layout
+from functaconv.functaset.unfinished import Parts, create, digest_of_plan, existing_at, plan_of, recover
 from functaconv.functaset.writer import assembled, seal, sweep
 
 BASE = b"the base"
@@ -78,7 +80,7 @@ def block_of(
         stop=start + rows + 1,
         is_last=is_last,
         source={"size": 100 + shard},
-        run=Plan(layout, SETTINGS).digest,
+        run=digest_of_plan(plan_of(layout, SETTINGS)),
         columns=columns,
         grids=grids,
         failures=[Failure(f"shard-{shard}", start + rows, f"{shard}/{number}/bad", "not an image", shard)],
@@ -114,7 +116,7 @@ def attributes_of(layout: Layout, count: int, failed: int, **changes: Any) -> At
 def begin(path: Path, layout: Layout, settings: dict[str, Any] = SETTINGS, *, overwrite: bool = False) -> Parts:
     """The blocks of an unfinished functaset, which is begun or joined."""
     recover(path)
-    plan, found = Plan(layout, settings), existing_at(path)
+    plan, found = plan_of(layout, settings), existing_at(path)
     found.check(path, plan, overwrite=overwrite)
     if overwrite or not found.exists:
         create(path, plan, BUDGETS, run=None)
@@ -124,7 +126,8 @@ def begin(path: Path, layout: Layout, settings: dict[str, Any] = SETTINGS, *, ov
 def finish(path: Path, layout: Layout, shards: int = 2, *, canonical: bool = False, **changes: Any) -> Path:
     """Seal the finished blocks."""
     parts = Parts(path / PARTS)
-    blocks = all_blocks(parts, [f"shard-{number}.tar" for number in range(shards)], Plan(layout, SETTINGS).digest)
+    names, run = [f"shard-{number}.tar" for number in range(shards)], digest_of_plan(plan_of(layout, SETTINGS))
+    blocks = all_blocks(parts, names, run)
     read = (parts.read(file, layout) for file in blocks.files)
     with assembled(path, read, layout, codec_of(layout), rows=blocks.rows, has_meta=blocks.has_meta) as made:
         attributes = attributes_of(layout, blocks.rows, blocks.failed, canonical=canonical, **changes)

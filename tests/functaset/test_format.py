@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import functaconv
-from functaconv.functaset import Layout, open_functaset
 from functaconv.functaset.attributes import Attributes
-from functaconv.functaset.schema import columns, vectors
+from functaconv.functaset.opening import open_functaset
+from functaconv.functaset.schema import Layout, columns, vectors
 
 PAGE = (Path(functaconv.__file__).parent / "FORMAT.md").read_text(encoding="utf-8")
 NAMES = set(re.findall(r"`([a-z_0-9]+)`", PAGE))

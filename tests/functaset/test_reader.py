@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from functaconv.errors import InputError, UsageError
-from functaconv.functaset import Failure, Layout, open_functaset
+from functaconv.functaset.blocks import Failure
+from functaconv.functaset.opening import open_functaset
+from functaconv.functaset.schema import Layout
 from functaconv.functaset.writer import assembled
 
 from .conftest import BASE, LAYOUTS, MANY, begin, block_of, codec_of, encode, latents_of
@@ -68,14 +70,6 @@ def test_rows_are_chosen_as_numpy_does(many: Path) -> None:
     for wrong in (np.array([MANY]), np.array([-MANY - 1]), np.ones(3, bool)):
         with pytest.raises(IndexError):
             functaset.latents(wrong)
-
-
-def test_batches_cover_all_items_once(store: Path) -> None:
-    functaset = open_functaset(store)
-    for size in (1, 7, 64):
-        starts, batches = zip(*functaset.batches(size), strict=True)
-        assert list(starts) == list(range(0, 20, size))
-        assert np.array_equal(np.concatenate(batches), functaset.latents())
 
 
 def test_an_item_is_found_by_its_key(store: Path) -> None:
@@ -154,7 +148,7 @@ def test_a_worker_opens_it_for_itself(store: Path) -> None:
 
 def test_reading_needs_no_torch(store: Path) -> None:
     program = (
-        "import sys; from functaconv.functaset import open_functaset; "
+        "import sys; from functaconv.functaset.opening import open_functaset; "
         f"open_functaset({str(store)!r}).latents(); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
@@ -208,7 +202,6 @@ def test_a_view_of_fewer_numbers_has_the_first_ones(stores: dict[str, Path], nam
         assert torch.equal(latent, torch.from_numpy(expected[5]))
         assert label == whole.labels[5]
     assert np.array_equal(view[3].latent, whole[3].latent[..., :2])
-    assert np.array_equal(np.concatenate([found for _, found in view.batches(7)]), view.latents())
     assert view.keys.tolist() == whole.keys.tolist()
     assert view.truncated(2) is view
     assert view.truncated(1).layout.latent == 1

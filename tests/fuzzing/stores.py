@@ -10,8 +10,8 @@ from random import Random
 import numpy as np
 
 from functaconv.errors import FunctaconvError
-from functaconv.functaset import Layout, open_functaset
-from functaconv.functaset.opening import read_attributes
+from functaconv.functaset.opening import open_functaset, read_attributes
+from functaconv.functaset.schema import Layout
 from functaconv.functaset.verify import problems_of
 from tests.functaset.conftest import LAYOUTS, encode
 

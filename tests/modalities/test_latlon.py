@@ -13,7 +13,7 @@ from functaconv.checkpoint import read_base
 from functaconv.conversion import encode
 from functaconv.documents import merged
 from functaconv.errors import InputError, OutputExistsError, UsageError
-from functaconv.functaset import open_functaset
+from functaconv.functaset.opening import open_functaset
 from functaconv.functaset.schema import NO_TIME
 from functaconv.functaset.verify import verify
 from functaconv.modalities.latlon_grid import GlobeGrid

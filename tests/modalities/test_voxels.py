@@ -12,7 +12,7 @@ from functaconv.conversion import encode
 from functaconv.data.decoders.binvox import read_binvox, write_binvox
 from functaconv.documents import merged
 from functaconv.errors import InputError, UsageError
-from functaconv.functaset import open_functaset
+from functaconv.functaset.opening import open_functaset
 from functaconv.functaset.verify import verify
 from functaconv.rendering import View, arrays, render
 from functaconv.reporting import report, to_csv
@@ -215,5 +215,5 @@ def test_sites_have_three_axes(tmp_path: Path) -> None:
     fit_base(shard, tmp_path / "b.safetensors", settings=settings, device="cpu")
     path = encode(tmp_path / "b.safetensors", shard, tmp_path / "o.zarr", device="cpu", limit=5).path
     functaset = open_functaset(path)
-    assert functaset.latent.shape == (5, *latent["sites"], latent["numbers"])
+    assert functaset.latents().shape == (5, *latent["sites"], latent["numbers"])
     assert report(path, against=shard).complaint is None

@@ -121,7 +121,7 @@ def test_tiles_partition_an_image_in_row_major_order() -> None:
         part = np.s_[top : top + height, left : left + width]
         assert (joined[part] == -1).all(), "tiles do not overlap"
         joined[part], mask[part] = tile.signal.values, tile.signal.valid
-        assert tile.whole == (20, 33)
+        assert tile.item.shape == (20, 33)
         assert (tile.signal.label, tile.signal.peak, tile.signal.attributes) == (7, 255.0, {"a": 1})
     assert np.array_equal(joined, values)
     assert np.array_equal(mask, signal.valid)
@@ -132,4 +132,4 @@ def test_what_is_no_larger_than_a_tile_stays_whole(tile: int | None) -> None:
     signal = Signal("key#1", np.zeros((32, 20, 3), np.uint8), 255.0)
     (only,) = tiles_of(signal, tile)
     assert only.signal is signal
-    assert (only.origin, only.whole) == ((0, 0), (32, 20))
+    assert (only.origin, only.item.shape) == ((0, 0), (32, 20))

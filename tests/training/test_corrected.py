@@ -11,7 +11,7 @@ from PIL import Image
 
 from functaconv.checkpoint import read_base
 from functaconv.cli.app import run
-from functaconv.functaset import open_functaset
+from functaconv.functaset.opening import open_functaset
 from functaconv.signals.batch import Batch
 from functaconv.signals.grid import Grid
 from functaconv.solvers import fit

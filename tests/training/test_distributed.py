@@ -19,7 +19,7 @@ from safetensors.torch import load
 
 from functaconv.documents import merged
 from functaconv.training.distributed import Group
-from functaconv.training_state import read_state
+from functaconv.training.state import read_state
 
 from .rank import fit
 

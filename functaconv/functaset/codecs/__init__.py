@@ -2,8 +2,7 @@
 
 from functaconv.functaset.codecs.codec import Codec
 from functaconv.functaset.codecs.eight_bit import EightBit
-from functaconv.functaset.codecs.float16 import Float16
-from functaconv.functaset.codecs.float32 import Float32
+from functaconv.functaset.codecs.floats import Float16, Float32
 
 __all__ = ["CODECS", "Codec", "EightBit", "Float16", "Float32"]
 

@@ -24,7 +24,7 @@ from functaconv.signals.normalizer import Normalizer
 from functaconv.solvers import GaussNewtonOptions
 from functaconv.training.closed_form.domain import counts_of, fit_mean, numbered
 from functaconv.training.closed_form.layout import MOST_PRODUCTS
-from functaconv.training.closed_form.rounds import GAIN, Plan, improve
+from functaconv.training.closed_form.rounds import GAIN, improve
 from functaconv.training.closed_form.sample import Sample
 from functaconv.training.closed_form.whole import Basis, fit_whole
 from functaconv.training.closed_form.windows import MOST_FACTORED
@@ -190,9 +190,8 @@ def _windowed(
     network = base.field.network
     assert isinstance(network, Fourier)
     network.frequencies.copy_(frequencies)
-    settings = recipe.closed_form
-    ridge = settings.smoothness * roughness[order].square()
-    damping = improve(base, sample, held_out, Plan(mean, ridge, settings.between, settings.rounds), tell)
+    ridge = recipe.closed_form.smoothness * roughness[order].square()
+    damping = improve(base, sample, held_out, mean, ridge, recipe.closed_form, tell)
     return base, chosen.changed({"solver": {"damping": damping}})
 
 

@@ -50,10 +50,7 @@ class Transform:
 
     def analyse(self, values: Float[Tensor, "item point channel"]) -> Float[Tensor, "item coefficient channel"]:
         """Products with every function, summed over the points: the adjoint of `synthesise`."""
-        sums = values.reshape(len(values), *self.shape, -1)
-        for axis, table in enumerate(self.tables):
-            sums = torch.tensordot(sums, table, dims=([1 + axis], [0])).movedim(-1, 1 + axis)
-        return sums.flatten(1, len(self.tables))
+        return Transform(tuple(table.mT for table in self.tables)).synthesise(values)
 
     def synthesise(
         self, coefficients: Float[Tensor, "item coefficient channel"]

@@ -11,6 +11,7 @@ from functaconv.networks import Fourier, Placement
 from functaconv.shapes import Latents
 from functaconv.signals.geometry import Geometry
 from functaconv.signals.grid import AnyGrid
+from functaconv.training.closed_form.domain import Transform
 from functaconv.training.closed_form.sample import Group
 
 ALIKE = 1e-4
@@ -82,31 +83,13 @@ class Layout:
         return self.placement.poles.extended(latents)[:, self.placement.corners[self.cells[kind]]].flatten(2)
 
 
-@dataclass(frozen=True)
-class Finer:
-    """A grid twice as fine, and values there as Lanczos interpolation of the items gives them: what the functions are
-    to do between the points, where the items say nothing.
+def finer(grid: AnyGrid, geometry: Geometry, device: torch.device) -> tuple[AnyGrid, Transform]:
+    """A grid twice as fine, and what gives values there (`synthesise`) as Lanczos interpolation of the items has them:
+    what the functions are to do between the points, where the items say nothing.
     """
-
-    grid: AnyGrid
-    shape: tuple[int, ...]
-    """of the coarse one"""
-    matrices: tuple[Float[Tensor, "fine coarse"], ...]
-    """one per axis"""
-
-    @classmethod
-    def of(cls, grid: AnyGrid, geometry: Geometry, device: torch.device) -> "Finer":
-        """Of the grid of some items."""
-        shape = grid.shape
-        closed = [geometry.is_closed and axis == len(shape) - 1 for axis in range(len(shape))]
-        matrices = tuple(_lanczos(size, around).to(device) for size, around in zip(shape, closed, strict=True))
-        return cls(grid.halved(), shape, matrices)
-
-    def interpolated(self, values: Float[Tensor, "item point channel"]) -> Float[Tensor, "item fine channel"]:
-        products = values.reshape(len(values), *self.shape, -1)
-        for axis, matrix in enumerate(self.matrices):
-            products = torch.tensordot(products, matrix, dims=([1 + axis], [1])).movedim(-1, 1 + axis)
-        return products.flatten(1, len(self.shape))
+    closed = [geometry.is_closed and axis == len(grid.shape) - 1 for axis in range(len(grid.shape))]
+    tables = (_lanczos(size, around).to(device) for size, around in zip(grid.shape, closed, strict=True))
+    return grid.halved(), Transform(tuple(tables))
 
 
 @dataclass(frozen=True)
@@ -114,16 +97,17 @@ class Between:
     """The points of a finer grid, as far as they count in a fit."""
 
     layout: Layout
-    finer: Finer
+    transform: Transform
+    """from the grid of the items"""
 
     @classmethod
     def of(cls, base: Base, group: Group, weight: float) -> "Between | None":
         """None where they do not count: beside missing values, and in volumes, which have edges."""
         if not weight or group.weights is not None or len(group.grid.shape) > MOST_AXES:
             return None
-        finer = Finer.of(group.grid, base.geometry, base.device)
-        share = torch.full((finer.grid.points,), weight / finer.grid.points, device=base.device)
-        return cls(Layout.of(base, finer.grid, share), finer)
+        grid, transform = finer(group.grid, base.geometry, base.device)
+        share = torch.full((grid.points,), weight / grid.points, device=base.device)
+        return cls(Layout.of(base, grid, share), transform)
 
 
 def _lanczos(size: int, is_closed: bool) -> Float[Tensor, "fine coarse"]:

@@ -3,17 +3,17 @@
 import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from functaconv.base import Base
+from functaconv.recipe import ClosedFormRecipe
 from functaconv.signals.batch import Batch
 from functaconv.solvers import GaussNewton
 from functaconv.training.closed_form.domain import Mean
-from functaconv.training.closed_form.layout import MOST_AXES, Finer
+from functaconv.training.closed_form.layout import MOST_AXES, finer
 from functaconv.training.closed_form.sample import Sample
 from functaconv.training.closed_form.windows import WindowedFit
 from functaconv.training.validation import validation_psnr
@@ -35,26 +35,23 @@ GAIN = 0.01
 TINY = 1e-12
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a windowed fit is asked for."""
-
-    mean: Mean
-    ridge: Float[Tensor, " feature"]
-    between: float
-    """how much values between the points count"""
-    rounds: int
-
-
-def improve(base: Base, sample: Sample, held_out: Sequence[Batch], plan: Plan, tell: Callable[[str], None]) -> float:
+def improve(
+    base: Base,
+    sample: Sample,
+    held_out: Sequence[Batch],
+    mean: Mean,
+    ridge: Float[Tensor, " feature"],
+    asked: ClosedFormRecipe,
+    tell: Callable[[str], None],
+) -> float:
     """Leave the best base on held-out items that is smooth between their points; the damping that it takes."""
     early = sample.part(EARLY_VALUES)
-    fit = WindowedFit(base, early, plan.mean, plan.ridge, plan.between)
+    fit = WindowedFit(base, early, mean, ridge, asked.between)
     fit.start()
     best, number = _Best(base, held_out), 0
     for stage, damping in enumerate(DAMPINGS):
         _damp(base, damping)
-        for _ in range(min(LATER_ROUNDS, plan.rounds) if stage else plan.rounds):
+        for _ in range(min(LATER_ROUNDS, asked.rounds) if stage else asked.rounds):
             fit.round(is_weighted=number >= WEIGHTED_FROM)
             number += 1
             gain = best.look(must_be_smooth=stage > 0)
@@ -65,7 +62,7 @@ def improve(base: Base, sample: Sample, held_out: Sequence[Batch], plan: Plan, t
             break
     best.restore()
     if early.items < sample.items:
-        fit = WindowedFit(base, sample.filled_again(base), plan.mean, plan.ridge, plan.between)
+        fit = WindowedFit(base, sample.filled_again(base), mean, ridge, asked.between)
         for late in range(LATER_ROUNDS):
             fit.round(is_weighted=True)
             gain = best.look(must_be_smooth=True)
@@ -110,13 +107,13 @@ def roughness(base: Base, batches: Sequence[Batch]) -> float:
         if batch.mask_key is not None or len(batch.shape) > MOST_AXES:
             continue
         fit = base.encode(batch, steps=1)
-        finer = Finer.of(batch.grid, base.geometry, base.device)
+        grid, transform = finer(batch.grid, base.geometry, base.device)
         features = base.normalizer.features(batch.to(base.device)).float()
         if batch.valid is not None:
             decoded = base.decode(fit.latents, base.points(batch.grid))
             features = torch.where(batch.valid.to(base.device), features, decoded)
-        wanted = finer.interpolated(features)
-        error = (base.decode(fit.latents, base.points(finer.grid)) - wanted).square().mean((1, 2))
+        wanted = transform.synthesise(features)
+        error = (base.decode(fit.latents, base.points(grid)) - wanted).square().mean((1, 2))
         gains.append(10 * torch.log10(error.clamp(min=TINY) / fit.error.clamp(min=TINY)))
     return float(torch.cat(gains).mean()) if gains else 0.0
 

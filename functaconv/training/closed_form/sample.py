@@ -1,6 +1,5 @@
 """Training items that a closed-form fit looks at time and again, in memory, grouped by grid and mask."""
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 
 from functaconv.base import Base
+from functaconv.networks.cosines import by_axis, counts_of
 from functaconv.signals.batch import Batch
 from functaconv.signals.geometry import Geometry
 from functaconv.signals.grid import AnyGrid
@@ -128,14 +128,9 @@ class Sample:
 
     def mean_on(self, group: Group, mean: Mean) -> Tensor:
         """The dataset's mean at a group's points, `[point, channel]`."""
-        counts = [int(most) + 1 for most in mean.frequencies.amax(0).tolist()]
+        counts = counts_of(mean.frequencies)
         transform = Transform.of(group.grid, self.geometry, counts, self.device)
-        place = torch.zeros_like(mean.frequencies[:, 0]).long()
-        for axis, count in enumerate(counts):
-            place = place * count + mean.frequencies[:, axis].long()
-        coefficients = mean.weights.new_zeros(1, math.prod(counts), mean.weights.shape[1])
-        coefficients[0, place] = mean.weights
-        return transform.synthesise(coefficients)[0]
+        return transform.synthesise(by_axis(mean.frequencies, counts, mean.weights)[None])[0]
 
 
 def _alike(on_grids: Mapping[AnyGrid, Sequence[Batch]]) -> Iterator[tuple[AnyGrid, Tensor | None, list[Batch]]]:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from functaconv.construction import closure_of
+from functaconv.networks.cosines import ravelled
 from functaconv.training.closed_form.domain import Mean, Transform, counts_of, fit_mean, numbered
 from functaconv.training.closed_form.sample import Sample
 
@@ -43,8 +44,6 @@ class Basis:
     mean: Mean
     frequencies: Float[Tensor, "feature axis"]
     weights: Float[Tensor, "feature channel number"]
-    psnr: float
-    """of the held-out items, estimated from coefficients"""
 
 
 @dataclass(frozen=True)
@@ -88,12 +87,12 @@ def fit_whole(sample: Sample, held_out: Sample, numbers: int, *, features: int |
         if best is None or quality > best[0]:
             best = quality, tried
         tried //= 2
-    components, quality = _components(training, others, best[1], numbers)
+    components, _ = _components(training, others, best[1], numbers)
     count = best[1]
     weights = torch.linalg.solve_triangular(
         lower[:count, :count].mT, components.double().reshape(count, -1), upper=True
     )
-    return Basis(mean, chosen[:count], weights.float().reshape(components.shape), quality)
+    return Basis(mean, chosen[:count], weights.float().reshape(components.shape))
 
 
 def _folds(items: _Coefficients) -> list[tuple[_Coefficients, _Coefficients]]:
@@ -131,9 +130,7 @@ def _gram(sample: Sample, chosen: Tensor, counts: tuple[int, ...]) -> Tensor:
 
 def _coefficients(sample: Sample, mean: Mean, chosen: Tensor, counts: tuple[int, ...], lower: Tensor) -> _Coefficients:
     values, energies = [], []
-    index = chosen.new_zeros(len(chosen)).long()
-    for axis, count in enumerate(counts):
-        index = index * count + chosen[:, axis].long()
+    index = ravelled(chosen.long().unbind(1), counts)
     is_alone = len(sample.groups) == 1
     for group in sample.groups:
         transform = Transform.of(group.grid, sample.geometry, counts, sample.device)

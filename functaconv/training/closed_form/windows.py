@@ -128,7 +128,7 @@ class WindowedFit:
                 ones = torch.cat([latents, torch.ones_like(latents[..., :1])], -1)
                 own.add(residual, ones, weights)
                 if between is not None and fine is not None:
-                    fine.add(between.finer.interpolated(residual), ones, weights)
+                    fine.add(between.transform.synthesise(residual), ones, weights)
                 total += float(weights.sum())
                 flat = (ones * weights[:, None, None]).flatten(0, 1).double()
                 part = flat.mT @ ones.flatten(0, 1).double()

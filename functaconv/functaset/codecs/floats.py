@@ -1,4 +1,4 @@
-"""Latents in half precision."""
+"""Latents as floating point numbers."""
 
 import numpy as np
 
@@ -12,3 +12,10 @@ class Float16(Codec):
     dtype = np.dtype(np.float16)
     # halfway to the next exponent rounds to infinity; at or below the largest value never does
     largest = float(np.finfo(np.float16).max)
+
+
+class Float32(Codec):
+    """Four bytes a number: latents as they are."""
+
+    name = "float32"
+    dtype = np.dtype(np.float32)
