@@ -65,6 +65,10 @@ def narrowed(
         learner.update(batches, 0.0)
         made += 1
     updates = 60 * minutes * made / (clock() - started)
-    if (narrow := affordable(width, updates)) < width:
+    narrow = affordable(width, updates)
+    while narrow < width and with_width(recipe, narrow).network.modulations < recipe.latent.numbers:
+        # a latent has more numbers than so narrow a network can be told
+        narrow += MULTIPLE
+    if narrow < width:
         tell(f"{narrow} wide, not {width}: {minutes:g} minutes allow {updates:.0f} updates here")
-    return with_width(recipe, narrow)
+    return with_width(recipe, min(narrow, width))

@@ -10,7 +10,7 @@ from functaconv.recipe import Recipe
 from functaconv.training.choice import choose
 from functaconv.training.options import FitOptions
 from functaconv.training.progress import Watcher
-from functaconv.training.sizing import LEAST_WIDTH, WANTED_UPDATES, affordable, narrowed, width_of, with_width
+from functaconv.training.sizing import LEAST_WIDTH, MULTIPLE, WANTED_UPDATES, affordable, narrowed, width_of, with_width
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,14 @@ def test_a_slow_machine_gets_a_narrow_network(each: float, wanted: int) -> None:
     found = narrowed(recipe(), learner, [], told.append, clock=learner.clock)  # type: ignore[arg-type]
     assert width_of(found) == wanted
     assert len(told) == (wanted < 256)
+
+
+def test_no_network_is_too_narrow_for_its_latent() -> None:
+    learner = Slow(100.0)
+    found = narrowed(recipe(latent={"numbers": 400}), learner, [], print, clock=learner.clock)  # type: ignore[arg-type]
+    assert found.network.modulations >= 400
+    narrower = with_width(found, (width_of(found) or 0) - MULTIPLE)
+    assert narrower.network.modulations < 400
 
 
 def test_without_minutes_nothing_is_tried() -> None:
