@@ -58,6 +58,9 @@ class LayeredOptions(NetworkOptions):
         sizes = self.table[self.modulation].sizes
         return sum(sum(sizes(layer)) for layer in self.sized(self.layers_modulated))
 
+    def tells_apart(self, numbers: int) -> bool:
+        return self.modulation == READOUT or numbers <= self.modulations
+
     @property
     def wants_chords(self) -> bool:
         return self.table[self.modulation].forms_matrix

@@ -53,6 +53,10 @@ class NetworkOptions:
         """How many numbers modulate the network, at most, per channel where that matters; to bound memory."""
         return 0
 
+    def tells_apart(self, numbers: int) -> bool:
+        """Latents of so many numbers modulate the network in as many ways."""
+        return True
+
     @property
     def sweep_width(self) -> int:
         """Width of layers whose Jacobian can be computed in half precision; 0 where none can."""

@@ -66,8 +66,7 @@ def narrowed(
         made += 1
     updates = 60 * minutes * made / (clock() - started)
     narrow = affordable(width, updates)
-    while narrow < width and with_width(recipe, narrow).network.modulations < recipe.latent.numbers:
-        # a latent has more numbers than so narrow a network can be told
+    while narrow < width and not with_width(recipe, narrow).network.tells_apart(recipe.latent.numbers):
         narrow += MULTIPLE
     if narrow < width:
         tell(f"{narrow} wide, not {width}: {minutes:g} minutes allow {updates:.0f} updates here")
