@@ -135,7 +135,7 @@ def test_volumes_come_back_as_binvox_surface_and_picture(store: Path, tmp_path: 
     assert occupied.any()
     for suffix in ("binvox", "npy", "png"):
         render(store, tmp_path / f"one.{suffix}", items=[number], device="cpu")
-    again = read_binvox((tmp_path / "one.binvox").read_bytes(), most_values=1 << 20)
+    again = read_binvox((tmp_path / "one.binvox").read_bytes())
     np.testing.assert_array_equal(again, occupied)
     np.testing.assert_array_equal(np.load(tmp_path / "one.npy")[..., 0], array[..., 0])
     with Image.open(tmp_path / "one.png") as picture:
