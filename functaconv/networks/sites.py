@@ -11,6 +11,7 @@ point, channel]` arithmetic.
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -173,7 +174,7 @@ class SiteGrid:
         self, cells: Int[Tensor, " cell"], fraction: Coords
     ) -> tuple[Int[Tensor, "cell corner"], Float[Tensor, "point corner"]]:
         extent = torch.tensor(self.shape, device=cells.device)
-        low = torch.stack(torch.unravel_index(cells, [count + 1 for count in self.shape]), -1) - 1
+        low = _unravelled(cells, [count + 1 for count in self.shape]) - 1
         corners, weights = [], []
         for step in self._offsets(cells.device):
             # beyond the outermost site centres the nearest site holds
@@ -214,6 +215,15 @@ def _between(scaled: Tensor, extent: Tensor) -> tuple[Tensor, Tensor]:
 def _window(local: Tensor) -> Tensor:
     """What a point takes of the site after it: sin^2 and cos^2 add up to one, and leave and arrive without a slope."""
     return (local.clamp(0, 1) * (math.pi / 2)).sin().square()
+
+
+def _unravelled(number: Int[Tensor, " n"], counts: Sequence[int]) -> Int[Tensor, "n axis"]:
+    """The inverse of `ravelled`, without the tensor of counts that torch's own would send to the device."""
+    columns = []
+    for count in reversed(counts):
+        columns.append(number % count)
+        number = number // count
+    return torch.stack(columns[::-1], -1)
 
 
 def _wrapped(places: Tensor, extent: Int[Tensor, " axis"]) -> Tensor:

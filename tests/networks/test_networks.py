@@ -215,7 +215,7 @@ def test_options_come_back_from_the_settings_and_others_are_refused(case: str) -
     assert type(recipe.network) is NETWORKS[CASES[case]["kind"]].Options
     assert Recipe().changed(recipe.settings()) == recipe
     assert {field.name for field in fields(recipe.network)} == set(recipe.settings()["network"])  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=r"network\.unheard: unexpected"):
+    with pytest.raises(UsageError, match=r"network\.unheard: Unexpected"):
         recipe.changed({"network": {"unheard": 1}})
 
 
