@@ -16,8 +16,10 @@ def from_toml(path: Path) -> dict[str, Any]:
     """The settings in a TOML file; a top-level `preset` names what they start from."""
     try:
         return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read the recipe {path}: {error.strerror}", hint="a recipe is a TOML file") from None
     # an integer without end is a ValueError, brackets without end exhaust the stack
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"cannot read the recipe {path}: {error}", hint="a recipe is a TOML file") from None
 
 

@@ -16,7 +16,7 @@ from functaconv.data.decoders.transform import Size
 from functaconv.data.expansion import expand_shards
 from functaconv.data.naming import short_name, shown
 from functaconv.data.storage import is_read_once
-from functaconv.errors import UsageError
+from functaconv.errors import UsageError, lookup
 from functaconv.functaset.attributes import Budgets
 from functaconv.functaset.codecs import CODECS, Codec
 from functaconv.functaset.schema import Layout
@@ -27,6 +27,7 @@ from functaconv.modalities.reading import Reading, check_possible
 from functaconv.signals.device import HALF, device_of, usable_precision
 from functaconv.signals.grid import AXES
 from functaconv.signals.views import Views, parse_augment
+from functaconv.solvers import SOLVERS
 
 BLOCK_VALUES = 1 << 19
 LEAST_BLOCK, MOST_BLOCK = 16, 2048
@@ -217,6 +218,8 @@ def _device_of_tasks(options: EncodeOptions) -> str:
 
 def _check(options: EncodeOptions, stored: StoredBase) -> None:
     axes, solver = stored.base.axes, stored.recipe.solver.kind
+    if options.solver is not None:
+        lookup(SOLVERS, options.solver, what="solver")
     if options.solver not in (None, solver):
         raise UsageError(
             f"the base was learned for the solver {solver!r}, not {options.solver!r}",

@@ -130,6 +130,8 @@ def _tars(folder: Path) -> list[str]:
     if not tars:
         raw = any(path.is_dir() or path.suffix.lower().removeprefix(".") in ARRAY_SUFFIXES for path in files)
         hint = f"run `functaconv pack {folder} SHARDS` first" if raw else "expected files named *.tar in it"
+        if any(re.search(r"\.(tar\.\w+|tgz|tbz2?|txz|tzst)$", path.name.lower()) for path in files):
+            hint = f"compressed tars are named by a pattern, such as '{folder}/*.tar.gz'"
         if (folder / "zarr.json").exists():
             hint = "it is a zarr store, not shards; `functaconv inspect` looks at one functaset at a time"
         raise InputError(f"no tar shards in the directory {folder}", hint=hint)

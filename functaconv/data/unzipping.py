@@ -1,5 +1,6 @@
 """Zip archives unpacked to temporary folders."""
 
+import errno
 import tempfile
 import zipfile
 import zlib
@@ -34,7 +35,9 @@ def unzipped(path: Path, shown: str) -> Iterator[Path]:
         try:
             archive.extractall(folder)
         except _ERRORS as error:
-            raise InputError(f"{shown}: cannot unpack: {str(error) or type(error).__name__}") from error
+            is_full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+            hint = f"set TMPDIR to a folder with {needed} free bytes" if is_full else None
+            raise InputError(f"{shown}: cannot unpack: {str(error) or type(error).__name__}", hint=hint) from error
         yield Path(folder)
 
 

@@ -31,8 +31,8 @@ from functaconv.training.learner import Learner, Update
 from functaconv.training.pace import Pace
 from functaconv.training.progress import Progress, Trained, Watcher, plain
 from functaconv.training.request import Request
-from functaconv.training.sizing import narrowed, width_of, with_width
-from functaconv.training.state import TrainingFolder, TrainingState
+from functaconv.training.sizing import narrowed, of_few_modulations, width_of, with_width
+from functaconv.training.state import TrainingFolder, TrainingState, restoring
 from functaconv.training.validation import Schedule, validation_psnr
 
 # batches from which the basis of the closed form's latents is taken
@@ -68,10 +68,13 @@ class Run:
             recipe = with_width(recipe, saved.values.get("width", width_of(recipe)))
         elif request.choice.may_be_narrower and group.count == 1:
             recipe = self._narrowed(recipe)
+        if saved is None and (warning := of_few_modulations(recipe)):
+            watcher.announce(warning)
         base, self.recipe = self._fresh(recipe)
         self.learner = Learner(base, recipe.training, group)
         if saved is not None:
-            self._restore(saved)
+            with restoring():
+                self._restore(saved)
             watcher.announce(f"going on after {self.learner.updates} updates ({self.seconds:.0f} s)")
 
     def _fresh(self, recipe: Recipe) -> tuple[Base, Recipe]:

@@ -65,9 +65,21 @@ def narrowed(
         learner.update(batches, 0.0)
         made += 1
     updates = 60 * minutes * made / (clock() - started)
-    narrow = affordable(width, updates)
-    while narrow < width and not with_width(recipe, narrow).network.tells_apart(recipe.latent.numbers):
-        narrow += MULTIPLE
+    narrow, numbers = affordable(width, updates), recipe.latent.numbers
+    if recipe.network.tells_apart(numbers):
+        while narrow < width and not with_width(recipe, narrow).network.tells_apart(numbers):
+            narrow += MULTIPLE
     if narrow < width:
         tell(f"{narrow} wide, not {width}: {minutes:g} minutes allow {updates:.0f} updates here")
     return with_width(recipe, min(narrow, width))
+
+
+def of_few_modulations(recipe: Recipe) -> str:
+    """A warning where the network is modulated by fewer numbers than a latent has; else empty."""
+    modulations, numbers = recipe.network.modulations, recipe.latent.numbers
+    if recipe.network.tells_apart(numbers):
+        return ""
+    return (
+        f"{modulations} numbers modulate the network, fewer than the latent's {numbers}: a larger network.width "
+        "(of lowrank: network.rank) makes better use of them"
+    )

@@ -36,6 +36,15 @@ class _Required(dict[str, Any]):
         raise InputError(f"the training state lacks {name!r}", hint=_ANEW)
 
 
+@contextmanager
+def restoring() -> Iterator[None]:
+    """A run takes back what a state holds; an InputError where that is not what a run leaves."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"the training state is not one of this training: {error}", hint=_ANEW) from None
+
+
 def read_state(path: Path, *, with_tensors: bool = True) -> TrainingState:
     """The training state in a file; an InputError for what is wrong with it."""
     try:

@@ -81,12 +81,6 @@ def _request(shards: str | Sequence[str], output: Path, options: FitOptions, wat
     precision = precision_for(options.precision, device, choice.recipe)
     if said := said_of_precision(options.precision, precision):
         watcher.announce(said)
-    network, numbers = choice.recipe.network, choice.recipe.latent.numbers
-    if not network.tells_apart(numbers):
-        watcher.announce(
-            f"the network is modulated by {network.modulations} numbers, fewer than the latent's {numbers}: a wider "
-            "one (network.width, network.rank), or a smaller latent, makes better use of them"
-        )
     identity = {
         "recipe": choice.recipe.settings(),
         "precision": options.precision,

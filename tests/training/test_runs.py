@@ -20,6 +20,7 @@ from functaconv.files import replace_bytes
 from functaconv.recipe import TrainingRecipe
 from functaconv.training import Progress, Trained, Watcher, fit_base, learner
 from functaconv.training.pace import Pace
+from functaconv.training.state import TrainingFolder, TrainingState, read_state
 
 from ..conftest import png, tar
 
@@ -192,6 +193,23 @@ def test_a_watcher_may_be_where_the_signal_comes(
     assert "again" in str(caught.value.hint)
     assert signal.getsignal(number) == before
     assert train(few, tmp_path / "base").updates == 9
+
+
+@pytest.mark.parametrize("changes", [{"updates": None}, {"shapes": 3}, {"position": {}}], ids=str)
+def test_a_state_that_was_edited_is_refused(
+    few: Path,
+    tmp_path: Path,
+    train: Callable[..., Trained],
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+) -> None:
+    stop_at(monkeypatch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(StoppedError):
+        train(few, tmp_path / "base")
+    state = read_state(tmp_path / "base.training" / "state.safetensors")
+    TrainingFolder(tmp_path / "base").write(TrainingState(state.tensors, {**state.values, **changes}))
+    with pytest.raises(InputError, match="not one of this training"):
+        train(few, tmp_path / "base")
 
 
 @pytest.mark.parametrize("finished", [True, False])

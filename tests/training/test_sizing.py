@@ -10,7 +10,16 @@ from functaconv.recipe import Recipe
 from functaconv.training.choice import choose
 from functaconv.training.options import FitOptions
 from functaconv.training.progress import Watcher
-from functaconv.training.sizing import LEAST_WIDTH, MULTIPLE, WANTED_UPDATES, affordable, narrowed, width_of, with_width
+from functaconv.training.sizing import (
+    LEAST_WIDTH,
+    MULTIPLE,
+    WANTED_UPDATES,
+    affordable,
+    narrowed,
+    of_few_modulations,
+    width_of,
+    with_width,
+)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +60,14 @@ def test_no_network_is_too_narrow_for_its_latent() -> None:
     found = narrowed(recipe(latent={"numbers": 400}), learner, [], print, clock=learner.clock)  # type: ignore[arg-type]
     assert found.network.tells_apart(400)
     assert not with_width(found, (width_of(found) or 0) - MULTIPLE).network.tells_apart(400)
+
+
+def test_what_no_width_helps_is_narrowed_all_the_same() -> None:
+    learner = Slow(100.0)
+    few = recipe(network={"width": 256, "modulation": "lowrank"}, latent={"numbers": 400})
+    assert of_few_modulations(few)
+    assert width_of(narrowed(few, learner, [], print, clock=learner.clock)) == LEAST_WIDTH  # type: ignore[arg-type]
+    assert not of_few_modulations(recipe())
 
 
 def test_without_minutes_nothing_is_tried() -> None:

@@ -30,6 +30,7 @@ from PIL import (
     PpmImagePlugin,
     TiffImagePlugin,
     WebPImagePlugin,
+    features,
 )
 
 from functaconv.data import limits
@@ -99,6 +100,8 @@ def decode_image(
     counts what is lost.
     `channels` None leaves gray 1 and every colour 3; 1 or 3 converts, gray by ITU-R 601.
     """
+    if name == "WebP" and not features.check("webp"):
+        raise ItemError(f"{suffix}: the installed Pillow was built without WebP")
 
     def check_size(width: int, height: int, each: int) -> None:
         if width * height > limits.PIXELS:

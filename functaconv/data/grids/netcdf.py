@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -87,6 +87,7 @@ def open_zarr(location: str | Path, origin: Origin, choice: FieldChoice, readers
             with origin.trouble("cannot open the zarr store", hint):
                 member_group = groups[path]
                 arrays = dict(member_group.arrays())
+                _refuse_pickles(arrays, origin)
                 dataset = _opened(
                     group.store,
                     engine="zarr",
@@ -117,6 +118,16 @@ def _check_contained(folder: Path, origin: Origin) -> None:
                     raise InputError(f"{shown} is a link that leads out of the store", hint="copy what it leads to")
                 elif not (entry.is_file() or entry.is_dir()):
                     raise InputError(f"{shown} is neither a file nor a folder")
+
+
+def _refuse_pickles(arrays: Mapping[str, "zarr.Array[Any]"], origin: Origin) -> None:
+    """Zarr lets a pickle pass beside another codec of objects, and older versions of numcodecs unpickle it."""
+    import numcodecs
+
+    for name, array in arrays.items():
+        codecs = (*array.filters, *array.compressors)
+        if any(isinstance(codec, numcodecs.Pickle) for codec in codecs):
+            raise InputError(f"{origin.shown}: {name} holds pickled objects, which are not read")
 
 
 def _has_default_fill(array: "zarr.Array[Any]") -> bool:
