@@ -19,6 +19,9 @@ ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"(?:<!-- (?P<kind>[\w ]+) -->\n)?```(?P<language>bash|python)\n(?P<code>.*?)```", re.DOTALL)
 BLOCKS = [match.groupdict() for match in BLOCK.finditer((ROOT / "README.md").read_text(encoding="utf-8"))]
 
+# the blocks run once
+pytestmark = pytest.mark.xdist_group("readme")
+
 
 def test_the_set_up_and_the_test_command_are_those_that_ci_runs() -> None:
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
