@@ -47,6 +47,8 @@ class _Handler(logging.Handler):
 @contextmanager
 def heard() -> Iterator[Noise]:
     """Collect what libraries warn of and log, in all threads, while the block runs."""
+    # not about what was read before
+    now_reading("")
     noise = Noise()
     handler = _Handler(noise)
     with warnings.catch_warnings():
