@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 Entry = TypeVar("Entry")
+# names that a hint lists beside the nearest one
+MOST_LISTED = 20
 
 
 class FunctaconvError(Exception):
@@ -95,7 +97,7 @@ def lookup(table: Mapping[str, Entry], name: str, *, what: str) -> Entry:
     if name in table:
         return table[name]
     near = difflib.get_close_matches(name, table, n=1, cutoff=0.4)
+    known = "" if near and len(table) > MOST_LISTED else "known: " + ", ".join(sorted(table))
     raise UsageError(
-        f"there is no {what} {name!r}",
-        hint=(f"did you mean {near[0]!r}? " if near else "") + "known: " + ", ".join(sorted(table)),
+        f"there is no {what} {name!r}", hint=((f"did you mean {near[0]!r}? " if near else "") + known).strip()
     )

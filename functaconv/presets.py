@@ -6,18 +6,24 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal
 
+from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 
 from functaconv.defaults import Situation, by_gauss_newton, grids, sized, voxels
 from functaconv.errors import lookup
 from functaconv.networks import FourierOptions, MultiscaleOptions, NetworkOptions, PolynomialOptions, SirenOptions
-from functaconv.recipe import LatentRecipe, Recipe, TrainingRecipe
+from functaconv.recipe import LatentRecipe, Recipe, TrainingRecipe, invalid
 from functaconv.solvers import GaussNewtonOptions, GradientOptions
 
 
 def preset(name: str, situation: Situation) -> Recipe:
-    """A preset by name, sized for the data and the device where it is not a published one."""
-    return lookup(PRESETS, name, what="preset").made(situation)
+    """A preset by name, sized for the data and the device where it is not a published one; a UsageError where what was
+    asked for is not possible with it.
+    """
+    try:
+        return lookup(PRESETS, name, what="preset").made(situation)
+    except ValidationError as error:
+        raise invalid(error) from None
 
 
 def _functa(name: str, depth: int) -> Recipe:

@@ -281,10 +281,13 @@ def validated(settings: Mapping[str, Any]) -> Recipe:
     try:
         return cast(Recipe, adapter(Recipe).validate_python(settings))
     except ValidationError as error:
-        raise UsageError(
-            f"the recipe is not valid: {problems(error, most=5)}",
-            hint="`functaconv recipes --settings` says what each may be",
-        ) from None
+        raise invalid(error) from None
+
+
+def invalid(error: ValidationError) -> UsageError:
+    """What is wrong with a recipe, for whoever wrote it."""
+    hint = "`functaconv recipes --settings` says what each may be"
+    return UsageError(f"the recipe is not valid: {problems(error, most=5)}", hint=hint)
 
 
 def sections() -> Iterator[tuple[str, type]]:

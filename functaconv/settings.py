@@ -15,12 +15,21 @@ from functaconv.recipe import TABLES, Recipe, sections
 def from_toml(path: Path) -> dict[str, Any]:
     """The settings in a TOML file; a top-level `preset` names what they start from."""
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        settings = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise InputError(f"cannot read the recipe {path}: {error.strerror}", hint="a recipe is a TOML file") from None
     # an integer without end is a ValueError, brackets without end exhaust the stack
     except (ValueError, RecursionError) as error:
         raise InputError(f"cannot read the recipe {path}: {error}", hint="a recipe is a TOML file") from None
+    for section, values in settings.items():
+        for name in values if isinstance(values, dict) else ():
+            _check_name(f"{section}.{name}")
+    return settings
+
+
+def _check_name(setting: str) -> None:
+    names = ["name", *(f"{section}.{field.name}" for section, options in sections() for field in fields(options))]
+    lookup(dict.fromkeys(names), setting, what="setting")
 
 
 def assignment(text: str) -> dict[str, Any]:
@@ -28,8 +37,7 @@ def assignment(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise UsageError(f"cannot read the setting {text!r}", hint="write it as --set training.rate=1e-4")
-    names = ["name", *(f"{section}.{field.name}" for section, options in sections() for field in fields(options))]
-    lookup(dict.fromkeys(names), key.strip(), what="setting")
+    _check_name(key.strip())
     try:
         parsed = tomllib.loads(f"value = {value.strip()}")["value"]
     except (ValueError, RecursionError):

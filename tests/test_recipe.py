@@ -247,6 +247,21 @@ def test_a_file_that_is_no_recipe_is_an_input_error(tmp_path: Path) -> None:
         from_toml(tmp_path)
 
 
+def test_a_wrong_name_in_a_recipe_file_is_told_with_the_right_one(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text("[network]\nwidht = 3\n")
+    with pytest.raises(UsageError, match=r"no setting 'network\.widht'") as caught:
+        from_toml(path)
+    assert "did you mean 'network.width'" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("latent", [LatentRecipe(numbers=5000), LatentRecipe(numbers=4000, sites=(4, 4))], ids=str)
+def test_a_latent_that_a_preset_cannot_take_is_a_mistake_of_the_user(latent: LatentRecipe) -> None:
+    situation = Situation((32, 32), 3, False, latent, has_network=True)
+    with pytest.raises(UsageError, match=r"not valid: \d+ (numbers|entries)"):
+        preset("images", situation)
+
+
 def built(**settings: Any) -> Base:
     network = {"width": 6, "depth": 3, **settings.pop("network", {})}
     recipe = Recipe().changed({"network": network, **settings})

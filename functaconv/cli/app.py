@@ -55,7 +55,7 @@ for name, module, summary in (
     ("report", report, "Quality, size and speed; the worst items."),
     ("inspect", inspect, "What a base, functaset or shard set holds."),
     ("recipes", recipes, "Presets of fit-base, and all settings."),
-    ("demo", demo, "All of it on photographs, in two minutes."),
+    ("demo", demo, "All of it on photographs, in a minute."),
 ):
     app.command(name, cls=_Command, short_help=summary)(module.command)
 

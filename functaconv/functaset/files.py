@@ -53,7 +53,7 @@ def problems(error: ValidationError, most: int = 1) -> str:
         place = ".".join(str(step) for step in problem["loc"])
         # a model that fails as a whole says in its message what is wrong
         value = f" (found {shown(problem['input'])})" if place else ""
-        return f"{place}: {problem['msg']}{value}".removeprefix(": ")
+        return f"{place}: {problem['msg'].removeprefix('Value error, ')}{value}".removeprefix(": ")
 
     return "; ".join(described(problem) for problem in error.errors(include_url=False)[:most])
 

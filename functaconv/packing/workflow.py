@@ -60,7 +60,7 @@ def plan(source: Path | str, options: PackOptions | None = None, **keywords: Any
 
 def pack(
     source: Path | str,
-    target: Path | BinaryIO,
+    target: str | Path | BinaryIO,
     options: PackOptions | None = None,
     *,
     progress: bool = False,
@@ -79,6 +79,7 @@ def pack(
     failures than `max_error_rate`. `keywords` are those of `PackOptions`.
     """
     options = replace(options or PackOptions(), **keywords)
+    target = Path(target) if isinstance(target, str) else target
     # a target inside the source is not packed
     directory = target if isinstance(target, Path) else None
     if directory is not None:

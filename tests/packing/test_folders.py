@@ -46,7 +46,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_every_file_is_packed_or_listed(source: Path, tmp_path: Path) -> None:
-    summary = pack(source, tmp_path / "out", items_per_shard=3)
+    summary = pack(str(source), str(tmp_path / "out"), items_per_shard=3)
     assert (summary.count, summary.failed) == (7, 1)
     assert summary.ignored == {".txt": 1}
     assert summary.classes == ("cat", "dog")
