@@ -55,6 +55,7 @@ def command(
         Path | None, typer.Option("--log", help="Keep the progress as JSON lines.", metavar="FILE.jsonl")
     ] = None,
     workers: options.Workers = None,
+    allow_pipe: options.AllowPipe = False,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -75,7 +76,7 @@ def command(
         preset=preset, recipe=recipe, settings=settings, latent=latent, solver=solver, steps=steps, minutes=minutes,
         batch_size=batch_size, seed=seed, device=device, precision=precision, validation=val, field=field,
         channels=channels, resize=parse_size(resize) if resize else None, crop=parse_size(crop) if crop else None,
-        tile=tile, log=log, workers=workers, overwrite=overwrite,
+        tile=tile, log=log, workers=workers, allow_pipe=allow_pipe, overwrite=overwrite,
     )  # fmt: skip
     # of several ranks one prints
     is_first = trainers().is_first

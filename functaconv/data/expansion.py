@@ -94,7 +94,7 @@ def _pipes(spec: str, allow_pipe: bool) -> list[str]:
     if not allow_pipe:
         raise UsageError(
             f"{shown(spec)} runs a command, which has to be allowed",
-            hint="--allow-pipe lets encode, report and inspect run it; fit-base needs what can be read again",
+            hint="--allow-pipe lets it run",
         )
     # braces belong to the shell
     return [spec]

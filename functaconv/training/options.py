@@ -51,6 +51,8 @@ class FitOptions:
     """a file of JSON lines"""
     workers: int | None = None
     """decoding threads of each rank; None: the machine's cores, shared by its ranks"""
+    allow_pipe: bool = False
+    """shards may be `pipe:COMMAND`: the command runs for the first items, and again for a copy of the shard"""
     overwrite: bool = False
 
     def __post_init__(self) -> None:

@@ -69,15 +69,15 @@ def fit_base(
 
 
 def _request(shards: str | Sequence[str], output: Path, options: FitOptions, watcher: Watcher) -> Request:
-    names = expand_shards(shards)
+    names = expand_shards(shards, allow_pipe=options.allow_pipe)
     if "-" in names:
         raise InputError(
-            "fit-base reads its items many times and cannot take them from a pipe",
+            "fit-base reads its items many times and cannot take them from stdin",
             hint="write the tar to a file first",
         )
     device = device_of(options.device)
     choice = choose(names, device, options, watcher)
-    validation = expand_shards(options.validation) if options.validation else []
+    validation = expand_shards(options.validation, allow_pipe=options.allow_pipe) if options.validation else []
     precision = precision_for(options.precision, device, choice.recipe)
     if said := said_of_precision(options.precision, precision):
         watcher.announce(said)

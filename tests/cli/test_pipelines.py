@@ -30,6 +30,18 @@ def test_from_a_folder_to_pictures_in_one_line(world: World, tmp_path: Path, she
     np.testing.assert_allclose(piped.psnr, stored.psnr, atol=0.05)
 
 
+def test_a_base_is_learned_from_what_a_command_gives(world: World, tmp_path: Path, invoke: Invoke) -> None:
+    shard, settings = min(world.shards.glob("*.tar")), ("--minutes", "0", "--latent", "4", "--json")
+    command = f"pipe:gzip -c {shard} | cat"
+    refused = invoke("fit-base", command, tmp_path / "piped", *settings)
+    assert (refused.code, "--allow-pipe" in refused.errors) == (2, True)
+    piped = invoke("fit-base", "--allow-pipe", command, tmp_path / "piped", *settings)
+    plain = invoke("fit-base", shard, tmp_path / "plain", *settings)
+    assert (piped.code, plain.code) == (0, 0), piped.errors
+    assert piped.json["validation_psnr"] == plain.json["validation_psnr"]
+    assert invoke("fit-base", "--allow-pipe", command, tmp_path / "piped", *settings).code == 0
+
+
 @pytest.fixture
 def piped(world: World, tmp_path: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
     """Encodes what comes through stdin."""
