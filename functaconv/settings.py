@@ -11,11 +11,18 @@ from functaconv.errors import InputError, UsageError, lookup
 from functaconv.options import adapter
 from functaconv.recipe import TABLES, Recipe, sections
 
+# bytes of a recipe file
+MOST_TOML = 1 << 20
+
 
 def from_toml(path: Path) -> dict[str, Any]:
     """The settings in a TOML file; a top-level `preset` names what they start from."""
     try:
-        settings = tomllib.loads(path.read_text("utf-8"))
+        with path.open("rb") as file:
+            content = file.read(MOST_TOML + 1)
+        if len(content) > MOST_TOML:
+            raise InputError(f"{path} has more than {MOST_TOML} bytes", hint="a recipe is a TOML file")
+        settings = tomllib.loads(content.decode("utf-8"))
     except OSError as error:
         raise InputError(f"cannot read the recipe {path}: {error.strerror}", hint="a recipe is a TOML file") from None
     # an integer without end is a ValueError, brackets without end exhaust the stack

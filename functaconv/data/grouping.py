@@ -141,9 +141,13 @@ def groups(
         elif unplaced is not None:
             unplaced.update(waiting)
     except (DamageError, tarfile.TarError, OSError) as error:
-        where = f"record {number if group is None else group.number}, byte {tape.position}"
-        hint = error.hint if isinstance(error, DamageError) else None
-        raise InputError(f"{shown(shard)}: {error} ({where})", hint=hint) from error
+        raise damaged(shard, error, number if group is None else group.number, tape.position) from error
+
+
+def damaged(shard: str, error: Exception, record: int, byte: int) -> InputError:
+    """What is wrong with a shard, and where."""
+    hint = error.hint if isinstance(error, DamageError) else None
+    return InputError(f"{shown(shard)}: {error} (record {record}, byte {byte})", hint=hint)
 
 
 def _elsewhere(locations: Mapping[int, RecordLocation], group: Group) -> Sequence[Elsewhere]:

@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 from functaconv.data.archive import Tape, members
 from functaconv.data.compression import plain
-from functaconv.data.grouping import Elsewhere, Group, RecordLocation, add, groups
+from functaconv.data.grouping import Elsewhere, Group, RecordLocation, add, damaged, groups
 from functaconv.data.items import DamageError, Record
 from functaconv.data.naming import shown
 from functaconv.data.storage import is_seekable, opened
@@ -193,7 +193,7 @@ def _tape(shard: str, stream: BinaryIO) -> Tape:
         return Tape(plain(stream))
     except (DamageError, OSError) as error:
         # a command that fails at once
-        raise InputError(f"{shown(shard)}: {error} (record 0, byte 0)", hint=getattr(error, "hint", None)) from error
+        raise damaged(shard, error, 0, 0) from error
 
 
 def _tape_at(stream: BinaryIO, offset: int, length: int | None = None) -> Tape:

@@ -31,7 +31,6 @@ def through_windows(
     counts = counts_of(frequencies)
     if max(map(math.prod, zip(map(len, grid.axes), sites.shape, counts, strict=True))) > MOST_SUMS:
         return None
-    seen_from = axis_cosines(weights.new_full((), SEEN_FROM), torch.arange(max(counts), device=weights.device))
     tables = [_table(sites, axis, along, counts[axis]) for axis, along in enumerate(grid.axes)]
     # numbers of an item once so many axes are points
     sizes = [
@@ -42,8 +41,7 @@ def through_windows(
     seen = []
     for part in torch.split(weights, together):
         sums = by_axis(frequencies, counts, part).reshape(len(part), *sites.shape, *counts, -1)
-        sums = _with_poles(sums, sites, seen_from)
-        seen.append(_summed(sums, tables).flatten(2)[..., grid.places])
+        seen.append(_summed(_with_poles(sums, sites), tables).flatten(2)[..., grid.places])
     return torch.cat(seen).mT
 
 
@@ -58,19 +56,18 @@ def _table(
     return table.scatter_add(1, read[..., None].expand_as(functions), functions)
 
 
-def _with_poles(sums: Tensor, sites: SiteGrid, seen_from: Float[Tensor, " function"]) -> Tensor:
+def _with_poles(sums: Tensor, sites: SiteGrid) -> Tensor:
     """`[item, row, column, function, function, channel]` with a row for every pole after those of the sites: the mean
     of the row around it, as seen from one place wherever a point lies along it.
     """
-    rows = [sums]
-    for end, is_reached in zip((slice(0, 1), slice(-1, None)), sites.reaches_poles, strict=True):
-        if is_reached:
-            # the first function is one everywhere
-            there = torch.einsum("iscfgk,g->ifk", sums[:, end] / sums.shape[2], seen_from[: sums.shape[4]])
-            row = torch.zeros_like(sums[:, :1])
-            row[..., 0, :] = there[:, None, None]
-            rows.append(row)
-    return torch.cat(rows, 1) if len(rows) > 1 else sums
+    if not (count := sites.poles.count):
+        return sums
+    polar = sites.poles.extended(sums.flatten(1, 2))[:, -count:]
+    seen = axis_cosines(sums.new_full((), SEEN_FROM), torch.arange(sums.shape[4], device=sums.device))
+    rows = sums.new_zeros(len(sums), count, *sums.shape[2:])
+    # the first function is one everywhere
+    rows[..., 0, :] = torch.einsum("ipfgk,g->ipfk", polar, seen)[:, :, None]
+    return torch.cat([sums, rows], 1)
 
 
 def _summed(sums: Tensor, tables: list[Tensor]) -> Tensor:

@@ -134,8 +134,9 @@ def _alike(index: Items, numbers: Sequence[int], places: _Places, channels: int)
     """Neighbours whose points lie alike together, as many as memory bears; an item in tiles stays alone."""
     for (_, is_tiled), run in groupby(numbers, lambda number: (places.kind(number), bool(index.rows[number] > 1))):
         alike = list(run)
-        most = 1 if is_tiled else min(MOST_TOGETHER, BATCH_VALUES // (places.grid(alike[0]).points * channels))
-        yield from (alike[at : at + max(1, most)] for at in range(0, len(alike), max(1, most)))
+        fitting = 1 if is_tiled else BATCH_VALUES // (places.grid(alike[0]).points * channels)
+        together = max(1, min(MOST_TOGETHER, fitting))
+        yield from (alike[at : at + together] for at in range(0, len(alike), together))
 
 
 def _decoded(base: Base, latents: Tensor, grid: AnyGrid) -> Tensor:

@@ -67,11 +67,11 @@ def narrowed(
     updates = 60 * minutes * made / (clock() - started)
     narrow, numbers = affordable(width, updates), recipe.latent.numbers
     if recipe.network.tells_apart(numbers):
-        while narrow < width and not with_width(recipe, narrow).network.tells_apart(numbers):
-            narrow += MULTIPLE
+        wider = range(narrow, width, MULTIPLE)
+        narrow = next((one for one in wider if with_width(recipe, one).network.tells_apart(numbers)), width)
     if narrow < width:
         tell(f"{narrow} wide, not {width}: {minutes:g} minutes allow {updates:.0f} updates here")
-    return with_width(recipe, min(narrow, width))
+    return with_width(recipe, narrow)
 
 
 def of_few_modulations(recipe: Recipe) -> str:
