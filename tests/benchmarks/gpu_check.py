@@ -2,8 +2,8 @@
 
 OUT.json is written after each section, so that a run that is cut short has said what it found. `--device cpu --small`
 tries all of it in a minute or two, without a GPU. With `--data DIR` (a folder with cifar10/ as train-*.tar and
-test-*.tar) also `--cell DATASET:LATENT:MINUTES[:SOLVER]`: what so many minutes of training give, of the default without
-a solver; one cell per call.
+test-*.tar) also `--cell CELL@MINUTES`: what so many minutes of training give, a cell as `networks.py` has them, such as
+`cifar10-256/default@5`, or with a solver `cifar10-256/default,solver=gauss-newton@5`; one per call.
 
 A bare machine needs the wheels of the package's `dependencies` (pyproject.toml), torch among them for the CUDA of the
 driver, and no others: `pip download --dest wheels .` on a machine with a network, `pip install --no-index --find-links
@@ -41,7 +41,7 @@ from functaconv.signals.signal import Signal
 from functaconv.solvers import SOLVERS
 from functaconv.training import fit_base
 from functaconv.training.learner import Learner
-from tests.benchmarks import closed_form, encode_speed
+from tests.benchmarks import closed_form, encode_speed, networks
 from tests.benchmarks.gpu_data import IMAGES, grids, images, voxels
 from tests.benchmarks.provenance import provenance
 
@@ -322,28 +322,6 @@ def steps(check: Check) -> list[dict[str, Any]]:
     return [encode_speed.measure(*network, check.device) for network in networks]
 
 
-def quality(check: Check, data: Path, cell: str) -> dict[str, Any]:
-    """A base on all test items, beside PCA."""
-    dataset, latent, minutes, *solver = cell.split(":")
-    train, test = (str(data / dataset / f"{split}-*.tar") for split in ("train", "test"))
-    options = ["--latent", latent, "--minutes", minutes, *(["--solver", *solver] if solver else [])]
-    on = ["--device", check.device.type]
-    ran = partial(closed_form.ran, on_one_thread=False)
-    with tempfile.TemporaryDirectory() as folder:
-        base, store = f"{folder}/base.safetensors", f"{folder}/test.zarr"
-        trained = ran("fit-base", train, base, *options, *on)
-        encoded = ran("encode", base, test, store, *on)
-        told = ran("report", store, "--against", test, "--baseline", "pca", "--train", train, *on)
-    return {
-        "cell": cell,
-        "psnr": told["against"]["psnr_mean"],
-        "pca": told["pca"]["psnr"],
-        "items": told["against"]["items"],
-        "updates": trained["updates"],
-        "items_per_second": encoded["items_per_second"],
-    }
-
-
 SECTIONS: dict[str, Callable[[Check], Any]] = {
     "waits": check_no_synchronisation,
     "agreement": check_agreement,
@@ -385,7 +363,10 @@ def main() -> None:
         report[f"{name}_seconds"] = round(time.perf_counter() - started, 1)
         write()
     for cell in asked.cell:
-        report.setdefault("quality", []).append(quality(check, asked.data, cell))
+        name, minutes, seed = networks.parsed(cell)
+        table, _, network = name.partition("/")
+        row = networks.quality(asked.data, table, network, minutes, seed, device.type)
+        report.setdefault("quality", []).append({"cell": cell, **row})
         write()
     sys.exit(any(isinstance(one, dict) and "failed" in one for one in report.values()))
 

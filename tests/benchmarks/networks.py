@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,14 +100,20 @@ def main() -> None:
     data, out = Path(sys.argv[1]), Path(sys.argv[2])
     torch.set_num_threads(1)
     for asked in sys.argv[3:]:
-        match = re.fullmatch(r"([^@+]+)(?:@([\d.]+))?(?:\+(\d+))?", asked)
-        if match is None:
-            raise SystemExit(f"cannot read the cell {asked!r}")
-        for cell in cells_of(match[1]):
-            row = measured(data, cell, float(match[2] or 5), int(match[3] or 0))
+        table, minutes, seed = parsed(asked)
+        for cell in cells_of(table):
+            row = measured(data, cell, minutes, seed)
             with out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             print(shown(row), flush=True)
+
+
+def parsed(asked: str) -> tuple[str, float, int]:
+    """`CELL@MINUTES+SEED`."""
+    match = re.fullmatch(r"([^@+]+)(?:@([\d.]+))?(?:\+(\d+))?", asked)
+    if match is None:
+        raise SystemExit(f"cannot read the cell {asked!r}")
+    return match[1], float(match[2] or 5), int(match[3] or 0)
 
 
 def measured(data: Path, cell: str, minutes: float, seed: int) -> dict[str, Any]:
@@ -141,8 +148,9 @@ def network_of(name: str) -> dict[str, object]:
     return {"kind": kind, "modulation": modulation, "width": WIDTH, **NETWORKS[kind]}
 
 
-def quality(data: Path, table: str, name: str, minutes: float, seed: int) -> dict[str, Any]:
-    """A base on all test items."""
+def quality(data: Path, table: str, name: str, minutes: float, seed: int, device: str = "cpu") -> dict[str, Any]:
+    """A base on all test items; on the CPU with one thread."""
+    run, on = partial(ran, on_one_thread=device == "cpu"), ("--device", device)
     train, test = (str(data / DATA[table] / f"{split}-*.tar") for split in ("train", "test"))
     options = ["--latent", table.rpartition("-")[2], "--seed", str(seed), *asked_for(name)]
     if table.endswith("-256") and name == "siren-lowrank":
@@ -151,10 +159,10 @@ def quality(data: Path, table: str, name: str, minutes: float, seed: int) -> dic
     options += ["--minutes", "0" if name == "linear" else f"{minutes:g}"]
     with tempfile.TemporaryDirectory() as folder:
         base, store = f"{folder}/base.safetensors", f"{folder}/test.zarr"
-        trained = ran("fit-base", train, base, "--device", "cpu", *options)
-        size, known = Path(base).stat().st_size, ran("inspect", base)
-        encoded = ran("encode", base, test, store, "--device", "cpu")
-        told = ran("report", store, "--against", test, "--baseline", "pca", "--train", train)
+        trained = run("fit-base", train, base, *on, *options)
+        size, known = Path(base).stat().st_size, run("inspect", base)
+        encoded = run("encode", base, test, store, *on)
+        told = run("report", store, "--against", test, "--baseline", "pca", "--train", train, *on)
     return {
         "psnr": told["psnr"]["mean"], "pca": told["pca"]["psnr"], "items": told["count"],
         "milliseconds_per_item": round(1000 / encoded["items_per_second"], 3), "base_bytes": size,
